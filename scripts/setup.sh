@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Installs what the build needs and the machine lacks: cmake, libclang and a
+# C++ compiler. As root through apt, otherwise cmake and libclang through pip.
+# Sourced by demo.sh and test.sh, so that the variables it sets reach cargo.
+
+have_libclang() {
+  [ -n "${LIBCLANG_PATH:-}" ] && return 0
+  ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so' && return 0
+  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null
+}
+
+setup_build_tools() {
+  local root tools missing=()
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  tools="$root/target/tools"
+  command -v cargo >/dev/null || { echo "error: cargo is missing; install Rust first" >&2; return 1; }
+  command -v cmake >/dev/null || missing+=(cmake)
+  command -v c++ >/dev/null || missing+=(g++)
+  command -v make >/dev/null || missing+=(make)
+  have_libclang || missing+=(libclang-dev)
+  if [ ${#missing[@]} -eq 0 ]; then return 0; fi
+
+  if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+    echo "setup: apt-get install ${missing[*]}" >&2
+    apt-get update -qq >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+    return 0
+  fi
+
+  case " ${missing[*]} " in
+    *" g++ "* | *" make "*)
+      echo "error: a C++ compiler and make are needed: apt-get install g++ make" >&2
+      return 1 ;;
+  esac
+  echo "setup: pip install cmake libclang (into target/tools)" >&2
+  [ -x "$tools/bin/python" ] || python3 -m venv "$tools"
+  "$tools/bin/pip" install --quiet cmake libclang >&2
+  export PATH="$tools/bin:$PATH"
+  if ! have_libclang; then
+    LIBCLANG_PATH=$("$tools/bin/python" -c 'import clang, os; print(os.path.join(os.path.dirname(clang.__file__), "native"))')
+    # PyPI's libclang brings no headers of its own: it uses the compiler's.
+    BINDGEN_EXTRA_CLANG_ARGS="-I$(gcc -print-file-name=include)"
+    export LIBCLANG_PATH BINDGEN_EXTRA_CLANG_ARGS
+  fi
+}
