@@ -18,7 +18,10 @@ fn main() {
         .expect("the ggml cmake folder lies two levels below the prefix");
     let out = Path::new(&env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("bindings.rs");
     bindgen::Builder::default()
-        .header_contents("ggml_sys.h", "#include <llama.h>\n#include <ggml-cpu.h>\n#include <gguf.h>\n")
+        .header_contents(
+            "ggml_sys.h",
+            "#include <llama.h>\n#include <ggml-cpu.h>\n#include <gguf.h>\n",
+        )
         .clang_arg(format!("-I{}", include.display()))
         .allowlist_item("(?i)(llama|ggml|gguf)_.*")
         .prepend_enum_name(false)

@@ -1,0 +1,144 @@
+//! The alias table: which stored bytes each logical tensor is made of.
+//!
+//! [`AliasTable::read`] validates a table completely before anything uses it;
+//! [`AliasTable::encode`] writes the header of a physical file around it. The
+//! rules are numbered in `docs/FORMAT.md`.
+
+mod encode;
+mod read;
+
+pub use encode::{Digests, METADATA_DIGEST_HEX_LEN, format_digest};
+pub(crate) use read::lay_out;
+pub use read::{metadata_is_intact, stored_digests};
+
+use crate::TensorInfo;
+use crate::gguf::{Gguf, KEY_ARCHITECTURE, Value};
+
+/// `general.architecture` of a physical file: a program that does not know the
+/// format refuses it by this name.
+pub const ARCHITECTURE: &str = "headshare";
+/// The version of the format that this crate reads and writes.
+pub const VERSION: u32 = 1;
+/// Every key and stored tensor that the format adds begins with this.
+pub const RESERVED_PREFIX: &str = "headshare.";
+/// The tensor that holds parts of tensors, and tensors smaller than a page.
+pub const POOL: &str = "headshare.pool";
+/// The tensor that holds the source's bytes between and after its tensors,
+/// present only where they are not the zeros that writers put there.
+pub const FILLER: &str = "headshare.filler";
+/// The page sizes a file can be laid out for, in bytes.
+pub const PAGE_SIZES: [u64; 3] = [4096, 16384, 65536];
+
+/// The keys of the format.
+pub mod keys {
+    #![allow(missing_docs)]
+    pub const VERSION: &str = "headshare.version";
+    pub const ARCHITECTURE: &str = "headshare.architecture";
+    pub const LOSSLESS: &str = "headshare.lossless";
+    pub const TOOL: &str = "headshare.tool";
+    pub const PLAN: &str = "headshare.plan";
+    pub const SOURCE_VERSION: &str = "headshare.source.version";
+    pub const SOURCE_ALIGNMENT: &str = "headshare.source.alignment";
+    pub const SOURCE_HAS_ALIGNMENT_KEY: &str = "headshare.source.has_alignment_key";
+    pub const SOURCE_SIZE: &str = "headshare.source.size";
+    pub const SOURCE_DIGEST: &str = "headshare.source.digest";
+    pub const TENSOR_NAMES: &str = "headshare.tensor.names";
+    pub const TENSOR_TYPES: &str = "headshare.tensor.types";
+    pub const TENSOR_N_DIMS: &str = "headshare.tensor.n_dims";
+    pub const TENSOR_DIMS: &str = "headshare.tensor.dims";
+    pub const SEGMENT_TENSORS: &str = "headshare.segment.tensors";
+    pub const SEGMENT_OFFSETS: &str = "headshare.segment.offsets";
+    pub const SEGMENT_LENGTHS: &str = "headshare.segment.lengths";
+    pub const SEGMENT_STORED: &str = "headshare.segment.stored";
+    pub const SEGMENT_STORED_OFFSETS: &str = "headshare.segment.stored_offsets";
+    pub const DIGEST_STORED: &str = "headshare.digest.stored";
+    pub const DIGEST_METADATA: &str = "headshare.digest.metadata";
+}
+
+/// A run of whole rows of a logical tensor and where it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Segment {
+    /// Index of the logical tensor.
+    pub tensor: u32,
+    /// Offset in the logical tensor's data, in bytes.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Index of the stored tensor.
+    pub stored: u32,
+    /// Offset in the stored tensor's data, in bytes.
+    pub stored_offset: u64,
+}
+
+/// What it takes to lay the source file out again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceLayout {
+    /// GGUF version, 2 or 3.
+    pub version: u32,
+    /// `general.architecture`, if the source states one.
+    pub architecture: Option<String>,
+    /// Alignment of its tensor data in bytes.
+    pub alignment: u64,
+    /// Whether it states that alignment.
+    pub has_alignment_key: bool,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl SourceLayout {
+    /// The layout of `source`.
+    ///
+    /// # Errors
+    /// When its architecture is no UTF-8 string.
+    pub fn of(source: &Gguf) -> Result<Self, crate::FormatError> {
+        Ok(Self {
+            version: source.version,
+            architecture: source.architecture()?.map(str::to_owned),
+            alignment: source.alignment,
+            has_alignment_key: source.kv(crate::gguf::KEY_ALIGNMENT).is_some(),
+            size: source.file_len,
+        })
+    }
+}
+
+/// How a physical file came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provenance {
+    /// Name and version of the program that wrote it.
+    pub tool: String,
+    /// Whether expanding it gives the source back byte for byte.
+    pub lossless: bool,
+    /// `blake3:` and 64 hexadecimal digits: the digest of the source file.
+    pub source_digest: String,
+    /// The plan it was made by, as JSON; absent for lossless files.
+    pub plan: Option<String>,
+}
+
+/// A validated alias table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AliasTable {
+    /// Layout of the source.
+    pub source: SourceLayout,
+    /// How the file came about.
+    pub provenance: Provenance,
+    /// The logical tensors in the source's order, with the source's offsets.
+    pub tensors: Vec<TensorInfo>,
+    /// The segments, ascending by (tensor, offset); those of a tensor cover
+    /// each of its bytes once.
+    pub segments: Vec<Segment>,
+}
+
+impl AliasTable {
+    /// The segments of logical tensor `tensor`, ascending by offset.
+    pub fn segments_of(&self, tensor: u32) -> &[Segment] {
+        let start = self.segments.partition_point(|s| s.tensor < tensor);
+        let end = self.segments.partition_point(|s| s.tensor <= tensor);
+        &self.segments[start..end]
+    }
+}
+
+/// Whether `gguf` is a physical file of this format (its table may still turn
+/// out to be malformed).
+pub fn is_converted(gguf: &Gguf) -> bool {
+    gguf.value(KEY_ARCHITECTURE) == Some(Value::String(ARCHITECTURE.as_bytes()))
+}

@@ -1,0 +1,355 @@
+//! The logical file as bytes, never materialised: a synthesised header and a
+//! map from logical ranges to bytes of the physical file.
+//!
+//! Two layouts of the same logical model: the source's own, which `expand`
+//! writes, and a page-aligned one, which the runtime maps so that an alias's
+//! pages can *be* the donor's pages.
+
+use std::ops::Range;
+
+use crate::alias::{AliasTable, FILLER, RESERVED_PREFIX, SourceLayout, lay_out};
+use crate::gguf::{Gguf, HeaderBuilder, KEY_ALIGNMENT, KEY_ARCHITECTURE, align_up};
+use crate::{FormatError, TensorInfo};
+
+/// How the logical file is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogicalLayout {
+    /// As the source was: alignment, padding, bytes at the end.
+    Source,
+    /// Every tensor begins on a page of this many bytes (a power of two).
+    Pages(u64),
+}
+
+/// A run of logical bytes with one origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Offset in the logical file, in bytes.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Where the bytes come from.
+    pub source: ExtentSource,
+}
+
+/// The origin of an extent's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExtentSource {
+    /// The synthesised header, from its first byte.
+    Header,
+    /// The physical file, from this offset.
+    Physical(u64),
+    /// Zeros.
+    Zero,
+}
+
+/// The logical view of a physical file.
+#[derive(Debug, Clone)]
+pub struct VirtualGguf {
+    header: Vec<u8>,
+    extents: Vec<Extent>,
+    len: u64,
+    tensors: Vec<TensorInfo>,
+    data_offset: u64,
+}
+
+/// How to put the logical file together out of pages of the physical one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StitchPlan {
+    /// Page size in bytes.
+    pub page: u64,
+    /// Length of the logical file in bytes.
+    pub len: u64,
+    /// Whole pages to map, ascending by logical offset.
+    pub maps: Vec<StitchRun>,
+    /// The other logical ranges, to be copied; ascending, whole pages but for
+    /// the last.
+    pub copies: Vec<Range<u64>>,
+}
+
+/// Consecutive pages of the logical file that are consecutive pages of the
+/// physical file. All in bytes, multiples of the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StitchRun {
+    /// Offset in the logical file.
+    pub logical: u64,
+    /// Offset in the physical file.
+    pub physical: u64,
+    /// Length.
+    pub len: u64,
+}
+
+impl VirtualGguf {
+    /// The logical view of `physical`, whose validated alias table is `table`.
+    ///
+    /// # Errors
+    /// When the page-aligned size overflows.
+    pub fn new(
+        physical: &Gguf,
+        table: &AliasTable,
+        layout: LogicalLayout,
+    ) -> Result<Self, FormatError> {
+        let mut tensors = table.tensors.clone();
+        let (header, alignment) = match layout {
+            LogicalLayout::Source => (
+                source_header(physical, &table.source, &tensors),
+                table.source.alignment,
+            ),
+            LogicalLayout::Pages(page) => {
+                lay_out(&mut tensors, page)?;
+                (paged_header(physical, &table.source, &tensors, page), page)
+            }
+        };
+        let overflow = || FormatError::new("header", "the logical size overflows");
+        let data_offset = align_up(header.len() as u64, alignment).ok_or_else(overflow)?;
+        let mut builder = ExtentBuilder::default();
+        builder.push(header.len() as u64, ExtentSource::Header);
+
+        let filler = (layout == LogicalLayout::Source)
+            .then(|| physical.tensor(FILLER))
+            .flatten()
+            .map(|t| physical.data_range(t));
+        let mut filler_pos = filler.as_ref().map(|r| r.start);
+        let mut pad = |builder: &mut ExtentBuilder, until: u64| {
+            let len = until - builder.end;
+            match &mut filler_pos {
+                Some(pos) => {
+                    builder.push(len, ExtentSource::Physical(*pos));
+                    *pos += len;
+                }
+                None => builder.push(len, ExtentSource::Zero),
+            }
+        };
+        for (index, tensor) in tensors.iter().enumerate() {
+            pad(&mut builder, data_offset + tensor.offset);
+            for segment in table.segments_of(index as u32) {
+                let stored = &physical.tensors[segment.stored as usize];
+                let start = physical.data_range(stored).start + segment.stored_offset;
+                builder.push(segment.len, ExtentSource::Physical(start));
+            }
+        }
+        let len = match layout {
+            LogicalLayout::Source => table.source.size,
+            LogicalLayout::Pages(page) => align_up(builder.end, page).ok_or_else(overflow)?,
+        };
+        pad(&mut builder, len);
+        Ok(Self {
+            header,
+            extents: builder.extents,
+            len,
+            tensors,
+            data_offset,
+        })
+    }
+
+    /// Length of the logical file in bytes.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The logical header, from the magic to the end of the tensor infos.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// The logical tensors, with their offsets in this layout.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// Where the data of `tensor`, one of [`tensors`](Self::tensors), lies in
+    /// the logical file.
+    pub fn data_range(&self, tensor: &TensorInfo) -> Range<u64> {
+        let start = self.data_offset + tensor.offset;
+        start..start + tensor.byte_len()
+    }
+
+    /// The extents, ascending and without gaps from 0 to [`len`](Self::len).
+    pub fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    /// Fills `buf` from the logical offset `offset`, given the bytes of the
+    /// physical file; returns the number of bytes, fewer than asked only at
+    /// the end.
+    pub fn read_at(&self, physical: &[u8], offset: u64, buf: &mut [u8]) -> usize {
+        let end = self.len.min(offset.saturating_add(buf.len() as u64));
+        let mut pos = offset;
+        let mut index = self.extents.partition_point(|e| e.offset + e.len <= offset);
+        while pos < end {
+            let extent = &self.extents[index];
+            let skip = pos - extent.offset;
+            let n = (extent.len - skip).min(end - pos) as usize;
+            let at = (pos - offset) as usize;
+            self.copy(physical, extent, skip, &mut buf[at..at + n]);
+            pos += n as u64;
+            index += 1;
+        }
+        end.saturating_sub(offset) as usize
+    }
+
+    fn copy(&self, physical: &[u8], extent: &Extent, skip: u64, out: &mut [u8]) {
+        let range = |start: u64| start as usize..start as usize + out.len();
+        match extent.source {
+            ExtentSource::Header => out.copy_from_slice(&self.header[range(skip)]),
+            ExtentSource::Physical(start) => out.copy_from_slice(&physical[range(start + skip)]),
+            ExtentSource::Zero => out.fill(0),
+        }
+    }
+
+    /// The stitching plan for pages of `page` bytes (a power of two).
+    ///
+    /// A page is mapped where its logical and physical offsets agree modulo
+    /// the page and it lies within one extent; everything else is copied.
+    pub fn stitch_plan(&self, page: u64) -> StitchPlan {
+        let mut plan = StitchPlan {
+            page,
+            len: self.len,
+            maps: Vec::new(),
+            copies: Vec::new(),
+        };
+        let mut pos = 0;
+        for extent in &self.extents {
+            let ExtentSource::Physical(physical) = extent.source else {
+                continue;
+            };
+            if physical % page != extent.offset % page {
+                continue;
+            }
+            let Some(start) = align_up(extent.offset, page) else {
+                continue;
+            };
+            let end = (extent.offset + extent.len) & !(page - 1);
+            if start >= end {
+                continue;
+            }
+            if pos < start {
+                plan.copies.push(pos..start);
+            }
+            plan.maps.push(StitchRun {
+                logical: start,
+                physical: physical + (start - extent.offset),
+                len: end - start,
+            });
+            pos = end;
+        }
+        if pos < self.len {
+            plan.copies.push(pos..self.len);
+        }
+        plan
+    }
+}
+
+impl StitchPlan {
+    /// Bytes of the logical file whose pages are also pages of another logical
+    /// range: what mapping saves over one copy for each.
+    pub fn shared_bytes(&self) -> u64 {
+        let mut runs: Vec<Range<u64>> = self
+            .maps
+            .iter()
+            .map(|r| r.physical..r.physical + r.len)
+            .collect();
+        runs.sort_by_key(|r| (r.start, r.end));
+        let mut mapped = 0;
+        let mut distinct = 0;
+        let mut end = 0;
+        for run in runs {
+            mapped += run.end - run.start;
+            distinct += run.end.saturating_sub(run.start.max(end));
+            end = end.max(run.end);
+        }
+        mapped - distinct
+    }
+}
+
+/// The source's header, restored from a physical file's.
+pub(crate) fn source_header(
+    physical: &Gguf,
+    source: &SourceLayout,
+    tensors: &[TensorInfo],
+) -> Vec<u8> {
+    let mut header = HeaderBuilder::new(source.version);
+    restore_records(physical, source, source.alignment, &mut header);
+    for tensor in tensors {
+        header.tensor(tensor);
+    }
+    header.finish()
+}
+
+fn paged_header(
+    physical: &Gguf,
+    source: &SourceLayout,
+    tensors: &[TensorInfo],
+    page: u64,
+) -> Vec<u8> {
+    let mut header = HeaderBuilder::new(3);
+    let with_key = SourceLayout {
+        has_alignment_key: true,
+        ..source.clone()
+    };
+    restore_records(physical, &with_key, page, &mut header);
+    for tensor in tensors {
+        header.tensor(tensor);
+    }
+    header.finish()
+}
+
+fn restore_records(
+    physical: &Gguf,
+    source: &SourceLayout,
+    alignment: u64,
+    header: &mut HeaderBuilder,
+) {
+    for kv in &physical.kvs {
+        match kv.key.as_str() {
+            KEY_ARCHITECTURE => {
+                if let Some(architecture) = &source.architecture {
+                    header.str(KEY_ARCHITECTURE, architecture);
+                }
+            }
+            KEY_ALIGNMENT => {
+                if source.has_alignment_key {
+                    header.u32(
+                        KEY_ALIGNMENT,
+                        u32::try_from(alignment).expect("alignments are bounded"),
+                    );
+                }
+            }
+            key if key.starts_with(RESERVED_PREFIX) => {}
+            _ => header.record(physical.record(kv)),
+        }
+    }
+}
+
+/// Collects extents, merging neighbours that continue each other.
+#[derive(Default)]
+struct ExtentBuilder {
+    extents: Vec<Extent>,
+    end: u64,
+}
+
+impl ExtentBuilder {
+    fn push(&mut self, len: u64, source: ExtentSource) {
+        if len == 0 {
+            return;
+        }
+        let offset = self.end;
+        self.end += len;
+        if let Some(last) = self.extents.last_mut() {
+            let continues = match (last.source, source) {
+                (ExtentSource::Physical(a), ExtentSource::Physical(b)) => a + last.len == b,
+                (ExtentSource::Zero, ExtentSource::Zero) => true,
+                _ => false,
+            };
+            if continues {
+                last.len += len;
+                return;
+            }
+        }
+        self.extents.push(Extent {
+            offset,
+            len,
+            source,
+        });
+    }
+}
