@@ -4,7 +4,12 @@
 //! Symbols of `ggml-cpu.h` exist only in static builds: with the feature
 //! `portable` the CPU kernels are modules that are loaded at run time and
 //! reached through ggml's backend registry.
-#![allow(non_upper_case_globals, non_camel_case_types, non_snake_case, missing_docs)]
+#![allow(
+    non_upper_case_globals,
+    non_camel_case_types,
+    non_snake_case,
+    missing_docs
+)]
 #![allow(unsafe_op_in_unsafe_fn)]
 #![allow(clippy::all)]
 
