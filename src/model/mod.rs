@@ -28,9 +28,11 @@ mod map;
 mod table;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 pub use architecture::{Architecture, Attention, HeadSize, Layout, Residual, architecture};
 pub use blocks::{AttentionLayer, BlockTensor, HeadBlock, RowsRange};
 pub use error::{ModelError, Place};
 pub use map::AttentionMap;
 pub use table::ARCHITECTURES;
+pub use weights::WeightBlocks;

@@ -3,6 +3,7 @@
 mod refused;
 mod shareable;
 mod table;
+mod weights;
 
 use headshare_format::gguf::{HeaderBuilder, align_up};
 use headshare_format::{GgmlType, Gguf, TensorInfo};
@@ -12,6 +13,7 @@ use super::{AttentionMap, ModelError};
 const F32: u32 = 0;
 const F16: u32 = 1;
 const Q8_0: u32 = 8;
+const I32: u32 = 26;
 
 /// A model file in the making: keys, then tensors of zeroes.
 #[derive(Clone)]
