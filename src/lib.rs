@@ -1,9 +1,10 @@
 //! Share the attention heads of a GGUF model: find out which heads can stand
 //! in for each other, store each distinct weight block once.
 //!
-//! [`matching`] decides which units share (the paper's match functions and
-//! Algorithm 1).
+//! [`model`] finds the heads in a file; [`matching`] decides which units share
+//! (the paper's match functions and Algorithm 1).
 
 #![forbid(unsafe_code)]
 
 pub mod matching;
+pub mod model;
