@@ -58,6 +58,12 @@ impl HeaderBuilder {
         self.kvs.write_u64::<LittleEndian>(value).expect(VEC);
     }
 
+    /// Adds an `f32`.
+    pub fn f32(&mut self, key: &str, value: f32) {
+        self.key(key, ValueType::F32);
+        self.kvs.write_f32::<LittleEndian>(value).expect(VEC);
+    }
+
     /// Adds an `f64`.
     pub fn f64(&mut self, key: &str, value: f64) {
         self.key(key, ValueType::F64);
@@ -75,6 +81,22 @@ impl HeaderBuilder {
         self.array(key, ValueType::U32, values.len());
         for value in values {
             self.kvs.write_u32::<LittleEndian>(value).expect(VEC);
+        }
+    }
+
+    /// Adds an array of `i32`.
+    pub fn i32s(&mut self, key: &str, values: impl ExactSizeIterator<Item = i32>) {
+        self.array(key, ValueType::I32, values.len());
+        for value in values {
+            self.kvs.write_i32::<LittleEndian>(value).expect(VEC);
+        }
+    }
+
+    /// Adds an array of `f32`.
+    pub fn f32s(&mut self, key: &str, values: impl ExactSizeIterator<Item = f32>) {
+        self.array(key, ValueType::F32, values.len());
+        for value in values {
+            self.kvs.write_f32::<LittleEndian>(value).expect(VEC);
         }
     }
 
