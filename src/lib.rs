@@ -1,10 +1,15 @@
-//! Share the attention heads of a GGUF model: find out which heads can stand
-//! in for each other, store each distinct weight block once.
+//! headshare-gguf: attention heads of a GGUF model share their Q/K/V weights,
+//! each distinct block is stored once, and memory holds it once.
 //!
-//! [`model`] finds the heads in a file; [`matching`] decides which units share
-//! (the paper's match functions and Algorithm 1).
-
+//! The library behind the command line. Data flows one way: [`model`] says
+//! where the heads are, [`matching`] which of them are alike, a [`plan`] which
+//! share, [`convert`] writes the file.
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod convert;
+pub mod input;
+pub mod inspect;
 pub mod matching;
 pub mod model;
+pub mod plan;

@@ -77,6 +77,19 @@ impl AtomicFile {
         Ok(this)
     }
 
+    /// Checks what [`create`](Self::create) checks of `target`, to fail before
+    /// long work; returns the path that the output will have.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), except for what only writing shows.
+    pub fn check(target: &Path, replace: bool, inputs: &[FileId]) -> Result<PathBuf, FileError> {
+        let resolved = check_target(target, replace, inputs)?;
+        let folder = folder_of(&resolved);
+        rustix::fs::access(folder, rustix::fs::Access::WRITE_OK)
+            .map_err(|e| FileError::io(target, "create")(e.into()))?;
+        Ok(resolved)
+    }
+
     fn reserve(&self, len: u64) -> Result<(), FileError> {
         if len > 0 {
             match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
