@@ -50,7 +50,7 @@ pub(super) fn report(error: &anyhow::Error) -> Exit {
 }
 
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let hint = if let Some(e) = cause.downcast_ref::<InputError>() {
+    if let Some(e) = cause.downcast_ref::<InputError>() {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<FileError>() {
         e.hint().map(str::to_owned)
@@ -64,8 +64,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             }
             ConvertError::Plan(_) => None,
         }
-    };
-    hint
+    }
 }
 
 fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
