@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use headshare_stitch::FileError;
 
+use super::run::RunError;
 use crate::convert::ConvertError;
 use crate::input::InputError;
 use crate::model::ModelError;
@@ -54,6 +55,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<FileError>() {
         e.hint().map(str::to_owned)
+    } else if let Some(e) = cause.downcast_ref::<RunError>() {
+        e.hint().map(str::to_owned)
     } else {
         match cause.downcast_ref::<ConvertError>()? {
             ConvertError::Input(e) => e.hint().map(str::to_owned),
@@ -85,6 +88,9 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.downcast_ref::<PlanError>().is_some() {
         return Some(Exit::BadInput);
     }
+    if let Some(e) = cause.downcast_ref::<RunError>() {
+        return Some(e.exit());
+    }
     Some(match cause.downcast_ref::<ConvertError>()? {
         ConvertError::Input(e) => of_input(e),
         ConvertError::File(e) => of_file(e),
@@ -95,14 +101,4 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         } => Exit::BadInput,
         ConvertError::Model { .. } => Exit::Failed,
     })
-}
-
-/// Removes temporary output files when the process is told to end. Only file
-/// systems without unnamed files have any.
-pub(super) fn remove_temporary_files_on_signals() {
-    // Without a handler the signals still end the process.
-    let _ = ctrlc::set_handler(|| {
-        headshare_stitch::remove_temporary_files();
-        std::process::exit(130);
-    });
 }

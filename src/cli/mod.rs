@@ -8,8 +8,10 @@ mod convert;
 mod expand;
 mod failure;
 mod inspect;
+mod interrupt;
 mod output;
 mod plan;
+mod run;
 mod verify;
 
 use std::process::ExitCode;
@@ -44,6 +46,8 @@ enum Command {
     Verify(verify::Args),
     /// Show what a GGUF file holds, and what it shares.
     Inspect(inspect::Args),
+    /// Generate text with llama.cpp, from a plain or a converted file.
+    Run(run::Args),
 }
 
 fn long_version() -> &'static str {
@@ -71,7 +75,7 @@ pub fn main() -> ExitCode {
             .into();
         }
     };
-    failure::remove_temporary_files_on_signals();
+    interrupt::install();
     let output = Output::new(cli.quiet);
     let result = match cli.command {
         Command::Plan(args) => args.run(&output),
@@ -79,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Expand(args) => args.run(&output),
         Command::Verify(args) => args.run(&output),
         Command::Inspect(args) => args.run(&output),
+        Command::Run(args) => args.run(&output),
     };
     match result {
         Ok(exit) => exit,

@@ -19,7 +19,7 @@ use headshare_format::{FormatError, Gguf, LogicalLayout, VirtualGguf};
 use headshare_stitch::FileError;
 
 pub use duplicates::Duplicates;
-pub use expand::{expand, source_view};
+pub use expand::{expand, expand_to_scratch, source_view};
 pub use verify::{Finding, Report, verify};
 pub use write::{digest_of, write};
 

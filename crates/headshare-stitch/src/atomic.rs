@@ -151,21 +151,7 @@ impl AtomicFile {
     }
 
     fn write_error(&self, needed: u64, source: io::Error) -> FileError {
-        let path = self.target.clone();
-        match source.kind() {
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => FileError::NoSpace {
-                path,
-                needed,
-                source,
-            },
-            _ => FileError::Io {
-                path,
-                action: "write",
-                source,
-            },
-        }
+        FileError::write(&self.target, needed, source)
     }
 }
 

@@ -7,7 +7,9 @@
 mod atomic;
 mod error;
 mod map;
+mod scratch;
 
 pub use atomic::{AtomicFile, remove_temporary_files};
 pub use error::FileError;
 pub use map::{FileId, MappedFile};
+pub use scratch::ScratchFile;
