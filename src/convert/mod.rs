@@ -21,7 +21,7 @@ use headshare_stitch::FileError;
 pub use duplicates::Duplicates;
 pub use expand::{expand, expand_to_scratch, source_view};
 pub use verify::{Finding, Report, verify};
-pub use write::{digest_of, write};
+pub use write::{check_source, digest_of, write};
 
 use crate::input::{InputError, ModelFile};
 use crate::model::{AttentionMap, ModelError, RowsRange};
