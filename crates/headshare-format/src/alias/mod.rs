@@ -5,6 +5,7 @@
 //! rules are numbered in `docs/FORMAT.md`.
 
 mod encode;
+mod fields;
 mod read;
 
 pub use encode::{Digests, METADATA_DIGEST_HEX_LEN, format_digest};
