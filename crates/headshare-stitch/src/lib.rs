@@ -11,6 +11,7 @@ mod fold;
 mod map;
 mod region;
 mod scratch;
+mod sigbus;
 mod stitched;
 
 pub use atomic::{AtomicFile, remove_temporary_files};

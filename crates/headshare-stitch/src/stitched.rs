@@ -8,6 +8,7 @@ use std::ops::{Deref, Range};
 use headshare_format::{StitchPlan, StitchRun, VirtualGguf};
 
 use crate::region::{Region, page_size};
+use crate::sigbus::Watch;
 use crate::{FileError, MappedFile};
 
 /// Mappings that a process needs for itself besides ours; the kernel's limit
@@ -19,6 +20,7 @@ const DEFAULT_MAX_MAPPINGS: u64 = 65530;
 /// A logical file, mapped read-only; derefs to its bytes.
 #[derive(Debug)]
 pub struct StitchedMapping {
+    _watch: Watch,
     region: Region,
     mapped: Vec<StitchRun>,
     copied: Vec<Range<u64>>,
@@ -40,6 +42,38 @@ impl StitchedMapping {
         max_mappings: u64,
     ) -> Result<Self, FileError> {
         let (plan, given_up) = within_budget(view.stitch_plan(page_size()), max_mappings);
+        let mut this = Self::carry_out(plan, file, |offset, bytes| {
+            view.read_at(file, offset, bytes);
+        })?;
+        this.given_up = given_up;
+        Ok(this)
+    }
+
+    /// Maps a plain file as it is.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn plain(file: &MappedFile) -> Result<Self, FileError> {
+        let len = file.len() as u64;
+        let run = StitchRun {
+            logical: 0,
+            physical: 0,
+            len,
+        };
+        let plan = StitchPlan {
+            page: page_size(),
+            len,
+            maps: vec![run],
+            copies: Vec::new(),
+        };
+        Self::carry_out(plan, file, |_, _| {})
+    }
+
+    fn carry_out(
+        plan: StitchPlan,
+        file: &MappedFile,
+        fill: impl Fn(u64, &mut [u8]),
+    ) -> Result<Self, FileError> {
         let refused = || FileError::io(file.path(), "map");
         let len = usize::try_from(plan.len)
             .map_err(|_| refused()(std::io::ErrorKind::OutOfMemory.into()))?;
@@ -47,7 +81,7 @@ impl StitchedMapping {
         for range in &plan.copies {
             let range = range.start as usize..range.end as usize;
             let bytes = region.writable(range.clone()).map_err(refused())?;
-            view.read_at(file, range.start as u64, bytes);
+            fill(range.start as u64, bytes);
             region.protect(range).map_err(refused())?;
         }
         for run in &plan.maps {
@@ -60,11 +94,13 @@ impl StitchedMapping {
                 )
                 .map_err(refused())?;
         }
+        let start = region.as_ptr() as usize;
         Ok(Self {
+            _watch: Watch::new(start..start + len, file.path()),
             region,
             mapped: plan.maps,
             copied: plan.copies,
-            given_up,
+            given_up: 0,
         })
     }
 
