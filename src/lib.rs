@@ -1,1 +1,15 @@
-//! Placeholder.
+//! headshare-gguf: attention heads of a GGUF model share their Q/K/V weights,
+//! each distinct block is stored once, and memory holds it once.
+//!
+//! The library behind the command line. Data flows one way: [`model`] says
+//! where the heads are, [`matching`] which of them are alike, a [`plan`] which
+//! share, [`convert`] writes the file.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod convert;
+pub mod input;
+pub mod inspect;
+pub mod matching;
+pub mod model;
+pub mod plan;

@@ -1,1 +1,45 @@
-//! Placeholder.
+//! Runs GGUF and headshare files through llama.cpp.
+//!
+//! The small crate that links ggml: safe owners for llama.cpp's model, context
+//! and samplers, text generation on top of them, ggml's quantised types, and
+//! what all of it costs in memory. Other crates reach llama.cpp through it.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use headshare_runtime::*;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = Arc::new(Model::load("model.gguf".as_ref(), &ModelParams::default(), None)?);
+//! let mut context = Context::new(&model, &ContextParams::default())?;
+//! let mut sampler = Sampler::new(&model, &SamplerParams::default())?;
+//! let prompt = model.vocab().tokenize("Once upon a time", true, true)?;
+//! let mut generator = Generator::new(&mut context, &mut sampler, &prompt, Some(32))?;
+//! let mut text = Utf8Stream::new();
+//! while let Some(token) = generator.next_token()? {
+//!     print!("{}", text.push(&generator.piece(token)?));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod backend;
+pub mod context;
+pub mod generate;
+pub mod log;
+pub mod memory;
+pub mod model;
+pub mod quants;
+pub mod sampler;
+pub mod threads;
+pub mod utf8;
+pub mod vocab;
+
+mod guard;
+
+pub use backend::llama_cpp_revision;
+pub use context::{Context, ContextError, ContextParams, FlashAttention};
+pub use generate::{GenerateError, Generator, StopReason, Timings};
+pub use model::{Model, ModelError, ModelParams};
+pub use sampler::{Sampler, SamplerError, SamplerParams};
+pub use utf8::Utf8Stream;
+pub use vocab::{Token, Vocab, VocabError};

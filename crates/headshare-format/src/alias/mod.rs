@@ -12,6 +12,8 @@ pub use encode::{Digests, METADATA_DIGEST_HEX_LEN, format_digest};
 pub(crate) use read::lay_out;
 pub use read::{metadata_is_intact, stored_digests};
 
+use std::collections::{BTreeMap, HashMap};
+
 use crate::TensorInfo;
 use crate::gguf::{Gguf, KEY_ARCHITECTURE, Value};
 
@@ -135,6 +137,34 @@ impl AliasTable {
         let start = self.segments.partition_point(|s| s.tensor < tensor);
         let end = self.segments.partition_point(|s| s.tensor <= tensor);
         &self.segments[start..end]
+    }
+
+    /// For each logical tensor, how many of its bytes are stored where bytes
+    /// of a tensor that is earlier in `order` (or earlier bytes of itself) are.
+    pub fn shared_bytes(&self, order: impl IntoIterator<Item = u32>) -> Vec<u64> {
+        let mut shared = vec![0; self.tensors.len()];
+        // Per stored tensor: disjoint covered ranges, start -> end.
+        let mut covered: HashMap<u32, BTreeMap<u64, u64>> = HashMap::new();
+        for s in order.into_iter().flat_map(|t| self.segments_of(t)) {
+            let ranges = covered.entry(s.stored).or_default();
+            let (mut start, mut end) = (s.stored_offset, s.stored_offset + s.len);
+            let touching: Vec<(u64, u64)> = ranges
+                .range(..end)
+                .rev()
+                .take_while(|(_, e)| **e > start)
+                .map(|(a, b)| (*a, *b))
+                .collect();
+            let mut overlap = 0;
+            for (a, b) in touching {
+                overlap += b.min(s.stored_offset + s.len) - a.max(s.stored_offset);
+                ranges.remove(&a);
+                start = start.min(a);
+                end = end.max(b);
+            }
+            ranges.insert(start, end);
+            shared[s.tensor as usize] += overlap;
+        }
+        shared
     }
 }
 

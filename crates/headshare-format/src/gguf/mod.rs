@@ -169,7 +169,16 @@ impl Gguf {
     /// Whatever keeps the file from being a single-file GGUF of version 2 or 3
     /// as llama.cpp loads it; see the tests for the catalogue.
     pub fn parse(file: &[u8]) -> Result<Self, FormatError> {
-        let gguf = walker::walk(file)?;
+        Self::parse_header(file, file.len() as u64)
+    }
+
+    /// Reads and validates the header of a GGUF file of `file_len` bytes, of
+    /// which `start` are the first: at least the whole header.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_header(start: &[u8], file_len: u64) -> Result<Self, FormatError> {
+        let gguf = walker::walk(start, file_len)?;
         crosscheck::check(&gguf)?;
         Ok(gguf)
     }

@@ -21,7 +21,7 @@ const MIN_KV_BYTES: u64 = 8 + 1 + 4 + 1;
 /// The least bytes of a tensor info: name length, dimension count, type, offset.
 const MIN_TENSOR_BYTES: u64 = 8 + 4 + 4 + 8;
 
-pub(super) fn walk(file: &[u8]) -> Result<Gguf, FormatError> {
+pub(super) fn walk(file: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
     let mut cursor = Cursor { file, pos: 0 };
     let version = read_version(&mut cursor)?;
     let n_tensors = cursor.u64("tensor count")?;
@@ -58,7 +58,6 @@ pub(super) fn walk(file: &[u8]) -> Result<Gguf, FormatError> {
     }
 
     let header_end = cursor.pos as u64;
-    let file_len = file.len() as u64;
     let data_offset = align_up(header_end, alignment)
         .ok_or_else(|| FormatError::new("header", "its padded end overflows"))?;
     check_data(&tensors, alignment, data_offset, file_len)?;

@@ -1,0 +1,137 @@
+//! Matching against the plain matrix product of the same FLOPs.
+//!
+//! The shape is a 64th of a Llama-2-7B in Q4_0: 32 layers of 32 heads, blocks
+//! of 128 x 4096 / 64 weights. Rates are FLOP/s of the lower triangle over q
+//! and k (U^2 x weights a unit). `HEADSHARE_BENCH_FULL=1` measures the full 7B
+//! once and prints it.
+
+use std::time::Instant;
+
+use criterion::{Criterion, Throughput, criterion_group};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use headshare_gguf::matching::{
+    MatchError, MatchFunction, Part, UnitBlocks, UnitId, match_units, score_matrices,
+};
+
+const QUANTS: usize = 32;
+const BLOCK_BYTES: usize = 2 + QUANTS / 2;
+
+/// Random blocks in the layout of Q4_0, dequantised on reading.
+struct Quantised {
+    ids: Vec<UnitId>,
+    elements: usize,
+    bytes: Vec<u8>,
+}
+
+impl Quantised {
+    fn new(elements: usize) -> Self {
+        let ids = (0..32).flat_map(|layer| (0..32).map(move |unit| UnitId { layer, unit }));
+        let mut state = 1u64;
+        let bytes = (0..32 * 32 * 2 * elements / QUANTS * BLOCK_BYTES)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .collect();
+        Quantised {
+            ids: ids.collect(),
+            elements,
+            bytes,
+        }
+    }
+
+    fn flops(&self) -> f64 {
+        (self.ids.len() as f64).powi(2) * 2.0 * self.elements as f64
+    }
+}
+
+impl UnitBlocks for Quantised {
+    fn units(&self) -> &[UnitId] {
+        &self.ids
+    }
+
+    fn class(&self, _: Part, _: usize) -> u32 {
+        0
+    }
+
+    fn elements(&self, _: Part, _: usize) -> usize {
+        self.elements
+    }
+
+    fn granularity(&self, _: Part, _: usize) -> usize {
+        QUANTS
+    }
+
+    fn read(
+        &self,
+        part: Part,
+        unit: usize,
+        start: usize,
+        out: &mut [f32],
+    ) -> Result<(), MatchError> {
+        let first = ((unit * 2 + part as usize) * self.elements + start) / QUANTS;
+        let blocks = self.bytes[first * BLOCK_BYTES..].chunks_exact(BLOCK_BYTES);
+        for (weights, block) in out.chunks_exact_mut(QUANTS).zip(blocks) {
+            // A scale between 1 and 2 from the bits of the half.
+            let scale = f32::from_bits(0x3f80_0000 | u32::from(block[0]) << 8);
+            let (low, high) = weights.split_at_mut(QUANTS / 2);
+            for ((low, high), &quants) in low.iter_mut().zip(high).zip(&block[2..]) {
+                *low = (f32::from(quants & 15) - 8.0) * scale;
+                *high = (f32::from(quants >> 4) - 8.0) * scale;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn matching(criterion: &mut Criterion) {
+    let blocks = Quantised::new(128 * 4096 / 64);
+    let units = blocks.ids.len();
+    let mut group = criterion.benchmark_group("7B_over_64");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(blocks.flops() as u64));
+
+    // The lower triangle's FLOPs as one square product of half the depth.
+    let depth = blocks.elements;
+    let matrix: Vec<f32> = (0..units * depth)
+        .map(|i| (i % 1021) as f32 / 512.0 - 1.0)
+        .collect();
+    let matrix = MatRef::from_row_major_slice(&matrix, units, depth);
+    let mut product = vec![0.0f32; units * units];
+    group.bench_function("plain_gemm", |bencher| {
+        bencher.iter(|| {
+            let target = MatMut::from_row_major_slice_mut(&mut product, units, units);
+            let par = Par::rayon(0);
+            matmul(target, Accum::Replace, matrix, matrix.transpose(), 1.0, par);
+        });
+    });
+    group.bench_function("score_matrix", |bencher| {
+        bencher.iter(|| score_matrices(&blocks, MatchFunction::Qk, &|_| ()).unwrap());
+    });
+    group.bench_function("match_units", |bencher| {
+        bencher.iter(|| match_units(&blocks, MatchFunction::Qk, 0.3, &|_| ()).unwrap());
+    });
+    group.finish();
+}
+
+criterion_group!(benches, matching);
+
+fn main() {
+    if std::env::var_os("HEADSHARE_BENCH_FULL").is_some() {
+        let blocks = Quantised::new(128 * 4096);
+        let start = Instant::now();
+        let matching = match_units(&blocks, MatchFunction::Qk, 0.3, &|_| ()).unwrap();
+        let seconds = start.elapsed().as_secs_f64();
+        let rate = blocks.flops() / seconds / 1e9;
+        println!(
+            "7B, qk: {} aliases, {seconds:.1} s, {rate:.0} GFLOP/s",
+            matching.aliases.len()
+        );
+        return;
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

@@ -1,0 +1,349 @@
+//! A context: the state of one text going through a model (KV cache, compute
+//! buffers, logits). RAII owner of llama.cpp's `llama_context`.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ggml_sys as sys;
+
+use crate::model::Model;
+use crate::vocab::Token;
+use crate::{guard, log, threads};
+
+/// Tokens of context when none are asked for, or the model's training context
+/// where that is smaller.
+pub const DEFAULT_N_CTX: u32 = 4096;
+
+/// When llama.cpp uses flash attention.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FlashAttention {
+    /// Where model and backend allow it.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Always.
+    On,
+}
+
+/// How a context is made; llama.cpp's names.
+#[derive(Clone, Debug)]
+pub struct ContextParams {
+    /// Tokens of context; `None` means [`DEFAULT_N_CTX`] or the model's
+    /// training context if that is smaller.
+    pub n_ctx: Option<u32>,
+    /// Tokens handed to llama.cpp at once when a prompt is evaluated.
+    pub n_batch: u32,
+    /// Tokens computed at once.
+    pub n_ubatch: u32,
+    /// Threads; `None` means one a physical core that this process may use.
+    pub n_threads: Option<u32>,
+    /// When to use flash attention.
+    pub flash_attention: FlashAttention,
+    /// While true, evaluation stops as soon as it can; for Ctrl-C.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Default for ContextParams {
+    fn default() -> Self {
+        Self {
+            n_ctx: None,
+            n_batch: 2048,
+            n_ubatch: 512,
+            n_threads: None,
+            flash_attention: FlashAttention::Auto,
+            stop: Arc::default(),
+        }
+    }
+}
+
+/// Why a context could not be made or used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ContextError {
+    /// A parameter that llama.cpp would abort or divide by zero on.
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
+    /// llama.cpp makes no context; mostly for lack of memory.
+    #[error("cannot make a context of {n_ctx} tokens: {reason}")]
+    Init {
+        /// Tokens asked for.
+        n_ctx: u32,
+        /// llama.cpp's own words.
+        reason: String,
+    },
+    /// A token that the vocabulary does not have, or too many for a batch.
+    #[error("invalid batch: {0}")]
+    Batch(String),
+    /// The context holds as many tokens as it can.
+    #[error("the context of {n_ctx} tokens is full")]
+    Full {
+        /// Its size in tokens.
+        n_ctx: u32,
+    },
+    /// The model does not generate text token by token.
+    #[error("{architecture} models do not generate text: they are encoders")]
+    NotGenerative {
+        /// `general.architecture`.
+        architecture: String,
+    },
+    /// The stop flag was set.
+    #[error("evaluation was interrupted")]
+    Interrupted,
+    /// llama.cpp failed to evaluate tokens.
+    #[error("llama.cpp failed to evaluate: {0}")]
+    Decode(String),
+}
+
+/// The state of one text going through a model.
+pub struct Context {
+    raw: NonNull<sys::llama_context>,
+    model: Arc<Model>,
+    stop: Arc<AtomicBool>,
+    n_past: u32,
+    /// Whether logits of the last evaluated token are there.
+    has_logits: bool,
+}
+
+// SAFETY: llama.cpp ties a context to no thread; `&mut self` keeps it from
+// being used by two at once.
+unsafe impl Send for Context {}
+
+impl Context {
+    /// Makes a context of a model.
+    pub fn new(model: &Arc<Model>, params: &ContextParams) -> Result<Self, ContextError> {
+        let n_ctx = match (params.n_ctx, model.n_ctx_train()) {
+            (Some(n_ctx), _) => n_ctx,
+            (None, 0) => DEFAULT_N_CTX,
+            (None, trained) => trained.min(DEFAULT_N_CTX),
+        };
+        for (value, name) in [
+            (n_ctx, "n_ctx"),
+            (params.n_batch, "n_batch"),
+            (params.n_ubatch, "n_ubatch"),
+            (params.n_threads.unwrap_or(1), "n_threads"),
+        ] {
+            if value == 0 {
+                return Err(ContextError::Zero(name));
+            }
+        }
+        let n_threads = params.n_threads.unwrap_or_else(threads::physical_cores);
+        let n_threads = i32::try_from(n_threads).unwrap_or(i32::MAX).min(512);
+        let mark = log::mark();
+        // SAFETY: returns a plain struct.
+        let mut raw_params = unsafe { sys::llama_context_default_params() };
+        raw_params.n_ctx = n_ctx;
+        raw_params.n_batch = params.n_batch;
+        raw_params.n_ubatch = params.n_ubatch;
+        raw_params.n_threads = n_threads;
+        raw_params.n_threads_batch = n_threads;
+        raw_params.flash_attn_type = match params.flash_attention {
+            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        };
+        let stop = Arc::clone(&params.stop);
+        raw_params.abort_callback = Some(on_abort);
+        raw_params.abort_callback_data = Arc::as_ptr(&stop).cast_mut().cast();
+        let mut raw = std::ptr::null_mut();
+        let made = guard::call(|error, error_size| {
+            // SAFETY: the model lives (we hold an Arc), the parameters live for
+            // the call, and the flag that they point to as long as the context.
+            unsafe {
+                guard::headshare_context_init(
+                    model.as_ptr(),
+                    &raw_params,
+                    &mut raw,
+                    error,
+                    error_size,
+                )
+            }
+        });
+        match (made, NonNull::new(raw)) {
+            (Ok(()), Some(raw)) => Ok(Self {
+                raw,
+                model: Arc::clone(model),
+                stop,
+                n_past: 0,
+                has_logits: false,
+            }),
+            (made, _) => Err(ContextError::Init {
+                n_ctx,
+                reason: match made {
+                    Err(thrown) => thrown,
+                    Ok(()) => log::reason_since(mark)
+                        .unwrap_or_else(|| "llama.cpp gives no reason".into()),
+                },
+            }),
+        }
+    }
+
+    /// The model that this is a context of.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The flag that interrupts evaluation.
+    pub fn stop_flag(&self) -> &Arc<AtomicBool> {
+        &self.stop
+    }
+
+    /// Whether the stop flag is set.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Tokens of context that there are; llama.cpp may round what was asked.
+    pub fn n_ctx(&self) -> u32 {
+        // SAFETY: the context lives.
+        unsafe { sys::llama_n_ctx(self.raw.as_ptr()) }
+    }
+
+    /// Tokens handed to llama.cpp at once, at most.
+    pub fn n_batch(&self) -> u32 {
+        // SAFETY: the context lives.
+        unsafe { sys::llama_n_batch(self.raw.as_ptr()) }
+    }
+
+    /// Threads that evaluate.
+    pub fn n_threads(&self) -> u32 {
+        // SAFETY: the context lives.
+        let threads = unsafe { sys::llama_n_threads(self.raw.as_ptr()) };
+        u32::try_from(threads).unwrap_or(0)
+    }
+
+    /// Tokens evaluated so far.
+    pub fn n_past(&self) -> u32 {
+        self.n_past
+    }
+
+    /// Whether the model keeps a memory of the text, as generating needs;
+    /// encoders of BERT's kind do not.
+    pub fn is_generative(&self) -> bool {
+        // SAFETY: the context lives.
+        !unsafe { sys::llama_get_memory(self.raw.as_ptr()) }.is_null()
+    }
+
+    /// Refuses models for which [`Context::is_generative`] is false.
+    pub fn check_generative(&self) -> Result<(), ContextError> {
+        if self.is_generative() {
+            return Ok(());
+        }
+        Err(ContextError::NotGenerative {
+            architecture: self.model.architecture(),
+        })
+    }
+
+    /// Evaluates tokens that follow what was evaluated before: at most
+    /// [`Context::n_batch`] and at least one. Afterwards [`Context::logits`]
+    /// holds those of the last.
+    pub fn decode(&mut self, tokens: &[Token]) -> Result<(), ContextError> {
+        self.has_logits = false;
+        self.check_generative()?;
+        let len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        if len == 0 || len > self.n_batch() {
+            let room = self.n_batch();
+            let message = format!("{len} tokens, where 1 to {room} can be evaluated");
+            return Err(ContextError::Batch(message));
+        }
+        let n_tokens = self.model.vocab().n_tokens();
+        if let Some(token) = tokens.iter().find(|token| !(0..n_tokens).contains(token)) {
+            let message = format!("token {token} is outside the vocabulary of {n_tokens} tokens");
+            return Err(ContextError::Batch(message));
+        }
+        if self.n_ctx() - self.n_past.min(self.n_ctx()) < len {
+            return Err(ContextError::Full {
+                n_ctx: self.n_ctx(),
+            });
+        }
+        let mark = log::mark();
+        // llama.cpp takes a mutable pointer, which it does not write to.
+        let mut tokens = tokens.to_vec();
+        let mut status = 0;
+        guard::call(|error, error_size| {
+            // SAFETY: the context lives, all tokens are in the vocabulary and
+            // no more than a batch takes.
+            unsafe {
+                guard::headshare_decode(
+                    self.raw.as_ptr(),
+                    tokens.as_mut_ptr(),
+                    len as i32,
+                    &mut status,
+                    error,
+                    error_size,
+                )
+            }
+        })
+        .map_err(ContextError::Decode)?;
+        match status {
+            0 => {
+                self.n_past += len;
+                self.has_logits = true;
+                return Ok(());
+            }
+            1 => {}
+            // Part of the batch may have been evaluated.
+            _ => self.n_past = self.evaluated(),
+        }
+        match status {
+            1 => Err(ContextError::Full {
+                n_ctx: self.n_ctx(),
+            }),
+            2 => Err(ContextError::Interrupted),
+            other => Err(ContextError::Decode(
+                log::reason_since(mark).unwrap_or_else(|| format!("status {other}")),
+            )),
+        }
+    }
+
+    /// Logits of the last evaluated token, one for each token of the
+    /// vocabulary; `None` before the first successful [`Context::decode`].
+    pub fn logits(&self) -> Option<&[f32]> {
+        if !self.has_logits {
+            return None;
+        }
+        // SAFETY: the context lives and has evaluated a token.
+        let logits = unsafe { sys::llama_get_logits_ith(self.raw.as_ptr(), -1) };
+        if logits.is_null() {
+            return None;
+        }
+        let len = usize::try_from(self.model.vocab().n_tokens()).ok()?;
+        // SAFETY: one logit for each token of the vocabulary, valid until the
+        // next evaluation, which needs `&mut self`.
+        Some(unsafe { std::slice::from_raw_parts(logits, len) })
+    }
+
+    /// Tokens that llama.cpp has in its memory of the text.
+    fn evaluated(&self) -> u32 {
+        // SAFETY: the context lives and, as it decodes, has a memory.
+        let last =
+            unsafe { sys::llama_memory_seq_pos_max(sys::llama_get_memory(self.raw.as_ptr()), 0) };
+        u32::try_from(last.saturating_add(1)).unwrap_or(0)
+    }
+
+    /// Forgets the text.
+    pub fn clear(&mut self) {
+        // SAFETY: the context lives; its memory may be NULL, which is checked.
+        unsafe {
+            let memory = sys::llama_get_memory(self.raw.as_ptr());
+            if !memory.is_null() {
+                sys::llama_memory_clear(memory, true);
+            }
+        }
+        self.n_past = 0;
+        self.has_logits = false;
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: ours alone; the model and the flag are dropped after it.
+        unsafe { sys::llama_free(self.raw.as_ptr()) };
+    }
+}
+
+unsafe extern "C" fn on_abort(stop: *mut c_void) -> bool {
+    // SAFETY: points into the Arc that the context's owner holds.
+    unsafe { &*stop.cast_const().cast::<AtomicBool>() }.load(Ordering::Relaxed)
+}

@@ -1,0 +1,243 @@
+//! Generates text: evaluates a prompt in batches, then picks and evaluates
+//! token by token until something ends it.
+
+use std::time::{Duration, Instant};
+
+use crate::context::{Context, ContextError};
+use crate::model::ModelError;
+use crate::sampler::{Sampler, SamplerError};
+use crate::vocab::{Token, VocabError};
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The model ended its text (or turn).
+    EndOfGeneration,
+    /// As many tokens as were asked for.
+    Limit,
+    /// No room for another token in the context.
+    ContextFull,
+    /// The context's stop flag was set.
+    Interrupted,
+}
+
+impl StopReason {
+    /// A short name for machine output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EndOfGeneration => "eog",
+            Self::Limit => "limit",
+            Self::ContextFull => "context",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Why text could not be generated.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// There is nothing to start from.
+    #[error("the prompt is empty and the model adds no BOS token to begin with")]
+    EmptyPrompt,
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {n_prompt} tokens and the context holds {n_ctx}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        n_prompt: usize,
+        /// Tokens of context.
+        n_ctx: u32,
+    },
+    /// The model is not one that generates.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Evaluation failed.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// Picking a token failed.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// A token could not be turned into text.
+    #[error(transparent)]
+    Vocab(#[from] VocabError),
+}
+
+/// How long the parts took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Tokens of the prompt that were evaluated.
+    pub n_prefill: usize,
+    /// Time that took.
+    pub prefill: Duration,
+    /// Generated tokens that were evaluated (the last one mostly is not).
+    pub n_decode: usize,
+    /// Time that took, without picking tokens.
+    pub decode: Duration,
+    /// Tokens picked.
+    pub n_sample: usize,
+    /// Time that took.
+    pub sample: Duration,
+}
+
+impl Timings {
+    /// Prompt tokens a second; 0 before any.
+    pub fn prefill_tps(&self) -> f64 {
+        per_second(self.n_prefill, self.prefill)
+    }
+
+    /// Generated tokens a second; 0 before any.
+    pub fn decode_tps(&self) -> f64 {
+        per_second(self.n_decode, self.decode)
+    }
+}
+
+fn per_second(count: usize, time: Duration) -> f64 {
+    if count == 0 || time.is_zero() {
+        0.0
+    } else {
+        count as f64 / time.as_secs_f64()
+    }
+}
+
+/// One generation in progress.
+pub struct Generator<'a> {
+    context: &'a mut Context,
+    sampler: &'a mut Sampler,
+    /// Tokens still to give; `None` means until something else ends it.
+    left: Option<usize>,
+    /// Picked, given out, and not yet evaluated.
+    pending: Option<Token>,
+    stop_reason: Option<StopReason>,
+    timings: Timings,
+}
+
+impl<'a> Generator<'a> {
+    /// Evaluates a prompt. `n_predict` bounds the tokens to generate; `None`
+    /// goes on until the model, the context or the stop flag ends it.
+    pub fn new(
+        context: &'a mut Context,
+        sampler: &'a mut Sampler,
+        prompt: &[Token],
+        n_predict: Option<usize>,
+    ) -> Result<Self, GenerateError> {
+        context.model().check_generative()?;
+        context.check_generative()?;
+        if prompt.is_empty() {
+            return Err(GenerateError::EmptyPrompt);
+        }
+        let room = context.n_ctx().saturating_sub(context.n_past()) as usize;
+        // One token must fit behind it, or there is nothing to generate.
+        if prompt.len() >= room {
+            return Err(GenerateError::PromptTooLong {
+                n_prompt: prompt.len(),
+                n_ctx: context.n_ctx(),
+            });
+        }
+        let mut generator = Self {
+            context,
+            sampler,
+            left: n_predict,
+            pending: None,
+            stop_reason: None,
+            timings: Timings::default(),
+        };
+        generator.prefill(prompt)?;
+        Ok(generator)
+    }
+
+    fn prefill(&mut self, prompt: &[Token]) -> Result<(), GenerateError> {
+        let started = Instant::now();
+        for batch in prompt.chunks(self.context.n_batch().max(1) as usize) {
+            if !self.evaluate(batch)? {
+                break;
+            }
+            self.timings.n_prefill += batch.len();
+            for &token in batch {
+                self.sampler.accept(token, false)?;
+            }
+        }
+        self.timings.prefill = started.elapsed();
+        Ok(())
+    }
+
+    /// Evaluates tokens; false when that was interrupted.
+    fn evaluate(&mut self, tokens: &[Token]) -> Result<bool, GenerateError> {
+        if !self.context.is_stopped() {
+            match self.context.decode(tokens) {
+                Ok(()) => return Ok(true),
+                Err(ContextError::Interrupted) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.stop_reason = Some(StopReason::Interrupted);
+        Ok(false)
+    }
+
+    /// The next token; `None` at the end, for which [`Generator::stop_reason`]
+    /// then has the reason. The token that ends a text is not given.
+    pub fn next_token(&mut self) -> Result<Option<Token>, GenerateError> {
+        if self.stop_reason.is_some() {
+            return Ok(None);
+        }
+        if self.left == Some(0) {
+            return Ok(self.end(StopReason::Limit));
+        }
+        if let Some(token) = self.pending.take() {
+            if self.context.n_past() >= self.context.n_ctx() {
+                return Ok(self.end(StopReason::ContextFull));
+            }
+            let started = Instant::now();
+            match self.evaluate(&[token]) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                // Some models' memory is full earlier than the context.
+                Err(GenerateError::Context(ContextError::Full { .. })) => {
+                    return Ok(self.end(StopReason::ContextFull));
+                }
+                Err(error) => return Err(error),
+            }
+            self.timings.decode += started.elapsed();
+            self.timings.n_decode += 1;
+        }
+        if self.context.is_stopped() {
+            return Ok(self.end(StopReason::Interrupted));
+        }
+        let started = Instant::now();
+        let logits = self
+            .context
+            .logits()
+            .ok_or_else(|| ContextError::Decode("it gave no logits".into()))?;
+        let token = self.sampler.sample(logits)?;
+        self.sampler.accept(token, true)?;
+        self.timings.sample += started.elapsed();
+        self.timings.n_sample += 1;
+        if self.context.model().vocab().is_eog(token) {
+            return Ok(self.end(StopReason::EndOfGeneration));
+        }
+        self.pending = Some(token);
+        if let Some(left) = &mut self.left {
+            *left -= 1;
+        }
+        Ok(Some(token))
+    }
+
+    fn end(&mut self, reason: StopReason) -> Option<Token> {
+        self.stop_reason = Some(reason);
+        None
+    }
+
+    /// The bytes of a token, as [`crate::Utf8Stream`] takes them.
+    pub fn piece(&self, token: Token) -> Result<Vec<u8>, GenerateError> {
+        let vocab = self.context.model().vocab();
+        Ok(vocab.token_to_piece(token, false)?)
+    }
+
+    /// Why generation ended; `None` while it goes on.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.stop_reason
+    }
+
+    /// How long the parts have taken so far.
+    pub fn timings(&self) -> Timings {
+        self.timings
+    }
+}

@@ -1,0 +1,267 @@
+//! What this process and its weights take of physical memory.
+//!
+//! Resident size counts a page that is mapped twice two times, which is just
+//! what sharing saves; so everything here is PSS, the proportional set size,
+//! as the kernel reports it. Other systems than Linux report nothing.
+
+use std::ops::Range;
+
+/// Memory of the whole process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessMemory {
+    /// Proportional set size, in bytes.
+    pub pss_bytes: u64,
+    /// Mappings (VMAs) that the process has; the kernel limits them to
+    /// vm.max_map_count.
+    pub vmas: u64,
+}
+
+/// Address ranges that hold weights.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WeightRegions {
+    ranges: Vec<Range<u64>>,
+}
+
+impl WeightRegions {
+    /// The ranges themselves, ascending and apart.
+    pub fn ranges(&self) -> &[Range<u64>] {
+        &self.ranges
+    }
+
+    /// Adds a range of addresses; it may overlap others.
+    pub fn add(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        self.ranges.push(range);
+        self.ranges.sort_by_key(|range| range.start);
+        let mut merged: Vec<Range<u64>> = Vec::with_capacity(self.ranges.len());
+        for range in self.ranges.drain(..) {
+            match merged.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        self.ranges = merged;
+    }
+
+    /// Physical memory behind the ranges now, in bytes of PSS; `None` where
+    /// the kernel does not tell.
+    pub fn pss_bytes(&self) -> Option<u64> {
+        platform::pss_of(&self.ranges)
+    }
+}
+
+/// The address space before something was loaded, to tell afterwards what the
+/// loading added.
+#[derive(Clone, Debug)]
+pub struct Before {
+    ranges: Vec<Range<u64>>,
+}
+
+/// Smallest addition that counts as weights: tables of the tokenizer and the
+/// like are smaller.
+const MIN_WEIGHT_REGION: u64 = 1 << 20;
+
+impl Before {
+    /// Takes down the present mappings.
+    pub fn now() -> Self {
+        Self {
+            ranges: platform::mappings(),
+        }
+    }
+
+    /// What has been mapped since, leaving out the heap and small pieces. Called
+    /// between the loading of a model and the making of a context, this is where
+    /// the model's weights are: the file's mapping and llama.cpp's own buffers.
+    pub fn additions(&self) -> WeightRegions {
+        let mut added = WeightRegions::default();
+        for range in platform::mappings() {
+            let mut start = range.start;
+            let known = self
+                .ranges
+                .iter()
+                .filter(|old| old.start < range.end && range.start < old.end);
+            for old in known {
+                if start < old.start {
+                    keep_large(&mut added, start..old.start);
+                }
+                start = start.max(old.end);
+            }
+            keep_large(&mut added, start..range.end);
+        }
+        added
+    }
+}
+
+fn keep_large(regions: &mut WeightRegions, range: Range<u64>) {
+    if range.end.saturating_sub(range.start) >= MIN_WEIGHT_REGION {
+        regions.add(range);
+    }
+}
+
+/// Memory of this process now; `None` where the kernel does not tell.
+pub fn process_memory() -> Option<ProcessMemory> {
+    platform::process_memory()
+}
+
+#[cfg(target_os = "linux")]
+mod platform {
+    use std::fs::File;
+    use std::ops::Range;
+    use std::os::unix::fs::FileExt;
+
+    use procfs::process::{MMapPath, MemoryMap, Process};
+
+    use super::ProcessMemory;
+
+    pub(super) fn process_memory() -> Option<ProcessMemory> {
+        let process = Process::myself().ok()?;
+        let rollup = process.smaps_rollup().ok()?;
+        let pss = rollup
+            .memory_map_rollup
+            .iter()
+            .find_map(|map| map.extension.map.get("Pss"))?;
+        Some(ProcessMemory {
+            pss_bytes: *pss,
+            vmas: process.maps().ok()?.len() as u64,
+        })
+    }
+
+    pub(super) fn mappings() -> Vec<Range<u64>> {
+        let Ok(maps) = Process::myself().and_then(|process| process.maps()) else {
+            return Vec::new();
+        };
+        let skipped = |path: &MMapPath| {
+            matches!(
+                path,
+                MMapPath::Heap | MMapPath::Stack | MMapPath::Vdso | MMapPath::Vvar
+            )
+        };
+        maps.iter()
+            .filter(|map| !skipped(&map.pathname))
+            .map(|map| map.address.0..map.address.1)
+            .collect()
+    }
+
+    pub(super) fn pss_of(ranges: &[Range<u64>]) -> Option<u64> {
+        let maps = Process::myself().ok()?.smaps().ok()?;
+        let pagemap = File::open("/proc/self/pagemap").ok();
+        let mut total = 0;
+        for map in maps.iter() {
+            let (start, end) = map.address;
+            let pss = map.extension.map.get("Pss").copied().unwrap_or(0);
+            let inside: Vec<Range<u64>> = ranges
+                .iter()
+                .map(|range| range.start.max(start)..range.end.min(end))
+                .filter(|range| !range.is_empty())
+                .collect();
+            let covered: u64 = inside.iter().map(|range| range.end - range.start).sum();
+            total += match covered {
+                0 => 0,
+                all if all == end - start => pss,
+                _ => part_of(map, &inside, pss, pagemap.as_ref()),
+            };
+        }
+        Some(total)
+    }
+
+    /// PSS of the part `inside` of a mapping, which the kernel may have joined
+    /// with a neighbour: divided by the pages that are present in each part.
+    fn part_of(map: &MemoryMap, inside: &[Range<u64>], pss: u64, pagemap: Option<&File>) -> u64 {
+        let whole = map.address.0..map.address.1;
+        let weigh = |range: &Range<u64>| {
+            pagemap
+                .and_then(|file| present_pages(file, range))
+                .unwrap_or((range.end - range.start) / procfs::page_size())
+        };
+        let all = weigh(&whole);
+        let part: u64 = inside.iter().map(weigh).sum();
+        if all == 0 {
+            return 0;
+        }
+        u64::try_from(u128::from(pss) * u128::from(part) / u128::from(all)).unwrap_or(pss)
+    }
+
+    /// Pages of a range that are in memory, from one 64-bit word a page.
+    fn present_pages(pagemap: &File, range: &Range<u64>) -> Option<u64> {
+        let page = procfs::page_size();
+        let mut words = vec![0u8; 8 * 4096];
+        let mut at = range.start / page;
+        let end = range.end.div_ceil(page);
+        let mut present = 0;
+        while at < end {
+            let count = usize::try_from((end - at).min(4096)).ok()?;
+            let words = &mut words[..8 * count];
+            pagemap.read_exact_at(words, at * 8).ok()?;
+            present += words
+                .as_chunks::<8>()
+                .0
+                .iter()
+                .filter(|word| u64::from_le_bytes(**word) >> 63 == 1)
+                .count() as u64;
+            at += count as u64;
+        }
+        Some(present)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod platform {
+    use std::ops::Range;
+
+    use super::ProcessMemory;
+
+    pub(super) fn process_memory() -> Option<ProcessMemory> {
+        None
+    }
+
+    pub(super) fn mappings() -> Vec<Range<u64>> {
+        Vec::new()
+    }
+
+    pub(super) fn pss_of(_: &[Range<u64>]) -> Option<u64> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_joined() {
+        let mut regions = WeightRegions::default();
+        for range in [10..20, 40..50, 5..12, 20..25, 7..7] {
+            regions.add(range);
+        }
+        assert_eq!(regions.ranges(), [5..25, 40..50]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_allocation_is_found_and_weighed() {
+        let before = Before::now();
+        let size = 64 << 20;
+        let mut block = vec![0u8; size];
+        block.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+        let found = before.additions();
+        let at = block.as_ptr() as u64;
+        assert!(
+            found
+                .ranges()
+                .iter()
+                .any(|range| range.start <= at && at + (size as u64) <= range.end),
+            "{found:?} lacks {at:x}"
+        );
+        let mut only = WeightRegions::default();
+        let first_page = at.next_multiple_of(4096);
+        only.add(first_page..first_page + (32 << 20));
+        let half = only.pss_bytes().unwrap();
+        assert!(
+            half.abs_diff(32 << 20) < 1 << 20,
+            "half a block weighs {half}"
+        );
+        assert!(process_memory().unwrap().pss_bytes > size as u64);
+    }
+}

@@ -1,0 +1,356 @@
+//! Generating with real models: deterministic where it must be, bounded by
+//! limit, context, grammar and the stop flag.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use headshare_runtime::{
+    Context, ContextError, ContextParams, GenerateError, Generator, Model, Sampler, SamplerError,
+    SamplerParams, StopReason, Token, Utf8Stream,
+};
+use support::{GEMMA3, SMOLLM2, load};
+
+const PROMPT: &str = "The capital of France is";
+
+fn greedy() -> SamplerParams {
+    SamplerParams {
+        temp: 0.0,
+        ..SamplerParams::default()
+    }
+}
+
+/// One thread each: tests run side by side, and ggml's threads spin while they
+/// wait for each other.
+fn context(model: &Arc<Model>, n_ctx: u32) -> Context {
+    let params = ContextParams {
+        n_ctx: Some(n_ctx),
+        n_threads: Some(1),
+        ..ContextParams::default()
+    };
+    Context::new(model, &params).unwrap()
+}
+
+fn run(
+    context: &mut Context,
+    params: &SamplerParams,
+    prompt: &str,
+    n_predict: Option<usize>,
+) -> Result<(Vec<Token>, String, StopReason), GenerateError> {
+    context.clear();
+    let model = Arc::clone(context.model());
+    let prompt = model.vocab().tokenize(prompt, true, true)?;
+    let mut sampler = Sampler::new(&model, params)?;
+    let mut generator = Generator::new(context, &mut sampler, &prompt, n_predict)?;
+    let mut stream = Utf8Stream::new();
+    let (mut tokens, mut text) = (Vec::new(), String::new());
+    while let Some(token) = generator.next_token()? {
+        tokens.push(token);
+        text += &stream.push(&generator.piece(token)?);
+    }
+    text += &stream.finish();
+    assert_eq!(generator.next_token()?, None, "the end stays the end");
+    let reason = generator.stop_reason().unwrap();
+    let timings = generator.timings();
+    assert_eq!(timings.n_prefill, prompt.len());
+    assert!(timings.n_decode <= timings.n_sample);
+    Ok((tokens, text, reason))
+}
+
+#[test]
+fn greedy_is_sensible_and_the_same_every_time() {
+    for (name, expected) in [(SMOLLM2, "Paris"), (GEMMA3, "France")] {
+        let model = load(name);
+        let mut first = context(&model, 256);
+        let (tokens, text, reason) = run(&mut first, &greedy(), PROMPT, Some(24)).unwrap();
+        assert!(text.contains(expected), "{name}: {text}");
+        assert!(tokens.len() == 24 || reason == StopReason::EndOfGeneration);
+        let again = run(&mut first, &greedy(), PROMPT, Some(24)).unwrap();
+        assert_eq!(again.0, tokens, "{name}, the same context");
+        let mut second = context(&model, 512);
+        let other = run(&mut second, &greedy(), PROMPT, Some(24)).unwrap();
+        assert_eq!(other.0, tokens, "{name}, another context");
+    }
+}
+
+#[test]
+fn a_prompt_in_small_batches_gives_the_same_text() {
+    let model = load(SMOLLM2);
+    let prompt = "One day a little girl went into the forest to look for berries. ".repeat(4);
+    let whole = run(&mut context(&model, 256), &greedy(), &prompt, Some(16)).unwrap();
+    let params = ContextParams {
+        n_ctx: Some(256),
+        n_batch: 32,
+        n_ubatch: 32,
+        n_threads: Some(1),
+        ..ContextParams::default()
+    };
+    let mut narrow = Context::new(&model, &params).unwrap();
+    let split = run(&mut narrow, &greedy(), &prompt, Some(16)).unwrap();
+    assert_eq!(whole.0, split.0);
+}
+
+#[test]
+fn a_seed_repeats_and_another_differs() {
+    let model = load(SMOLLM2);
+    let mut context = context(&model, 256);
+    let mut with_seed = |seed| {
+        let params = SamplerParams {
+            temp: 1.2,
+            seed: Some(seed),
+            ..SamplerParams::default()
+        };
+        run(&mut context, &params, "Once upon a time", Some(24))
+            .unwrap()
+            .0
+    };
+    let first = with_seed(7);
+    assert_eq!(first, with_seed(7));
+    assert_ne!(first, with_seed(8));
+    let fresh = Sampler::new(&model, &SamplerParams::default())
+        .unwrap()
+        .seed();
+    let other = Sampler::new(&model, &SamplerParams::default())
+        .unwrap()
+        .seed();
+    assert_ne!(fresh, other);
+}
+
+#[test]
+fn a_repeat_penalty_changes_the_text() {
+    let model = load(SMOLLM2);
+    let mut context = context(&model, 512);
+    let plain = run(&mut context, &greedy(), "la la la la la la", Some(24)).unwrap();
+    let params = SamplerParams {
+        penalty_repeat: 1.5,
+        ..greedy()
+    };
+    let penalised = run(&mut context, &params, "la la la la la la", Some(24)).unwrap();
+    assert_ne!(plain.0, penalised.0);
+}
+
+#[test]
+fn a_grammar_is_obeyed() {
+    let model = load(SMOLLM2);
+    let mut context = context(&model, 256);
+    for temp in [0.0, 1.5] {
+        let params = SamplerParams {
+            temp,
+            seed: Some(1),
+            grammar: Some(r#"root ::= " " ("yes" | "no") "!" [0-9] [0-9]"#.into()),
+            ..SamplerParams::default()
+        };
+        let (_, text, reason) = run(&mut context, &params, PROMPT, Some(32)).unwrap();
+        assert!(
+            (text.starts_with(" yes!") || text.starts_with(" no!"))
+                && text[text.len() - 2..].bytes().all(|b| b.is_ascii_digit()),
+            "{text}"
+        );
+        assert_eq!(reason, StopReason::EndOfGeneration);
+    }
+    // Characters of several bytes, which this vocabulary has only in pieces.
+    let params = SamplerParams {
+        grammar: Some("root ::= [\u{13000}-\u{13010}] [\u{13000}-\u{13010}]".into()),
+        ..greedy()
+    };
+    let (_, text, _) = run(&mut context, &params, PROMPT, Some(32)).unwrap();
+    assert_eq!(text.chars().count(), 2, "{text}");
+    assert!(
+        text.chars()
+            .all(|c| ('\u{13000}'..='\u{13010}').contains(&c))
+    );
+}
+
+#[test]
+fn a_bad_grammar_is_an_error() {
+    let model = load(SMOLLM2);
+    for grammar in [
+        "",
+        "root ::= (",
+        "root ::= missing",
+        "other ::= \"x\"",
+        "root ::= root \"x\"",
+        "root ::= \"a\0b\"",
+        "\u{feff}",
+    ] {
+        let params = SamplerParams {
+            grammar: Some(grammar.into()),
+            ..greedy()
+        };
+        match Sampler::new(&model, &params) {
+            Err(SamplerError::Grammar(_)) => {}
+            Err(other) => panic!("{grammar:?}: {other}"),
+            Ok(_) => panic!("{grammar:?} is accepted"),
+        }
+    }
+}
+
+#[test]
+fn parameters_out_of_range_are_errors() {
+    let model = load(SMOLLM2);
+    let wrong: [fn(&mut SamplerParams); 7] = [
+        |p| p.temp = f32::NAN,
+        |p| p.temp = f32::INFINITY,
+        |p| p.top_p = -0.1,
+        |p| p.top_p = 1.1,
+        |p| p.min_p = f32::NAN,
+        |p| p.penalty_repeat = 0.0,
+        |p| p.penalty_repeat = -1.0,
+    ];
+    for change in wrong {
+        let mut params = SamplerParams::default();
+        change(&mut params);
+        assert!(matches!(
+            Sampler::new(&model, &params),
+            Err(SamplerError::Parameter { .. })
+        ));
+    }
+    // Everything switched off is plain sampling.
+    let params = SamplerParams {
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        penalty_last_n: -1,
+        seed: Some(3),
+        ..SamplerParams::default()
+    };
+    let mut context = context(&model, 256);
+    assert_eq!(
+        run(&mut context, &params, PROMPT, Some(4)).unwrap().0.len(),
+        4
+    );
+}
+
+#[test]
+fn broken_logits_are_an_error() {
+    let model = load(SMOLLM2);
+    let mut sampler = Sampler::new(&model, &greedy()).unwrap();
+    let mut logits = vec![0.0; model.vocab().n_tokens() as usize];
+    logits[5] = 1.0;
+    assert_eq!(sampler.sample(&logits), Ok(5));
+    for bad in [f32::NAN, f32::INFINITY] {
+        logits[9] = bad;
+        assert_eq!(sampler.sample(&logits), Err(SamplerError::NotANumber));
+    }
+    assert!(sampler.sample(&[]).is_err());
+    assert!(sampler.accept(-1, true).is_err());
+}
+
+#[test]
+fn limits_end_a_generation() {
+    let model = load(SMOLLM2);
+    let mut context = context(&model, 256);
+    let (tokens, text, reason) = run(&mut context, &greedy(), PROMPT, Some(0)).unwrap();
+    assert_eq!((tokens.len(), text.as_str()), (0, ""));
+    assert_eq!(reason, StopReason::Limit);
+
+    let n_prompt = model.vocab().tokenize(PROMPT, true, true).unwrap().len();
+    let params = SamplerParams {
+        // Never ends by itself.
+        grammar: Some("root ::= [a-z ]+ root2\nroot2 ::= \"\u{1}\"".into()),
+        ..greedy()
+    };
+    let (tokens, _, reason) = run(&mut context, &params, PROMPT, None).unwrap();
+    assert_eq!(reason, StopReason::ContextFull);
+    // The last token is given out although there is no room to evaluate it.
+    assert_eq!(tokens.len(), context.n_ctx() as usize - n_prompt + 1);
+}
+
+#[test]
+fn prompts_that_do_not_fit_are_errors() {
+    let model = load(SMOLLM2);
+    let mut context = context(&model, 256);
+    assert!(!model.vocab().adds_bos());
+    assert!(matches!(
+        run(&mut context, &greedy(), "", Some(1)),
+        Err(GenerateError::EmptyPrompt)
+    ));
+    let error = run(&mut context, &greedy(), &"word ".repeat(300), Some(1)).unwrap_err();
+    assert!(matches!(
+        error,
+        GenerateError::PromptTooLong { n_ctx: 256, .. }
+    ));
+    let n_batch = context.n_batch() as usize;
+    assert!(matches!(context.decode(&[]), Err(ContextError::Batch(_))));
+    assert!(matches!(
+        context.decode(&vec![1; n_batch + 1]),
+        Err(ContextError::Batch(_))
+    ));
+    assert!(matches!(context.decode(&[-1]), Err(ContextError::Batch(_))));
+    assert!(matches!(
+        context.decode(&[model.vocab().n_tokens()]),
+        Err(ContextError::Batch(_))
+    ));
+    assert!(context.logits().is_none());
+}
+
+#[test]
+fn an_empty_prompt_starts_from_bos_where_there_is_one() {
+    let model = load(GEMMA3);
+    assert!(model.vocab().adds_bos());
+    let (tokens, ..) = run(&mut context(&model, 256), &greedy(), "", Some(4)).unwrap();
+    assert!(!tokens.is_empty());
+}
+
+#[test]
+fn the_stop_flag_interrupts() {
+    let model = load(SMOLLM2);
+    let mut context = context(&model, 512);
+    let stop = Arc::clone(context.stop_flag());
+    let prompt = model.vocab().tokenize(PROMPT, true, true).unwrap();
+    let mut sampler = Sampler::new(&model, &greedy()).unwrap();
+    let mut generator = Generator::new(&mut context, &mut sampler, &prompt, None).unwrap();
+    for _ in 0..3 {
+        assert!(generator.next_token().unwrap().is_some());
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(generator.next_token().unwrap(), None);
+    assert_eq!(generator.stop_reason(), Some(StopReason::Interrupted));
+
+    // Also while the prompt is evaluated; and the context is usable after it.
+    context.clear();
+    let long = model
+        .vocab()
+        .tokenize(&"word ".repeat(400), true, true)
+        .unwrap();
+    let flag = Arc::clone(&stop);
+    flag.store(false, Ordering::Relaxed);
+    let alarm = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(15));
+        flag.store(true, Ordering::Relaxed);
+    });
+    let mut generator = Generator::new(&mut context, &mut sampler, &long, None).unwrap();
+    alarm.join().unwrap();
+    assert_eq!(generator.next_token().unwrap(), None);
+    assert_eq!(generator.stop_reason(), Some(StopReason::Interrupted));
+    stop.store(false, Ordering::Relaxed);
+    assert!(
+        run(&mut context, &greedy(), PROMPT, Some(8))
+            .unwrap()
+            .1
+            .contains("Paris")
+    );
+}
+
+#[test]
+fn contexts_of_one_model_work_in_parallel() {
+    let model = load(SMOLLM2);
+    let texts: Vec<_> = std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let params = ContextParams {
+                        n_ctx: Some(256),
+                        n_threads: Some(1),
+                        ..ContextParams::default()
+                    };
+                    let mut context = Context::new(&model, &params).unwrap();
+                    run(&mut context, &greedy(), PROMPT, Some(12)).unwrap().1
+                })
+            })
+            .collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
+    assert!(texts.iter().all(|text| text == &texts[0]), "{texts:?}");
+}

@@ -1,0 +1,130 @@
+//! Input files, mapped read-only.
+
+use std::fs::{File, FileType, Metadata};
+use std::ops::{Deref, Range};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use memmap2::{Advice, Mmap, MmapOptions};
+
+use crate::FileError;
+
+/// Device and inode: the same for every path to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
+}
+
+/// A regular file, mapped read-only in whole; derefs to its bytes.
+///
+/// A file that someone truncates while it is mapped raises SIGBUS on access.
+/// Replacing it by rename, as [`AtomicFile`](crate::AtomicFile) does, is
+/// harmless: the mapping keeps the old file.
+#[derive(Debug)]
+pub struct MappedFile {
+    path: PathBuf,
+    file: File,
+    id: FileId,
+    map: Option<Mmap>,
+}
+
+impl MappedFile {
+    /// Opens and maps the file at `path`.
+    ///
+    /// # Errors
+    /// When it is not there, not readable, not a regular file, or cannot be
+    /// mapped.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, FileError> {
+        let path = path.into();
+        // Looked at before opening: opening a pipe would block.
+        let metadata = std::fs::metadata(&path).map_err(FileError::io(&path, "open"))?;
+        require_regular(&path, metadata.file_type())?;
+        let file = File::open(&path).map_err(FileError::io(&path, "open"))?;
+        let metadata = file.metadata().map_err(FileError::io(&path, "open"))?;
+        require_regular(&path, metadata.file_type())?;
+        let map = if metadata.len() == 0 {
+            None // an empty mapping is an error to the kernel
+        } else {
+            // SAFETY: the mapping is private to this struct and only read.
+            // Another process could still write to or truncate the file; the
+            // bytes are plain data to us, never trusted to stay the same after
+            // a check, and truncation ends in SIGBUS, not in unsoundness.
+            let map = unsafe { MmapOptions::new().map(&file) };
+            Some(map.map_err(FileError::io(&path, "map"))?)
+        };
+        Ok(Self {
+            path,
+            id: FileId::of(&metadata),
+            file,
+            map,
+        })
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Which file it is, whatever its path.
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Tells the kernel that `range` is read next, so that its pages are
+    /// mapped in one go.
+    pub fn will_read(&self, range: Range<u64>) {
+        self.advise(range, Advice::PopulateRead);
+    }
+
+    fn advise(&self, range: Range<u64>, advice: Advice) {
+        if let Some(map) = &self.map {
+            let start = (range.start as usize).min(map.len());
+            let len = (range.end as usize).min(map.len()) - start;
+            if len > 0 {
+                // Only advice: older kernels refuse it, and nothing depends on it.
+                let _ = map.advise_range(advice, start, len);
+            }
+        }
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or(&[])
+    }
+}
+
+pub(crate) fn require_regular(path: &Path, file_type: FileType) -> Result<(), FileError> {
+    let kind = if file_type.is_file() {
+        return Ok(());
+    } else if file_type.is_dir() {
+        "a folder"
+    } else if file_type.is_fifo() {
+        "a pipe"
+    } else if file_type.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    Err(FileError::NotRegular {
+        path: path.to_owned(),
+        kind,
+    })
+}

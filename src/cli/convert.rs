@@ -1,0 +1,188 @@
+//! `convert`: a smaller file in which heads share their weights.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::builder::PossibleValuesParser;
+use clap::builder::TypedValueParser;
+use headshare_stitch::{AtomicFile, MappedFile};
+use serde::Serialize;
+
+use super::Exit;
+use super::output::Output;
+use super::plan::{MatchArgs, match_model, parse_ratio, render, render_saved};
+use crate::convert::{self, ConvertError, Prepared, Sharing};
+use crate::input::{InputError, ModelFile};
+use crate::plan::{Plan, Saved};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The model, a plain GGUF file.
+    src: PathBuf,
+    /// The file to write.
+    #[arg(short, long, value_name = "OUT.gguf")]
+    output: PathBuf,
+    #[command(flatten)]
+    what: What,
+    #[command(flatten)]
+    matching: MatchArgs,
+    /// Page size in bytes of the machines that will run the file.
+    #[arg(long, value_name = "BYTES", default_value = "4096",
+        value_parser = PossibleValuesParser::new(["4096", "16384", "65536"])
+            .map(|text| text.parse::<u64>().expect("one of the listed numbers")))]
+    page_size: u64,
+    /// Show what would be done and what it saves, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Replace the output if it exists.
+    #[arg(long)]
+    force: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// Let this share of the units, from 0 to 1, use another unit's weights.
+    #[arg(long, value_name = "A", value_parser = parse_ratio, allow_negative_numbers = true)]
+    ratio: Option<f64>,
+    /// Share only what is byte-equal; `expand` gives the source back exactly.
+    #[arg(long, conflicts_with = "function")]
+    lossless: bool,
+    /// Carry out a plan that `plan -o` has written.
+    #[arg(long, value_name = "PLAN.json", conflicts_with = "function")]
+    plan: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct ConvertResult {
+    source: FileSize,
+    output: FileSize,
+    page_size: u64,
+    dry_run: bool,
+    plan: Option<Plan>,
+    duplicates: DuplicateCount,
+    saved: Saved,
+}
+
+#[derive(Debug, Serialize)]
+struct FileSize {
+    path: String,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct DuplicateCount {
+    tensors: usize,
+    blocks: usize,
+    bytes: u64,
+}
+
+impl Args {
+    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let source = ModelFile::open_plain(&self.src)?;
+        let plan_file = self.what.plan.as_deref().map(open_plan).transpose()?;
+        let mut inputs = vec![source.file.id()];
+        inputs.extend(plan_file.as_ref().map(MappedFile::id));
+        if !self.dry_run {
+            AtomicFile::check(&self.output, self.force, &inputs)?;
+        }
+        let sharing = match &self.what {
+            _ if let Some(file) = &plan_file => Sharing::Plan(read_plan(file)?),
+            What {
+                ratio: Some(ratio), ..
+            } => Sharing::Plan(match_model(&source, self.matching.function, *ratio, out)?),
+            _ => Sharing::Lossless,
+        };
+        let prepared =
+            convert::prepare(&source, sharing, self.page_size).map_err(|e| self.name_plan(e))?;
+        if prepared.saved.file_bytes < 0 {
+            out.warning(&format!(
+                "the output is {} bytes larger than the source: too little is shared for pages of {} bytes",
+                -prepared.saved.file_bytes, self.page_size
+            ));
+        }
+        let mut result = ConvertResult::new(&source, &self.output, &prepared, self.page_size);
+        result.dry_run = self.dry_run;
+        if self.dry_run {
+            if let Some(plan) = &mut result.plan {
+                let digest = convert::digest_of(&source);
+                convert::check_source(plan, &source, &digest).map_err(|e| self.name_plan(e))?;
+                plan.source = digest;
+            }
+        } else {
+            let bar = out.bar("writing", prepared.output_bytes, true);
+            let digest = convert::write(
+                &source,
+                prepared.clone(),
+                &self.output,
+                self.force,
+                &|done| bar.set_position(done),
+            )
+            .map_err(|e| self.name_plan(e))?;
+            bar.finish_and_clear();
+            if let Some(plan) = &mut result.plan {
+                plan.source = digest;
+            }
+        }
+        out.result(&result, self.json, |result| match &result.plan {
+            Some(plan) => render(plan, &source, &prepared),
+            None => format!(
+                "{}: byte-equal tensors and head blocks are stored once\n{}",
+                source.path().display(),
+                render_saved(&source, &prepared)
+            ),
+        })?;
+        Ok(Exit::Done)
+    }
+
+    /// Names the plan file in errors that are about the plan.
+    fn name_plan(&self, error: ConvertError) -> anyhow::Error {
+        let about_plan = matches!(
+            error,
+            ConvertError::Plan(_) | ConvertError::WrongSource { .. }
+        );
+        match &self.what.plan {
+            Some(path) if about_plan => {
+                anyhow::Error::new(error).context(format!("{}", path.display()))
+            }
+            _ => error.into(),
+        }
+    }
+}
+
+impl ConvertResult {
+    fn new(source: &ModelFile, output: &Path, prepared: &Prepared, page_size: u64) -> Self {
+        Self {
+            source: FileSize {
+                path: source.path().display().to_string(),
+                bytes: source.len(),
+            },
+            output: FileSize {
+                path: output.display().to_string(),
+                bytes: prepared.output_bytes,
+            },
+            page_size,
+            dry_run: false,
+            plan: prepared.plan.clone(),
+            duplicates: DuplicateCount {
+                tensors: prepared.duplicates.tensors,
+                blocks: prepared.duplicates.blocks,
+                bytes: prepared.duplicates.bytes,
+            },
+            saved: prepared.saved,
+        }
+    }
+}
+
+/// A plan file, mapped as models are: never a pipe that blocks or a device
+/// that does not end.
+fn open_plan(path: &Path) -> Result<MappedFile, InputError> {
+    Ok(MappedFile::open(path)?)
+}
+
+fn read_plan(file: &MappedFile) -> anyhow::Result<Plan> {
+    Plan::from_json(file).with_context(|| format!("{}", file.path().display()))
+}

@@ -1,0 +1,122 @@
+//! How the program ends: exit status and error messages.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use headshare_stitch::FileError;
+
+use super::run::RunError;
+use crate::convert::ConvertError;
+use crate::input::InputError;
+use crate::model::ModelError;
+use crate::plan::PlanError;
+
+/// The exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed, for a reason that is none of the others.
+    Failed = 1,
+    /// Wrong usage.
+    Usage = 2,
+    /// A bad input file.
+    BadInput = 3,
+    /// A check did not hold.
+    CheckFailed = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        (exit as u8).into()
+    }
+}
+
+/// Prints `error` to stderr, with a hint where there is one, and returns its
+/// exit status.
+pub(super) fn report(error: &anyhow::Error) -> Exit {
+    let mut stderr = io::stderr().lock();
+    let _ = writeln!(stderr, "error: {}", message(error));
+    if let Some(hint) = error.chain().find_map(hint) {
+        let _ = writeln!(stderr, "hint: {}", printable(&hint));
+    }
+    error.chain().find_map(exit).unwrap_or(Exit::Failed)
+}
+
+/// The error and its causes in one line, each cause once: those that an
+/// error's own text ends with are not repeated.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text += ": ";
+            text += &cause;
+        }
+    }
+    printable(&text)
+}
+
+/// `text` with control characters escaped: paths may hold any, and a message
+/// stays one line.
+fn printable(text: &str) -> String {
+    text.chars().fold(String::new(), |mut line, c| {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+        line
+    })
+}
+
+fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(e) = cause.downcast_ref::<InputError>() {
+        e.hint().map(str::to_owned)
+    } else if let Some(e) = cause.downcast_ref::<FileError>() {
+        e.hint().map(str::to_owned)
+    } else if let Some(e) = cause.downcast_ref::<RunError>() {
+        e.hint().map(str::to_owned)
+    } else {
+        match cause.downcast_ref::<ConvertError>()? {
+            ConvertError::Input(e) => e.hint().map(str::to_owned),
+            ConvertError::File(e) => e.hint().map(str::to_owned),
+            ConvertError::Model { error, .. } => error.hint().map(str::to_owned),
+            ConvertError::WrongSource { .. } => {
+                Some("make a plan for this file: headshare-gguf plan FILE -o plan.json".to_owned())
+            }
+            ConvertError::Plan(_) => None,
+        }
+    }
+}
+
+fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    let of_file = |e: &FileError| match e {
+        FileError::SameFile { .. } | FileError::Exists { .. } => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    // Not there, a folder, a pipe, or not what it must be: a bad input file.
+    if cause.downcast_ref::<InputError>().is_some() {
+        return Some(Exit::BadInput);
+    }
+    if let Some(e) = cause.downcast_ref::<FileError>() {
+        return Some(of_file(e));
+    }
+    if cause.downcast_ref::<PlanError>().is_some() {
+        return Some(Exit::BadInput);
+    }
+    if let Some(e) = cause.downcast_ref::<RunError>() {
+        return Some(e.exit());
+    }
+    Some(match cause.downcast_ref::<ConvertError>()? {
+        ConvertError::Input(_) => Exit::BadInput,
+        ConvertError::File(e) => of_file(e),
+        ConvertError::Plan(_) | ConvertError::WrongSource { .. } => Exit::BadInput,
+        ConvertError::Model {
+            error: ModelError::Format(_),
+            ..
+        } => Exit::BadInput,
+        ConvertError::Model { .. } => Exit::Failed,
+    })
+}

@@ -1,0 +1,93 @@
+//! The command line: one file a subcommand, arguments in, a result struct out,
+//! rendered as text or as one JSON object.
+//!
+//! Results go to stdout, everything else to stderr. The exit status is
+//! [`Exit`]; scripts depend on it.
+
+mod convert;
+mod expand;
+mod failure;
+mod inspect;
+mod interrupt;
+mod output;
+mod plan;
+mod run;
+mod verify;
+
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+use clap::{Parser, Subcommand};
+
+pub use failure::Exit;
+use output::Output;
+
+/// Share attention heads of a GGUF model: each distinct weight block is stored
+/// once, and memory holds it once.
+#[derive(Debug, Parser)]
+#[command(name = "headshare-gguf", version, long_version = long_version(), max_term_width = 100)]
+struct Cli {
+    /// No progress bars and no remarks on stderr.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show which heads would share, and what that saves.
+    Plan(plan::Args),
+    /// Write a smaller file in which heads share their weights.
+    Convert(convert::Args),
+    /// Write the plain GGUF that a converted file stands for.
+    Expand(expand::Args),
+    /// Check a converted file against its digests and its source.
+    Verify(verify::Args),
+    /// Show what a GGUF file holds, and what it shares.
+    Inspect(inspect::Args),
+    /// Generate text with llama.cpp, from a plain or a converted file.
+    Run(run::Args),
+}
+
+fn long_version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        format!(
+            "{}\n{}",
+            env!("CARGO_PKG_VERSION"),
+            headshare_runtime::backend::llama_cpp_revision()
+        )
+    });
+    &VERSION
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are results; a reader that is gone is no error.
+            let _ = error.print();
+            return match error.exit_code() {
+                0 => Exit::Done,
+                _ => Exit::Usage,
+            }
+            .into();
+        }
+    };
+    interrupt::install();
+    let output = Output::new(cli.quiet);
+    let result = match cli.command {
+        Command::Plan(args) => args.run(&output),
+        Command::Convert(args) => args.run(&output),
+        Command::Expand(args) => args.run(&output),
+        Command::Verify(args) => args.run(&output),
+        Command::Inspect(args) => args.run(&output),
+        Command::Run(args) => args.run(&output),
+    };
+    match result {
+        Ok(exit) => exit,
+        Err(error) => failure::report(&error),
+    }
+    .into()
+}

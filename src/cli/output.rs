@@ -1,0 +1,122 @@
+//! Where results and progress go.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+/// Standard output for results, standard error for the rest.
+pub(super) struct Output {
+    quiet: bool,
+}
+
+impl Output {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { quiet }
+    }
+
+    /// Prints `result` as JSON, or as the text that `render` makes of it.
+    ///
+    /// A reader that is gone had enough: that is no error, and does not change
+    /// what the program found out.
+    pub(super) fn result<T: Serialize>(
+        &self,
+        result: &T,
+        json: bool,
+        render: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
+        let mut text = if json {
+            serde_json::to_string(result)?
+        } else {
+            render(result)
+        };
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        let mut stdout = io::stdout().lock();
+        match stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+        {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.context("standard output: cannot write"),
+        }
+    }
+
+    /// A remark for people, on stderr.
+    pub(super) fn remark(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    /// A warning, on stderr.
+    pub(super) fn warning(&self, text: &str) {
+        let _ = writeln!(io::stderr(), "warning: {text}");
+    }
+
+    /// A progress bar of `total` steps, on stderr if that is a terminal.
+    pub(super) fn bar(&self, what: &'static str, total: u64, bytes: bool) -> ProgressBar {
+        let target = if self.quiet || !io::stderr().is_terminal() {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr()
+        };
+        let template = if bytes {
+            "{prefix} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}"
+        } else {
+            "{prefix} [{bar:32}] {percent}% ETA {eta}"
+        };
+        let style = ProgressStyle::with_template(template).expect("the template is valid");
+        ProgressBar::with_draw_target(Some(total), target)
+            .with_style(style.progress_chars("=> "))
+            .with_prefix(what)
+    }
+}
+
+/// `n` with thin groups of three digits: `98,362,432`.
+pub(super) fn grouped(n: impl Into<i128>) -> String {
+    let n = n.into();
+    let digits = n.unsigned_abs().to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if n < 0 { format!("-{text}") } else { text }
+}
+
+/// `part` of `whole` in percent: `3.2%`.
+pub(super) fn percent(part: i64, whole: u64) -> String {
+    if whole == 0 {
+        return "0.0%".to_owned();
+    }
+    format!("{:.1}%", part as f64 * 100.0 / whole as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (n, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (-98_362_432, "-98,362,432"),
+        ] {
+            assert_eq!(grouped(n), text);
+        }
+    }
+
+    #[test]
+    fn percentages_have_one_digit() {
+        assert_eq!(percent(32, 1000), "3.2%");
+        assert_eq!(percent(-1, 100), "-1.0%");
+        assert_eq!(percent(1, 0), "0.0%");
+    }
+}

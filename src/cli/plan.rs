@@ -1,0 +1,179 @@
+//! `plan`: which heads would share, and what that saves.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use headshare_stitch::AtomicFile;
+
+use super::Exit;
+use super::output::{Output, grouped, percent};
+use crate::convert::{self, ConvertError, Prepared, Sharing};
+use crate::input::ModelFile;
+use crate::matching::{self, MatchFunction};
+use crate::model::WeightBlocks;
+use crate::plan::Plan;
+
+/// The page size that `plan` counts resident bytes for.
+const DEFAULT_PAGE: u64 = 4096;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The model, a plain GGUF file.
+    src: PathBuf,
+    #[command(flatten)]
+    matching: MatchArgs,
+    /// Share of the units that use another unit's weights, from 0 to 1.
+    #[arg(long, value_name = "A", default_value_t = 0.3, value_parser = parse_ratio,
+        allow_negative_numbers = true)]
+    ratio: f64,
+    /// Write the plan to this file, for `convert --plan`.
+    #[arg(short, long, value_name = "PLAN.json")]
+    output: Option<PathBuf>,
+    /// Replace the output if it exists.
+    #[arg(long)]
+    force: bool,
+    /// Print the plan as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct MatchArgs {
+    /// Which parts of two units are compared.
+    #[arg(long = "match", value_name = "FUNCTION", value_enum, default_value_t)]
+    pub(super) function: MatchFunction,
+}
+
+pub(super) fn parse_ratio(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        _ => Err("must be a number from 0 to 1".to_owned()),
+    }
+}
+
+impl Args {
+    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let source = ModelFile::open_plain(&self.src)?;
+        if let Some(path) = &self.output {
+            AtomicFile::check(path, self.force, &[source.file.id()])?;
+        }
+        let (plan, digest) = rayon::join(
+            || match_model(&source, self.matching.function, self.ratio, out),
+            || convert::digest_of(&source),
+        );
+        let mut plan = plan?;
+        plan.source = digest;
+        let prepared = convert::prepare(&source, Sharing::Plan(plan.clone()), DEFAULT_PAGE)?;
+        plan.saved = Some(prepared.saved);
+        if let Some(path) = &self.output {
+            let mut text = serde_json::to_string_pretty(&plan)?;
+            text.push('\n');
+            let file =
+                AtomicFile::create(path, text.len() as u64, self.force, &[source.file.id()])?;
+            file.write_at(0, text.as_bytes())?;
+            file.commit()?;
+        }
+        out.result(&plan, self.json, |plan| render(plan, &source, &prepared))?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Matches the units of `source` and makes the plan, its source's digest not
+/// known yet.
+pub(super) fn match_model(
+    source: &ModelFile,
+    function: MatchFunction,
+    ratio: f64,
+    out: &Output,
+) -> anyhow::Result<Plan> {
+    let map = convert::attention_map(source)?;
+    let blocks = WeightBlocks::new(&source.gguf, &source.file, &map).map_err(|error| {
+        ConvertError::Model {
+            path: source.path().to_owned(),
+            error,
+        }
+    })?;
+    let bar = out.bar("matching", 1000, false);
+    let matching = matching::match_units(&blocks, function, ratio, &|done| {
+        bar.set_position((done * 1000.0) as u64);
+    })
+    .with_context(|| format!("{}", source.path().display()))?;
+    bar.finish_and_clear();
+    let skipped = matching.skipped.len();
+    if skipped > 0 {
+        out.remark(&format!(
+            "note: {skipped} units have no earlier unit of the same types and shapes, and cannot share"
+        ));
+    }
+    if matching.aliases.len() < matching.requested {
+        out.remark(&format!(
+            "note: {} units were asked for, {} can share",
+            matching.requested,
+            matching.aliases.len()
+        ));
+    }
+    Ok(Plan::new(
+        convert::UNKNOWN_DIGEST.to_owned(),
+        function,
+        ratio,
+        &matching,
+    ))
+}
+
+/// What `plan` and `convert --dry-run` say about a plan and its savings.
+pub(super) fn render(plan: &Plan, source: &ModelFile, prepared: &Prepared) -> String {
+    let mut text = format!(
+        "{}: {} of {} units use another unit's weights (ratio {}, match {})\n",
+        source.path().display(),
+        plan.aliases.len(),
+        plan.units,
+        plan.ratio,
+        plan.function
+    );
+    text += &render_saved(source, prepared);
+    if !plan.aliases.is_empty() {
+        text += "\nlayer unit  donor: layer unit  best match: layer unit  parts  score\n";
+    }
+    for alias in &plan.aliases {
+        let parts: Vec<&str> = alias.parts.iter().map(|p| p.as_str()).collect();
+        text += &format!(
+            "{:5} {:4}         {:5} {:4}              {:5} {:4}  {:5}  {:.6}\n",
+            alias.layer,
+            alias.unit,
+            alias.donor_layer,
+            alias.donor_unit,
+            alias.matched_layer,
+            alias.matched_unit,
+            parts.join(","),
+            alias.score
+        );
+    }
+    text
+}
+
+/// The savings in words.
+pub(super) fn render_saved(source: &ModelFile, prepared: &Prepared) -> String {
+    let saved = prepared.saved;
+    let mut text = format!(
+        "file:     {} -> {} bytes, {} ({}) saved\n",
+        grouped(source.len()),
+        grouped(prepared.output_bytes),
+        grouped(saved.file_bytes),
+        percent(saved.file_bytes, source.len())
+    );
+    text += &format!(
+        "resident: {} bytes ({}) in pages that are in memory once\n",
+        grouped(saved.resident_bytes),
+        percent(saved.resident_bytes as i64, source.len())
+    );
+    let duplicates = &prepared.duplicates;
+    if !duplicates.shared.is_empty() {
+        text += &format!(
+            "exact duplicates: {} tensors, {} head blocks, {} bytes\n",
+            duplicates.tensors,
+            duplicates.blocks,
+            grouped(duplicates.bytes)
+        );
+    }
+    text
+}
