@@ -30,6 +30,8 @@ pub mod memory;
 pub mod model;
 pub mod quants;
 pub mod sampler;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub mod stitched;
 pub mod threads;
 pub mod utf8;
 pub mod vocab;

@@ -9,6 +9,10 @@ use std::ptr::NonNull;
 use ggml_sys as sys;
 
 use crate::backend::{self, BackendError};
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+use crate::memory::WeightRegions;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+use crate::stitched::{Backing, Shared, StitchError};
 use crate::vocab::Vocab;
 use crate::{guard, log};
 
@@ -66,6 +70,10 @@ pub enum ModelError {
         /// llama.cpp's own words.
         reason: String,
     },
+    /// A converted file cannot be loaded in place.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    #[error(transparent)]
+    Stitch(#[from] StitchError),
     /// The progress function stopped the loading.
     #[error("loading was interrupted")]
     Interrupted,
@@ -82,6 +90,9 @@ pub enum ModelError {
 /// A loaded model. Contexts share it through an [`std::sync::Arc`].
 pub struct Model {
     raw: NonNull<sys::llama_model>,
+    /// What the weights lie in; goes after `raw`, which `drop` frees first.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    backing: Option<Backing>,
 }
 
 // SAFETY: after loading, llama.cpp only reads a model, from any thread;
@@ -123,7 +134,7 @@ impl Model {
     /// What all ways of loading share: `open` is handed llama.cpp's parameters
     /// (and may complete them) and the place for the model. `path` is for
     /// messages only.
-    fn load_with(
+    pub(crate) fn load_with(
         path: &Path,
         params: &ModelParams,
         progress: Option<Progress<'_>>,
@@ -162,7 +173,11 @@ impl Model {
             resume_unwind(panic);
         }
         match (opened, NonNull::new(raw)) {
-            (Ok(()), Some(raw)) => Ok(Self { raw }),
+            (Ok(()), Some(raw)) => Ok(Self {
+                raw,
+                #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+                backing: None,
+            }),
             (Ok(()), None) if watch.stopped => Err(ModelError::Interrupted),
             (opened, _) => Err(ModelError::Load {
                 path: path.to_owned(),
@@ -172,6 +187,28 @@ impl Model {
                         .unwrap_or_else(|| "llama.cpp gives no reason".into()),
                 },
             }),
+        }
+    }
+
+    /// Keeps what the weights lie in as long as the model.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    pub(crate) fn keep(&mut self, backing: Backing) {
+        self.backing = Some(backing);
+    }
+
+    /// What became of the weights that are used more than once; `None` for
+    /// models loaded by [`load`](Self::load).
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    pub fn shared(&self) -> Option<&Shared> {
+        self.backing.as_ref().map(Backing::shared)
+    }
+
+    /// Adds the addresses of the weights, as far as they are not llama.cpp's
+    /// own buffers, to `regions`.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    pub fn add_weight_regions(&self, regions: &mut WeightRegions) {
+        for range in self.backing.iter().flat_map(Backing::ranges) {
+            regions.add(range);
         }
     }
 
