@@ -374,19 +374,29 @@ impl Args {
             Generator::new(context, sampler, prompt, n_predict).map_err(from_generate)?;
         let mut stream = Utf8Stream::new();
         let mut stdout = io::stdout().lock();
-        let mut show = |piece: &str| -> io::Result<()> {
+        // False when the reader is gone, who then had enough.
+        let mut show = |piece: &str| -> anyhow::Result<bool> {
             if self.json || piece.is_empty() {
-                return Ok(());
+                return Ok(true);
             }
-            stdout.write_all(piece.as_bytes())?;
-            stdout.flush()
+            match stdout
+                .write_all(piece.as_bytes())
+                .and_then(|()| stdout.flush())
+            {
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+                result => result
+                    .map(|()| true)
+                    .context("standard output: cannot write"),
+            }
         };
         let (mut tokens, mut text) = (Vec::new(), String::new());
         while let Some(token) = generator.next_token().map_err(from_generate)? {
             tokens.push(token);
             let piece = stream.push(&generator.piece(token).map_err(from_generate)?);
-            show(&piece)?;
             text += &piece;
+            if !show(&piece)? {
+                break;
+            }
         }
         let mut rest = stream.finish();
         text += &rest;
@@ -397,7 +407,7 @@ impl Args {
         Ok(Done {
             text,
             tokens,
-            stop: generator.stop_reason().unwrap_or(StopReason::Limit),
+            stop: generator.stop_reason().unwrap_or(StopReason::Interrupted),
             timings: generator.timings(),
         })
     }
