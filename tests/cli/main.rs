@@ -9,6 +9,11 @@ mod support;
 mod oracle;
 mod raw;
 
+mod bad_files;
+mod bad_input;
+mod bad_tables;
+mod plan_files;
 mod ratio;
 mod round_trip;
 mod same_plan;
+mod verify;
