@@ -184,16 +184,15 @@ fn load(
 ) -> anyhow::Result<Loaded> {
     let file = ModelFile::open(path)?;
     let params = ModelParams::default();
-    let before = memory::Before::now();
     let sharing = match (&file.table, how) {
         (Some(table), Resolve::Expand) => {
             let scratch = convert::expand_to_scratch(&file, table)?;
             let model = Model::load(scratch.path(), &params, Some(progress)).map_err(from_model)?;
             return Ok(Loaded {
+                weights: model.weight_regions(),
                 model,
                 resolve: "expand",
                 shared_bytes: 0,
-                weights: before.additions(),
                 _scratch: Some(scratch),
             });
         }
@@ -208,8 +207,7 @@ fn load(
     };
     let model = Model::load_stitched(&source, sharing, drop_pages, &params, Some(progress))
         .map_err(from_model)?;
-    let mut weights = before.additions();
-    model.add_weight_regions(&mut weights);
+    let weights = model.weight_regions();
     let shared = model.shared().cloned().unwrap_or_default();
     if shared.given_up_bytes > 0 {
         out.warning(&format!(

@@ -91,6 +91,7 @@ impl StitchedMapping {
                     file.file(),
                     run.physical,
                     run.len as usize,
+                    false,
                 )
                 .map_err(refused())?;
         }

@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
 use libc::{FILE, off_t, size_t};
 
+use crate::recorder;
+
 /// Models that can be loaded this way at a time.
 const SLOTS: usize = 64;
 
@@ -144,7 +146,12 @@ unsafe extern "C" fn mmap(
         }
     }
     // SAFETY: the caller's arguments, passed on; a `long` holds a pointer.
-    unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) as *mut c_void }
+    let mapped = unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) }
+        as *mut c_void;
+    if fd >= 0 && mapped != libc::MAP_FAILED {
+        recorder::note(mapped, len);
+    }
+    mapped
 }
 
 /// `mmap64`: the same, offsets have 64 bits here anyway.
