@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use headshare_stitch::FileError;
 
 use crate::convert::ConvertError;
+#[cfg(target_os = "linux")]
+use crate::exec::ExecError;
 use crate::input::InputError;
 use crate::model::ModelError;
 use crate::plan::PlanError;
@@ -50,6 +52,10 @@ pub(super) fn report(error: &anyhow::Error) -> Exit {
 }
 
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    #[cfg(target_os = "linux")]
+    if let Some(e) = cause.downcast_ref::<ExecError>() {
+        return e.hint().map(str::to_owned);
+    }
     if let Some(e) = cause.downcast_ref::<InputError>() {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<FileError>() {
@@ -77,6 +83,10 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         InputError::File(e) => of_file(e),
     };
     if let Some(e) = cause.downcast_ref::<InputError>() {
+        return Some(of_input(e));
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(ExecError::Input(e)) = cause.downcast_ref::<ExecError>() {
         return Some(of_input(e));
     }
     if let Some(e) = cause.downcast_ref::<FileError>() {

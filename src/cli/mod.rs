@@ -5,6 +5,8 @@
 //! [`Exit`]; scripts depend on it.
 
 mod convert;
+#[cfg(target_os = "linux")]
+mod exec;
 mod expand;
 mod failure;
 mod inspect;
@@ -44,6 +46,10 @@ enum Command {
     Verify(verify::Args),
     /// Show what a GGUF file holds, and what it shares.
     Inspect(inspect::Args),
+    /// Run a llama.cpp program so that it can read converted files, with each
+    /// shared block in memory once.
+    #[cfg(target_os = "linux")]
+    Exec(exec::Args),
 }
 
 fn long_version() -> &'static str {
@@ -79,6 +85,8 @@ pub fn main() -> ExitCode {
         Command::Expand(args) => args.run(&output),
         Command::Verify(args) => args.run(&output),
         Command::Inspect(args) => args.run(&output),
+        #[cfg(target_os = "linux")]
+        Command::Exec(args) => args.run(&output),
     };
     match result {
         Ok(exit) => exit,
