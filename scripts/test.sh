@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
 setup_build_tools
+./scripts/fetch-models.sh
 cargo fmt --all --check
+cargo build --release --workspace
 cargo clippy --release --workspace --all-targets -- -D warnings
 cargo test --release --workspace

@@ -139,11 +139,27 @@ impl Plan {
     /// # Errors
     /// When it is no JSON of this form, or of another version.
     pub fn from_json(text: &[u8]) -> Result<Self, PlanError> {
-        let plan: Self = serde_json::from_slice(text)?;
-        if plan.version != VERSION {
+        /// The one field that every version has.
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        // First, so that a newer plan is not called malformed.
+        let Versioned { version } = serde_json::from_slice(text)?;
+        if version != VERSION {
             return Err(field(
                 "version",
-                format!("{} is unknown; {VERSION} is", plan.version),
+                format!("{version} is unknown; this program reads version {VERSION}"),
+            ));
+        }
+        let plan: Self = serde_json::from_slice(text)?;
+        if !is_digest(&plan.source) {
+            return Err(field(
+                "source",
+                format!(
+                    "{:?} is no digest (\"blake3:\" and 64 hexadecimal digits)",
+                    plan.source
+                ),
             ));
         }
         Ok(plan)
@@ -239,6 +255,15 @@ fn kind(map: &AttentionMap, unit: UnitId, part: Part) -> Option<(GgmlType, u64, 
     let tensor = map.layer(unit.layer)?.tensor(part);
     let rows = map.block(unit, part)?;
     Some((tensor.ggml_type, tensor.row_elems, rows.len))
+}
+
+/// Whether `text` is the digest of a file. Zeros are none: they stand for a
+/// digest that is not known yet.
+fn is_digest(text: &str) -> bool {
+    let hex = text.strip_prefix("blake3:").unwrap_or("");
+    hex.len() == 64
+        && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        && hex.bytes().any(|b| b != b'0')
 }
 
 fn field(field: impl Into<String>, problem: impl Into<String>) -> PlanError {

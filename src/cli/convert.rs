@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
-use headshare_stitch::AtomicFile;
+use headshare_stitch::{AtomicFile, MappedFile};
 use serde::Serialize;
 
 use super::Exit;
 use super::output::Output;
 use super::plan::{MatchArgs, match_model, parse_ratio, render, render_saved};
 use crate::convert::{self, ConvertError, Prepared, Sharing};
-use crate::input::ModelFile;
+use crate::input::{InputError, ModelFile};
 use crate::plan::{Plan, Saved};
 
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,7 @@ pub(super) struct Args {
 #[group(required = true, multiple = false)]
 struct What {
     /// Let this share of the units, from 0 to 1, use another unit's weights.
-    #[arg(long, value_name = "A", value_parser = parse_ratio)]
+    #[arg(long, value_name = "A", value_parser = parse_ratio, allow_negative_numbers = true)]
     ratio: Option<f64>,
     /// Share only what is byte-equal; `expand` gives the source back exactly.
     #[arg(long, conflicts_with = "function")]
@@ -83,13 +83,14 @@ struct DuplicateCount {
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
         let source = ModelFile::open_plain(&self.src)?;
+        let plan_file = self.what.plan.as_deref().map(open_plan).transpose()?;
+        let mut inputs = vec![source.file.id()];
+        inputs.extend(plan_file.as_ref().map(MappedFile::id));
         if !self.dry_run {
-            AtomicFile::check(&self.output, self.force, &[source.file.id()])?;
+            AtomicFile::check(&self.output, self.force, &inputs)?;
         }
         let sharing = match &self.what {
-            What {
-                plan: Some(path), ..
-            } => Sharing::Plan(read_plan(path)?),
+            _ if let Some(file) = &plan_file => Sharing::Plan(read_plan(file)?),
             What {
                 ratio: Some(ratio), ..
             } => Sharing::Plan(match_model(&source, self.matching.function, *ratio, out)?),
@@ -106,10 +107,10 @@ impl Args {
         let mut result = ConvertResult::new(&source, &self.output, &prepared, self.page_size);
         result.dry_run = self.dry_run;
         if self.dry_run {
-            if let Some(plan) = &mut result.plan
-                && plan.source == convert::UNKNOWN_DIGEST
-            {
-                plan.source = convert::digest_of(&source);
+            if let Some(plan) = &mut result.plan {
+                let digest = convert::digest_of(&source);
+                convert::check_source(plan, &source, &digest).map_err(|e| self.name_plan(e))?;
+                plan.source = digest;
             }
         } else {
             let bar = out.bar("writing", prepared.output_bytes, true);
@@ -176,7 +177,12 @@ impl ConvertResult {
     }
 }
 
-fn read_plan(path: &Path) -> anyhow::Result<Plan> {
-    let text = std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
-    Plan::from_json(&text).with_context(|| format!("{}", path.display()))
+/// A plan file, mapped as models are: never a pipe that blocks or a device
+/// that does not end.
+fn open_plan(path: &Path) -> Result<MappedFile, InputError> {
+    Ok(MappedFile::open(path)?)
+}
+
+fn read_plan(file: &MappedFile) -> anyhow::Result<Plan> {
+    Plan::from_json(file).with_context(|| format!("{}", file.path().display()))
 }

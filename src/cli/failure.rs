@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use headshare_stitch::FileError;
 
+use super::run::RunError;
 use crate::convert::ConvertError;
 #[cfg(target_os = "linux")]
 use crate::exec::ExecError;
@@ -34,21 +35,42 @@ impl From<Exit> for ExitCode {
 }
 
 /// Prints `error` to stderr, with a hint where there is one, and returns its
-/// exit status. A closed stdout is success: the reader had enough.
+/// exit status.
 pub(super) fn report(error: &anyhow::Error) -> Exit {
-    let broken_pipe = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe);
-    if broken_pipe {
-        return Exit::Done;
-    }
     let mut stderr = io::stderr().lock();
-    let _ = writeln!(stderr, "error: {error:#}");
+    let _ = writeln!(stderr, "error: {}", message(error));
     if let Some(hint) = error.chain().find_map(hint) {
-        let _ = writeln!(stderr, "hint: {hint}");
+        let _ = writeln!(stderr, "hint: {}", printable(&hint));
     }
     error.chain().find_map(exit).unwrap_or(Exit::Failed)
+}
+
+/// The error and its causes in one line, each cause once: those that an
+/// error's own text ends with are not repeated.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text += ": ";
+            text += &cause;
+        }
+    }
+    printable(&text)
+}
+
+/// `text` with control characters escaped: paths may hold any, and a message
+/// stays one line.
+fn printable(text: &str) -> String {
+    text.chars().fold(String::new(), |mut line, c| {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+        line
+    })
 }
 
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
@@ -59,6 +81,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(e) = cause.downcast_ref::<InputError>() {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<FileError>() {
+        e.hint().map(str::to_owned)
+    } else if let Some(e) = cause.downcast_ref::<RunError>() {
         e.hint().map(str::to_owned)
     } else {
         match cause.downcast_ref::<ConvertError>()? {
@@ -78,12 +102,9 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         FileError::SameFile { .. } | FileError::Exists { .. } => Exit::Usage,
         _ => Exit::Failed,
     };
-    let of_input = |e: &InputError| match e {
-        InputError::Content { .. } => Exit::BadInput,
-        InputError::File(e) => of_file(e),
-    };
-    if let Some(e) = cause.downcast_ref::<InputError>() {
-        return Some(of_input(e));
+    // Not there, a folder, a pipe, or not what it must be: a bad input file.
+    if cause.downcast_ref::<InputError>().is_some() {
+        return Some(Exit::BadInput);
     }
     #[cfg(target_os = "linux")]
     if let Some(ExecError::Input(e)) = cause.downcast_ref::<ExecError>() {
@@ -95,8 +116,11 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.downcast_ref::<PlanError>().is_some() {
         return Some(Exit::BadInput);
     }
+    if let Some(e) = cause.downcast_ref::<RunError>() {
+        return Some(e.exit());
+    }
     Some(match cause.downcast_ref::<ConvertError>()? {
-        ConvertError::Input(e) => of_input(e),
+        ConvertError::Input(_) => Exit::BadInput,
         ConvertError::File(e) => of_file(e),
         ConvertError::Plan(_) | ConvertError::WrongSource { .. } => Exit::BadInput,
         ConvertError::Model {
@@ -105,14 +129,4 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         } => Exit::BadInput,
         ConvertError::Model { .. } => Exit::Failed,
     })
-}
-
-/// Removes temporary output files when the process is told to end. Only file
-/// systems without unnamed files have any.
-pub(super) fn remove_temporary_files_on_signals() {
-    // Without a handler the signals still end the process.
-    let _ = ctrlc::set_handler(|| {
-        headshare_stitch::remove_temporary_files();
-        std::process::exit(130);
-    });
 }

@@ -88,7 +88,11 @@ fn render_sharing(s: &SharingInspection) -> String {
             layer
                 .layer
                 .map_or_else(|| "-".to_owned(), |l| l.to_string()),
-            layer.aliases,
+            // Lossless files share tensors and blocks, not units.
+            match s.plan {
+                Some(_) => layer.aliases.to_string(),
+                None => "-".to_owned(),
+            },
             grouped(layer.shared_bytes),
             percent(layer.shared_bytes as i64, layer.bytes)
         );

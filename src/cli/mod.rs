@@ -10,8 +10,10 @@ mod exec;
 mod expand;
 mod failure;
 mod inspect;
+mod interrupt;
 mod output;
 mod plan;
+mod run;
 mod verify;
 
 use std::process::ExitCode;
@@ -46,6 +48,8 @@ enum Command {
     Verify(verify::Args),
     /// Show what a GGUF file holds, and what it shares.
     Inspect(inspect::Args),
+    /// Generate text with llama.cpp, from a plain or a converted file.
+    Run(run::Args),
     /// Run a llama.cpp program so that it can read converted files, with each
     /// shared block in memory once.
     #[cfg(target_os = "linux")]
@@ -77,7 +81,7 @@ pub fn main() -> ExitCode {
             .into();
         }
     };
-    failure::remove_temporary_files_on_signals();
+    interrupt::install();
     let output = Output::new(cli.quiet);
     let result = match cli.command {
         Command::Plan(args) => args.run(&output),
@@ -85,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Expand(args) => args.run(&output),
         Command::Verify(args) => args.run(&output),
         Command::Inspect(args) => args.run(&output),
+        Command::Run(args) => args.run(&output),
         #[cfg(target_os = "linux")]
         Command::Exec(args) => args.run(&output),
     };

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -16,6 +17,9 @@ impl Output {
     }
 
     /// Prints `result` as JSON, or as the text that `render` makes of it.
+    ///
+    /// A reader that is gone had enough: that is no error, and does not change
+    /// what the program found out.
     pub(super) fn result<T: Serialize>(
         &self,
         result: &T,
@@ -31,9 +35,13 @@ impl Output {
             text.push('\n');
         }
         let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes())?;
-        stdout.flush()?;
-        Ok(())
+        match stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+        {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.context("standard output: cannot write"),
+        }
     }
 
     /// A remark for people, on stderr.

@@ -23,7 +23,8 @@ pub(super) struct Args {
     #[command(flatten)]
     matching: MatchArgs,
     /// Share of the units that use another unit's weights, from 0 to 1.
-    #[arg(long, value_name = "A", default_value_t = 0.3, value_parser = parse_ratio)]
+    #[arg(long, value_name = "A", default_value_t = 0.3, value_parser = parse_ratio,
+        allow_negative_numbers = true)]
     ratio: f64,
     /// Write the plan to this file, for `convert --plan`.
     #[arg(short, long, value_name = "PLAN.json")]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use headshare_format::alias::AliasTable;
 use headshare_format::{ExtentSource, LogicalLayout, VirtualGguf};
-use headshare_stitch::AtomicFile;
+use headshare_stitch::{AtomicFile, FileError, ScratchFile};
 
 use super::ConvertError;
 use super::write::for_chunks;
@@ -35,19 +35,44 @@ pub fn expand(
 ) -> Result<u64, ConvertError> {
     let view = source_view(file, table)?;
     let output = AtomicFile::create(out, view.len(), force, &[file.file.id()])?;
+    write_view(file, &view, |at, bytes| {
+        progress(at);
+        output.write_at(at, bytes)
+    })?;
+    output.commit()?;
+    Ok(view.len())
+}
+
+/// Writes the same to a file without a name, for a program to load.
+///
+/// # Errors
+/// When the folder for temporary files cannot take it.
+pub fn expand_to_scratch(
+    file: &ModelFile,
+    table: &AliasTable,
+) -> Result<ScratchFile, ConvertError> {
+    let view = source_view(file, table)?;
+    let scratch = ScratchFile::create(view.len())?;
+    write_view(file, &view, |at, bytes| scratch.write_at(at, bytes))?;
+    Ok(scratch)
+}
+
+/// Hands the bytes of `view` to `write`, with their offsets, but for zeros: a
+/// new file has those already.
+fn write_view(
+    file: &ModelFile,
+    view: &VirtualGguf,
+    mut write: impl FnMut(u64, &[u8]) -> Result<(), FileError>,
+) -> Result<(), FileError> {
     for extent in view.extents() {
         match extent.source {
-            ExtentSource::Header => output.write_at(extent.offset, view.header())?,
-            ExtentSource::Zero => {} // a new file's bytes are zero
+            ExtentSource::Header => write(extent.offset, view.header())?,
+            ExtentSource::Zero => {}
             ExtentSource::Physical(start) => for_chunks(start..start + extent.len, |range| {
-                let at = extent.offset + (range.start - start);
                 file.file.will_read(range.clone());
-                output.write_at(at, file.bytes(range))?;
-                progress(at);
-                Ok::<(), ConvertError>(())
+                write(extent.offset + (range.start - start), file.bytes(range))
             })?,
         }
     }
-    output.commit()?;
-    Ok(view.len())
+    Ok(())
 }

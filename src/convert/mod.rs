@@ -19,9 +19,9 @@ use headshare_format::{FormatError, Gguf, LogicalLayout, VirtualGguf};
 use headshare_stitch::FileError;
 
 pub use duplicates::Duplicates;
-pub use expand::{expand, source_view};
+pub use expand::{expand, expand_to_scratch, source_view};
 pub use verify::{Finding, Report, verify};
-pub use write::{digest_of, write};
+pub use write::{check_source, digest_of, write};
 
 use crate::input::{InputError, ModelFile};
 use crate::model::{AttentionMap, ModelError, RowsRange};

@@ -1,12 +1,12 @@
 //! Holds a converted file against its digests, and against its source.
 
 use headshare_format::alias::{self, AliasTable, POOL, format_digest};
-use headshare_format::{ExtentSource, Gguf, VirtualGguf};
+use headshare_format::{ExtentSource, FormatError, Gguf, VirtualGguf};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::source_view;
 use super::write::{digest_of, digest_stored, for_chunks};
-use super::{ConvertError, source_view};
 use crate::input::{InputError, ModelFile};
 use crate::model::AttentionMap;
 use crate::plan::Plan;
@@ -46,7 +46,7 @@ pub fn verify(
     file: &ModelFile,
     table: &AliasTable,
     source: Option<&ModelFile>,
-) -> Result<Report, ConvertError> {
+) -> Result<Report, InputError> {
     let mut findings = check_digests(file, table)?;
     let view = source_view(file, table)?;
     if table.provenance.lossless {
@@ -91,7 +91,31 @@ fn check_digests(file: &ModelFile, table: &AliasTable) -> Result<Vec<Finding>, I
     if !pool_gaps_are_zero(file, table) {
         findings.push(finding(POOL, "bytes between its blocks are not zero"));
     }
+    findings.extend(check_padding(file));
     Ok(findings)
+}
+
+/// What belongs to no stored tensor, and so to no digest: zeros up to the next
+/// page, and nothing at the end.
+fn check_padding(file: &ModelFile) -> Vec<Finding> {
+    // Without tensors the header is padded all the same.
+    let end = file.gguf.data_end().max(file.gguf.data_offset);
+    let mut findings: Vec<Finding> = file
+        .gguf
+        .filler_ranges()
+        .into_iter()
+        .filter(|range| range.start < end)
+        .filter(|range| file.bytes(range.clone()).iter().any(|&b| b != 0))
+        .map(|range| {
+            let problem = format!("bytes {} to {} are not zero", range.start, range.end - 1);
+            finding("padding", problem)
+        })
+        .collect();
+    if file.len() > end {
+        let problem = format!("{} bytes follow the last tensor", file.len() - end);
+        findings.push(finding("end of file", problem));
+    }
+    findings
 }
 
 fn pool_gaps_are_zero(file: &ModelFile, table: &AliasTable) -> bool {
@@ -158,21 +182,22 @@ fn plan_shares(
     file: &ModelFile,
     table: &AliasTable,
     view: &VirtualGguf,
-) -> Result<Vec<Share>, ConvertError> {
+) -> Result<Vec<Share>, InputError> {
     let Some(json) = &table.provenance.plan else {
         return Ok(Vec::new());
     };
-    let plan = Plan::from_json(json.as_bytes())?;
+    // The plan is part of the file: what is wrong with it is wrong with the file.
+    let bad_plan = |problem: String| {
+        InputError::content(file.path())(FormatError::key(alias::keys::PLAN, problem))
+    };
+    let plan = Plan::from_json(json.as_bytes()).map_err(|e| bad_plan(e.to_string()))?;
     if plan.aliases.is_empty() {
         return Ok(Vec::new());
     }
     let logical =
         Gguf::parse_header(view.header(), view.len()).map_err(InputError::content(file.path()))?;
-    let map = AttentionMap::of(&logical).map_err(|error| ConvertError::Model {
-        path: file.path().to_owned(),
-        error,
-    })?;
-    plan.check(&map)?;
+    let map = AttentionMap::of(&logical).map_err(|e| bad_plan(e.to_string()))?;
+    plan.check(&map).map_err(|e| bad_plan(e.to_string()))?;
     let mut shares: Vec<Share> = plan
         .shared_rows(&map)
         .map(|(alias, donor)| Share {

@@ -10,6 +10,7 @@ use headshare_stitch::{AtomicFile, FileError};
 
 use super::{ConvertError, Prepared, UNKNOWN_DIGEST};
 use crate::input::ModelFile;
+use crate::plan::Plan;
 
 /// Bytes handed to the kernel, and to the hasher, at a time.
 const CHUNK: u64 = 8 << 20;
@@ -37,13 +38,7 @@ pub fn write(
     );
     let stored = stored?;
     if let Some(plan) = &mut prepared.plan {
-        if plan.source != UNKNOWN_DIGEST && plan.source != source_digest {
-            return Err(ConvertError::WrongSource {
-                path: source.path().to_owned(),
-                expected: plan.source.clone(),
-                actual: source_digest,
-            });
-        }
+        check_source(plan, source, &source_digest)?;
         plan.source.clone_from(&source_digest);
         prepared.layout.table.provenance.plan = Some(plan.to_json());
     }
@@ -67,6 +62,21 @@ pub fn write(
     output.write_at(0, &header)?;
     output.commit()?;
     Ok(source_digest)
+}
+
+/// Checks that `plan` was made for `source`, whose digest is `digest`.
+///
+/// # Errors
+/// When it was made for another file.
+pub fn check_source(plan: &Plan, source: &ModelFile, digest: &str) -> Result<(), ConvertError> {
+    if plan.source == UNKNOWN_DIGEST || plan.source == digest {
+        return Ok(());
+    }
+    Err(ConvertError::WrongSource {
+        path: source.path().to_owned(),
+        expected: plan.source.clone(),
+        actual: digest.to_owned(),
+    })
 }
 
 /// The digest of a whole file, as plans and tables state it.

@@ -43,7 +43,7 @@ pub enum ModelError {
     Converted,
     /// The table has no such architecture.
     #[error(
-        "architecture {0:?} is not one that this version knows, so it cannot tell where the heads are; --lossless works all the same"
+        "architecture {0:?} is not one that this version knows, so it cannot tell where the heads are"
     )]
     UnknownArchitecture(String),
     /// The architecture, or something in this file, stands against it.
@@ -65,11 +65,10 @@ impl ModelError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::NotAModel(_) | Self::NotShareable { .. } => {
+            Self::NotAModel(_) | Self::NotShareable { .. } | Self::UnknownArchitecture(_) => {
                 Some("--lossless needs no knowledge of heads and works for this file")
             }
             Self::Converted => Some("turn it back first: headshare-gguf expand FILE -o OUT"),
-            Self::UnknownArchitecture(_) => None,
             Self::Format(error) => error.hint.as_deref(),
         }
     }

@@ -14,6 +14,7 @@ use std::sync::Mutex;
 
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+use rustix::process::Resource;
 
 use crate::map::require_regular;
 use crate::{FileError, FileId};
@@ -91,6 +92,11 @@ impl AtomicFile {
     }
 
     fn reserve(&self, len: u64) -> Result<(), FileError> {
+        // Writing past the process's limit would end it with a signal.
+        let limit = rustix::process::getrlimit(Resource::Fsize).current;
+        if limit.is_some_and(|limit| len > limit) {
+            return Err(self.write_error(len, Errno::FBIG.into()));
+        }
         if len > 0 {
             match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
                 Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
@@ -151,21 +157,7 @@ impl AtomicFile {
     }
 
     fn write_error(&self, needed: u64, source: io::Error) -> FileError {
-        let path = self.target.clone();
-        match source.kind() {
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => FileError::NoSpace {
-                path,
-                needed,
-                source,
-            },
-            _ => FileError::Io {
-                path,
-                action: "write",
-                source,
-            },
-        }
+        FileError::write(&self.target, needed, source)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Errors about files: which one, what was tried, and what helps.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Something about a file keeps the program from going on.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,25 @@ impl FileError {
             path,
             action,
             source,
+        }
+    }
+
+    /// An error of writing `needed` bytes or more to `path`.
+    pub(crate) fn write(path: &Path, needed: u64, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Self::NoSpace {
+                path,
+                needed,
+                source,
+            },
+            _ => Self::Io {
+                path,
+                action: "write",
+                source,
+            },
         }
     }
 

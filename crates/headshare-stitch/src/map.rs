@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use memmap2::{Advice, Mmap, MmapOptions};
 
 use crate::FileError;
+use crate::sigbus::Watch;
 
 /// Device and inode: the same for every path to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,7 +28,8 @@ impl FileId {
 
 /// A regular file, mapped read-only in whole; derefs to its bytes.
 ///
-/// A file that someone truncates while it is mapped raises SIGBUS on access.
+/// A file that someone truncates while it is mapped ends the program on access,
+/// with a message that names it.
 /// Replacing it by rename, as [`AtomicFile`](crate::AtomicFile) does, is
 /// harmless: the mapping keeps the old file.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct MappedFile {
     path: PathBuf,
     file: File,
     id: FileId,
+    /// Before the map: nobody watches addresses that are not mapped any more.
+    _watch: Option<Watch>,
     map: Option<Mmap>,
 }
 
@@ -62,8 +66,13 @@ impl MappedFile {
             let map = unsafe { MmapOptions::new().map(&file) };
             Some(map.map_err(FileError::io(&path, "map"))?)
         };
+        let watch = map.as_ref().map(|map| {
+            let range = map.as_ptr_range();
+            Watch::new(range.start as usize..range.end as usize, &path)
+        });
         Ok(Self {
             path,
+            _watch: watch,
             id: FileId::of(&metadata),
             file,
             map,

@@ -33,12 +33,13 @@ fn architectures_that_are_not_shareable() {
 #[test]
 fn unknown_architecture() {
     for name in ["llama9", "", "(unknown)", "LLAMA"] {
-        let text = Model::new(name, 1, 32).refusal();
+        let error = Model::new(name, 1, 32).map().expect_err(name);
+        let text = error.to_string();
         assert!(
             text.contains(&format!("architecture {name:?} is not one")),
             "{text}"
         );
-        assert!(text.contains("--lossless works"), "{text}");
+        assert!(error.hint().unwrap().contains("--lossless"));
     }
 }
 

@@ -5,6 +5,7 @@
 //! rules are numbered in `docs/FORMAT.md`.
 
 mod encode;
+mod fields;
 mod read;
 
 pub use encode::{Digests, METADATA_DIGEST_HEX_LEN, format_digest};
@@ -138,33 +139,82 @@ impl AliasTable {
         &self.segments[start..end]
     }
 
-    /// For each logical tensor, how many of its bytes are stored where bytes
-    /// of a tensor that is earlier in `order` (or earlier bytes of itself) are.
-    pub fn shared_bytes(&self, order: impl IntoIterator<Item = u32>) -> Vec<u64> {
-        let mut shared = vec![0; self.tensors.len()];
-        // Per stored tensor: disjoint covered ranges, start -> end.
-        let mut covered: HashMap<u32, BTreeMap<u64, u64>> = HashMap::new();
+    /// The logical ranges that are stored where bytes of a tensor that is
+    /// earlier in `order` (or earlier bytes of the same tensor) are; in that
+    /// order, each with the earlier range. That one is never an alias itself.
+    pub fn shared_ranges(&self, order: impl IntoIterator<Item = u32>) -> Vec<SharedRange> {
+        let mut shared = Vec::new();
+        // Per stored tensor: disjoint ranges by their start, with their end and
+        // the logical bytes that came first.
+        let mut owned: HashMap<u32, BTreeMap<u64, (u64, LogicalPlace)>> = HashMap::new();
         for s in order.into_iter().flat_map(|t| self.segments_of(t)) {
-            let ranges = covered.entry(s.stored).or_default();
-            let (mut start, mut end) = (s.stored_offset, s.stored_offset + s.len);
-            let touching: Vec<(u64, u64)> = ranges
-                .range(..end)
-                .rev()
-                .take_while(|(_, e)| **e > start)
-                .map(|(a, b)| (*a, *b))
-                .collect();
-            let mut overlap = 0;
-            for (a, b) in touching {
-                overlap += b.min(s.stored_offset + s.len) - a.max(s.stored_offset);
-                ranges.remove(&a);
-                start = start.min(a);
-                end = end.max(b);
+            let owners = owned.entry(s.stored).or_default();
+            let place = |at: u64| LogicalPlace {
+                tensor: s.tensor,
+                offset: s.offset + (at - s.stored_offset),
+            };
+            let end = s.stored_offset + s.len;
+            let before = owners.range(..=s.stored_offset).next_back();
+            let first = before.map_or(s.stored_offset, |(&start, _)| start);
+            let mut at = s.stored_offset;
+            let mut new = Vec::new();
+            for (&start, &(owner_end, owner)) in owners.range(first..end) {
+                if owner_end <= at {
+                    continue;
+                }
+                if at < start {
+                    new.push((at, (start, place(at))));
+                    at = start;
+                }
+                let until = owner_end.min(end);
+                shared.push(SharedRange {
+                    alias: place(at),
+                    donor: LogicalPlace {
+                        tensor: owner.tensor,
+                        offset: owner.offset + (at - start),
+                    },
+                    len: until - at,
+                });
+                at = until;
             }
-            ranges.insert(start, end);
-            shared[s.tensor as usize] += overlap;
+            if at < end {
+                new.push((at, (end, place(at))));
+            }
+            owners.extend(new);
         }
         shared
     }
+
+    /// For each logical tensor, how many of its bytes are in
+    /// [`shared_ranges`](Self::shared_ranges).
+    pub fn shared_bytes(&self, order: impl IntoIterator<Item = u32>) -> Vec<u64> {
+        let mut shared = vec![0; self.tensors.len()];
+        for range in self.shared_ranges(order) {
+            shared[range.alias.tensor as usize] += range.len;
+        }
+        shared
+    }
+}
+
+/// Bytes of one logical tensor that are the same stored bytes as those of
+/// another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedRange {
+    /// Where the bytes are used again.
+    pub alias: LogicalPlace,
+    /// Where they were used first.
+    pub donor: LogicalPlace,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// A place in a logical tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogicalPlace {
+    /// Index of the tensor.
+    pub tensor: u32,
+    /// Offset in its data, in bytes.
+    pub offset: u64,
 }
 
 /// Whether `gguf` is a physical file of this format (its table may still turn

@@ -1,14 +1,23 @@
 //! Reading an alias table: every rule of `docs/FORMAT.md` is checked here,
 //! before any of the table is used. `R<n>` names the rule.
+//!
+//! The order of the checks matters: each relies on the ones before it, so
+//! that none can overflow or look beyond an array.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::encode::metadata_digest;
-use super::{
-    AliasTable, FILLER, METADATA_DIGEST_HEX_LEN, PAGE_SIZES, POOL, Provenance, RESERVED_PREFIX,
-    Segment, SourceLayout, VERSION, is_converted, keys,
+use super::fields::{
+    check_digest_form, required_array, required_bool, required_digest, required_str, required_u32,
+    required_u32s, required_u64, required_u64s, same_length,
 };
-use crate::gguf::{Gguf, MAX_ALIGNMENT, MAX_TENSOR_NAME, Value, align_up};
+use super::{
+    ARCHITECTURE, AliasTable, FILLER, METADATA_DIGEST_HEX_LEN, PAGE_SIZES, POOL, Provenance,
+    RESERVED_PREFIX, Segment, SourceLayout, VERSION, is_converted, keys,
+};
+use crate::gguf::{
+    DEFAULT_ALIGNMENT, Gguf, KEY_ALIGNMENT, MAX_ALIGNMENT, MAX_TENSOR_NAME, align_up,
+};
 use crate::{FormatError, GgmlType, TensorInfo};
 
 impl AliasTable {
@@ -21,40 +30,14 @@ impl AliasTable {
         if !is_converted(physical) {
             return Ok(None);
         }
-        match required_u32(physical, keys::VERSION)? {
-            VERSION => {}
-            other => {
-                return Err(FormatError::key(
-                    keys::VERSION,
-                    format!(
-                        "format version {other} is unknown; this program reads version {VERSION}"
-                    ),
-                )
-                .hint("use a newer headshare-gguf"));
-            }
-        }
-        if !PAGE_SIZES.contains(&physical.alignment) {
-            return Err(FormatError::key(
-                crate::gguf::KEY_ALIGNMENT,
-                format!(
-                    "{} is no page size of the format ({PAGE_SIZES:?})",
-                    physical.alignment
-                ),
-            ));
-        }
+        check_version(physical)?;
         let mut tensors = read_tensors(physical)?;
         let source = read_source(physical, &mut tensors)?;
         let segments = read_segments(physical, tensors.len())?;
         check_coverage(&tensors, &segments)?;
         check_stored(physical, &tensors, &segments)?;
-        check_filler(physical, &source, &tensors)?;
-        check_digest_forms(physical)?;
-        let provenance = Provenance {
-            tool: required_str(physical, keys::TOOL)?.to_owned(),
-            lossless: required_bool(physical, keys::LOSSLESS)?,
-            source_digest: required_digest(physical, keys::SOURCE_DIGEST)?.to_owned(),
-            plan: physical.str_value(keys::PLAN)?.map(str::to_owned),
-        };
+        check_size(physical, &source, &tensors)?;
+        let provenance = read_provenance(physical)?;
         Ok(Some(Self {
             source,
             provenance,
@@ -102,7 +85,38 @@ pub fn metadata_is_intact(physical: &Gguf) -> Result<bool, FormatError> {
     Ok(super::format_digest(&actual) == stated)
 }
 
-// R2, R4: the logical tensors. Offsets are filled in by `read_source`.
+// R1: a version of the format, of GGUF, and a page size that we know.
+fn check_version(physical: &Gguf) -> Result<(), FormatError> {
+    let version = required_u32(physical, keys::VERSION)?;
+    if version != VERSION {
+        return Err(FormatError::key(
+            keys::VERSION,
+            format!("format version {version} is unknown; this program reads version {VERSION}"),
+        )
+        .hint("use a newer headshare-gguf"));
+    }
+    if physical.version != 3 {
+        return Err(FormatError::new(
+            "version",
+            format!(
+                "a headshare file is GGUF version 3, this one is version {}",
+                physical.version
+            ),
+        ));
+    }
+    if !PAGE_SIZES.contains(&physical.alignment) {
+        return Err(FormatError::key(
+            KEY_ALIGNMENT,
+            format!(
+                "{} is no page size of the format ({PAGE_SIZES:?})",
+                physical.alignment
+            ),
+        ));
+    }
+    Ok(())
+}
+
+// R2: the arrays that describe the logical tensors; R4: each of those. Offsets are filled in by `read_source`.
 fn read_tensors(physical: &Gguf) -> Result<Vec<TensorInfo>, FormatError> {
     let names = required_array(physical, keys::TENSOR_NAMES)?
         .strs()
@@ -191,16 +205,23 @@ fn read_source(physical: &Gguf, tensors: &mut [TensorInfo]) -> Result<SourceLayo
         ));
     }
     let has_alignment_key = required_bool(physical, keys::SOURCE_HAS_ALIGNMENT_KEY)?;
-    if !has_alignment_key && alignment != crate::gguf::DEFAULT_ALIGNMENT {
+    if !has_alignment_key && alignment != DEFAULT_ALIGNMENT {
         return Err(FormatError::key(
             keys::SOURCE_ALIGNMENT,
             format!("{alignment} needs a key in the source, which is said to have none"),
         ));
     }
+    let architecture = physical.str_value(keys::ARCHITECTURE)?;
+    if architecture == Some(ARCHITECTURE) {
+        return Err(FormatError::key(
+            keys::ARCHITECTURE,
+            "the source of a headshare file is no headshare file",
+        ));
+    }
     lay_out(tensors, alignment)?;
     Ok(SourceLayout {
         version,
-        architecture: physical.str_value(keys::ARCHITECTURE)?.map(str::to_owned),
+        architecture: architecture.map(str::to_owned),
         alignment,
         has_alignment_key,
         size: required_u64(physical, keys::SOURCE_SIZE)?,
@@ -320,8 +341,8 @@ fn check_coverage(tensors: &[TensorInfo], segments: &[Segment]) -> Result<(), Fo
     Ok(())
 }
 
-// R8-R11: every segment lies in a stored tensor of its type and row length, and
-// every stored byte is some segment's.
+// R8, R9: every segment lies in a stored tensor, and every stored tensor is
+// one that the format has.
 fn check_stored(
     physical: &Gguf,
     tensors: &[TensorInfo],
@@ -358,7 +379,11 @@ fn check_stored(
         by_stored[segment.stored as usize].push(segment);
     }
 
-    let names: HashSet<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
+    let by_name: HashMap<&str, usize> = tensors
+        .iter()
+        .enumerate()
+        .map(|(i, t)| (t.name.as_str(), i))
+        .collect();
     for (stored, mut users) in physical.tensors.iter().zip(by_stored) {
         users.sort_by_key(|s| (s.stored_offset, s.tensor, s.offset));
         let is_ours = stored.name == POOL || stored.name == FILLER;
@@ -368,30 +393,35 @@ fn check_stored(
                 "must be one dimension of i8",
             ));
         }
-        if stored.name == FILLER {
-            if let Some(segment) = users.first() {
-                return Err(FormatError::tensor(
-                    FILLER,
-                    format!("is used by a segment of tensor {}", segment.tensor),
-                ));
+        match stored.name.as_str() {
+            POOL => check_pool(tensors, &users)?,
+            FILLER => {
+                if let Some(segment) = users.first() {
+                    return Err(FormatError::tensor(
+                        FILLER,
+                        format!("is used by a segment of tensor {}", segment.tensor),
+                    ));
+                }
             }
-        } else if stored.name == POOL {
-            check_pool(tensors, &users)?;
-        } else {
-            if !names.contains(stored.name.as_str()) {
-                return Err(FormatError::tensor(
-                    &stored.name,
-                    "is stored, but no logical tensor has its name",
-                ));
+            name => {
+                let Some(&owner) = by_name.get(name) else {
+                    return Err(FormatError::tensor(
+                        name,
+                        "is stored, but no logical tensor has its name",
+                    ));
+                };
+                check_named(stored, owner, tensors, &users)?;
             }
-            check_named(stored, tensors, &users)?;
         }
     }
     Ok(())
 }
 
+// R10: a stored tensor with a logical tensor's name holds rows of it and no
+// others, and all its users see the same rows.
 fn check_named(
     stored: &TensorInfo,
+    owner: usize,
     tensors: &[TensorInfo],
     users: &[&Segment],
 ) -> Result<(), FormatError> {
@@ -415,21 +445,22 @@ fn check_named(
                 ),
             ));
         }
-        if segment.stored_offset > covered {
-            break;
+        if segment.tensor as usize == owner && segment.stored_offset <= covered {
+            covered = covered.max(segment.stored_offset + segment.len);
         }
-        covered = covered.max(segment.stored_offset + segment.len);
     }
     if covered < stored.byte_len() {
         return Err(FormatError::tensor(
             &stored.name,
-            format!("its bytes from {covered} on are stored, but used by no segment"),
+            format!(
+                "its bytes from {covered} on are stored, but belong to no segment of the logical tensor of its name"
+            ),
         ));
     }
     Ok(())
 }
 
-// Segments that share pool bytes see the same rows there.
+// R11: segments that share pool bytes see the same rows there.
 fn check_pool(tensors: &[TensorInfo], users: &[&Segment]) -> Result<(), FormatError> {
     let mut group: Option<(&Segment, u64)> = None;
     for segment in users {
@@ -466,7 +497,7 @@ fn check_pool(tensors: &[TensorInfo], users: &[&Segment]) -> Result<(), FormatEr
 }
 
 // R12: the source's size follows from its tensors, its padding and the filler.
-fn check_filler(
+fn check_size(
     physical: &Gguf,
     source: &SourceLayout,
     tensors: &[TensorInfo],
@@ -502,97 +533,14 @@ fn check_filler(
     }
 }
 
-// R13: digests are there and have the right form.
-fn check_digest_forms(physical: &Gguf) -> Result<(), FormatError> {
+// R13: provenance and digests are there and have the right form.
+fn read_provenance(physical: &Gguf) -> Result<Provenance, FormatError> {
     stored_digests(physical)?;
     required_digest(physical, keys::DIGEST_METADATA)?;
-    Ok(())
-}
-
-fn check_digest_form(key: &str, digest: &str) -> Result<(), FormatError> {
-    let hex = digest.strip_prefix("blake3:").unwrap_or("");
-    if hex.len() == METADATA_DIGEST_HEX_LEN
-        && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    {
-        return Ok(());
-    }
-    Err(FormatError::key(
-        key,
-        format!("{digest:?} is no digest (\"blake3:\" and 64 hexadecimal digits)"),
-    ))
-}
-
-fn same_length(key: &str, len: usize, other: &str, expected: usize) -> Result<(), FormatError> {
-    if len == expected {
-        return Ok(());
-    }
-    Err(FormatError::key(
-        key,
-        format!("has {len} elements where {other} has {expected}"),
-    ))
-}
-
-fn missing(key: &str) -> FormatError {
-    FormatError::key(key, "is missing from a headshare file")
-}
-
-fn mismatch(key: &str, expected: &str, found: Value<'_>) -> FormatError {
-    FormatError::key(
-        key,
-        format!("expected {expected}, found {}", found.describe()),
-    )
-}
-
-fn required<'a>(physical: &'a Gguf, key: &str) -> Result<Value<'a>, FormatError> {
-    physical.value(key).ok_or_else(|| missing(key))
-}
-
-fn required_u32(physical: &Gguf, key: &str) -> Result<u32, FormatError> {
-    match required(physical, key)? {
-        Value::U32(v) => Ok(v),
-        other => Err(mismatch(key, "a u32", other)),
-    }
-}
-
-fn required_u64(physical: &Gguf, key: &str) -> Result<u64, FormatError> {
-    match required(physical, key)? {
-        Value::U64(v) => Ok(v),
-        other => Err(mismatch(key, "a u64", other)),
-    }
-}
-
-fn required_bool(physical: &Gguf, key: &str) -> Result<bool, FormatError> {
-    match required(physical, key)? {
-        Value::Bool(v) => Ok(v),
-        other => Err(mismatch(key, "a bool", other)),
-    }
-}
-
-fn required_str<'a>(physical: &'a Gguf, key: &str) -> Result<&'a str, FormatError> {
-    physical.str_value(key)?.ok_or_else(|| missing(key))
-}
-
-fn required_digest<'a>(physical: &'a Gguf, key: &str) -> Result<&'a str, FormatError> {
-    let digest = required_str(physical, key)?;
-    check_digest_form(key, digest)?;
-    Ok(digest)
-}
-
-fn required_array<'a>(
-    physical: &'a Gguf,
-    key: &str,
-) -> Result<crate::gguf::ArrayView<'a>, FormatError> {
-    physical.array_value(key)?.ok_or_else(|| missing(key))
-}
-
-fn required_u32s(physical: &Gguf, key: &str) -> Result<Vec<u32>, FormatError> {
-    required_array(physical, key)?
-        .u32s()
-        .ok_or_else(|| FormatError::key(key, "expected an array of u32"))
-}
-
-fn required_u64s(physical: &Gguf, key: &str) -> Result<Vec<u64>, FormatError> {
-    required_array(physical, key)?
-        .u64s()
-        .ok_or_else(|| FormatError::key(key, "expected an array of u64"))
+    Ok(Provenance {
+        tool: required_str(physical, keys::TOOL)?.to_owned(),
+        lossless: required_bool(physical, keys::LOSSLESS)?,
+        source_digest: required_digest(physical, keys::SOURCE_DIGEST)?.to_owned(),
+        plan: physical.str_value(keys::PLAN)?.map(str::to_owned),
+    })
 }

@@ -3,8 +3,9 @@
 //!
 //! Left out, because gguf-rs cannot be asked: headers with tensor types above
 //! 39 (it errors or panics), and headers that would cost it far more memory
-//! than they have bytes (it keeps every array element as a JSON value). Its
-//! tensor sizes are wrong for several types, so sizes are not compared.
+//! than they have bytes (it keeps array elements as JSON values, but those of
+//! `tokenizer.` keys only if asked to). Its tensor sizes are wrong for several
+//! types, so sizes are not compared.
 
 use std::io::{Cursor, Read};
 
@@ -13,14 +14,18 @@ use crate::FormatError;
 
 /// The last tensor type that gguf-rs 0.1.8 knows (MXFP4).
 const LAST_KNOWN_TYPE: u32 = 39;
-/// Array elements that we let gguf-rs turn into JSON values.
-const MAX_ARRAY_ELEMENTS: u64 = 4 << 20;
+/// Array elements that we let gguf-rs turn into JSON values, of up to 100
+/// bytes each.
+const MAX_ARRAY_ELEMENTS: u64 = 1 << 17;
+/// It tells alignments only where they are multiples of this.
+const LEAST_KNOWN_ALIGNMENT: u64 = 8;
 const MAX_HEADER_BYTES: usize = 64 << 20;
 
 pub(super) fn check(gguf: &Gguf) -> Result<(), FormatError> {
     let elements = gguf
         .kvs
         .iter()
+        .filter(|kv| !kv.key.starts_with("tokenizer."))
         .map(|kv| match gguf.value_of(kv) {
             Value::Array(a) => a.len,
             _ => 0,
@@ -57,6 +62,13 @@ pub(super) fn check(gguf: &Gguf) -> Result<(), FormatError> {
             gguf.tensors.len(),
             model.num_kv(),
             model.num_tensor()
+        )));
+    }
+    if gguf.alignment >= LEAST_KNOWN_ALIGNMENT && model.data_offset() != gguf.data_offset {
+        return Err(disagree(format!(
+            "data begins at {} or {}",
+            gguf.data_offset,
+            model.data_offset()
         )));
     }
     if let Some(kv) = gguf

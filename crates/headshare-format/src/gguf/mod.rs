@@ -133,18 +133,20 @@ impl TensorInfo {
                 self.dims
             ));
         }
-        let Some(row) = self.ggml_type.row_bytes(self.row_elems()) else {
+        let block = self.ggml_type.block_elems();
+        if !self.row_elems().is_multiple_of(block) {
             return fail(format!(
-                "rows of {} elements are no whole number of {} blocks of {}",
+                "rows of {} elements are no whole number of {} blocks of {block}",
                 self.row_elems(),
                 self.ggml_type,
-                self.ggml_type.block_elems()
             ));
-        };
-        if row
-            .checked_mul(self.rows())
-            .is_none_or(|n| i64::try_from(n).is_err())
-        {
+        }
+        let bytes = self
+            .ggml_type
+            .row_bytes(self.row_elems())
+            .and_then(|row| row.checked_mul(self.rows()))
+            .filter(|&n| i64::try_from(n).is_ok());
+        if bytes.is_none() {
             return fail(format!("the byte size of {:?} overflows", self.dims));
         }
         Ok(())

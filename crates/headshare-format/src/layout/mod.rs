@@ -11,7 +11,9 @@ use std::ops::Range;
 
 pub use sharing::SharedRows;
 
-use crate::alias::{AliasTable, FILLER, POOL, Provenance, RESERVED_PREFIX, Segment, SourceLayout};
+use crate::alias::{
+    AliasTable, FILLER, PAGE_SIZES, POOL, Provenance, RESERVED_PREFIX, Segment, SourceLayout,
+};
 use crate::gguf::{Gguf, align_up};
 use crate::{FormatError, GgmlType, TensorInfo};
 use pool::{Pool, PoolItem};
@@ -76,6 +78,12 @@ pub fn plan(
     page: u64,
     provenance: Provenance,
 ) -> Result<PhysicalLayout, FormatError> {
+    if !PAGE_SIZES.contains(&page) {
+        return Err(FormatError::new(
+            "page size",
+            format!("{page} is no page size of the format ({PAGE_SIZES:?})"),
+        ));
+    }
     refuse_reserved(source)?;
     let ownership = Ownership::resolve(source, shared)?;
     let mut layout = Placement::new(source, page);

@@ -1,0 +1,151 @@
+//! A reserved range of addresses, filled piece by piece: the one place that
+//! calls mmap with fixed addresses.
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+
+/// Bytes of a page on this machine.
+pub fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// `len` bytes of addresses that are ours alone; unmapped when dropped.
+///
+/// Ranges passed to its methods begin on a page, lie inside, and end on a page
+/// or at the end: anything else is a bug and panics.
+#[derive(Debug)]
+pub(crate) struct Region {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a region is an exclusively owned range of memory; its methods that
+// change mappings or hand out `&mut` take `&mut self`.
+unsafe impl Send for Region {}
+// SAFETY: as above; through `&self` the memory is only read or advised about.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Reserves addresses; touching them faults until something is mapped.
+    pub(crate) fn reserve(len: usize) -> io::Result<Self> {
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice
+        // touches no existing memory.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { start, len })
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The whole region, which must be readable everywhere: the caller has
+    /// mapped every page.
+    pub(crate) fn readable(&self) -> &[u8] {
+        // SAFETY: the region is `len` bytes, owned for as long as `self` is
+        // borrowed. Writes go through `&mut self`, or through the raw pointer
+        // of an arena whose owner orders them before any read.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// Maps fresh zeroed memory over `range`, and returns it for filling.
+    pub(crate) fn writable(&mut self, range: Range<usize>) -> io::Result<&mut [u8]> {
+        let at = self.at(&range);
+        // SAFETY: MAP_FIXED replaces pages of this region only (`at` checked
+        // the range), which nobody else has references to: `&mut self`.
+        unsafe {
+            rustix::mm::mmap_anonymous(
+                at,
+                range.len(),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::FIXED,
+            )
+        }?;
+        // SAFETY: just mapped readable and writable, and borrowed from `self`.
+        Ok(unsafe { std::slice::from_raw_parts_mut(at.cast(), range.len()) })
+    }
+
+    /// Makes `range` read-only.
+    pub(crate) fn protect(&mut self, range: Range<usize>) -> io::Result<()> {
+        let at = self.at(&range);
+        // SAFETY: pages of this region only; nobody holds a `&mut` into it.
+        unsafe { rustix::mm::mprotect(at, range.len(), MprotectFlags::READ) }?;
+        Ok(())
+    }
+
+    /// Maps `len` bytes of `file` from `offset` on over the region at
+    /// `start`, read-only and shared.
+    pub(crate) fn map_file(
+        &mut self,
+        start: usize,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<()> {
+        let at = self.at(&(start..start + len));
+        // SAFETY: as in `writable`. What the file's owner does to it meanwhile
+        // is the same risk as for any mapped file, see `MappedFile`.
+        unsafe {
+            rustix::mm::mmap(
+                at,
+                len,
+                ProtFlags::READ,
+                MapFlags::SHARED | MapFlags::FIXED,
+                file,
+                offset,
+            )
+        }?;
+        Ok(())
+    }
+
+    /// Releases the memory behind the file-backed pages of `range`; they are
+    /// read again when touched.
+    pub(crate) fn drop_file_pages(&self, range: Range<usize>) {
+        let page = page_size() as usize;
+        let start = range.start.next_multiple_of(page);
+        let end = range.end / page * page;
+        if start < end {
+            let at = self.at(&(start..end));
+            // SAFETY: the caller names pages that are mapped from a file, whose
+            // content DONTNEED does not change.
+            let _ = unsafe { rustix::mm::madvise(at, end - start, Advice::LinuxDontNeed) };
+        }
+    }
+
+    fn at(&self, range: &Range<usize>) -> *mut c_void {
+        let page = page_size() as usize;
+        assert!(
+            range.start <= range.end
+                && range.end <= self.len
+                && range.start.is_multiple_of(page)
+                && (range.end.is_multiple_of(page) || range.end == self.len),
+            "{range:?} is no page range of a region of {} bytes",
+            self.len
+        );
+        // SAFETY: within the region, as just checked.
+        unsafe { self.start.as_ptr().add(range.start) }.cast()
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the region is ours, and nothing borrowed from it is left.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}

@@ -1,0 +1,259 @@
+//! The stitching plan carried out: the logical file as one contiguous mapping
+//! whose pages are the physical file's wherever they can be.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ops::{Deref, Range};
+
+use headshare_format::{StitchPlan, StitchRun, VirtualGguf};
+
+use crate::region::{Region, page_size};
+use crate::sigbus::Watch;
+use crate::{FileError, MappedFile};
+
+/// Mappings that a process needs for itself besides ours; the kernel's limit
+/// counts all.
+const SPARE_MAPPINGS: u64 = 4096;
+/// `vm.max_map_count` where it cannot be read: the kernel's default.
+const DEFAULT_MAX_MAPPINGS: u64 = 65530;
+
+/// A logical file, mapped read-only; derefs to its bytes.
+#[derive(Debug)]
+pub struct StitchedMapping {
+    _watch: Watch,
+    region: Region,
+    mapped: Vec<StitchRun>,
+    copied: Vec<Range<u64>>,
+    given_up: u64,
+}
+
+impl StitchedMapping {
+    /// Maps the logical file `view` of the physical `file`.
+    ///
+    /// Pages are mapped where logical and physical offsets agree; the others
+    /// are copied. When that would take more than `max_mappings` mappings, the
+    /// smallest runs are copied too ([`given_up_bytes`](Self::given_up_bytes)).
+    ///
+    /// # Errors
+    /// When the system refuses a mapping.
+    pub fn new(
+        view: &VirtualGguf,
+        file: &MappedFile,
+        max_mappings: u64,
+    ) -> Result<Self, FileError> {
+        let (plan, given_up) = within_budget(view.stitch_plan(page_size()), max_mappings);
+        let mut this = Self::carry_out(plan, file, |offset, bytes| {
+            view.read_at(file, offset, bytes);
+        })?;
+        this.given_up = given_up;
+        Ok(this)
+    }
+
+    /// Maps a plain file as it is.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn plain(file: &MappedFile) -> Result<Self, FileError> {
+        let len = file.len() as u64;
+        let run = StitchRun {
+            logical: 0,
+            physical: 0,
+            len,
+        };
+        let plan = StitchPlan {
+            page: page_size(),
+            len,
+            maps: vec![run],
+            copies: Vec::new(),
+        };
+        Self::carry_out(plan, file, |_, _| {})
+    }
+
+    fn carry_out(
+        plan: StitchPlan,
+        file: &MappedFile,
+        fill: impl Fn(u64, &mut [u8]),
+    ) -> Result<Self, FileError> {
+        let refused = || FileError::io(file.path(), "map");
+        let len = usize::try_from(plan.len)
+            .map_err(|_| refused()(std::io::ErrorKind::OutOfMemory.into()))?;
+        let mut region = Region::reserve(len).map_err(refused())?;
+        for range in &plan.copies {
+            let range = range.start as usize..range.end as usize;
+            let bytes = region.writable(range.clone()).map_err(refused())?;
+            fill(range.start as u64, bytes);
+            region.protect(range).map_err(refused())?;
+        }
+        for run in &plan.maps {
+            region
+                .map_file(
+                    run.logical as usize,
+                    file.file(),
+                    run.physical,
+                    run.len as usize,
+                )
+                .map_err(refused())?;
+        }
+        let start = region.as_ptr() as usize;
+        Ok(Self {
+            _watch: Watch::new(start..start + len, file.path()),
+            region,
+            mapped: plan.maps,
+            copied: plan.copies,
+            given_up: 0,
+        })
+    }
+
+    /// Where the mapping begins.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.region.as_ptr()
+    }
+
+    /// The runs of pages that are the file's.
+    pub fn mapped(&self) -> &[StitchRun] {
+        &self.mapped
+    }
+
+    /// The logical ranges that are copies in anonymous memory.
+    pub fn copied(&self) -> &[Range<u64>] {
+        &self.copied
+    }
+
+    /// Bytes that are copied only because too many mappings would be needed.
+    pub fn given_up_bytes(&self) -> u64 {
+        self.given_up
+    }
+
+    /// Lets go of the physical memory behind the file pages that lie in
+    /// `range` of the logical file. They come back from the file when touched;
+    /// copies are kept.
+    pub fn drop_pages(&self, range: Range<u64>) {
+        let first = self
+            .mapped
+            .partition_point(|r| r.logical + r.len <= range.start);
+        for run in self.mapped[first..]
+            .iter()
+            .take_while(|r| r.logical < range.end)
+        {
+            let start = run.logical.max(range.start);
+            let end = (run.logical + run.len).min(range.end);
+            self.region.drop_file_pages(start as usize..end as usize);
+        }
+    }
+}
+
+impl Deref for StitchedMapping {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.region.readable()
+    }
+}
+
+/// How many more mappings this process can have: the kernel's limit less those
+/// there are, less some to spare.
+pub fn mappings_left() -> u64 {
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(DEFAULT_MAX_MAPPINGS);
+    let used = std::fs::read_to_string("/proc/self/maps")
+        .map(|maps| maps.lines().count() as u64)
+        .unwrap_or(0);
+    // A tiny limit still leaves a few.
+    let spare = SPARE_MAPPINGS.min(limit / 4);
+    limit.saturating_sub(used + spare)
+}
+
+/// Turns the smallest runs of `plan` into copies until it takes at most
+/// `budget` mappings; returns their bytes too.
+fn within_budget(plan: StitchPlan, budget: u64) -> (StitchPlan, u64) {
+    // Each run can have a copy before and after it.
+    let keep = (budget.saturating_sub(1) / 2) as usize;
+    if (plan.maps.len() + plan.copies.len()) as u64 <= budget || plan.maps.len() <= keep {
+        return (plan, 0);
+    }
+    // The largest runs, ties to the first: a heap whose root is the smallest kept.
+    let mut kept: BinaryHeap<Reverse<(u64, Reverse<usize>)>> = BinaryHeap::new();
+    for (i, run) in plan.maps.iter().enumerate() {
+        kept.push(Reverse((run.len, Reverse(i))));
+        if kept.len() > keep {
+            kept.pop();
+        }
+    }
+    let mut indices: Vec<usize> = kept.into_iter().map(|Reverse((_, Reverse(i)))| i).collect();
+    indices.sort_unstable();
+    let total: u64 = plan.maps.iter().map(|r| r.len).sum();
+    let maps: Vec<StitchRun> = indices.into_iter().map(|i| plan.maps[i]).collect();
+    let given_up = total - maps.iter().map(|r| r.len).sum::<u64>();
+    let mut copies = Vec::new();
+    let mut pos = 0;
+    for run in &maps {
+        if pos < run.logical {
+            copies.push(pos..run.logical);
+        }
+        pos = run.logical + run.len;
+    }
+    if pos < plan.len {
+        copies.push(pos..plan.len);
+    }
+    (
+        StitchPlan {
+            maps,
+            copies,
+            ..plan
+        },
+        given_up,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(logical: u64, len: u64) -> StitchRun {
+        StitchRun {
+            logical,
+            physical: logical + (1 << 20),
+            len,
+        }
+    }
+
+    #[test]
+    fn the_smallest_runs_are_given_up_first() {
+        let page = 4096;
+        let plan = StitchPlan {
+            page,
+            len: 20 * page,
+            maps: vec![
+                run(page, 3 * page),
+                run(5 * page, page),
+                run(8 * page, 6 * page),
+                run(15 * page, page),
+            ],
+            copies: vec![
+                0..page,
+                4 * page..5 * page,
+                6 * page..8 * page,
+                14 * page..15 * page,
+                16 * page..20 * page,
+            ],
+        };
+        assert_eq!(within_budget(plan.clone(), 9), (plan.clone(), 0));
+        let (less, given_up) = within_budget(plan.clone(), 5);
+        assert_eq!(given_up, 2 * page);
+        assert_eq!(less.maps, [plan.maps[0], plan.maps[2]]);
+        assert_eq!(
+            less.copies,
+            [0..page, 4 * page..8 * page, 14 * page..20 * page]
+        );
+        let (none, given_up) = within_budget(plan, 1);
+        assert_eq!(given_up, 11 * page);
+        assert_eq!(none.copies, [0..20 * page]);
+    }
+
+    #[test]
+    fn there_are_mappings_left() {
+        assert!(mappings_left() > 0);
+    }
+}

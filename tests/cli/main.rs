@@ -1,0 +1,14 @@
+//! The program as its users run it: arguments in; exit status, output and
+//! files out.
+//!
+//! One binary, because each links llama.cpp. The real models are fetched by
+//! scripts/fetch-models.sh.
+
+#[macro_use]
+mod support;
+mod oracle;
+mod raw;
+
+mod ratio;
+mod round_trip;
+mod same_plan;
