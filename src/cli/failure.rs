@@ -107,8 +107,8 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(Exit::BadInput);
     }
     #[cfg(target_os = "linux")]
-    if let Some(ExecError::Input(e)) = cause.downcast_ref::<ExecError>() {
-        return Some(of_input(e));
+    if let Some(ExecError::Input(_)) = cause.downcast_ref::<ExecError>() {
+        return Some(Exit::BadInput);
     }
     if let Some(e) = cause.downcast_ref::<FileError>() {
         return Some(of_file(e));

@@ -83,7 +83,7 @@ impl ConvertedFiles {
         let max_mappings = max_mappings.unwrap_or_else(system_max_mappings);
         Self {
             plan: Plan::new(max_mappings, report),
-            page: rustix::param::page_size() as u64,
+            page: headshare_stitch::page_size(),
             known: Vec::new(),
             remarks: Vec::new(),
         }
