@@ -5,6 +5,8 @@
 //! [`Exit`]; scripts depend on it.
 
 mod convert;
+#[cfg(target_os = "linux")]
+mod exec;
 mod expand;
 mod failure;
 mod inspect;
@@ -48,6 +50,10 @@ enum Command {
     Inspect(inspect::Args),
     /// Generate text with llama.cpp, from a plain or a converted file.
     Run(run::Args),
+    /// Run a llama.cpp program so that it can read converted files, with each
+    /// shared block in memory once.
+    #[cfg(target_os = "linux")]
+    Exec(exec::Args),
 }
 
 fn long_version() -> &'static str {
@@ -84,6 +90,8 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => args.run(&output),
         Command::Inspect(args) => args.run(&output),
         Command::Run(args) => args.run(&output),
+        #[cfg(target_os = "linux")]
+        Command::Exec(args) => args.run(&output),
     };
     match result {
         Ok(exit) => exit,
