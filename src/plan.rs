@@ -144,15 +144,20 @@ impl Plan {
         struct Versioned {
             version: u32,
         }
+        // serde would take an array for the fields in order.
+        if text.trim_ascii_start().first() == Some(&b'[') {
+            let error = serde::de::Error::custom("expected an object, found an array");
+            return Err(PlanError::Json(error));
+        }
         // First, so that a newer plan is not called malformed.
-        let Versioned { version } = serde_json::from_slice(text)?;
+        let Versioned { version } = parse(text)?;
         if version != VERSION {
             return Err(field(
                 "version",
                 format!("{version} is unknown; this program reads version {VERSION}"),
             ));
         }
-        let plan: Self = serde_json::from_slice(text)?;
+        let plan: Self = parse(text)?;
         if !is_digest(&plan.source) {
             return Err(field(
                 "source",
@@ -255,6 +260,23 @@ fn kind(map: &AttentionMap, unit: UnitId, part: Part) -> Option<(GgmlType, u64, 
     let tensor = map.layer(unit.layer)?.tensor(part);
     let rows = map.block(unit, part)?;
     Some((tensor.ggml_type, tensor.row_elems, rows.len))
+}
+
+/// Reads JSON; an error names the field.
+fn parse<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, PlanError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        // "." is the whole; a text that breaks off is no matter of one field.
+        if path == "." || error.is_eof() {
+            PlanError::Json(error)
+        } else {
+            field(path, error.to_string())
+        }
+    })?;
+    deserializer.end()?;
+    Ok(value)
 }
 
 /// Whether `text` is the digest of a file. Zeros are none: they stand for a

@@ -98,12 +98,6 @@ impl Args {
         };
         let prepared =
             convert::prepare(&source, sharing, self.page_size).map_err(|e| self.name_plan(e))?;
-        if prepared.saved.file_bytes < 0 {
-            out.warning(&format!(
-                "the output is {} bytes larger than the source: too little is shared for pages of {} bytes",
-                -prepared.saved.file_bytes, self.page_size
-            ));
-        }
         let mut result = ConvertResult::new(&source, &self.output, &prepared, self.page_size);
         result.dry_run = self.dry_run;
         if self.dry_run {
@@ -126,6 +120,12 @@ impl Args {
             if let Some(plan) = &mut result.plan {
                 plan.source = digest;
             }
+        }
+        if prepared.saved.file_bytes < 0 {
+            out.warning(&format!(
+                "the output is {} bytes larger than the source: too little is shared for pages of {} bytes",
+                -prepared.saved.file_bytes, self.page_size
+            ));
         }
         out.result(&result, self.json, |result| match &result.plan {
             Some(plan) => render(plan, &source, &prepared),

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use headshare_stitch::FileError;
 
+use super::output::printable;
 use super::run::RunError;
 use crate::convert::ConvertError;
 #[cfg(target_os = "linux")]
 use crate::exec::ExecError;
 use crate::input::InputError;
+use crate::matching::MatchError;
 use crate::model::ModelError;
 use crate::plan::PlanError;
 
@@ -40,7 +42,7 @@ pub(super) fn report(error: &anyhow::Error) -> Exit {
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "error: {}", message(error));
     if let Some(hint) = error.chain().find_map(hint) {
-        let _ = writeln!(stderr, "hint: {}", printable(&hint));
+        let _ = writeln!(stderr, "hint: {}", one_line(&hint));
     }
     error.chain().find_map(exit).unwrap_or(Exit::Failed)
 }
@@ -57,20 +59,12 @@ fn message(error: &anyhow::Error) -> String {
             text += &cause;
         }
     }
-    printable(&text)
+    one_line(&text)
 }
 
-/// `text` with control characters escaped: paths may hold any, and a message
-/// stays one line.
-fn printable(text: &str) -> String {
-    text.chars().fold(String::new(), |mut line, c| {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-        line
-    })
+/// Paths may hold any character; a message stays one line.
+fn one_line(text: &str) -> String {
+    printable(text).replace('\n', "\\n")
 }
 
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
@@ -84,6 +78,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<RunError>() {
         e.hint().map(str::to_owned)
+    } else if let Some(MatchError::NonFinite { .. }) = cause.downcast_ref::<MatchError>() {
+        Some("--lossless compares bytes, not weights, and works for this file".to_owned())
     } else {
         match cause.downcast_ref::<ConvertError>()? {
             ConvertError::Input(e) => e.hint().map(str::to_owned),

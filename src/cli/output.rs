@@ -29,7 +29,7 @@ impl Output {
         let mut text = if json {
             serde_json::to_string(result)?
         } else {
-            render(result)
+            printable(&render(result))
         };
         if !text.ends_with('\n') {
             text.push('\n');
@@ -73,6 +73,19 @@ impl Output {
             .with_style(style.progress_chars("=> "))
             .with_prefix(what)
     }
+}
+
+/// `text` with control characters but line ends escaped: what stands in a file
+/// must not command the terminal.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().fold(String::new(), |mut line, c| {
+        if c.is_control() && c != '\n' {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+        line
+    })
 }
 
 /// `n` with thin groups of three digits: `98,362,432`.

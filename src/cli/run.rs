@@ -9,6 +9,8 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use headshare_runtime::memory::{self, WeightRegions};
+use headshare_runtime::model::Progress;
+use headshare_runtime::stitched::{Sharing, Source, StitchError};
 use headshare_runtime::{
     Context, ContextParams, GenerateError, Generator, Model, ModelError, ModelParams, Sampler,
     SamplerError, SamplerParams, StopReason, Timings, Token, Utf8Stream, log,
@@ -71,6 +73,9 @@ pub(super) struct Args {
     /// How the shared blocks of a converted file are brought into memory.
     #[arg(long, value_enum, default_value_t = Resolve::Auto)]
     resolve: Resolve,
+    /// Keep the file's pages in memory after their content was copied elsewhere.
+    #[arg(long)]
+    keep_pages: bool,
     /// Print how long it took and what it took of memory, on stderr.
     #[arg(long)]
     perf: bool,
@@ -156,42 +161,77 @@ impl RunError {
     }
 }
 
-/// What llama.cpp loads, and how much of it is shared.
-struct Loadable {
-    path: PathBuf,
-    /// How aliases were resolved; "none" where there are none.
+/// A loaded model and how its shared blocks were resolved.
+struct Loaded {
+    model: Model,
+    /// "none" where nothing is shared.
     resolve: &'static str,
     /// Bytes of weights that are in memory only once although used twice.
     shared_bytes: u64,
+    weights: WeightRegions,
     /// Keeps the expanded copy alive.
     _scratch: Option<ScratchFile>,
 }
 
-/// Turns what the user named into something that llama.cpp loads. The one place
-/// that knows about converted files.
-fn resolve(path: &Path, how: Resolve) -> anyhow::Result<Loadable> {
+/// Loads `path` in the way that was asked for. The one place that knows about
+/// converted files.
+fn load(
+    path: &Path,
+    how: Resolve,
+    drop_pages: bool,
+    progress: Progress<'_>,
+    out: &Output,
+) -> anyhow::Result<Loaded> {
     let file = ModelFile::open(path)?;
-    let Some(table) = &file.table else {
-        return Ok(Loadable {
-            path: path.to_owned(),
-            resolve: "none",
-            shared_bytes: 0,
-            _scratch: None,
-        });
+    let params = ModelParams::default();
+    let sharing = match (&file.table, how) {
+        (Some(table), Resolve::Expand) => {
+            let scratch = convert::expand_to_scratch(&file, table)?;
+            let model = Model::load(scratch.path(), &params, Some(progress)).map_err(from_model)?;
+            return Ok(Loaded {
+                weights: model.weight_regions(),
+                model,
+                resolve: "expand",
+                shared_bytes: 0,
+                _scratch: Some(scratch),
+            });
+        }
+        (_, Resolve::Fold) => Sharing::Fold,
+        (_, Resolve::Map) => Sharing::Map,
+        (_, Resolve::Auto | Resolve::Expand) => Sharing::Auto,
     };
-    if matches!(how, Resolve::Fold | Resolve::Map) {
-        return Err(RunError::usage(
-            "--resolve fold and --resolve map are not available yet",
-            Some("--resolve expand works"),
-        )
-        .into());
+    let source = Source {
+        file: &file.file,
+        gguf: &file.gguf,
+        table: file.table.as_ref(),
+    };
+    let model = Model::load_stitched(&source, sharing, drop_pages, &params, Some(progress))
+        .map_err(from_model)?;
+    let weights = model.weight_regions();
+    let shared = model.shared().cloned().unwrap_or_default();
+    if shared.given_up_bytes > 0 {
+        out.warning(&format!(
+            "{} bytes of shared pages are copied: the process may not have more mappings \
+             (vm.max_map_count)",
+            shared.given_up_bytes
+        ));
     }
-    let scratch = convert::expand_to_scratch(&file, table)?;
-    Ok(Loadable {
-        path: scratch.path().to_owned(),
-        resolve: "expand",
-        shared_bytes: 0,
-        _scratch: Some(scratch),
+    if let Some(trouble) = &shared.trouble {
+        out.warning(&format!(
+            "some shared blocks are in memory twice: {trouble}"
+        ));
+    }
+    Ok(Loaded {
+        model,
+        resolve: match (&file.table, shared.folded_tensors, shared.mapped_tensors) {
+            (None, ..) | (_, 0, 0) => "none",
+            (_, _, 0) => "fold",
+            (_, 0, _) => "map",
+            _ => "fold+map",
+        },
+        shared_bytes: shared.shared_bytes,
+        weights,
+        _scratch: None,
     })
 }
 
@@ -203,21 +243,21 @@ impl Args {
         let stop = interrupt::stop_flag();
 
         let started = Instant::now();
-        let loadable = resolve(&self.model, self.resolve)?;
-        let before = memory::Before::now();
         let bar = out.bar("load", 100, false);
-        let model = Model::load(
-            &loadable.path,
-            &ModelParams::default(),
-            Some(&mut |part| {
+        let loaded = load(
+            &self.model,
+            self.resolve,
+            !self.keep_pages,
+            &mut |part| {
                 bar.set_position((part * 100.0) as u64);
                 !stop.load(Ordering::Relaxed)
-            }),
+            },
+            out,
         );
         bar.finish_and_clear();
-        let model = Arc::new(model.map_err(from_model)?);
+        let loaded = loaded?;
+        let model = Arc::new(loaded.model);
         model.check_generative().map_err(from_model)?;
-        let weights = before.additions();
         let params = ContextParams {
             n_ctx: self.ctx_size,
             n_threads: self.threads,
@@ -250,8 +290,8 @@ impl Args {
             load_ms,
             prefill_tps: done.timings.prefill_tps(),
             decode_tps: done.timings.decode_tps(),
-            resolve: loadable.resolve,
-            memory: measure(&model, &weights, loadable.shared_bytes),
+            resolve: loaded.resolve,
+            memory: measure(&model, &loaded.weights, loaded.shared_bytes),
         };
         if self.json {
             out.result(&report, true, |_| String::new())?;
@@ -332,19 +372,29 @@ impl Args {
             Generator::new(context, sampler, prompt, n_predict).map_err(from_generate)?;
         let mut stream = Utf8Stream::new();
         let mut stdout = io::stdout().lock();
-        let mut show = |piece: &str| -> io::Result<()> {
+        // False when the reader is gone, who then had enough.
+        let mut show = |piece: &str| -> anyhow::Result<bool> {
             if self.json || piece.is_empty() {
-                return Ok(());
+                return Ok(true);
             }
-            stdout.write_all(piece.as_bytes())?;
-            stdout.flush()
+            match stdout
+                .write_all(piece.as_bytes())
+                .and_then(|()| stdout.flush())
+            {
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+                result => result
+                    .map(|()| true)
+                    .context("standard output: cannot write"),
+            }
         };
         let (mut tokens, mut text) = (Vec::new(), String::new());
         while let Some(token) = generator.next_token().map_err(from_generate)? {
             tokens.push(token);
             let piece = stream.push(&generator.piece(token).map_err(from_generate)?);
-            show(&piece)?;
             text += &piece;
+            if !show(&piece)? {
+                break;
+            }
         }
         let mut rest = stream.finish();
         text += &rest;
@@ -355,7 +405,7 @@ impl Args {
         Ok(Done {
             text,
             tokens,
-            stop: generator.stop_reason().unwrap_or(StopReason::Limit),
+            stop: generator.stop_reason().unwrap_or(StopReason::Interrupted),
             timings: generator.timings(),
         })
     }
@@ -410,6 +460,7 @@ fn perf(report: &Report, timings: &Timings) -> String {
 
 fn from_model(error: ModelError) -> anyhow::Error {
     match error {
+        ModelError::Stitch(StitchError::File(error)) => error.into(),
         ModelError::Open { .. } | ModelError::Load { .. } | ModelError::NotGenerative { .. } => {
             RunError::bad_input(error).into()
         }

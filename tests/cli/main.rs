@@ -9,6 +9,16 @@ mod support;
 mod oracle;
 mod raw;
 
+mod bad_files;
+mod bad_input;
+mod bad_tables;
+mod inspect;
+mod interrupted;
+mod outputs;
+mod plan_files;
 mod ratio;
 mod round_trip;
 mod same_plan;
+mod unsupported;
+mod usage;
+mod verify;

@@ -17,6 +17,8 @@ macro_rules! run {
 /// How a run ended.
 #[derive(Debug)]
 pub struct Ran {
+    /// For the messages of failed assertions.
+    #[allow(dead_code)]
     pub args: String,
     pub code: Option<i32>,
     pub stdout: String,

@@ -184,6 +184,44 @@ fn small_tensors_share_the_pool_without_large_gaps() {
 }
 
 #[test]
+fn a_tensor_of_one_page_is_not_small() {
+    let mut file = source();
+    file.tensors.push(f32_tensor("page", &[1024]));
+    file.tensors.push(f32_tensor("less", &[1023]));
+    let layout = plan_of(&file, &[], 4096).unwrap();
+    let names: Vec<_> = layout.stored.iter().map(|t| t.info.name.as_str()).collect();
+    assert_eq!(names, ["a", "bb", "ccc", "wide", "page", POOL]);
+}
+
+#[test]
+fn small_tensors_fill_the_gaps_before_residues() {
+    // Two donated parts of 8 KiB that want residue 1,024: 1 KiB before the
+    // first is free, and the second follows the first at once.
+    let eight = |alias: (usize, u64), donor_row: u64| SharedRows {
+        alias: alias.0,
+        alias_offset: alias.1 * 1024,
+        donor: 0,
+        donor_offset: donor_row * 1024,
+        len: 8 * 1024,
+    };
+    let shared = [
+        eight((1, 1), 0),
+        eight((2, 1), 0),
+        eight((1, 9), 8),
+        eight((2, 9), 8),
+    ];
+    let pool_len = |file: &RawGguf| {
+        let layout = plan_of(file, &shared, 4096).unwrap();
+        let pool = layout.stored.iter().find(|t| t.info.name == POOL);
+        pool.unwrap().info.byte_len()
+    };
+    let without = pool_len(&source());
+    let mut file = source();
+    file.tensors.push(f32_tensor("small", &[256]));
+    assert_eq!(pool_len(&file), without);
+}
+
+#[test]
 fn pages_of_other_sizes_are_refused() {
     for page in [0, 1, 32, 2048, 8192, 1 << 20] {
         let error = plan_of(&source(), &[], page).unwrap_err();

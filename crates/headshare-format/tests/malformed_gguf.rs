@@ -440,6 +440,15 @@ fn offset_overlapping() {
 }
 
 #[test]
+fn offset_overlapping_by_one_byte() {
+    let mut file = two_tensors();
+    file.kvs.push(kv_u32(ALIGNMENT, 1));
+    file.alignment = 1;
+    file.tensors[1].offset = Some(59);
+    assert_error(&file.refused(), "tensor \"two\"", "overlaps");
+}
+
+#[test]
 fn offset_with_a_gap() {
     let mut file = two_tensors();
     file.tensors[1].offset = Some(96);

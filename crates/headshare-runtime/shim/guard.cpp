@@ -32,6 +32,12 @@ int headshare_model_load(const char * path, const llama_model_params * params,
     return guarded(error, error_size, [&] { *out = llama_model_load_from_file(path, *params); });
 }
 
+int headshare_model_load_stream(FILE * stream, const llama_model_params * params,
+                                llama_model ** out, char * error, size_t error_size) {
+    return guarded(error, error_size,
+                   [&] { *out = llama_model_load_from_file_ptr(stream, *params); });
+}
+
 int headshare_context_init(llama_model * model, const llama_context_params * params,
                            llama_context ** out, char * error, size_t error_size) {
     return guarded(error, error_size, [&] { *out = llama_init_from_model(model, *params); });

@@ -16,6 +16,14 @@ unsafe extern "C" {
         error: *mut c_char,
         error_size: usize,
     ) -> c_int;
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    pub(crate) fn headshare_model_load_stream(
+        stream: *mut libc::FILE,
+        params: *const sys::llama_model_params,
+        out: *mut *mut sys::llama_model,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> c_int;
     pub(crate) fn headshare_context_init(
         model: *mut sys::llama_model,
         params: *const sys::llama_context_params,

@@ -30,11 +30,14 @@ pub mod memory;
 pub mod model;
 pub mod quants;
 pub mod sampler;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub mod stitched;
 pub mod threads;
 pub mod utf8;
 pub mod vocab;
 
 mod guard;
+mod recorder;
 
 pub use backend::llama_cpp_revision;
 pub use context::{Context, ContextError, ContextParams, FlashAttention};

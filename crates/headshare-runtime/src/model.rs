@@ -9,8 +9,11 @@ use std::ptr::NonNull;
 use ggml_sys as sys;
 
 use crate::backend::{self, BackendError};
+use crate::memory::WeightRegions;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+use crate::stitched::{Backing, Shared, StitchError};
 use crate::vocab::Vocab;
-use crate::{guard, log};
+use crate::{guard, log, recorder};
 
 /// How a model is loaded; llama.cpp's names and defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +69,10 @@ pub enum ModelError {
         /// llama.cpp's own words.
         reason: String,
     },
+    /// A converted file cannot be loaded in place.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    #[error(transparent)]
+    Stitch(#[from] StitchError),
     /// The progress function stopped the loading.
     #[error("loading was interrupted")]
     Interrupted,
@@ -82,6 +89,11 @@ pub enum ModelError {
 /// A loaded model. Contexts share it through an [`std::sync::Arc`].
 pub struct Model {
     raw: NonNull<sys::llama_model>,
+    /// llama.cpp's own buffers and mappings.
+    regions: WeightRegions,
+    /// What the weights lie in; goes after `raw`, which `drop` frees first.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    backing: Option<Backing>,
 }
 
 // SAFETY: after loading, llama.cpp only reads a model, from any thread;
@@ -123,7 +135,7 @@ impl Model {
     /// What all ways of loading share: `open` is handed llama.cpp's parameters
     /// (and may complete them) and the place for the model. `path` is for
     /// messages only.
-    fn load_with(
+    pub(crate) fn load_with(
         path: &Path,
         params: &ModelParams,
         progress: Option<Progress<'_>>,
@@ -153,7 +165,9 @@ impl Model {
         raw_params.progress_callback = Some(on_progress);
         raw_params.progress_callback_user_data = (&raw mut watch).cast();
         let mut raw = std::ptr::null_mut();
-        let opened = open(&mut raw_params, &mut raw);
+        let (opened, taken) = recorder::record(|| open(&mut raw_params, &mut raw));
+        let mut regions = WeightRegions::default();
+        taken.into_iter().for_each(|range| regions.add(range));
         if let Some(panic) = watch.panic {
             if !raw.is_null() {
                 // SAFETY: loaded just now and known to no one else.
@@ -162,7 +176,12 @@ impl Model {
             resume_unwind(panic);
         }
         match (opened, NonNull::new(raw)) {
-            (Ok(()), Some(raw)) => Ok(Self { raw }),
+            (Ok(()), Some(raw)) => Ok(Self {
+                raw,
+                regions,
+                #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+                backing: None,
+            }),
             (Ok(()), None) if watch.stopped => Err(ModelError::Interrupted),
             (opened, _) => Err(ModelError::Load {
                 path: path.to_owned(),
@@ -173,6 +192,31 @@ impl Model {
                 },
             }),
         }
+    }
+
+    /// Keeps what the weights lie in as long as the model.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    pub(crate) fn keep(&mut self, backing: Backing) {
+        self.backing = Some(backing);
+    }
+
+    /// What became of the weights that are used more than once; `None` for
+    /// models loaded by [`load`](Self::load).
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    pub fn shared(&self) -> Option<&Shared> {
+        self.backing.as_ref().map(Backing::shared)
+    }
+
+    /// The addresses of the weights: llama.cpp's buffers, the mapped file, and
+    /// ours. Empty where the system's allocations cannot be watched.
+    pub fn weight_regions(&self) -> WeightRegions {
+        #[allow(unused_mut)]
+        let mut regions = self.regions.clone();
+        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+        for range in self.backing.iter().flat_map(Backing::ranges) {
+            regions.add(range);
+        }
+        regions
     }
 
     pub(crate) fn as_ptr(&self) -> *mut sys::llama_model {

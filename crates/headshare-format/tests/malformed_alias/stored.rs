@@ -159,6 +159,27 @@ fn r11_pool_rows_of_two_types() {
 }
 
 #[test]
+fn r11_pool_rows_of_two_types_behind_a_nested_segment() {
+    // In the pool: a long segment of `a`, a short one within it, and behind
+    // the short one, still within the long one, the norm's row.
+    let error = broken(|f| {
+        f.edit_u64s(keys::SEGMENT_STORED_OFFSETS, |v| v[NORM] = 2 * ROW);
+        f.edit_u64s(keys::SEGMENT_OFFSETS, |v| v.insert(B_IN_POOL + 1, ROW));
+        f.edit_u64s(keys::SEGMENT_LENGTHS, |v| {
+            v[B_IN_POOL] = ROW;
+            v.insert(B_IN_POOL + 1, 15 * ROW);
+        });
+        f.edit_u32s(keys::SEGMENT_TENSORS, |v| v.insert(B_IN_POOL + 1, 1));
+        // The rest of the block comes from elsewhere.
+        f.edit_u32s(keys::SEGMENT_STORED, |v| v.insert(B_IN_POOL + 1, 0));
+        f.edit_u64s(keys::SEGMENT_STORED_OFFSETS, |v| v.insert(B_IN_POOL + 1, 0));
+        // And so does the block that would lie behind the short segment too.
+        f.edit_u32s(keys::SEGMENT_STORED, |v| v[B_NAMED + 2] = 0);
+    });
+    assert_error(&error, "tensor \"headshare.pool\"", "that do not agree");
+}
+
+#[test]
 fn r11_pool_rows_shifted_against_each_other() {
     let error = broken(|f| {
         let (info, data) = f.tensor(POOL);

@@ -1,0 +1,227 @@
+// Two buffer types for weights that are used more than once in a model, for
+// llama.cpp's `tensor_buft_overrides`:
+//
+// - fold: the CPU backend's own repacking type, over an arena of ours, so that
+//   equal repacked pages can become the same memory;
+// - map: weights stay where the loader has them, in the mapped file.
+//
+// ggml's buffer interface is internal; its header is taken from the sources
+// that this build of ggml was made of.
+
+#include <cstring>
+
+#include <ggml-backend-impl.h>
+#include <ggml-backend.h>
+#include <ggml-cpu.h>
+#include <ggml.h>
+
+extern "C" {
+
+// What the Rust side does. `user` is the owner of one load.
+struct headshare_arena {
+    void * user;
+    // Memory for `size` bytes, page-aligned; NULL when there is none.
+    void * (*allocate)(void * user, size_t size);
+    // The tensor's bytes are in place, `offset` bytes into the memory.
+    void (*written)(void * user, const char * name, size_t offset);
+};
+
+}
+
+namespace {
+
+struct BufferType {
+    ggml_backend_buffer_type  buft;
+    ggml_backend_buffer_type_t real; // NULL for map
+    headshare_arena           arena;
+    size_t                    page;
+};
+
+struct Buffer {
+    BufferType *          type;
+    void *                base;
+    ggml_backend_buffer_i real; // the genuine functions, for fold
+};
+
+BufferType * type_of(ggml_backend_buffer_type_t buft) {
+    return static_cast<BufferType *>(buft->context);
+}
+
+Buffer * context_of(ggml_backend_buffer_t buffer) {
+    return static_cast<Buffer *>(buffer->context);
+}
+
+const char * fold_name(ggml_backend_buffer_type_t) { return "CPU_FOLDED"; }
+const char * map_name(ggml_backend_buffer_type_t) { return "CPU_MAPPED_SHARED"; }
+
+size_t alignment(ggml_backend_buffer_type_t buft) { return type_of(buft)->page; }
+
+size_t fold_alloc_size(ggml_backend_buffer_type_t buft, const ggml_tensor * tensor) {
+    return ggml_backend_buft_get_alloc_size(type_of(buft)->real, tensor);
+}
+
+bool is_host(ggml_backend_buffer_type_t) { return true; }
+
+void free_buffer(ggml_backend_buffer_t buffer) {
+    // The memory belongs to the arena's owner, which outlives the model.
+    delete context_of(buffer);
+}
+
+void * get_base(ggml_backend_buffer_t buffer) { return context_of(buffer)->base; }
+
+ggml_status fold_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor) {
+    auto * real = context_of(buffer)->real.init_tensor;
+    return real ? real(buffer, tensor) : GGML_STATUS_SUCCESS;
+}
+
+void fold_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data,
+                     size_t offset, size_t size) {
+    Buffer * context = context_of(buffer);
+    // From now on the kernels see the type they know their layout by. Until
+    // the first weight arrives, allocation needed our page alignment.
+    buffer->buft = context->type->real;
+    context->real.set_tensor(buffer, tensor, data, offset, size);
+    const auto & arena = context->type->arena;
+    arena.written(arena.user, tensor->name,
+                  static_cast<char *>(tensor->data) - static_cast<char *>(context->base));
+}
+
+void map_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data,
+                    size_t, size_t) {
+    const auto & arena = context_of(buffer)->type->arena;
+    arena.written(arena.user, tensor->name,
+                  static_cast<char *>(tensor->data) - static_cast<char *>(context_of(buffer)->base));
+    tensor->data = const_cast<void *>(data);
+}
+
+void get_tensor(ggml_backend_buffer_t, const ggml_tensor * tensor, void * data, size_t offset,
+                size_t size) {
+    std::memcpy(data, static_cast<const char *>(tensor->data) + offset, size);
+}
+
+// Weights are written by set_tensor only.
+void clear(ggml_backend_buffer_t, uint8_t) {}
+
+ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size) {
+    BufferType * type = type_of(buft);
+    auto * context = new Buffer{type, nullptr, {}};
+    ggml_backend_buffer_i iface = {};
+    if (type->real) {
+        ggml_backend_buffer_t genuine = ggml_backend_buft_alloc_buffer(type->real, 64);
+        if (!genuine) {
+            delete context;
+            return nullptr;
+        }
+        iface = context->real = genuine->iface;
+        ggml_backend_buffer_free(genuine);
+        iface.init_tensor = fold_init_tensor;
+        iface.set_tensor  = fold_set_tensor;
+        iface.memset_tensor = nullptr;
+        iface.cpy_tensor    = nullptr;
+    } else {
+        iface.set_tensor = map_set_tensor;
+        iface.get_tensor = get_tensor;
+    }
+    iface.free_buffer = free_buffer;
+    iface.get_base    = get_base;
+    iface.clear       = clear;
+    iface.reset       = nullptr;
+    context->base = type->arena.allocate(type->arena.user, size);
+    if (!context->base) {
+        delete context;
+        return nullptr;
+    }
+    return ggml_backend_buffer_init(buft, iface, context, size);
+}
+
+// The product that a model computes with such a weight: of a matrix, or of one
+// matrix an expert.
+ggml_tensor * product_with(ggml_context * ctx, ggml_tensor * weight) {
+    const int64_t n_tokens = 512;
+    if (weight->ne[2] == 1) {
+        ggml_tensor * input = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, weight->ne[0], n_tokens);
+        return ggml_mul_mat(ctx, weight, input);
+    }
+    ggml_tensor * input = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, weight->ne[0], 1, n_tokens);
+    ggml_tensor * ids   = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, 1, n_tokens);
+    return ggml_mul_mat_id(ctx, weight, input, ids);
+}
+
+// The CPU backend's repacking types, the first that takes the tensor.
+ggml_backend_buffer_type_t repacking_type(const ggml_tensor * tensor) {
+    ggml_backend_dev_t dev = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    if (!dev) {
+        return nullptr;
+    }
+    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(dev);
+    auto * get = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
+        ggml_backend_reg_get_proc_address(reg, "ggml_backend_dev_get_extra_bufts"));
+    if (!get) {
+        return nullptr;
+    }
+    for (ggml_backend_buffer_type_t * buft = get(dev); buft && *buft; ++buft) {
+        ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(*buft, 64);
+        if (!buffer) {
+            continue;
+        }
+        // The backend's own answer to "can you multiply by this weight?", and
+        // the genuine init_tensor's to "do you have a layout for it?".
+        ggml_init_params params = {16 * ggml_tensor_overhead(), nullptr, true};
+        ggml_context * ctx = ggml_init(params);
+        ggml_tensor * weight = ggml_dup_tensor(ctx, tensor);
+        ggml_tensor * product = product_with(ctx, weight);
+        weight->buffer = buffer;
+        bool takes = ggml_backend_dev_supports_op(dev, product);
+        if (takes && buffer->iface.init_tensor) {
+            buffer->iface.init_tensor(buffer, weight);
+            takes = weight->extra != nullptr;
+        }
+        weight->buffer = nullptr;
+        ggml_free(ctx);
+        ggml_backend_buffer_free(buffer);
+        if (takes) {
+            return *buft;
+        }
+    }
+    return nullptr;
+}
+
+} // namespace
+
+extern "C" {
+
+// The type that the CPU backend repacks a weight of this type and shape (three
+// dimensions) into; NULL when it leaves it as it is.
+ggml_backend_buffer_type_t headshare_repacking_type(int32_t type, const int64_t * ne) {
+    ggml_init_params params = {2 * ggml_tensor_overhead(), nullptr, true};
+    ggml_context * ctx = ggml_init(params);
+    ggml_tensor * tensor = ggml_new_tensor(ctx, static_cast<ggml_type>(type), 3, ne);
+    ggml_backend_buffer_type_t buft = repacking_type(tensor);
+    ggml_free(ctx);
+    return buft;
+}
+
+// A buffer type over `arena`: fold around the genuine type `real`, or map when
+// that is NULL. To be freed after the model that uses it.
+ggml_backend_buffer_type_t headshare_buffer_type_new(const headshare_arena * arena,
+                                                     ggml_backend_buffer_type_t real, size_t page) {
+    auto * type = new BufferType{};
+    type->real  = real;
+    type->arena = *arena;
+    type->page  = page;
+    type->buft.iface.get_name      = real ? fold_name : map_name;
+    type->buft.iface.alloc_buffer  = alloc_buffer;
+    type->buft.iface.get_alignment = alignment;
+    if (real) {
+        type->buft.iface.get_alloc_size = fold_alloc_size;
+    } else {
+        type->buft.iface.is_host = is_host;
+    }
+    type->buft.device  = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    type->buft.context = type;
+    return &type->buft;
+}
+
+void headshare_buffer_type_free(ggml_backend_buffer_type_t buft) { delete type_of(buft); }
+
+}

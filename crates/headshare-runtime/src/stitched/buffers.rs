@@ -1,0 +1,226 @@
+//! The buffer types of `shim/buffers.cpp` and the memory behind them.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CStr, c_char, c_void};
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Mutex;
+
+use ggml_sys as sys;
+use headshare_stitch::{FoldArena, page_size};
+
+#[repr(C)]
+struct Arena {
+    user: *mut c_void,
+    allocate: unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void,
+    written: unsafe extern "C" fn(*mut c_void, *const c_char, usize),
+}
+
+unsafe extern "C" {
+    fn headshare_repacking_type(ggml_type: i32, ne: *const i64) -> sys::ggml_backend_buffer_type_t;
+    fn headshare_buffer_type_new(
+        arena: *const Arena,
+        real: sys::ggml_backend_buffer_type_t,
+        page: usize,
+    ) -> sys::ggml_backend_buffer_type_t;
+    fn headshare_buffer_type_free(buft: sys::ggml_backend_buffer_type_t);
+}
+
+/// The CPU backend's buffer type that repacks weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RepackingType(sys::ggml_backend_buffer_type_t);
+
+impl RepackingType {
+    /// The type that a weight of `dims` (`ne[0]` first) is repacked into when
+    /// it is multiplied with; `None` when ggml leaves it as it is.
+    pub(super) fn of(ggml_type: u32, dims: &[u64]) -> Option<Self> {
+        if dims.len() > 3 {
+            return None;
+        }
+        let mut ne = [1i64; 3];
+        for (ne, &dim) in ne.iter_mut().zip(dims) {
+            *ne = i64::try_from(dim).ok()?;
+        }
+        // SAFETY: a valid ggml type (the caller has it from a validated file)
+        // and three positive dimensions.
+        let buft = unsafe { headshare_repacking_type(ggml_type as i32, ne.as_ptr()) };
+        (!buft.is_null()).then_some(Self(buft))
+    }
+}
+
+/// Rows of two tensors that hold the same bytes.
+#[derive(Debug, Clone)]
+pub(super) struct Twin {
+    pub donor: String,
+    pub donor_offset: u64,
+    pub alias: String,
+    pub alias_offset: u64,
+    pub len: u64,
+}
+
+/// A buffer type over memory of ours, freed when dropped: after the model.
+pub(super) struct WeightBuffers {
+    buft: sys::ggml_backend_buffer_type_t,
+    state: NonNull<Mutex<State>>,
+}
+
+struct State {
+    /// Whether pages are folded; otherwise the memory only lends its addresses.
+    fold: bool,
+    arenas: Vec<FoldArena>,
+    /// By tensor: the twins that it is part of.
+    twins: HashMap<String, Vec<Twin>>,
+    /// Where tensors begin, of those whose bytes are in place.
+    offsets: HashMap<String, u64>,
+    folded_bytes: u64,
+    /// Why something could not be folded.
+    trouble: Option<String>,
+}
+
+// SAFETY: the buffer type is only an address handed to llama.cpp; the state is
+// behind a mutex.
+unsafe impl Send for WeightBuffers {}
+// SAFETY: as above.
+unsafe impl Sync for WeightBuffers {}
+
+impl WeightBuffers {
+    /// Buffers around the repacking type `real` whose equal pages, as `twins`
+    /// name them, become the same memory.
+    pub(super) fn fold(real: RepackingType, twins: &[Twin]) -> Self {
+        Self::new(real.0, twins)
+    }
+
+    /// Buffers whose tensors stay where the loader has them.
+    pub(super) fn map() -> Self {
+        Self::new(std::ptr::null_mut(), &[])
+    }
+
+    fn new(real: sys::ggml_backend_buffer_type_t, twins: &[Twin]) -> Self {
+        let mut by_tensor: HashMap<String, Vec<Twin>> = HashMap::new();
+        for twin in twins {
+            let names: HashSet<&String> = [&twin.donor, &twin.alias].into();
+            for name in names {
+                by_tensor
+                    .entry(name.clone())
+                    .or_default()
+                    .push(twin.clone());
+            }
+        }
+        let state = Box::new(Mutex::new(State {
+            fold: !real.is_null(),
+            arenas: Vec::new(),
+            twins: by_tensor,
+            offsets: HashMap::new(),
+            folded_bytes: 0,
+            trouble: None,
+        }));
+        let state = NonNull::from(Box::leak(state));
+        let arena = Arena {
+            user: state.as_ptr().cast(),
+            allocate,
+            written,
+        };
+        // SAFETY: the arena is copied; its state lives until `drop`, after the
+        // model's buffers.
+        let buft =
+            unsafe { headshare_buffer_type_new(&raw const arena, real, page_size() as usize) };
+        Self { buft, state }
+    }
+
+    /// For `tensor_buft_overrides`.
+    pub(super) fn as_ptr(&self) -> sys::ggml_backend_buffer_type_t {
+        self.buft
+    }
+
+    /// Bytes that folding has freed.
+    pub(super) fn folded_bytes(&self) -> u64 {
+        self.with(|state| state.folded_bytes)
+    }
+
+    /// Why something could not be folded, if so.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.with(|state| state.trouble.clone())
+    }
+
+    /// The addresses that hold weights.
+    pub(super) fn ranges(&self) -> Vec<Range<u64>> {
+        self.with(|state| {
+            let range = |arena: &FoldArena| {
+                let start = arena.as_ptr() as u64;
+                start..start + arena.len() as u64
+            };
+            state.arenas.iter().map(range).collect()
+        })
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        // SAFETY: ours until `drop`.
+        let state = unsafe { self.state.as_ref() };
+        f(&mut state.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}
+
+impl Drop for WeightBuffers {
+    fn drop(&mut self) {
+        // SAFETY: the model, and with it every buffer of this type, is gone
+        // (the owner's drop order); both came from `new`.
+        unsafe {
+            headshare_buffer_type_free(self.buft);
+            drop(Box::from_raw(self.state.as_ptr()));
+        }
+    }
+}
+
+unsafe extern "C" fn allocate(user: *mut c_void, size: usize) -> *mut c_void {
+    // SAFETY: the state that `new` passed, alive as long as the buffer type.
+    let state = unsafe { &*user.cast::<Mutex<State>>() };
+    let mut state = state.lock().unwrap_or_else(|e| e.into_inner());
+    match FoldArena::new(size) {
+        Ok(arena) => {
+            let start = arena.as_ptr();
+            state.arenas.push(arena);
+            // Offsets are within one arena; llama.cpp asks for one.
+            if state.arenas.len() > 1 {
+                state.fold = false;
+            }
+            start.cast()
+        }
+        Err(_) => std::ptr::null_mut(),
+    }
+}
+
+unsafe extern "C" fn written(user: *mut c_void, name: *const c_char, offset: usize) {
+    // SAFETY: as in `allocate`; ggml's names are NUL-terminated.
+    let (state, name) = unsafe { (&*user.cast::<Mutex<State>>(), CStr::from_ptr(name)) };
+    let mut state = state.lock().unwrap_or_else(|e| e.into_inner());
+    if state.fold {
+        state.written(&name.to_string_lossy(), offset as u64);
+    }
+}
+
+impl State {
+    /// Folds what the tensor `name`, now in place at `offset`, shares with
+    /// tensors that are in place.
+    fn written(&mut self, name: &str, offset: u64) {
+        self.offsets.insert(name.to_owned(), offset);
+        let Some(twins) = self.twins.get(name) else {
+            return;
+        };
+        for twin in twins {
+            let (Some(donor), Some(alias)) =
+                (self.offsets.get(&twin.donor), self.offsets.get(&twin.alias))
+            else {
+                continue;
+            };
+            let range = |start: u64| start as usize..(start + twin.len) as usize;
+            let arena = self.arenas.last_mut().expect("a tensor lies in an arena");
+            match arena.fold(
+                range(donor + twin.donor_offset),
+                range(alias + twin.alias_offset),
+            ) {
+                Ok(bytes) => self.folded_bytes += bytes,
+                Err(e) => self.trouble = Some(e.to_string()),
+            }
+        }
+    }
+}
