@@ -9,6 +9,7 @@ mod expand;
 mod failure;
 mod inspect;
 mod interrupt;
+mod loading;
 mod output;
 mod plan;
 mod run;
