@@ -52,6 +52,19 @@ pub(super) struct Loaded {
     _scratch: Option<ScratchFile>,
 }
 
+impl Loaded {
+    /// A model that llama.cpp loaded by itself.
+    pub(super) fn stock(model: Model, weights: WeightRegions) -> Self {
+        Self {
+            model,
+            resolve: "none",
+            shared_bytes: 0,
+            weights,
+            _scratch: None,
+        }
+    }
+}
+
 /// Loads `path` in the way that was asked for. The one place that knows about
 /// converted files.
 pub(super) fn load(

@@ -4,6 +4,7 @@
 //! Results go to stdout, everything else to stderr. The exit status is
 //! [`Exit`]; scripts depend on it.
 
+mod bench;
 mod convert;
 mod expand;
 mod failure;
@@ -49,6 +50,10 @@ enum Command {
     Inspect(inspect::Args),
     /// Generate text with llama.cpp, from a plain or a converted file.
     Run(run::Args),
+    /// Measure speed, load time and memory, of several files side by side.
+    Bench(bench::Args),
+    #[command(hide = true)]
+    BenchWorker(bench::WorkerArgs),
 }
 
 fn long_version() -> &'static str {
@@ -85,6 +90,8 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => args.run(&output),
         Command::Inspect(args) => args.run(&output),
         Command::Run(args) => args.run(&output),
+        Command::Bench(args) => args.run(&output),
+        Command::BenchWorker(args) => args.run(&output),
     };
     match result {
         Ok(exit) => exit,
