@@ -8,6 +8,8 @@
 
 pub mod cli;
 pub mod convert;
+#[cfg(target_os = "linux")]
+pub mod exec;
 pub mod input;
 pub mod inspect;
 pub mod matching;

@@ -9,6 +9,8 @@ use super::bench::BenchError;
 use super::output::printable;
 use super::run::RunError;
 use crate::convert::ConvertError;
+#[cfg(target_os = "linux")]
+use crate::exec::ExecError;
 use crate::input::InputError;
 use crate::matching::MatchError;
 use crate::model::ModelError;
@@ -93,6 +95,10 @@ fn one_line(text: &str) -> String {
 }
 
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    #[cfg(target_os = "linux")]
+    if let Some(e) = cause.downcast_ref::<ExecError>() {
+        return e.hint().map(str::to_owned);
+    }
     if let Some(e) = cause.downcast_ref::<InputError>() {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<FileError>() {
@@ -123,6 +129,10 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     };
     // Not there, a folder, a pipe, or not what it must be: a bad input file.
     if cause.downcast_ref::<InputError>().is_some() {
+        return Some(Exit::BadInput);
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(ExecError::Input(_)) = cause.downcast_ref::<ExecError>() {
         return Some(Exit::BadInput);
     }
     if let Some(e) = cause.downcast_ref::<FileError>() {

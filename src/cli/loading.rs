@@ -54,12 +54,12 @@ pub(super) struct Loaded {
 
 impl Loaded {
     /// A model that llama.cpp loaded by itself.
-    pub(super) fn stock(model: Model, weights: WeightRegions) -> Self {
+    pub(super) fn stock(model: Model) -> Self {
         Self {
+            weights: model.weight_regions(),
             model,
             resolve: "none",
             shared_bytes: 0,
-            weights,
             _scratch: None,
         }
     }
@@ -76,16 +76,15 @@ pub(super) fn load(
 ) -> anyhow::Result<Loaded> {
     let file = ModelFile::open(path)?;
     let params = ModelParams::default();
-    let before = memory::Before::now();
     let sharing = match (&file.table, how) {
         (Some(table), Resolve::Expand) => {
             let scratch = convert::expand_to_scratch(&file, table)?;
             let model = Model::load(scratch.path(), &params, Some(progress)).map_err(from_model)?;
             return Ok(Loaded {
+                weights: model.weight_regions(),
                 model,
                 resolve: "expand",
                 shared_bytes: 0,
-                weights: before.additions(),
                 _scratch: Some(scratch),
             });
         }
@@ -100,8 +99,7 @@ pub(super) fn load(
     };
     let model = Model::load_stitched(&source, sharing, drop_pages, &params, Some(progress))
         .map_err(from_model)?;
-    let mut weights = before.additions();
-    model.add_weight_regions(&mut weights);
+    let weights = model.weight_regions();
     let shared = model.shared().cloned().unwrap_or_default();
     if shared.given_up_bytes > 0 {
         out.warning(&format!(

@@ -6,6 +6,8 @@
 
 mod bench;
 mod convert;
+#[cfg(target_os = "linux")]
+mod exec;
 mod expand;
 mod failure;
 mod inspect;
@@ -54,6 +56,10 @@ enum Command {
     Bench(bench::Args),
     #[command(hide = true)]
     BenchWorker(bench::WorkerArgs),
+    /// Run a llama.cpp program so that it can read converted files, with each
+    /// shared block in memory once.
+    #[cfg(target_os = "linux")]
+    Exec(exec::Args),
 }
 
 fn long_version() -> &'static str {
@@ -92,6 +98,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => args.run(&output),
         Command::Bench(args) => args.run(&output),
         Command::BenchWorker(args) => args.run(&output),
+        #[cfg(target_os = "linux")]
+        Command::Exec(args) => args.run(&output),
     };
     match result {
         Ok(exit) => exit,

@@ -37,6 +37,7 @@ pub mod utf8;
 pub mod vocab;
 
 mod guard;
+mod recorder;
 
 pub use backend::llama_cpp_revision;
 pub use context::{Context, ContextError, ContextParams, FlashAttention};

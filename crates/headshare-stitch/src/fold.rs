@@ -112,7 +112,9 @@ impl FoldArena {
             }
             let other = start.wrapping_add_signed(distance);
             let store = self.store.as_ref().expect("pages were stored in it");
-            self.region.map_file(other, store, offset, end - start)?;
+            // Populated: memory that is there should be seen to be there.
+            self.region
+                .map_file(other, store, offset, end - start, true)?;
             for at in (0..end - start).step_by(page) {
                 self.folded.insert((other + at) / page, offset + at as u64);
             }
@@ -141,7 +143,8 @@ impl FoldArena {
             }
             let offset = self.store_len;
             store.write_all_at(&self.region.readable()[start..end], offset)?;
-            self.region.map_file(start, store, offset, end - start)?;
+            self.region
+                .map_file(start, store, offset, end - start, true)?;
             self.store_len += (end - start) as u64;
             for at in (0..end - start).step_by(page) {
                 self.folded.insert((start + at) / page, offset + at as u64);

@@ -90,27 +90,21 @@ impl Region {
     }
 
     /// Maps `len` bytes of `file` from `offset` on over the region at
-    /// `start`, read-only and shared.
+    /// `start`, read-only and shared; `populate` takes the pages in at once.
     pub(crate) fn map_file(
         &mut self,
         start: usize,
         file: &File,
         offset: u64,
         len: usize,
+        populate: bool,
     ) -> io::Result<()> {
         let at = self.at(&(start..start + len));
+        let mut flags = MapFlags::SHARED | MapFlags::FIXED;
+        flags.set(MapFlags::POPULATE, populate);
         // SAFETY: as in `writable`. What the file's owner does to it meanwhile
         // is the same risk as for any mapped file, see `MappedFile`.
-        unsafe {
-            rustix::mm::mmap(
-                at,
-                len,
-                ProtFlags::READ,
-                MapFlags::SHARED | MapFlags::FIXED,
-                file,
-                offset,
-            )
-        }?;
+        unsafe { rustix::mm::mmap(at, len, ProtFlags::READ, flags, file, offset) }?;
         Ok(())
     }
 

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
-use headshare_runtime::memory::Before;
 use headshare_runtime::{Context, ContextParams, Model, ModelParams, Token, Vocab};
 use serde::{Deserialize, Serialize};
 
@@ -218,9 +217,8 @@ impl Args {
             use_mmap: self.way == Way::StockMmap,
             ..ModelParams::default()
         };
-        let before = Before::now();
         let model = Model::load(&self.file, &params, None).map_err(loading::from_model)?;
-        Ok(Loaded::stock(model, before.additions()))
+        Ok(Loaded::stock(model))
     }
 }
 
