@@ -349,7 +349,7 @@ pub(super) fn measure(
         let _ = writeln!(io::stderr(), "{line}");
     }
     match heard? {
-        Heard::All(measured) => Ok(measured),
+        Heard::All(measured) => Ok(*measured),
         Heard::Failure(message, hint) => Err(BenchError {
             message,
             hint,
@@ -364,7 +364,7 @@ pub(super) fn measure(
 }
 
 enum Heard {
-    All(Measured),
+    All(Box<Measured>),
     Failure(String, Option<String>),
     Silence,
 }
@@ -380,12 +380,12 @@ fn listen(lines: impl BufRead) -> anyhow::Result<Heard> {
             Message::Failed { message, hint } => return Ok(Heard::Failure(message, hint)),
             Message::Finished { memory } => {
                 let Some(loaded) = loaded.take() else { break };
-                return Ok(Heard::All(Measured {
+                return Ok(Heard::All(Box::new(Measured {
                     loaded,
                     prefill_ns,
                     decode_ns,
                     memory,
-                }));
+                })));
             }
         }
     }
