@@ -49,7 +49,7 @@ pub(super) struct Loaded {
     pub(super) shared_bytes: u64,
     pub(super) weights: WeightRegions,
     /// Keeps the expanded copy alive.
-    _scratch: Option<ScratchFile>,
+    pub(super) scratch: Option<ScratchFile>,
 }
 
 impl Loaded {
@@ -60,7 +60,7 @@ impl Loaded {
             model,
             resolve: "none",
             shared_bytes: 0,
-            _scratch: None,
+            scratch: None,
         }
     }
 }
@@ -85,7 +85,7 @@ pub(super) fn load(
                 model,
                 resolve: "expand",
                 shared_bytes: 0,
-                _scratch: Some(scratch),
+                scratch: Some(scratch),
             });
         }
         (_, Resolve::Fold) => Sharing::Fold,
@@ -123,7 +123,7 @@ pub(super) fn load(
         },
         shared_bytes: shared.shared_bytes,
         weights,
-        _scratch: None,
+        scratch: None,
     })
 }
 
