@@ -51,7 +51,7 @@ pub(super) struct Loaded {
     pub(super) how: String,
     pub(super) weights: WeightRegions,
     /// Keeps the expanded copy alive.
-    _scratch: Option<ScratchFile>,
+    pub(super) scratch: Option<ScratchFile>,
 }
 
 impl Loaded {
@@ -63,7 +63,7 @@ impl Loaded {
             resolve: "none",
             shared_bytes: 0,
             how: "nothing is shared".to_owned(),
-            _scratch: None,
+            scratch: None,
         }
     }
 }
@@ -103,7 +103,7 @@ pub(super) fn load(
                 resolve: "expand",
                 shared_bytes: 0,
                 how: "expanded to a temporary copy: nothing is shared".to_owned(),
-                _scratch: Some(scratch),
+                scratch: Some(scratch),
             });
         }
         (_, Resolve::Fold) => Sharing::Fold,
@@ -145,7 +145,7 @@ pub(super) fn load(
         shared_bytes: shared.shared_bytes,
         how: describe(&shared),
         weights,
-        _scratch: None,
+        scratch: None,
     })
 }
 
