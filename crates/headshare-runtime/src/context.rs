@@ -40,6 +40,8 @@ pub struct ContextParams {
     pub n_ubatch: u32,
     /// Threads; `None` means one a physical core that this process may use.
     pub n_threads: Option<u32>,
+    /// Threads when a prompt is evaluated; `None` means as many.
+    pub n_threads_batch: Option<u32>,
     /// When to use flash attention.
     pub flash_attention: FlashAttention,
     /// While true, evaluation stops as soon as it can; for Ctrl-C.
@@ -53,6 +55,7 @@ impl Default for ContextParams {
             n_batch: 2048,
             n_ubatch: 512,
             n_threads: None,
+            n_threads_batch: None,
             flash_attention: FlashAttention::Auto,
             stop: Arc::default(),
         }
@@ -123,21 +126,23 @@ impl Context {
             (params.n_batch, "n_batch"),
             (params.n_ubatch, "n_ubatch"),
             (params.n_threads.unwrap_or(1), "n_threads"),
+            (params.n_threads_batch.unwrap_or(1), "n_threads_batch"),
         ] {
             if value == 0 {
                 return Err(ContextError::Zero(name));
             }
         }
         let n_threads = params.n_threads.unwrap_or_else(threads::physical_cores);
-        let n_threads = i32::try_from(n_threads).unwrap_or(i32::MAX).min(512);
+        let n_threads_batch = params.n_threads_batch.unwrap_or(n_threads);
+        let bounded = |threads| i32::try_from(threads).unwrap_or(i32::MAX).min(512);
         let mark = log::mark();
         // SAFETY: returns a plain struct.
         let mut raw_params = unsafe { sys::llama_context_default_params() };
         raw_params.n_ctx = n_ctx;
         raw_params.n_batch = params.n_batch;
         raw_params.n_ubatch = params.n_ubatch;
-        raw_params.n_threads = n_threads;
-        raw_params.n_threads_batch = n_threads;
+        raw_params.n_threads = bounded(n_threads);
+        raw_params.n_threads_batch = bounded(n_threads_batch);
         raw_params.flash_attn_type = match params.flash_attention {
             FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
             FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -320,6 +325,30 @@ impl Context {
         let last =
             unsafe { sys::llama_memory_seq_pos_max(sys::llama_get_memory(self.raw.as_ptr()), 0) };
         u32::try_from(last.saturating_add(1)).unwrap_or(0)
+    }
+
+    /// Forgets all but the first `n` tokens and returns how many are kept. That
+    /// is none where the model's memory cannot be cut (recurrent models).
+    ///
+    /// [`Context::logits`] are gone if anything was forgotten: evaluate the last
+    /// token to have its own.
+    pub fn keep(&mut self, n: u32) -> u32 {
+        if n >= self.n_past {
+            return self.n_past;
+        }
+        // SAFETY: the context lives; its memory may be NULL, which is checked.
+        let cut = n > 0
+            && unsafe {
+                let memory = sys::llama_get_memory(self.raw.as_ptr());
+                !memory.is_null() && sys::llama_memory_seq_rm(memory, 0, n as i32, -1)
+            };
+        if cut {
+            self.n_past = n;
+            self.has_logits = false;
+        } else {
+            self.clear();
+        }
+        self.n_past
     }
 
     /// Forgets the text.
