@@ -3,9 +3,10 @@
 //!
 //! The library behind the command line. Data flows one way: [`model`] says
 //! where the heads are, [`matching`] which of them are alike, a [`plan`] which
-//! share, [`convert`] writes the file.
+//! share, [`convert`] writes the file. [`chat`] talks with a model.
 #![forbid(unsafe_code)]
 
+pub mod chat;
 pub mod cli;
 pub mod convert;
 pub mod input;
