@@ -78,7 +78,7 @@ fn long_version() -> &'static str {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(run::spell_out(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are results; a reader that is gone is no error.

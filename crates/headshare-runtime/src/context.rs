@@ -53,6 +53,8 @@ pub struct ContextParams {
     pub kv_unified: bool,
     /// Threads; `None` means one a physical core that this process may use.
     pub n_threads: Option<u32>,
+    /// Threads when a prompt is evaluated; `None` means as many.
+    pub n_threads_batch: Option<u32>,
     /// When to use flash attention.
     pub flash_attention: FlashAttention,
     /// While true, evaluation stops as soon as it can; for Ctrl-C.
@@ -68,6 +70,7 @@ impl Default for ContextParams {
             n_seq_max: 1,
             kv_unified: false,
             n_threads: None,
+            n_threads_batch: None,
             flash_attention: FlashAttention::Auto,
             stop: Arc::default(),
         }
@@ -144,13 +147,15 @@ impl Context {
             (params.n_ubatch, "n_ubatch"),
             (params.n_seq_max, "n_seq_max"),
             (params.n_threads.unwrap_or(1), "n_threads"),
+            (params.n_threads_batch.unwrap_or(1), "n_threads_batch"),
         ] {
             if value == 0 {
                 return Err(ContextError::Zero(name));
             }
         }
         let n_threads = params.n_threads.unwrap_or_else(threads::physical_cores);
-        let n_threads = i32::try_from(n_threads).unwrap_or(i32::MAX).min(512);
+        let n_threads_batch = params.n_threads_batch.unwrap_or(n_threads);
+        let bounded = |threads| i32::try_from(threads).unwrap_or(i32::MAX).min(512);
         let mark = log::mark();
         // SAFETY: returns a plain struct.
         let mut raw_params = unsafe { sys::llama_context_default_params() };
@@ -159,8 +164,8 @@ impl Context {
         raw_params.n_ubatch = params.n_ubatch;
         raw_params.n_seq_max = params.n_seq_max;
         raw_params.kv_unified = params.kv_unified;
-        raw_params.n_threads = n_threads;
-        raw_params.n_threads_batch = n_threads;
+        raw_params.n_threads = bounded(n_threads);
+        raw_params.n_threads_batch = bounded(n_threads_batch);
         raw_params.flash_attn_type = match params.flash_attention {
             FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
             FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -412,6 +417,30 @@ impl Context {
     /// Takes the first sequence's length from llama.cpp.
     pub(crate) fn recount(&mut self) {
         self.n_past = self.seq_end(0);
+    }
+
+    /// Forgets all but the first `n` tokens and returns how many are kept. That
+    /// is none where the model's memory cannot be cut (recurrent models).
+    ///
+    /// [`Context::logits`] are gone if anything was forgotten: evaluate the last
+    /// token to have its own.
+    pub fn keep(&mut self, n: u32) -> u32 {
+        if n >= self.n_past {
+            return self.n_past;
+        }
+        // SAFETY: the context lives; its memory may be NULL, which is checked.
+        let cut = n > 0
+            && unsafe {
+                let memory = sys::llama_get_memory(self.raw.as_ptr());
+                !memory.is_null() && sys::llama_memory_seq_rm(memory, 0, n as i32, -1)
+            };
+        if cut {
+            self.n_past = n;
+            self.outputs.clear();
+        } else {
+            self.clear();
+        }
+        self.n_past
     }
 
     /// Forgets all texts.
