@@ -7,21 +7,15 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use clap::ValueEnum;
-use headshare_runtime::memory::{self, WeightRegions};
-use headshare_runtime::model::Progress;
-use headshare_runtime::stitched::{Sharing, Source, StitchError};
 use headshare_runtime::{
-    Context, ContextParams, GenerateError, Generator, Model, ModelError, ModelParams, Sampler,
-    SamplerError, SamplerParams, StopReason, Timings, Token, Utf8Stream, log,
+    Context, ContextParams, GenerateError, Generator, ModelError, Sampler, SamplerError,
+    SamplerParams, StopReason, Timings, Token, Utf8Stream, log,
 };
-use headshare_stitch::ScratchFile;
 use serde::Serialize;
 
+use super::loading::{Memory, Resolve, from_model, load, measure};
 use super::output::Output;
 use super::{Exit, interrupt};
-use crate::convert;
-use crate::input::ModelFile;
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["prompt", "file_prompt"]))]
@@ -87,19 +81,6 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// How the shared blocks of a converted file are brought into memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Resolve {
-    /// The best way that this file and machine allow.
-    Auto,
-    /// Once, in llama.cpp's interleaved layouts.
-    Fold,
-    /// Once, as they lie in the file.
-    Map,
-    /// Through a full temporary copy; saves nothing.
-    Expand,
-}
-
 /// What `run` has to say; the shape of its JSON.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -115,17 +96,6 @@ struct Report {
     memory: Memory,
 }
 
-/// Sizes in bytes. What the system does not tell is null.
-#[derive(Debug, Serialize)]
-struct Memory {
-    pss_bytes: Option<u64>,
-    weights_pss_bytes: Option<u64>,
-    logical_weight_bytes: u64,
-    unique_weight_bytes: u64,
-    shared_bytes: u64,
-    vmas: Option<u64>,
-}
-
 /// A mistake in how `run` was used, or in the model that it was given.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -136,7 +106,7 @@ pub(super) struct RunError {
 }
 
 impl RunError {
-    fn usage(message: impl ToString, hint: Option<&'static str>) -> Self {
+    pub(super) fn usage(message: impl ToString, hint: Option<&'static str>) -> Self {
         Self {
             message: message.to_string(),
             hint,
@@ -144,7 +114,7 @@ impl RunError {
         }
     }
 
-    fn bad_input(message: impl ToString) -> Self {
+    pub(super) fn bad_input(message: impl ToString) -> Self {
         Self {
             message: message.to_string(),
             hint: None,
@@ -159,80 +129,6 @@ impl RunError {
     pub(super) fn exit(&self) -> Exit {
         self.exit
     }
-}
-
-/// A loaded model and how its shared blocks were resolved.
-struct Loaded {
-    model: Model,
-    /// "none" where nothing is shared.
-    resolve: &'static str,
-    /// Bytes of weights that are in memory only once although used twice.
-    shared_bytes: u64,
-    weights: WeightRegions,
-    /// Keeps the expanded copy alive.
-    _scratch: Option<ScratchFile>,
-}
-
-/// Loads `path` in the way that was asked for. The one place that knows about
-/// converted files.
-fn load(
-    path: &Path,
-    how: Resolve,
-    drop_pages: bool,
-    progress: Progress<'_>,
-    out: &Output,
-) -> anyhow::Result<Loaded> {
-    let file = ModelFile::open(path)?;
-    let params = ModelParams::default();
-    let sharing = match (&file.table, how) {
-        (Some(table), Resolve::Expand) => {
-            let scratch = convert::expand_to_scratch(&file, table)?;
-            let model = Model::load(scratch.path(), &params, Some(progress)).map_err(from_model)?;
-            return Ok(Loaded {
-                weights: model.weight_regions(),
-                model,
-                resolve: "expand",
-                shared_bytes: 0,
-                _scratch: Some(scratch),
-            });
-        }
-        (_, Resolve::Fold) => Sharing::Fold,
-        (_, Resolve::Map) => Sharing::Map,
-        (_, Resolve::Auto | Resolve::Expand) => Sharing::Auto,
-    };
-    let source = Source {
-        file: &file.file,
-        gguf: &file.gguf,
-        table: file.table.as_ref(),
-    };
-    let model = Model::load_stitched(&source, sharing, drop_pages, &params, Some(progress))
-        .map_err(from_model)?;
-    let weights = model.weight_regions();
-    let shared = model.shared().cloned().unwrap_or_default();
-    if shared.given_up_bytes > 0 {
-        out.warning(&format!(
-            "{} bytes of shared pages are copied: the process may not have more mappings \
-             (vm.max_map_count)",
-            shared.given_up_bytes
-        ));
-    }
-    if let Some(trouble) = &shared.trouble {
-        out.warning(&format!(
-            "some shared blocks are in memory twice: {trouble}"
-        ));
-    }
-    Ok(Loaded {
-        model,
-        resolve: match (&file.table, shared.folded_tensors, shared.mapped_tensors) {
-            (None, ..) | (_, 0, 0) => "none",
-            (_, _, 0) => "fold",
-            (_, 0, _) => "map",
-            _ => "fold+map",
-        },
-        shared_bytes: shared.shared_bytes,
-        weights,
-        _scratch: None,
-    })
 }
 
 impl Args {
@@ -304,7 +200,8 @@ impl Args {
         }
         if self.perf {
             // Asked for, so -q does not silence it.
-            let _ = writeln!(io::stderr(), "{}", perf(&report, &done.timings));
+            let perf = perf(&report, &done.timings);
+            let _ = writeln!(io::stderr(), "{perf}\nresolve  {}", loaded.how);
         }
         Ok(Exit::Done)
     }
@@ -418,19 +315,6 @@ struct Done {
     timings: Timings,
 }
 
-fn measure(model: &Model, weights: &WeightRegions, shared_bytes: u64) -> Memory {
-    let process = memory::process_memory();
-    let logical = model.size_bytes();
-    Memory {
-        pss_bytes: process.map(|process| process.pss_bytes),
-        weights_pss_bytes: weights.pss_bytes(),
-        logical_weight_bytes: logical,
-        unique_weight_bytes: logical.saturating_sub(shared_bytes),
-        shared_bytes,
-        vmas: process.map(|process| process.vmas),
-    }
-}
-
 fn perf(report: &Report, timings: &Timings) -> String {
     let mib = |bytes: Option<u64>| {
         bytes.map_or_else(
@@ -456,16 +340,6 @@ fn perf(report: &Report, timings: &Timings) -> String {
         mib(memory.weights_pss_bytes),
         memory.vmas.unwrap_or(0),
     )
-}
-
-fn from_model(error: ModelError) -> anyhow::Error {
-    match error {
-        ModelError::Stitch(StitchError::File(error)) => error.into(),
-        ModelError::Open { .. } | ModelError::Load { .. } | ModelError::NotGenerative { .. } => {
-            RunError::bad_input(error).into()
-        }
-        other => other.into(),
-    }
 }
 
 fn from_sampler(error: SamplerError) -> anyhow::Error {

@@ -294,6 +294,9 @@ impl Plan {
     }
 
     fn into_backing(self, registration: Registration) -> Backing {
+        for buffers in self.fold.iter().chain(&self.map) {
+            buffers.seal();
+        }
         let folded_bytes = self.fold.as_ref().map_or(0, WeightBuffers::folded_bytes);
         let shared_bytes = folded_bytes + self.mapped_shared;
         let shared = Shared {
