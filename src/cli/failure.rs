@@ -9,6 +9,7 @@ use super::bench::BenchError;
 use super::output::printable;
 use super::run::RunError;
 use crate::convert::ConvertError;
+use crate::eval::EvalError;
 #[cfg(target_os = "linux")]
 use crate::exec::ExecError;
 use crate::input::InputError;
@@ -107,6 +108,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<BenchError>() {
         e.hint()
+    } else if let Some(e) = cause.downcast_ref::<EvalError>() {
+        e.hint()
     } else if let Some(MatchError::NonFinite { .. }) = cause.downcast_ref::<MatchError>() {
         Some("--lossless compares bytes, not weights, and works for this file".to_owned())
     } else {
@@ -146,6 +149,12 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(e) = cause.downcast_ref::<BenchError>() {
         return Some(e.exit());
+    }
+    if cause
+        .downcast_ref::<EvalError>()
+        .is_some_and(EvalError::is_bad_input)
+    {
+        return Some(Exit::BadInput);
     }
     Some(match cause.downcast_ref::<ConvertError>()? {
         ConvertError::Input(_) => Exit::BadInput,

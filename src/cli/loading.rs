@@ -6,12 +6,12 @@ use std::path::Path;
 use clap::ValueEnum;
 use headshare_runtime::memory::{self, WeightRegions};
 use headshare_runtime::model::Progress;
-use headshare_runtime::stitched::{Sharing, Source, StitchError};
+use headshare_runtime::stitched::{Shared, Sharing, Source, StitchError};
 use headshare_runtime::{Model, ModelError, ModelParams};
 use headshare_stitch::ScratchFile;
 use serde::{Deserialize, Serialize};
 
-use super::output::Output;
+use super::output::{Output, grouped};
 use super::run::RunError;
 use crate::convert;
 use crate::input::ModelFile;
@@ -47,9 +47,11 @@ pub(super) struct Loaded {
     pub(super) resolve: &'static str,
     /// Bytes of weights that are in memory only once although used twice.
     pub(super) shared_bytes: u64,
+    /// What was picked for which weights, in words.
+    pub(super) how: String,
     pub(super) weights: WeightRegions,
     /// Keeps the expanded copy alive.
-    _scratch: Option<ScratchFile>,
+    pub(super) scratch: Option<ScratchFile>,
 }
 
 impl Loaded {
@@ -60,9 +62,24 @@ impl Loaded {
             model,
             resolve: "none",
             shared_bytes: 0,
-            _scratch: None,
+            how: "nothing is shared".to_owned(),
+            scratch: None,
         }
     }
+}
+
+/// What was picked for which weights, in words.
+fn describe(shared: &Shared) -> String {
+    if shared.folded_tensors + shared.mapped_tensors == 0 {
+        return "nothing is shared".to_owned();
+    }
+    format!(
+        "{} tensors folded after repacking, {} mapped; {} bytes are in memory once, {} are copied",
+        shared.folded_tensors,
+        shared.mapped_tensors,
+        grouped(shared.shared_bytes),
+        grouped(shared.copied_bytes)
+    )
 }
 
 /// Loads `path` in the way that was asked for. The one place that knows about
@@ -85,7 +102,8 @@ pub(super) fn load(
                 model,
                 resolve: "expand",
                 shared_bytes: 0,
-                _scratch: Some(scratch),
+                how: "expanded to a temporary copy: nothing is shared".to_owned(),
+                scratch: Some(scratch),
             });
         }
         (_, Resolve::Fold) => Sharing::Fold,
@@ -108,6 +126,9 @@ pub(super) fn load(
             shared.given_up_bytes
         ));
     }
+    if how == Resolve::Fold && shared.folded_tensors == 0 && shared.mapped_tensors > 0 {
+        out.remark("note: llama.cpp does not repack the shared weights, so they are mapped");
+    }
     if let Some(trouble) = &shared.trouble {
         out.warning(&format!(
             "some shared blocks are in memory twice: {trouble}"
@@ -122,8 +143,9 @@ pub(super) fn load(
             _ => "fold+map",
         },
         shared_bytes: shared.shared_bytes,
+        how: describe(&shared),
         weights,
-        _scratch: None,
+        scratch: None,
     })
 }
 

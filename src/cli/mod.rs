@@ -6,6 +6,7 @@
 
 mod bench;
 mod convert;
+mod eval;
 #[cfg(target_os = "linux")]
 mod exec;
 mod expand;
@@ -54,6 +55,8 @@ enum Command {
     Run(run::Args),
     /// Measure speed, load time and memory, of several files side by side.
     Bench(bench::Args),
+    /// Measure how good a model is.
+    Eval(eval::Args),
     #[command(hide = true)]
     BenchWorker(bench::WorkerArgs),
     /// Run a llama.cpp program so that it can read converted files, with each
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => args.run(&output),
         Command::Run(args) => args.run(&output),
         Command::Bench(args) => args.run(&output),
+        Command::Eval(args) => args.run(&output),
         Command::BenchWorker(args) => args.run(&output),
         #[cfg(target_os = "linux")]
         Command::Exec(args) => args.run(&output),

@@ -200,7 +200,8 @@ impl Args {
         }
         if self.perf {
             // Asked for, so -q does not silence it.
-            let _ = writeln!(io::stderr(), "{}", perf(&report, &done.timings));
+            let perf = perf(&report, &done.timings);
+            let _ = writeln!(io::stderr(), "{perf}\nresolve  {}", loaded.how);
         }
         Ok(Exit::Done)
     }

@@ -61,6 +61,14 @@ pub enum ModelError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The system has no memory, or no addresses, for the file.
+    #[error("no memory to load {path}: {reason}", path = path.display())]
+    NoMemory {
+        /// The file.
+        path: PathBuf,
+        /// llama.cpp's own words.
+        reason: String,
+    },
     /// llama.cpp does not load the file.
     #[error("cannot load {path}: {reason}", path = path.display())]
     Load {
@@ -167,7 +175,10 @@ impl Model {
         let mut raw = std::ptr::null_mut();
         let (opened, taken) = recorder::record(|| open(&mut raw_params, &mut raw));
         let mut regions = WeightRegions::default();
-        taken.into_iter().for_each(|range| regions.add(range));
+        taken
+            .ranges
+            .into_iter()
+            .for_each(|range| regions.add(range));
         if let Some(panic) = watch.panic {
             if !raw.is_null() {
                 // SAFETY: loaded just now and known to no one else.
@@ -183,14 +194,19 @@ impl Model {
                 backing: None,
             }),
             (Ok(()), None) if watch.stopped => Err(ModelError::Interrupted),
-            (opened, _) => Err(ModelError::Load {
-                path: path.to_owned(),
-                reason: match opened {
+            (opened, _) => {
+                let path = path.to_owned();
+                let reason = match opened {
                     Err(thrown) => thrown,
                     Ok(()) => log::reason_since(mark)
                         .unwrap_or_else(|| "llama.cpp gives no reason".into()),
-                },
-            }),
+                };
+                Err(if taken.refused {
+                    ModelError::NoMemory { path, reason }
+                } else {
+                    ModelError::Load { path, reason }
+                })
+            }
         }
     }
 

@@ -9,6 +9,8 @@ use std::sync::Mutex;
 use ggml_sys as sys;
 use headshare_stitch::{FoldArena, page_size};
 
+use crate::recorder;
+
 #[repr(C)]
 struct Arena {
     user: *mut c_void,
@@ -211,7 +213,10 @@ unsafe extern "C" fn allocate(user: *mut c_void, size: usize) -> *mut c_void {
             }
             start.cast()
         }
-        Err(_) => std::ptr::null_mut(),
+        Err(_) => {
+            recorder::note_refused();
+            std::ptr::null_mut()
+        }
     }
 }
 
