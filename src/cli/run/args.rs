@@ -86,12 +86,12 @@ struct TalkArgs {
         long = "system",
         visible_alias = "system-prompt",
         value_name = "TEXT",
-        requires = "chat",
+        conflicts_with_all = ["prompt", "file_prompt"],
         allow_hyphen_values = true
     )]
     system: Option<String>,
     /// File with the chat template (Jinja) to use instead of the model's own.
-    #[arg(long, value_name = "FILE", requires = "chat")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file_prompt"])]
     chat_template_file: Option<PathBuf>,
 }
 
