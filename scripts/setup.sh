@@ -43,3 +43,19 @@ setup_build_tools() {
     export LIBCLANG_PATH BINDGEN_EXTRA_CLANG_ARGS
   fi
 }
+
+# A llama.cpp that nobody here built, for the tests: PyPI's xllamacpp in a
+# virtual environment of its own. What it needs for estimates only (gguf,
+# numpy) is left out.
+setup_xllamacpp() {
+  local root venv version=2026.10.11549
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  venv="$root/target/tools/xllamacpp"
+  if [ "$(cat "$venv/version" 2>/dev/null)" != "$version" ]; then
+    echo "setup: pip install xllamacpp==$version (into target/tools/xllamacpp)" >&2
+    python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install --quiet --no-deps "xllamacpp==$version" >&2
+    echo "$version" >"$venv/version"
+  fi
+  export HEADSHARE_XLLAMACPP_PYTHON="$venv/bin/python"
+}

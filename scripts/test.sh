@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
 setup_build_tools
+setup_xllamacpp
 ./scripts/fetch-models.sh
 cargo fmt --all --check
 cargo build --release --workspace

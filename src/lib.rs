@@ -3,12 +3,16 @@
 //!
 //! The library behind the command line. Data flows one way: [`model`] says
 //! where the heads are, [`matching`] which of them are alike, a [`plan`] which
-//! share, [`convert`] writes the file. [`chat`] talks with a model.
+//! share, [`convert`] writes the file, [`eval`] measures what became of it and
+//! [`chat`] talks with it.
 #![forbid(unsafe_code)]
 
 pub mod chat;
 pub mod cli;
 pub mod convert;
+pub mod eval;
+#[cfg(target_os = "linux")]
+pub mod exec;
 pub mod input;
 pub mod inspect;
 pub mod matching;

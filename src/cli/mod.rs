@@ -4,11 +4,16 @@
 //! Results go to stdout, everything else to stderr. The exit status is
 //! [`Exit`]; scripts depend on it.
 
+mod bench;
 mod convert;
+mod eval;
+#[cfg(target_os = "linux")]
+mod exec;
 mod expand;
 mod failure;
 mod inspect;
 mod interrupt;
+mod loading;
 mod output;
 mod plan;
 mod run;
@@ -48,6 +53,16 @@ enum Command {
     Inspect(inspect::Args),
     /// Generate text with llama.cpp, from a plain or a converted file.
     Run(run::Args),
+    /// Measure speed, load time and memory, of several files side by side.
+    Bench(bench::Args),
+    /// Measure how good a model is.
+    Eval(eval::Args),
+    #[command(hide = true)]
+    BenchWorker(bench::WorkerArgs),
+    /// Run a llama.cpp program so that it can read converted files, with each
+    /// shared block in memory once.
+    #[cfg(target_os = "linux")]
+    Exec(exec::Args),
 }
 
 fn long_version() -> &'static str {
@@ -84,6 +99,11 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => args.run(&output),
         Command::Inspect(args) => args.run(&output),
         Command::Run(args) => args.run(&output),
+        Command::Bench(args) => args.run(&output),
+        Command::Eval(args) => args.run(&output),
+        Command::BenchWorker(args) => args.run(&output),
+        #[cfg(target_os = "linux")]
+        Command::Exec(args) => args.run(&output),
     };
     match result {
         Ok(exit) => exit,

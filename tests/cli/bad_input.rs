@@ -63,6 +63,8 @@ impl Subcommands {
             run!["verify", path],
             run!["verify", path, "--json"],
             run!["verify", converted, "--source", path],
+            run!["run", path, "-p", "x", "-n", "1"],
+            run!["run", path, "-p", "x", "-n", "1", "--json"],
             run!["inspect", path],
             run!["-q", "inspect", path, "--json"],
         ] {

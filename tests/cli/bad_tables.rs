@@ -128,6 +128,9 @@ impl Table {
     }
 
     fn add_header_rules(&mut self) {
+        self.add("a converted file of GGUF version 2", "version", |raw| {
+            raw.version = 2;
+        });
         self.add("format version 2", "version 2 is unknown", |raw| {
             raw.set(VERSION, raw::u32(VERSION, 2));
         });
@@ -140,6 +143,10 @@ impl Table {
     }
 
     fn add_source_rules(&mut self) {
+        const ARCHITECTURE: &str = "headshare.architecture";
+        self.add("a source that is converted itself", ARCHITECTURE, |raw| {
+            raw.set(ARCHITECTURE, string(ARCHITECTURE, "headshare"));
+        });
         for version in [0, 1, 4] {
             self.add(
                 leak(format!("source version {version}")),
@@ -358,11 +365,32 @@ impl Table {
         });
         self.add(
             "stored bytes that nothing uses",
-            "used by no segment",
+            "belong to no segment of the logical tensor of its name",
             |raw| {
                 let embd = raw.tensor("token_embd.weight");
                 embd.data.extend([0; 256]);
                 embd.dims[1] += 1;
+            },
+        );
+        self.add(
+            "a named tensor that holds another one's rows",
+            "belong to no segment of the logical tensor of its name",
+            |raw| {
+                let [a, b] = ["blk.0.ffn_up.weight", "blk.1.ffn_up.weight"];
+                let index = |raw: &Raw, name: &str| {
+                    let at = raw.tensors.iter().position(|t| t.name == name.as_bytes());
+                    at.expect("stored under its name") as u32
+                };
+                let (a, b) = (index(raw, a), index(raw, b));
+                raw.edit_u32s(STORED, |l| {
+                    for stored in l {
+                        *stored = match *stored {
+                            n if n == a => b,
+                            n if n == b => a,
+                            n => n,
+                        };
+                    }
+                });
             },
         );
         self.add(

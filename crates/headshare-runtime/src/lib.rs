@@ -1,7 +1,7 @@
 //! Runs GGUF and headshare files through llama.cpp.
 //!
 //! The small crate that links ggml: safe owners for llama.cpp's model, context
-//! and samplers, text generation on top of them, ggml's quantised types, and
+//! and samplers, batches of several texts, text generation, ggml's quantised types, and
 //! what all of it costs in memory. Other crates reach llama.cpp through it.
 //!
 //! ```no_run
@@ -23,6 +23,7 @@
 //! ```
 
 pub mod backend;
+pub mod batch;
 pub mod context;
 pub mod generate;
 pub mod log;
@@ -30,6 +31,7 @@ pub mod memory;
 pub mod model;
 pub mod quants;
 pub mod sampler;
+pub mod sequences;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub mod stitched;
 pub mod stop;
@@ -38,8 +40,10 @@ pub mod utf8;
 pub mod vocab;
 
 mod guard;
+mod recorder;
 
 pub use backend::llama_cpp_revision;
+pub use batch::{Batch, SeqId};
 pub use context::{Context, ContextError, ContextParams, FlashAttention};
 pub use generate::{GenerateError, Generated, Generator, StopReason, Timings};
 pub use model::{Model, ModelError, ModelParams};

@@ -52,54 +52,6 @@ impl WeightRegions {
     }
 }
 
-/// The address space before something was loaded, to tell afterwards what the
-/// loading added.
-#[derive(Clone, Debug)]
-pub struct Before {
-    ranges: Vec<Range<u64>>,
-}
-
-/// Smallest addition that counts as weights: tables of the tokenizer and the
-/// like are smaller.
-const MIN_WEIGHT_REGION: u64 = 1 << 20;
-
-impl Before {
-    /// Takes down the present mappings.
-    pub fn now() -> Self {
-        Self {
-            ranges: platform::mappings(),
-        }
-    }
-
-    /// What has been mapped since, leaving out the heap and small pieces. Called
-    /// between the loading of a model and the making of a context, this is where
-    /// the model's weights are: the file's mapping and llama.cpp's own buffers.
-    pub fn additions(&self) -> WeightRegions {
-        let mut added = WeightRegions::default();
-        for range in platform::mappings() {
-            let mut start = range.start;
-            let known = self
-                .ranges
-                .iter()
-                .filter(|old| old.start < range.end && range.start < old.end);
-            for old in known {
-                if start < old.start {
-                    keep_large(&mut added, start..old.start);
-                }
-                start = start.max(old.end);
-            }
-            keep_large(&mut added, start..range.end);
-        }
-        added
-    }
-}
-
-fn keep_large(regions: &mut WeightRegions, range: Range<u64>) {
-    if range.end.saturating_sub(range.start) >= MIN_WEIGHT_REGION {
-        regions.add(range);
-    }
-}
-
 /// Memory of this process now; `None` where the kernel does not tell.
 pub fn process_memory() -> Option<ProcessMemory> {
     platform::process_memory()
@@ -111,7 +63,7 @@ mod platform {
     use std::ops::Range;
     use std::os::unix::fs::FileExt;
 
-    use procfs::process::{MMapPath, MemoryMap, Process};
+    use procfs::process::{MemoryMap, Process};
 
     use super::ProcessMemory;
 
@@ -126,22 +78,6 @@ mod platform {
             pss_bytes: *pss,
             vmas: process.maps().ok()?.len() as u64,
         })
-    }
-
-    pub(super) fn mappings() -> Vec<Range<u64>> {
-        let Ok(maps) = Process::myself().and_then(|process| process.maps()) else {
-            return Vec::new();
-        };
-        let skipped = |path: &MMapPath| {
-            matches!(
-                path,
-                MMapPath::Heap | MMapPath::Stack | MMapPath::Vdso | MMapPath::Vvar
-            )
-        };
-        maps.iter()
-            .filter(|map| !skipped(&map.pathname))
-            .map(|map| map.address.0..map.address.1)
-            .collect()
     }
 
     pub(super) fn pss_of(ranges: &[Range<u64>]) -> Option<u64> {
@@ -216,10 +152,6 @@ mod platform {
         None
     }
 
-    pub(super) fn mappings() -> Vec<Range<u64>> {
-        Vec::new()
-    }
-
     pub(super) fn pss_of(_: &[Range<u64>]) -> Option<u64> {
         None
     }
@@ -240,20 +172,11 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn an_allocation_is_found_and_weighed() {
-        let before = Before::now();
+    fn an_allocation_is_weighed() {
         let size = 64 << 20;
         let mut block = vec![0u8; size];
         block.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
-        let found = before.additions();
         let at = block.as_ptr() as u64;
-        assert!(
-            found
-                .ranges()
-                .iter()
-                .any(|range| range.start <= at && at + (size as u64) <= range.end),
-            "{found:?} lacks {at:x}"
-        );
         let mut only = WeightRegions::default();
         let first_page = at.next_multiple_of(4096);
         only.add(first_page..first_page + (32 << 20));

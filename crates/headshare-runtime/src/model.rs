@@ -9,12 +9,11 @@ use std::ptr::NonNull;
 use ggml_sys as sys;
 
 use crate::backend::{self, BackendError};
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 use crate::memory::WeightRegions;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 use crate::stitched::{Backing, Shared, StitchError};
 use crate::vocab::Vocab;
-use crate::{guard, log};
+use crate::{guard, log, recorder};
 
 /// How a model is loaded; llama.cpp's names and defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +61,14 @@ pub enum ModelError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The system has no memory, or no addresses, for the file.
+    #[error("no memory to load {path}: {reason}", path = path.display())]
+    NoMemory {
+        /// The file.
+        path: PathBuf,
+        /// llama.cpp's own words.
+        reason: String,
+    },
     /// llama.cpp does not load the file.
     #[error("cannot load {path}: {reason}", path = path.display())]
     Load {
@@ -90,6 +97,8 @@ pub enum ModelError {
 /// A loaded model. Contexts share it through an [`std::sync::Arc`].
 pub struct Model {
     raw: NonNull<sys::llama_model>,
+    /// llama.cpp's own buffers and mappings.
+    regions: WeightRegions,
     /// What the weights lie in; goes after `raw`, which `drop` frees first.
     #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     backing: Option<Backing>,
@@ -164,7 +173,12 @@ impl Model {
         raw_params.progress_callback = Some(on_progress);
         raw_params.progress_callback_user_data = (&raw mut watch).cast();
         let mut raw = std::ptr::null_mut();
-        let opened = open(&mut raw_params, &mut raw);
+        let (opened, taken) = recorder::record(|| open(&mut raw_params, &mut raw));
+        let mut regions = WeightRegions::default();
+        taken
+            .ranges
+            .into_iter()
+            .for_each(|range| regions.add(range));
         if let Some(panic) = watch.panic {
             if !raw.is_null() {
                 // SAFETY: loaded just now and known to no one else.
@@ -175,18 +189,24 @@ impl Model {
         match (opened, NonNull::new(raw)) {
             (Ok(()), Some(raw)) => Ok(Self {
                 raw,
+                regions,
                 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
                 backing: None,
             }),
             (Ok(()), None) if watch.stopped => Err(ModelError::Interrupted),
-            (opened, _) => Err(ModelError::Load {
-                path: path.to_owned(),
-                reason: match opened {
+            (opened, _) => {
+                let path = path.to_owned();
+                let reason = match opened {
                     Err(thrown) => thrown,
                     Ok(()) => log::reason_since(mark)
                         .unwrap_or_else(|| "llama.cpp gives no reason".into()),
-                },
-            }),
+                };
+                Err(if taken.refused {
+                    ModelError::NoMemory { path, reason }
+                } else {
+                    ModelError::Load { path, reason }
+                })
+            }
         }
     }
 
@@ -203,13 +223,16 @@ impl Model {
         self.backing.as_ref().map(Backing::shared)
     }
 
-    /// Adds the addresses of the weights, as far as they are not llama.cpp's
-    /// own buffers, to `regions`.
-    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-    pub fn add_weight_regions(&self, regions: &mut WeightRegions) {
+    /// The addresses of the weights: llama.cpp's buffers, the mapped file, and
+    /// ours. Empty where the system's allocations cannot be watched.
+    pub fn weight_regions(&self) -> WeightRegions {
+        #[allow(unused_mut)]
+        let mut regions = self.regions.clone();
+        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
         for range in self.backing.iter().flat_map(Backing::ranges) {
             regions.add(range);
         }
+        regions
     }
 
     pub(crate) fn as_ptr(&self) -> *mut sys::llama_model {

@@ -7,17 +7,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use rustix::process::Resource;
 
 use crate::map::require_regular;
-use crate::{FileError, FileId};
+use crate::{FileError, FileId, unnamed};
 
 /// Named temporary files that exist now.
 static NAMED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -59,14 +57,13 @@ impl AtomicFile {
     ) -> Result<Self, FileError> {
         let target = check_target(target, replace, inputs)?;
         let folder = folder_of(&target);
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let (file, named) = match rustix::fs::open(folder, flags, Mode::from_raw_mode(0o666)) {
-            Ok(fd) => (File::from(fd), None),
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+        let unnamed = unnamed::create(folder, 0o666).map_err(FileError::io(&target, "create"))?;
+        let (file, named) = match unnamed {
+            Some(file) => (file, None),
+            None => {
                 let (file, named) = NamedTemporary::create(&target)?;
                 (file, Some(named))
             }
-            Err(e) => return Err(FileError::io(&target, "create")(e.into())),
         };
         let this = Self {
             file,
@@ -98,10 +95,7 @@ impl AtomicFile {
             return Err(self.write_error(len, Errno::FBIG.into()));
         }
         if len > 0 {
-            match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(e) => return Err(self.write_error(len, e.into())),
-            }
+            unnamed::reserve(&self.file, len).map_err(|e| self.write_error(len, e))?;
         }
         self.file.set_len(len).map_err(|e| self.write_error(len, e))
     }
@@ -151,9 +145,7 @@ impl AtomicFile {
     }
 
     fn link(&self, path: &Path) -> Result<(), FileError> {
-        let fd = format!("/proc/self/fd/{}", self.file.as_fd().as_raw_fd());
-        rustix::fs::linkat(CWD, fd, CWD, path, AtFlags::SYMLINK_FOLLOW)
-            .map_err(|e| exists_or_io(&self.target, e))
+        unnamed::link(&self.file, path).map_err(|e| exists_or_io(&self.target, e))
     }
 
     fn write_error(&self, needed: u64, source: io::Error) -> FileError {
@@ -163,12 +155,16 @@ impl AtomicFile {
 
 /// A temporary file with a name, removed when dropped.
 #[derive(Debug)]
-struct NamedTemporary {
+pub(crate) struct NamedTemporary {
     path: PathBuf,
 }
 
 impl NamedTemporary {
-    fn create(target: &Path) -> Result<(File, Self), FileError> {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn create(target: &Path) -> Result<(File, Self), FileError> {
         let this = Self::reserve_name(target)?;
         let file = File::options()
             .read(true)
@@ -194,18 +190,15 @@ impl NamedTemporary {
     }
 
     fn rename(self, target: &Path, replace: bool) -> Result<(), FileError> {
-        let flags = if replace {
-            RenameFlags::empty()
+        let result = if replace {
+            std::fs::rename(&self.path, target)
         } else {
-            RenameFlags::NOREPLACE
+            // A hard link never replaces either; the temporary's own name goes
+            // when `self` is dropped.
+            unnamed::rename_to_free(&self.path, target)
+                .unwrap_or_else(|| std::fs::hard_link(&self.path, target))
         };
-        match rustix::fs::renameat_with(CWD, &self.path, CWD, target, flags) {
-            // File systems without NOREPLACE: link, which never replaces.
-            Err(Errno::INVAL | Errno::NOSYS) if !replace => {
-                rustix::fs::link(&self.path, target).map_err(|e| exists_or_io(target, e))
-            }
-            result => result.map_err(|e| exists_or_io(target, e)),
-        }
+        result.map_err(|e| exists_or_io(target, e))
     }
 }
 
@@ -218,13 +211,13 @@ impl Drop for NamedTemporary {
     }
 }
 
-fn exists_or_io(target: &Path, e: Errno) -> FileError {
-    if e == Errno::EXIST {
+fn exists_or_io(target: &Path, e: io::Error) -> FileError {
+    if e.kind() == io::ErrorKind::AlreadyExists {
         FileError::Exists {
             path: target.to_owned(),
         }
     } else {
-        FileError::io(target, "create")(e.into())
+        FileError::io(target, "create")(e)
     }
 }
 

@@ -90,27 +90,32 @@ impl Region {
     }
 
     /// Maps `len` bytes of `file` from `offset` on over the region at
-    /// `start`, read-only and shared.
+    /// `start`, read-only and shared; `populate` takes the pages in at once.
     pub(crate) fn map_file(
         &mut self,
         start: usize,
         file: &File,
         offset: u64,
         len: usize,
+        populate: bool,
     ) -> io::Result<()> {
         let at = self.at(&(start..start + len));
+        let mut flags = MapFlags::SHARED | MapFlags::FIXED;
+        flags.set(MapFlags::POPULATE, populate);
         // SAFETY: as in `writable`. What the file's owner does to it meanwhile
         // is the same risk as for any mapped file, see `MappedFile`.
-        unsafe {
-            rustix::mm::mmap(
-                at,
-                len,
-                ProtFlags::READ,
-                MapFlags::SHARED | MapFlags::FIXED,
-                file,
-                offset,
-            )
-        }?;
+        unsafe { rustix::mm::mmap(at, len, ProtFlags::READ, flags, file, offset) }?;
+        Ok(())
+    }
+
+    /// Maps `file`, which is as long as the region, over all of it, writable
+    /// and shared.
+    pub(crate) fn map_file_writable(&mut self, file: &File) -> io::Result<()> {
+        let at = self.at(&(0..self.len));
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: as in `writable`; the file is the caller's own.
+        unsafe { rustix::mm::mmap(at, self.len, prot, flags, file, 0) }?;
         Ok(())
     }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
-use clap::ValueEnum;
 use headshare_runtime::{ContextParams, SamplerParams};
 
+use super::super::loading::Resolve;
 use super::error::RunError;
 use super::escapes;
 
@@ -171,19 +171,6 @@ struct EngineArgs {
     /// Threads while a prompt is evaluated [default: as many] (-tb)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads_batch: Option<u32>,
-}
-
-/// How the shared blocks of a converted file are brought into memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Resolve {
-    /// The best way that this file and machine allow.
-    Auto,
-    /// Once, in llama.cpp's interleaved layouts.
-    Fold,
-    /// Once, as they lie in the file.
-    Map,
-    /// Through a full temporary copy; saves nothing.
-    Expand,
 }
 
 /// llama-cli's short options of more than one letter, which clap has not.

@@ -1,6 +1,5 @@
 //! What goes wrong in `run`, with its exit status and what to do about it.
 
-use headshare_runtime::stitched::StitchError;
 use headshare_runtime::{GenerateError, ModelError, SamplerError};
 
 use super::super::Exit;
@@ -16,7 +15,7 @@ pub(in crate::cli) struct RunError {
 }
 
 impl RunError {
-    pub(super) fn usage(message: impl ToString, hint: Option<&'static str>) -> Self {
+    pub(in crate::cli) fn usage(message: impl ToString, hint: Option<&'static str>) -> Self {
         Self {
             message: message.to_string(),
             hint,
@@ -24,11 +23,18 @@ impl RunError {
         }
     }
 
-    pub(super) fn bad_input(message: impl ToString, hint: Option<&'static str>) -> Self {
+    pub(in crate::cli) fn bad_input(message: impl ToString) -> Self {
         Self {
             message: message.to_string(),
-            hint,
+            hint: None,
             exit: Exit::BadInput,
+        }
+    }
+
+    pub(super) fn with_hint(self, hint: &'static str) -> Self {
+        Self {
+            hint: Some(hint),
+            ..self
         }
     }
 
@@ -38,16 +44,6 @@ impl RunError {
 
     pub(in crate::cli) fn exit(&self) -> Exit {
         self.exit
-    }
-}
-
-pub(super) fn from_model(error: ModelError) -> anyhow::Error {
-    match error {
-        ModelError::Stitch(StitchError::File(error)) => error.into(),
-        ModelError::Open { .. } | ModelError::Load { .. } | ModelError::NotGenerative { .. } => {
-            RunError::bad_input(error, None).into()
-        }
-        other => other.into(),
     }
 }
 
@@ -80,9 +76,7 @@ pub(super) fn from_generate(error: GenerateError) -> anyhow::Error {
         )
         .into(),
         GenerateError::PromptTooLong { .. } => RunError::usage(error, Some(TOO_LONG)).into(),
-        GenerateError::Model(ModelError::NotGenerative { .. }) => {
-            RunError::bad_input(error, None).into()
-        }
+        GenerateError::Model(ModelError::NotGenerative { .. }) => RunError::bad_input(error).into(),
         GenerateError::Show(error) => {
             anyhow::Error::new(error).context("standard output: cannot write")
         }
@@ -92,15 +86,13 @@ pub(super) fn from_generate(error: GenerateError) -> anyhow::Error {
 
 pub(super) fn from_chat(error: ChatError) -> anyhow::Error {
     match error {
-        ChatError::Template(_) => RunError::bad_input(
-            error,
-            Some("--chat-template-file FILE gives another template"),
-        )
-        .into(),
+        ChatError::Template(_) => RunError::bad_input(error)
+            .with_hint("--chat-template-file FILE gives another template")
+            .into(),
         ChatError::TooLong { .. } => RunError::usage(error, Some(TOO_LONG)).into(),
         ChatError::Generate(error) => from_generate(error),
         ChatError::Sampler(error) => from_sampler(error),
-        ChatError::Vocab(error) => RunError::bad_input(error, None).into(),
+        ChatError::Vocab(error) => RunError::bad_input(error).into(),
     }
 }
 

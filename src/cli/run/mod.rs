@@ -4,7 +4,6 @@ mod args;
 mod error;
 mod escapes;
 mod input;
-mod load;
 mod once;
 mod report;
 mod stream;
@@ -19,9 +18,10 @@ use headshare_runtime::{Context, Generated, Sampler, StopReason, log};
 
 pub(super) use args::{Args, spell_out};
 pub(super) use error::RunError;
-use error::{from_model, from_sampler};
-use report::{Measured, Memory, Report};
+use error::from_sampler;
+use report::{Measured, Report};
 
+use super::loading::{from_model, load, measure};
 use super::output::Output;
 use super::{Exit, interrupt};
 
@@ -39,7 +39,7 @@ impl Args {
 
         let started = Instant::now();
         let bar = out.bar("load", 100, false);
-        let loaded = load::load(
+        let loaded = load(
             &self.model,
             self.resolve,
             !self.keep_pages,
@@ -54,9 +54,7 @@ impl Args {
         let model = Arc::new(loaded.model);
         model.check_generative().map_err(from_model)?;
         let mut context = Context::new(&model, &self.context(&stop))?;
-        context
-            .check_generative()
-            .map_err(|error| RunError::bad_input(error, None))?;
+        context.check_generative().map_err(RunError::bad_input)?;
         let load_ms = started.elapsed().as_secs_f64() * 1000.0;
         let trained = model.n_ctx_train();
         if trained > 0 && self.ctx_size().is_some_and(|n_ctx| n_ctx > trained) {
@@ -67,24 +65,25 @@ impl Args {
         if sampling.penalty_last_n < 0 {
             sampling.penalty_last_n = i32::try_from(context.n_ctx()).unwrap_or(i32::MAX);
         }
-        let measure = |seed, timings| Measured {
+        let measured = |seed, timings| Measured {
             load_ms,
             seed,
             timings,
-            memory: Memory::measure(&model, &loaded.weights, loaded.shared_bytes),
+            memory: measure(&model, &loaded.weights, loaded.shared_bytes),
+            how: loaded.how.clone(),
         };
 
         let measured = if self.chat {
             let (session, timings) = talk::talk(&self, &model, context, sampling, &stop, out)?;
-            measure(session.seed(), timings)
+            measured(session.seed(), timings)
         } else {
             let prompt = model
                 .vocab()
                 .tokenize(&prompt, true, true)
-                .map_err(|error| RunError::bad_input(error, None))?;
+                .map_err(RunError::bad_input)?;
             let mut sampler = Sampler::new(&model, &sampling).map_err(from_sampler)?;
             let done = once::generate(&self, &stops, &mut context, &mut sampler, &prompt)?;
-            let measured = measure(sampler.seed(), done.timings);
+            let measured = measured(sampler.seed(), done.timings);
             self.report(done, prompt.len(), loaded.resolve, &measured, &context, out)?;
             measured
         };

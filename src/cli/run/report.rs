@@ -1,8 +1,9 @@
 //! What `run` measured: the JSON, and the lines of `--perf`.
 
-use headshare_runtime::memory::{self, WeightRegions};
-use headshare_runtime::{Generated, Model, Timings, Token};
+use headshare_runtime::{Generated, Timings, Token};
 use serde::Serialize;
+
+use super::super::loading::Memory;
 
 /// What `run` has to say; the shape of its JSON.
 #[derive(Debug, Serialize)]
@@ -26,17 +27,8 @@ pub(super) struct Measured {
     pub(super) seed: u32,
     pub(super) timings: Timings,
     pub(super) memory: Memory,
-}
-
-/// Sizes in bytes. What the system does not tell is null.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Memory {
-    pss_bytes: Option<u64>,
-    weights_pss_bytes: Option<u64>,
-    logical_weight_bytes: u64,
-    unique_weight_bytes: u64,
-    shared_bytes: u64,
-    vmas: Option<u64>,
+    /// What was picked for the shared weights, in words.
+    pub(super) how: String,
 }
 
 impl Report {
@@ -56,23 +48,7 @@ impl Report {
             prefill_tps: measured.timings.prefill_tps(),
             decode_tps: measured.timings.decode_tps(),
             resolve,
-            memory: measured.memory,
-        }
-    }
-}
-
-impl Memory {
-    /// What it is now.
-    pub(super) fn measure(model: &Model, weights: &WeightRegions, shared_bytes: u64) -> Self {
-        let process = memory::process_memory();
-        let logical = model.size_bytes();
-        Self {
-            pss_bytes: process.map(|process| process.pss_bytes),
-            weights_pss_bytes: weights.pss_bytes(),
-            logical_weight_bytes: logical,
-            unique_weight_bytes: logical.saturating_sub(shared_bytes),
-            shared_bytes,
-            vmas: process.map(|process| process.vmas),
+            memory: measured.memory.clone(),
         }
     }
 }
@@ -94,7 +70,8 @@ impl Measured {
              prefill  {:10.1} tokens/s ({} tokens)\n\
              decode   {:10.1} tokens/s ({} tokens)\n\
              sampling {:10.3} ms/token (seed {})\n\
-             memory   {} PSS, {} of it weights, {} mappings",
+             memory   {} PSS, {} of it weights, {} mappings\n\
+             resolve  {}",
             self.load_ms,
             timings.prefill_tps(),
             timings.n_prefill,
@@ -105,6 +82,7 @@ impl Measured {
             mib(memory.pss_bytes),
             mib(memory.weights_pss_bytes),
             memory.vmas.unwrap_or(0),
+            self.how,
         )
     }
 }

@@ -169,15 +169,13 @@ fn template(args: &Args, model: &Model) -> anyhow::Result<ChatTemplate> {
     let source = match args.chat_template()? {
         Some(source) => source,
         None => model.chat_template(None).ok_or_else(|| {
-            RunError::bad_input(
-                format!(
-                    "{} has no chat template (tokenizer.chat_template)",
-                    args.model.display()
-                ),
-                Some(
-                    "--chat-template-file FILE gives one; a model that was not trained to talk \
-                     goes on from -p",
-                ),
+            RunError::bad_input(format!(
+                "{} has no chat template (tokenizer.chat_template)",
+                args.model.display()
+            ))
+            .with_hint(
+                "--chat-template-file FILE gives one; a model that was not trained to talk \
+                 goes on from -p",
             )
         })?,
     };

@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
 use libc::{FILE, off_t, size_t};
 
+use crate::recorder;
+
 /// Models that can be loaded this way at a time.
 const SLOTS: usize = 64;
 
@@ -144,7 +146,14 @@ unsafe extern "C" fn mmap(
         }
     }
     // SAFETY: the caller's arguments, passed on; a `long` holds a pointer.
-    unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) as *mut c_void }
+    let mapped = unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) }
+        as *mut c_void;
+    if mapped == libc::MAP_FAILED {
+        recorder::note_refused();
+    } else if fd >= 0 {
+        recorder::note(mapped, len);
+    }
+    mapped
 }
 
 /// `mmap64`: the same, offsets have 64 bits here anyway.
@@ -182,11 +191,13 @@ unsafe extern "C" fn munmap(address: *mut c_void, len: size_t) -> c_int {
     unsafe { libc::syscall(libc::SYS_munmap, address, len) as c_int }
 }
 
+type MapFunction =
+    unsafe extern "C" fn(*mut c_void, size_t, c_int, c_int, c_int, off_t) -> *mut c_void;
+
 /// Keeps the linker from dropping what only llama.cpp refers to.
 #[used]
-static KEEP: (
-    unsafe extern "C" fn(*mut FILE) -> c_int,
-    unsafe extern "C" fn(*mut c_void, size_t, c_int, c_int, c_int, off_t) -> *mut c_void,
-    unsafe extern "C" fn(*mut c_void, size_t, c_int, c_int, c_int, off_t) -> *mut c_void,
-    unsafe extern "C" fn(*mut c_void, size_t) -> c_int,
-) = (fileno, mmap, mmap64, munmap);
+static KEEP_MAPS: [MapFunction; 2] = [mmap, mmap64];
+#[used]
+static KEEP_UNMAP: unsafe extern "C" fn(*mut c_void, size_t) -> c_int = munmap;
+#[used]
+static KEEP_FILENO: unsafe extern "C" fn(*mut FILE) -> c_int = fileno;

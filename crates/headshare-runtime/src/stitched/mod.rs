@@ -83,9 +83,9 @@ impl Backing {
     /// The addresses that hold weights: the mapped file and the arenas.
     pub(crate) fn ranges(&self) -> Vec<Range<u64>> {
         let start = self.mapping.as_ptr() as u64;
-        let mut ranges = vec![start..start + self.mapping.len() as u64];
-        ranges.extend(self.fold.iter().flat_map(WeightBuffers::ranges));
-        ranges
+        let mapped = start..start + self.mapping.len() as u64;
+        let arenas = self.fold.iter().flat_map(WeightBuffers::ranges);
+        std::iter::once(mapped).chain(arenas).collect()
     }
 }
 
@@ -294,6 +294,9 @@ impl Plan {
     }
 
     fn into_backing(self, registration: Registration) -> Backing {
+        for buffers in self.fold.iter().chain(&self.map) {
+            buffers.seal();
+        }
         let folded_bytes = self.fold.as_ref().map_or(0, WeightBuffers::folded_bytes);
         let shared_bytes = folded_bytes + self.mapped_shared;
         let shared = Shared {

@@ -1,0 +1,97 @@
+//! Which memory the loading of a model took for weights.
+//!
+//! llama.cpp has no question for that. It allocates its weight buffers through
+//! `posix_memalign` and maps the file through `mmap`; both are replaced for this
+//! program (see also `stitched/hooks.rs`), and noted while a load goes on in the
+//! calling thread.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Smaller allocations are no buffers of weights.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+const MIN_LEN: usize = 64 << 10;
+
+/// What a load took.
+#[derive(Default)]
+pub(crate) struct Taken {
+    /// The memory.
+    pub ranges: Vec<Range<u64>>,
+    /// Whether the system refused some.
+    pub refused: bool,
+}
+
+thread_local! {
+    static NOTED: RefCell<Option<Taken>> = const { RefCell::new(None) };
+}
+
+/// Runs `load`; returns its result and what it took.
+pub(crate) fn record<T>(load: impl FnOnce() -> T) -> (T, Taken) {
+    NOTED.with(|noted| *noted.borrow_mut() = Some(Taken::default()));
+    let result = load();
+    let taken = NOTED.with(|noted| noted.borrow_mut().take());
+    (result, taken.unwrap_or_default())
+}
+
+/// Notes `len` bytes at `start`, if a load goes on in this thread.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub(crate) fn note(start: *const std::ffi::c_void, len: usize) {
+    if len >= MIN_LEN {
+        let start = start as u64;
+        with(|taken| taken.ranges.push(start..start + len as u64));
+    }
+}
+
+/// Notes that there was no memory, if a load goes on in this thread.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub(crate) fn note_refused() {
+    with(|taken| taken.refused = true);
+}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+fn with(f: impl FnOnce(&mut Taken)) {
+    // Not while the list itself is being changed, nor while the thread ends.
+    let _ = NOTED.try_with(|noted| {
+        if let Ok(mut noted) = noted.try_borrow_mut()
+            && let Some(taken) = noted.as_mut()
+        {
+            f(taken);
+        }
+    });
+}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod hook {
+    use std::ffi::{c_int, c_void};
+
+    use libc::size_t;
+
+    /// `posix_memalign(3)`, through the C library's older `memalign`.
+    ///
+    /// # Safety
+    /// As the C library's.
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn posix_memalign(
+        out: *mut *mut c_void,
+        alignment: size_t,
+        size: size_t,
+    ) -> c_int {
+        if !alignment.is_power_of_two() || !alignment.is_multiple_of(size_of::<*mut c_void>()) {
+            return libc::EINVAL;
+        }
+        // SAFETY: a valid alignment and any size; `free` takes the result.
+        let memory = unsafe { libc::memalign(alignment, size) };
+        if memory.is_null() {
+            super::note_refused();
+            return libc::ENOMEM;
+        }
+        super::note(memory, size);
+        // SAFETY: the caller's place for the result.
+        unsafe { *out = memory };
+        0
+    }
+
+    /// Keeps the linker from dropping what only llama.cpp refers to.
+    #[used]
+    static KEEP: unsafe extern "C" fn(*mut *mut c_void, size_t, size_t) -> c_int = posix_memalign;
+}

@@ -1,0 +1,11 @@
+//! `exec`: programs that nobody here built, unharmed and able to read
+//! converted files.
+//!
+//! `client.py` does, through libc, what llama.cpp does with a file; the real
+//! thing, the server in PyPI's xllamacpp, is in `xllamacpp.rs`.
+#![cfg(target_os = "linux")]
+
+mod programs;
+mod streams;
+mod support;
+mod xllamacpp;
