@@ -150,11 +150,10 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(e) = cause.downcast_ref::<BenchError>() {
         return Some(e.exit());
     }
-    if cause
-        .downcast_ref::<EvalError>()
-        .is_some_and(EvalError::is_bad_input)
-    {
-        return Some(Exit::BadInput);
+    match cause.downcast_ref::<EvalError>() {
+        Some(EvalError::WindowTooLarge { .. }) => return Some(Exit::Usage),
+        Some(e) if e.is_bad_input() => return Some(Exit::BadInput),
+        _ => {}
     }
     Some(match cause.downcast_ref::<ConvertError>()? {
         ConvertError::Input(_) => Exit::BadInput,

@@ -25,6 +25,18 @@ pub enum EvalError {
         /// The smallest window that can be evaluated.
         at_least: u32,
     },
+    /// A window beyond the last position that a model knows.
+    #[error(
+        "{architecture} models have no positions beyond {n_positions}, and windows have {n_ctx} tokens"
+    )]
+    WindowTooLarge {
+        /// `general.architecture`.
+        architecture: String,
+        /// Positions that there are.
+        n_positions: u32,
+        /// Tokens of a window.
+        n_ctx: u32,
+    },
     /// A model and its reference do not count in the same tokens.
     #[error("the models have different vocabularies: {0}")]
     Vocabularies(String),
@@ -67,6 +79,9 @@ impl EvalError {
                 Some(format!("a smaller window fits, such as --ctx {fits}"))
             }
             Self::EmptyText | Self::TextTooShort { .. } => Some("give a longer text".to_owned()),
+            Self::WindowTooLarge { n_positions, .. } => {
+                Some(format!("make windows smaller: --ctx {n_positions}"))
+            }
             Self::Vocabularies(_) => Some(
                 "the reference must be the same model in another form: unconverted, or with \
                  weights of another type"
@@ -86,7 +101,7 @@ impl EvalError {
             | Self::Model(_)
             | Self::Vocab(_) => true,
             Self::Context(error) => matches!(error, ContextError::NotGenerative { .. }),
-            Self::Threads(_) => false,
+            Self::WindowTooLarge { .. } | Self::Threads(_) => false,
         }
     }
 }

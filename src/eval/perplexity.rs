@@ -130,26 +130,28 @@ pub fn perplexity(
         return Err(EvalError::EmptyText);
     }
     let tokens = tokenize(model, text)?;
-    if let Some(base) = base {
-        same_vocabulary(model, base)?;
-        same_tokens(&tokens, &tokenize(base, text)?)?;
-    }
     let n_ctx = params.n_ctx.max(MIN_CTX);
     let windows: Vec<&[Token]> = tokens.chunks_exact(n_ctx as usize).collect();
     let chunks_of_text = windows.len();
-    let chunks = params
-        .chunks
-        .map_or(chunks_of_text, |n| n.clamp(1, chunks_of_text.max(1)));
-    let windows = windows.get(..chunks).ok_or(EvalError::TextTooShort {
-        n_tokens: tokens.len(),
-        n_ctx,
-        at_least: MIN_CTX,
-    })?;
+    if chunks_of_text == 0 {
+        return Err(EvalError::TextTooShort {
+            n_tokens: tokens.len(),
+            n_ctx,
+            at_least: MIN_CTX,
+        });
+    }
+    let chunks = params.chunks.unwrap_or(usize::MAX).clamp(1, chunks_of_text);
+    let windows = &windows[..chunks];
 
     let shape = Shape::new(n_ctx, params.n_batch, chunks);
     let mut context = shape.context(model, params.n_threads)?;
     let mut base_context = match base {
-        Some(base) => Some(shape.context(base, params.n_threads)?),
+        Some(base) => {
+            let base_context = shape.context(base, params.n_threads)?;
+            same_vocabulary(model, base)?;
+            same_tokens(&tokens, &tokenize(base, text)?)?;
+            Some(base_context)
+        }
         None => None,
     };
     let pool = ThreadPoolBuilder::new()
@@ -211,6 +213,13 @@ impl Shape {
 
     fn context(&self, model: &Arc<Model>, n_threads: Option<u32>) -> Result<Context, EvalError> {
         model.check_generative()?;
+        if let Some(n_positions) = model.n_positions().filter(|&n| n < self.n_ctx) {
+            return Err(EvalError::WindowTooLarge {
+                architecture: model.architecture(),
+                n_positions,
+                n_ctx: self.n_ctx,
+            });
+        }
         let context = Context::new(
             model,
             &ContextParams {

@@ -123,6 +123,8 @@ pub struct Context {
     model: Arc<Model>,
     stop: Arc<AtomicBool>,
     pub(crate) kv_unified: bool,
+    /// The model's, for which it would be asked with every token.
+    n_positions: Option<u32>,
     n_past: u32,
     /// Where in the last evaluated batch the tokens stand whose logits are
     /// there.
@@ -194,6 +196,7 @@ impl Context {
                 model: Arc::clone(model),
                 stop,
                 kv_unified: params.kv_unified,
+                n_positions: model.n_positions(),
                 n_past: 0,
                 outputs: Vec::new(),
             }),
@@ -229,10 +232,12 @@ impl Context {
         unsafe { sys::llama_n_ctx(self.raw.as_ptr()) }
     }
 
-    /// Tokens of context that one sequence can have.
+    /// Tokens of context that one sequence can have: its part of the context,
+    /// or all [`Model::n_positions`] if that is less.
     pub fn n_ctx_seq(&self) -> u32 {
         // SAFETY: the context lives.
-        unsafe { sys::llama_n_ctx_seq(self.raw.as_ptr()) }
+        let room = unsafe { sys::llama_n_ctx_seq(self.raw.as_ptr()) };
+        self.n_positions.map_or(room, |n| n.min(room))
     }
 
     /// Sequences that there can be at once.
@@ -320,6 +325,9 @@ impl Context {
         self.outputs.clear();
         let len = self.check_tokens(batch.tokens())?;
         batch.check_sequences(self.n_seq_max())?;
+        if let Some(n) = self.n_positions.filter(|&n| batch.end() > n) {
+            return Err(ContextError::Full { n_ctx: n });
+        }
         let mark = log::mark();
         let mut status = 0;
         let called = batch.with_raw(len, |raw| {

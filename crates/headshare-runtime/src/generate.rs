@@ -156,12 +156,12 @@ impl<'a> Generator<'a> {
         if prompt.is_empty() {
             return Err(GenerateError::EmptyPrompt);
         }
-        let room = context.n_ctx().saturating_sub(context.n_past()) as usize;
+        let room = context.n_ctx_seq().saturating_sub(context.n_past()) as usize;
         // One token must fit behind it, or there is nothing to generate.
         if prompt.len() >= room {
             return Err(GenerateError::PromptTooLong {
                 n_prompt: prompt.len(),
-                n_ctx: context.n_ctx(),
+                n_ctx: context.n_ctx_seq(),
             });
         }
         let mut generator = Self {
@@ -214,7 +214,7 @@ impl<'a> Generator<'a> {
             return Ok(self.end(StopReason::Limit));
         }
         if let Some(token) = self.pending.take() {
-            if self.context.n_past() >= self.context.n_ctx() {
+            if self.context.n_past() >= self.context.n_ctx_seq() {
                 return Ok(self.end(StopReason::ContextFull));
             }
             let started = Instant::now();

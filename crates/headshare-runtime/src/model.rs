@@ -300,6 +300,24 @@ impl Model {
         u32::try_from(unsafe { sys::llama_model_n_ctx_train(self.as_ptr()) }).unwrap_or(0)
     }
 
+    /// Positions that the model has, where it has learned one by one what they
+    /// mean: llama.cpp ends the process at the first beyond them. `None` where
+    /// positions are computed.
+    ///
+    /// Source: the loaders and graphs of the bundled llama.cpp that use
+    /// `position_embd` (`src/models`). MPT has it where it has no ALiBi.
+    pub fn n_positions(&self) -> Option<u32> {
+        let learned = match self.architecture().as_str() {
+            "bert" | "gpt2" | "starcoder" => true,
+            "mpt" => self
+                .meta("mpt.attention.max_alibi_bias")
+                .and_then(|bias| bias.parse::<f32>().ok())
+                .is_none_or(|bias| bias <= 0.0),
+            _ => false,
+        };
+        learned.then(|| self.n_ctx_train())
+    }
+
     /// Number of layers.
     pub fn n_layer(&self) -> u32 {
         // SAFETY: the model lives.

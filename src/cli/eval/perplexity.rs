@@ -103,14 +103,6 @@ impl Args {
             Some(path) => Some(self.common.load(path, out)?),
             None => None,
         };
-        let trained = subject.model.n_ctx_train();
-        if trained > 0 && self.ctx > trained {
-            out.warning(&format!(
-                "the model was trained with {trained} tokens of context; windows of {} are beyond \
-                 what it learned",
-                self.ctx
-            ));
-        }
         let params = Params {
             n_ctx: self.ctx,
             n_batch: self.batch_size,
@@ -124,6 +116,9 @@ impl Args {
             &text,
             &params,
             &mut |running| {
+                if running.chunks == 0 {
+                    bar.suspend(|| self.warn(&subject, out));
+                }
                 bar.set_length(running.of as u64);
                 bar.set_position(running.chunks as u64);
                 bar.set_message(running_value(&running));
@@ -161,6 +156,17 @@ impl Args {
         };
         out.result(&report, self.common.json, render)?;
         Ok(Exit::Done)
+    }
+
+    fn warn(&self, subject: &Subject, out: &Output) {
+        let trained = subject.model.n_ctx_train();
+        if trained > 0 && self.ctx > trained {
+            out.warning(&format!(
+                "the model was trained with {trained} tokens of context; windows of {} are beyond \
+                 what it learned",
+                self.ctx
+            ));
+        }
     }
 }
 
