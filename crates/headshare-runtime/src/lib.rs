@@ -23,6 +23,7 @@
 //! ```
 
 pub mod backend;
+pub mod callbacks;
 pub mod context;
 pub mod generate;
 pub mod log;
