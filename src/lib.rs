@@ -3,9 +3,11 @@
 //!
 //! The library behind the command line. Data flows one way: [`model`] says
 //! where the heads are, [`matching`] which of them are alike, a [`plan`] which
-//! share, [`convert`] writes the file.
+//! share, [`convert`] writes the file. [`analyze`] looks at models and draws
+//! what it finds.
 #![forbid(unsafe_code)]
 
+pub mod analyze;
 pub mod cli;
 pub mod convert;
 #[cfg(target_os = "linux")]

@@ -7,6 +7,7 @@ use headshare_stitch::FileError;
 
 use super::output::printable;
 use super::run::RunError;
+use crate::analyze::AnalyzeError;
 use crate::convert::ConvertError;
 #[cfg(target_os = "linux")]
 use crate::exec::ExecError;
@@ -68,6 +69,13 @@ fn one_line(text: &str) -> String {
 }
 
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(e) = cause.downcast_ref::<AnalyzeError>() {
+        return match e {
+            AnalyzeError::Convert(e) => hint(e),
+            AnalyzeError::Match { error, .. } => hint(error),
+            _ => e.hint().map(str::to_owned),
+        };
+    }
     #[cfg(target_os = "linux")]
     if let Some(e) = cause.downcast_ref::<ExecError>() {
         return e.hint().map(str::to_owned);
@@ -98,6 +106,13 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         FileError::SameFile { .. } | FileError::Exists { .. } => Exit::Usage,
         _ => Exit::Failed,
     };
+    if let Some(e) = cause.downcast_ref::<AnalyzeError>() {
+        return match e {
+            AnalyzeError::Convert(e) => exit(e),
+            AnalyzeError::Match { .. } | AnalyzeError::Context(_) => None,
+            _ => Some(Exit::BadInput),
+        };
+    }
     // Not there, a folder, a pipe, or not what it must be: a bad input file.
     if cause.downcast_ref::<InputError>().is_some() {
         return Some(Exit::BadInput);

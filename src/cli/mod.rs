@@ -4,6 +4,7 @@
 //! Results go to stdout, everything else to stderr. The exit status is
 //! [`Exit`]; scripts depend on it.
 
+mod analyze;
 mod convert;
 #[cfg(target_os = "linux")]
 mod exec;
@@ -50,6 +51,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Generate text with llama.cpp, from a plain or a converted file.
     Run(run::Args),
+    /// Look at a model's heads, in numbers and pictures.
+    Analyze(analyze::Args),
     /// Run a llama.cpp program so that it can read converted files, with each
     /// shared block in memory once.
     #[cfg(target_os = "linux")]
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => args.run(&output),
         Command::Inspect(args) => args.run(&output),
         Command::Run(args) => args.run(&output),
+        Command::Analyze(args) => args.run(&output),
         #[cfg(target_os = "linux")]
         Command::Exec(args) => args.run(&output),
     };
