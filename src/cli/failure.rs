@@ -8,6 +8,7 @@ use headshare_stitch::FileError;
 use super::bench::BenchError;
 use super::output::printable;
 use super::run::RunError;
+use crate::analyze::AnalyzeError;
 use crate::convert::ConvertError;
 use crate::eval::EvalError;
 #[cfg(target_os = "linux")]
@@ -96,6 +97,13 @@ fn one_line(text: &str) -> String {
 }
 
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(e) = cause.downcast_ref::<AnalyzeError>() {
+        return match e {
+            AnalyzeError::Convert(e) => hint(e),
+            AnalyzeError::Match { error, .. } => hint(error),
+            _ => e.hint().map(str::to_owned),
+        };
+    }
     #[cfg(target_os = "linux")]
     if let Some(e) = cause.downcast_ref::<ExecError>() {
         return e.hint().map(str::to_owned);
@@ -130,6 +138,13 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         FileError::SameFile { .. } | FileError::Exists { .. } => Exit::Usage,
         _ => Exit::Failed,
     };
+    if let Some(e) = cause.downcast_ref::<AnalyzeError>() {
+        return match e {
+            AnalyzeError::Convert(e) => exit(e),
+            AnalyzeError::Match { .. } | AnalyzeError::Context(_) => None,
+            _ => Some(Exit::BadInput),
+        };
+    }
     // Not there, a folder, a pipe, or not what it must be: a bad input file.
     if cause.downcast_ref::<InputError>().is_some() {
         return Some(Exit::BadInput);

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ggml_sys as sys;
 
 use crate::batch::Batch;
+use crate::callbacks::{self, Observer, Slot, Watched};
 use crate::model::Model;
 use crate::vocab::Token;
 use crate::{guard, log, threads};
@@ -57,6 +58,9 @@ pub struct ContextParams {
     pub n_threads_batch: Option<u32>,
     /// When to use flash attention.
     pub flash_attention: FlashAttention,
+    /// Allow [`Context::decode_observed`]; costs a call for each node of the
+    /// graph.
+    pub observable: bool,
     /// While true, evaluation stops as soon as it can; for Ctrl-C.
     pub stop: Arc<AtomicBool>,
 }
@@ -72,6 +76,7 @@ impl Default for ContextParams {
             n_threads: None,
             n_threads_batch: None,
             flash_attention: FlashAttention::Auto,
+            observable: false,
             stop: Arc::default(),
         }
     }
@@ -112,6 +117,12 @@ pub enum ContextError {
     /// The stop flag was set.
     #[error("evaluation was interrupted")]
     Interrupted,
+    /// The observer ended the evaluation.
+    #[error("the observer ended the evaluation")]
+    Halted,
+    /// The context was not made to be watched.
+    #[error("the context cannot be watched: ContextParams::observable is not set")]
+    NotObservable,
     /// llama.cpp failed to evaluate tokens.
     #[error("llama.cpp failed to evaluate: {0}")]
     Decode(String),
@@ -125,6 +136,8 @@ pub struct Context {
     pub(crate) kv_unified: bool,
     /// The model's, for which it would be asked with every token.
     n_positions: Option<u32>,
+    /// Where llama.cpp finds the observer; an Arc, since it keeps a pointer.
+    observed: Option<Arc<Slot>>,
     n_past: u32,
     /// Where in the last evaluated batch the tokens stand whose logits are
     /// there.
@@ -132,7 +145,8 @@ pub struct Context {
 }
 
 // SAFETY: llama.cpp ties a context to no thread; `&mut self` keeps it from
-// being used by two at once.
+// being used by two at once. The slot for an observer is shared with no one but
+// llama.cpp, and empty whenever no evaluation runs.
 unsafe impl Send for Context {}
 
 impl Context {
@@ -176,6 +190,12 @@ impl Context {
         let stop = Arc::clone(&params.stop);
         raw_params.abort_callback = Some(on_abort);
         raw_params.abort_callback_data = Arc::as_ptr(&stop).cast_mut().cast();
+        #[allow(clippy::arc_with_non_send_sync)]
+        let observed = params.observable.then(|| Arc::new(Slot::default()));
+        if let Some(slot) = &observed {
+            raw_params.cb_eval = Some(callbacks::on_node);
+            raw_params.cb_eval_user_data = Arc::as_ptr(slot).cast_mut().cast();
+        }
         let mut raw = std::ptr::null_mut();
         let made = guard::call(|error, error_size| {
             // SAFETY: the model lives (we hold an Arc), the parameters live for
@@ -197,6 +217,7 @@ impl Context {
                 stop,
                 kv_unified: params.kv_unified,
                 n_positions: model.n_positions(),
+                observed,
                 n_past: 0,
                 outputs: Vec::new(),
             }),
@@ -390,6 +411,35 @@ impl Context {
             other => Err(ContextError::Decode(
                 log::reason_since(mark).unwrap_or_else(|| format!("status {other}")),
             )),
+        }
+    }
+
+    /// [`decode`](Self::decode), with `observer` watching.
+    ///
+    /// # Errors
+    /// As `decode`; when the context is not [observable](ContextParams::observable);
+    /// and when the observer ends the pass, after which the context has
+    /// [forgotten](Self::clear) its text.
+    ///
+    /// # Panics
+    /// When the observer does, with its panic.
+    pub fn decode_observed(
+        &mut self,
+        tokens: &[Token],
+        observer: &mut dyn Observer,
+    ) -> Result<(), ContextError> {
+        let slot = Arc::clone(self.observed.as_ref().ok_or(ContextError::NotObservable)?);
+        let (decoded, watched) = slot.watch(observer, || self.decode(tokens));
+        match watched {
+            Watched::Through => decoded,
+            Watched::Halted => {
+                self.clear();
+                Err(ContextError::Halted)
+            }
+            Watched::Panicked(panic) => {
+                self.clear();
+                std::panic::resume_unwind(panic)
+            }
         }
     }
 
