@@ -56,7 +56,7 @@ impl Args {
         let mut context = Context::new(&model, &self.context(&stop))?;
         context
             .check_generative()
-            .map_err(|error| RunError::bad_input(error))?;
+            .map_err(RunError::bad_input)?;
         let load_ms = started.elapsed().as_secs_f64() * 1000.0;
         let trained = model.n_ctx_train();
         if trained > 0 && self.ctx_size().is_some_and(|n_ctx| n_ctx > trained) {
@@ -82,7 +82,7 @@ impl Args {
             let prompt = model
                 .vocab()
                 .tokenize(&prompt, true, true)
-                .map_err(|error| RunError::bad_input(error))?;
+                .map_err(RunError::bad_input)?;
             let mut sampler = Sampler::new(&model, &sampling).map_err(from_sampler)?;
             let done = once::generate(&self, &stops, &mut context, &mut sampler, &prompt)?;
             let ended = measured(sampler.seed(), done.timings);
