@@ -54,9 +54,7 @@ impl Args {
         let model = Arc::new(loaded.model);
         model.check_generative().map_err(from_model)?;
         let mut context = Context::new(&model, &self.context(&stop))?;
-        context
-            .check_generative()
-            .map_err(RunError::bad_input)?;
+        context.check_generative().map_err(RunError::bad_input)?;
         let load_ms = started.elapsed().as_secs_f64() * 1000.0;
         let trained = model.n_ctx_train();
         if trained > 0 && self.ctx_size().is_some_and(|n_ctx| n_ctx > trained) {
