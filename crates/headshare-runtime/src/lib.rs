@@ -24,6 +24,7 @@
 
 pub mod backend;
 pub mod batch;
+pub mod callbacks;
 pub mod context;
 pub mod generate;
 pub mod log;
