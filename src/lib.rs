@@ -15,3 +15,5 @@ pub mod inspect;
 pub mod matching;
 pub mod model;
 pub mod plan;
+pub mod quantize;
+pub mod repair;

@@ -15,6 +15,7 @@ mod interrupt;
 mod loading;
 mod output;
 mod plan;
+mod repair;
 mod run;
 mod verify;
 
