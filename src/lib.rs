@@ -19,3 +19,5 @@ pub mod inspect;
 pub mod matching;
 pub mod model;
 pub mod plan;
+pub mod quantize;
+pub mod repair;

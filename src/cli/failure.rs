@@ -17,6 +17,7 @@ use crate::input::InputError;
 use crate::matching::MatchError;
 use crate::model::ModelError;
 use crate::plan::PlanError;
+use crate::repair::RepairError;
 
 /// The exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +119,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         e.hint()
     } else if let Some(e) = cause.downcast_ref::<EvalError>() {
         e.hint()
+    } else if let Some(e) = cause.downcast_ref::<RepairError>() {
+        e.hint().map(str::to_owned)
     } else if let Some(MatchError::NonFinite { .. }) = cause.downcast_ref::<MatchError>() {
         Some("--lossless compares bytes, not weights, and works for this file".to_owned())
     } else {
@@ -169,6 +172,13 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         Some(EvalError::WindowTooLarge { .. }) => return Some(Exit::Usage),
         Some(e) if e.is_bad_input() => return Some(Exit::BadInput),
         _ => {}
+    }
+    if let Some(e) = cause.downcast_ref::<RepairError>() {
+        return Some(match e {
+            RepairError::Memory { .. } => Exit::Usage,
+            RepairError::TextTooShort { .. } | RepairError::NotFinite { .. } => Exit::BadInput,
+            _ => Exit::Failed,
+        });
     }
     Some(match cause.downcast_ref::<ConvertError>()? {
         ConvertError::Input(_) => Exit::BadInput,

@@ -17,6 +17,7 @@ mod interrupt;
 mod loading;
 mod output;
 mod plan;
+mod repair;
 mod run;
 mod verify;
 

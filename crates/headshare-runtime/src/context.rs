@@ -52,6 +52,9 @@ pub struct ContextParams {
     /// Otherwise each has its own part of `n_ctx / n_seq_max` tokens, which is
     /// faster for sequences that share nothing.
     pub kv_unified: bool,
+    /// Tokens of one batch whose logits can be asked for, which memory is set
+    /// aside for; 0 means all of them.
+    pub n_outputs_max: u32,
     /// Threads; `None` means one a physical core that this process may use.
     pub n_threads: Option<u32>,
     /// Threads when a prompt is evaluated; `None` means as many.
@@ -73,6 +76,7 @@ impl Default for ContextParams {
             n_ubatch: 512,
             n_seq_max: 1,
             kv_unified: false,
+            n_outputs_max: 0,
             n_threads: None,
             n_threads_batch: None,
             flash_attention: FlashAttention::Auto,
@@ -136,6 +140,8 @@ pub struct Context {
     pub(crate) kv_unified: bool,
     /// The model's, for which it would be asked with every token.
     n_positions: Option<u32>,
+    /// Outputs that a batch may ask for.
+    n_outputs_max: usize,
     /// Where llama.cpp finds the observer; an Arc, since it keeps a pointer.
     observed: Option<Arc<Slot>>,
     n_past: u32,
@@ -180,6 +186,11 @@ impl Context {
         raw_params.n_ubatch = params.n_ubatch;
         raw_params.n_seq_max = params.n_seq_max;
         raw_params.kv_unified = params.kv_unified;
+        // llama.cpp counts on an output for each sequence.
+        raw_params.n_outputs_max = match params.n_outputs_max {
+            0 => 0,
+            n => n.max(params.n_seq_max).min(params.n_batch),
+        };
         raw_params.n_threads = bounded(n_threads);
         raw_params.n_threads_batch = bounded(n_threads_batch);
         raw_params.flash_attn_type = match params.flash_attention {
@@ -217,6 +228,10 @@ impl Context {
                 stop,
                 kv_unified: params.kv_unified,
                 n_positions: model.n_positions(),
+                n_outputs_max: match raw_params.n_outputs_max {
+                    0 => usize::MAX,
+                    n => n as usize,
+                },
                 observed,
                 n_past: 0,
                 outputs: Vec::new(),
@@ -349,6 +364,11 @@ impl Context {
         if let Some(n) = self.n_positions.filter(|&n| batch.end() > n) {
             return Err(ContextError::Full { n_ctx: n });
         }
+        if batch.n_outputs() > self.n_outputs_max {
+            let (wanted, room) = (batch.n_outputs(), self.n_outputs_max);
+            let message = format!("{wanted} outputs, where there is room for {room}");
+            return Err(ContextError::Batch(message));
+        }
         let mark = log::mark();
         let mut status = 0;
         let called = batch.with_raw(len, |raw| {
@@ -428,8 +448,31 @@ impl Context {
         tokens: &[Token],
         observer: &mut dyn Observer,
     ) -> Result<(), ContextError> {
+        self.observed_by(observer, |this| this.decode(tokens))
+    }
+
+    /// [`decode_batch`](Self::decode_batch), with `observer` watching.
+    ///
+    /// # Errors
+    /// As `decode_batch` and [`decode_observed`](Self::decode_observed).
+    ///
+    /// # Panics
+    /// When the observer does, with its panic.
+    pub fn decode_batch_observed(
+        &mut self,
+        batch: &Batch,
+        observer: &mut dyn Observer,
+    ) -> Result<(), ContextError> {
+        self.observed_by(observer, |this| this.decode_batch(batch))
+    }
+
+    fn observed_by(
+        &mut self,
+        observer: &mut dyn Observer,
+        decode: impl FnOnce(&mut Self) -> Result<(), ContextError>,
+    ) -> Result<(), ContextError> {
         let slot = Arc::clone(self.observed.as_ref().ok_or(ContextError::NotObservable)?);
-        let (decoded, watched) = slot.watch(observer, || self.decode(tokens));
+        let (decoded, watched) = slot.watch(observer, || decode(self));
         match watched {
             Watched::Through => decoded,
             Watched::Halted => {

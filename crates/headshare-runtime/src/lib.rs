@@ -24,6 +24,7 @@
 
 pub mod backend;
 pub mod batch;
+pub mod calibrate;
 pub mod callbacks;
 pub mod context;
 pub mod generate;
