@@ -5,16 +5,19 @@ use std::process::ExitCode;
 
 use headshare_stitch::FileError;
 
+use super::bench::BenchError;
 use super::output::printable;
 use super::run::RunError;
 use crate::analyze::AnalyzeError;
 use crate::convert::ConvertError;
+use crate::eval::EvalError;
 #[cfg(target_os = "linux")]
 use crate::exec::ExecError;
 use crate::input::InputError;
 use crate::matching::MatchError;
 use crate::model::ModelError;
 use crate::plan::PlanError;
+use crate::repair::RepairError;
 
 /// The exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,15 @@ pub enum Exit {
     CheckFailed = 4,
 }
 
+impl Exit {
+    /// The exit status of a process of ours.
+    pub(super) fn from_code(code: Option<i32>) -> Self {
+        let all = [Self::Done, Self::Usage, Self::BadInput, Self::CheckFailed];
+        let same = all.into_iter().find(|exit| code == Some(*exit as i32));
+        same.unwrap_or(Self::Failed)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         (exit as u8).into()
@@ -40,12 +52,29 @@ impl From<Exit> for ExitCode {
 /// Prints `error` to stderr, with a hint where there is one, and returns its
 /// exit status.
 pub(super) fn report(error: &anyhow::Error) -> Exit {
+    let failure = describe(error);
     let mut stderr = io::stderr().lock();
-    let _ = writeln!(stderr, "error: {}", message(error));
-    if let Some(hint) = error.chain().find_map(hint) {
-        let _ = writeln!(stderr, "hint: {}", one_line(&hint));
+    let _ = writeln!(stderr, "error: {}", failure.message);
+    if let Some(hint) = failure.hint {
+        let _ = writeln!(stderr, "hint: {hint}");
     }
-    error.chain().find_map(exit).unwrap_or(Exit::Failed)
+    failure.exit
+}
+
+/// An error in words for the user.
+pub(super) struct Failure {
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+    pub(super) exit: Exit,
+}
+
+/// What there is to say about `error`.
+pub(super) fn describe(error: &anyhow::Error) -> Failure {
+    Failure {
+        message: message(error),
+        hint: error.chain().find_map(hint).map(|hint| one_line(&hint)),
+        exit: error.chain().find_map(exit).unwrap_or(Exit::Failed),
+    }
 }
 
 /// The error and its causes in one line, each cause once: those that an
@@ -85,6 +114,12 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     } else if let Some(e) = cause.downcast_ref::<FileError>() {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<RunError>() {
+        e.hint().map(str::to_owned)
+    } else if let Some(e) = cause.downcast_ref::<BenchError>() {
+        e.hint()
+    } else if let Some(e) = cause.downcast_ref::<EvalError>() {
+        e.hint()
+    } else if let Some(e) = cause.downcast_ref::<RepairError>() {
         e.hint().map(str::to_owned)
     } else if let Some(MatchError::NonFinite { .. }) = cause.downcast_ref::<MatchError>() {
         Some("--lossless compares bytes, not weights, and works for this file".to_owned())
@@ -130,6 +165,21 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(e) = cause.downcast_ref::<RunError>() {
         return Some(e.exit());
+    }
+    if let Some(e) = cause.downcast_ref::<BenchError>() {
+        return Some(e.exit());
+    }
+    match cause.downcast_ref::<EvalError>() {
+        Some(EvalError::WindowTooLarge { .. }) => return Some(Exit::Usage),
+        Some(e) if e.is_bad_input() => return Some(Exit::BadInput),
+        _ => {}
+    }
+    if let Some(e) = cause.downcast_ref::<RepairError>() {
+        return Some(match e {
+            RepairError::Memory { .. } => Exit::Usage,
+            RepairError::TextTooShort { .. } | RepairError::NotFinite { .. } => Exit::BadInput,
+            _ => Exit::Failed,
+        });
     }
     Some(match cause.downcast_ref::<ConvertError>()? {
         ConvertError::Input(_) => Exit::BadInput,

@@ -9,6 +9,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#endif
+
 #define NONE UINT32_MAX
 #define MARK 0x6865616473686172u
 /* Smaller buffers are none of a model's weights. */
@@ -16,7 +20,7 @@
 /* How much is copied before the memory it was in is given back. */
 #define FOLD_STEP ((size_t)4 << 20)
 
-enum { MAX_BUFFERS = 32 };
+enum { MAX_BUFFERS = 32, SAMPLES = 8, MAX_COMPARED = 8 };
 
 struct buffer {
   char *start;
@@ -90,40 +94,37 @@ static char *page_address(const struct fold *f, uint32_t index) {
   return b->start + index * f->page;
 }
 
-/* A hash of the page, 0 when it is all zero. */
+/* A hash of a few words from all over the page; 0 if the page is all zero. */
 static uint64_t hash_page(const char *page, size_t len) {
-  const uint64_t prime = 0x9e3779b97f4a7c15u;
-  uint64_t lane[4] = {1, 2, 3, 4}, word[4], any = 0;
-  for (size_t i = 0; i < len; i += sizeof word) {
-    memcpy(word, page + i, sizeof word);
-    for (int k = 0; k < 4; k++) {
-      any |= word[k];
-      lane[k] = (lane[k] ^ word[k]) * prime;
-      lane[k] ^= lane[k] >> 29;
-    }
+  uint64_t hash = 0, word, any = 0;
+  for (size_t i = 0; i < SAMPLES; i++) {
+    memcpy(&word, page + i * (len / SAMPLES) + i * sizeof word, sizeof word);
+    any |= word;
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
+    hash ^= hash >> 32;
   }
-  if (any == 0) return 0;
-  for (int k = 1; k < 4; k++) lane[0] = (lane[0] ^ lane[k]) * prime;
-  return (lane[0] ^ lane[0] >> 32) | 1;
+  if (any == 0 && page[0] == 0 && memcmp(page, page + 1, len - 1) == 0) return 0;
+  return hash | 1;
 }
 
+/* Weights differ early or not at all; what resembles too many other pages
+ * counts as unique. */
 static void find_equal(struct fold *f, uint64_t *hashes, uint32_t *table, uint64_t slots) {
   for (uint32_t p = 0; p < f->pages; p++) {
     const char *page = page_address(f, p);
     hashes[p] = hash_page(page, f->page);
-    f->first[p] = NONE;
+    f->first[p] = hashes[p] == 0 ? NONE : p;
     if (hashes[p] == 0) continue;
     uint64_t slot = (hashes[p] >> 1) & (slots - 1);
-    for (; table[slot] != 0; slot = (slot + 1) & (slots - 1)) {
+    for (int compared = 0; table[slot] != 0; slot = (slot + 1) & (slots - 1)) {
       uint32_t other = table[slot] - 1;
-      if (hashes[other] == hashes[p] && memcmp(page_address(f, other), page, f->page) == 0) {
-        f->first[p] = other;
-        break;
-      }
+      if (hashes[other] != hashes[p]) continue;
+      if (compared++ == MAX_COMPARED) break;
+      if (memcmp(page_address(f, other), page, f->page) != 0) continue;
+      f->first[p] = other;
+      break;
     }
-    if (f->first[p] != NONE) continue;
-    f->first[p] = p;
-    table[slot] = p + 1;
+    if (table[slot] == 0) table[slot] = p + 1;
   }
 }
 
@@ -150,6 +151,9 @@ static void replace(const struct fold *f, char *start, size_t len, uint32_t plac
     say("error: cannot map shared weights: %m");
     abort(); /* what was there may be gone */
   }
+  /* As present as what was there; without it, or on an older kernel, the first
+   * prompt takes the faults. */
+  madvise(start, len, MADV_POPULATE_READ);
 }
 
 /* Moves the pages that have a place to `fd`; returns how many are there. */

@@ -110,7 +110,9 @@ static bool is_sound(const struct plan *p, const struct file *f) {
   const struct extent *e = (const void *)(base + f->extents_at);
   for (uint64_t i = 0; i < f->extents; i++, e++) {
     if (e->at != pos || e->len == 0 || __builtin_add_overflow(pos, e->len, &pos)) return false;
-    uint64_t end = e->kind == FROM_HEADER ? f->header_len : e->kind == FROM_FILE ? f->size : INT64_MAX;
+    uint64_t end = e->kind == FROM_HEADER ? f->header_len
+                   : e->kind == FROM_FILE ? f->size
+                                          : INT64_MAX;
     if (e->kind > FROM_ZEROS || e->from > end || e->len > end - e->from ||
         (e->kind == FROM_HEADER && e->from != 0))
       return false;
@@ -149,7 +151,8 @@ __attribute__((constructor)) static void take_over_plan(void) {
   if (opened >= 0) close(opened);
   if (p == MAP_FAILED) return;
   const struct file *files = (const struct file *)(p + 1);
-  bool sound = memcmp(p->magic, PLAN_MAGIC, sizeof p->magic) == 0 && p->bytes == (uint64_t)st.st_size &&
+  bool sound = memcmp(p->magic, PLAN_MAGIC, sizeof p->magic) == 0 &&
+               p->bytes == (uint64_t)st.st_size &&
                within(p, sizeof *p, p->files, sizeof *files) &&
                ((const char *)p)[p->bytes - 1] == 0;
   for (uint64_t i = 0; sound && i < p->files; i++) sound = is_sound(p, &files[i]);

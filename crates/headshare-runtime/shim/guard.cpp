@@ -51,6 +51,35 @@ int headshare_decode(llama_context * context, llama_token * tokens, int32_t n_to
     });
 }
 
+int headshare_decode_batch(llama_context * context, llama_batch * batch, int32_t * out,
+                           char * error, size_t error_size) {
+    return guarded(error, error_size, [&] {
+        *out = llama_decode(context, *batch);
+        llama_synchronize(context);
+    });
+}
+
+int headshare_memory_seq_cp(llama_context * context, llama_seq_id from, llama_seq_id to,
+                            llama_pos p0, llama_pos p1, char * error, size_t error_size) {
+    return guarded(error, error_size, [&] {
+        llama_memory_seq_cp(llama_get_memory(context), from, to, p0, p1);
+    });
+}
+
+int headshare_memory_seq_rm(llama_context * context, llama_seq_id sequence, llama_pos p0,
+                            llama_pos p1, bool * out, char * error, size_t error_size) {
+    return guarded(error, error_size, [&] {
+        *out = llama_memory_seq_rm(llama_get_memory(context), sequence, p0, p1);
+    });
+}
+
+int headshare_memory_seq_keep(llama_context * context, llama_seq_id sequence, char * error,
+                              size_t error_size) {
+    return guarded(error, error_size, [&] {
+        llama_memory_seq_keep(llama_get_memory(context), sequence);
+    });
+}
+
 int headshare_tokenize(const llama_vocab * vocab, const char * text, int32_t text_len,
                        llama_token * tokens, int32_t n_tokens_max, bool add_special,
                        bool parse_special, int32_t * out, char * error, size_t error_size) {

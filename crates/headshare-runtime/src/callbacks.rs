@@ -127,6 +127,30 @@ pub struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
+    /// A node that is known to be computed: of a pass that waits.
+    pub(crate) fn computed(raw: NonNull<sys::ggml_tensor>) -> Self {
+        Self {
+            raw,
+            computed: true,
+            call: PhantomData,
+        }
+    }
+
+    /// What ggml knows it by.
+    pub(crate) fn raw(&self) -> NonNull<sys::ggml_tensor> {
+        self.raw
+    }
+
+    /// The factor of a node that multiplies by one number and adds nothing.
+    pub(crate) fn scale(&self) -> Option<f32> {
+        let tensor = self.get();
+        if tensor.op != sys::GGML_OP_SCALE {
+            return None;
+        }
+        let [factor, bias] = [0, 1].map(|i| f32::from_bits(tensor.op_params[i].cast_unsigned()));
+        (bias == 0.0).then_some(factor)
+    }
+
     fn get(&self) -> &'a sys::ggml_tensor {
         // SAFETY: ggml handed the tensor to the call that `'a` is the length
         // of, and neither it nor other threads change its header meanwhile.

@@ -1,5 +1,10 @@
-//! A context: the state of one text going through a model (KV cache, compute
+//! A context: the state of texts going through a model (KV cache, compute
 //! buffers, logits). RAII owner of llama.cpp's `llama_context`.
+//!
+//! One text at a time needs [`Context::decode`] only. Several side by side are
+//! *sequences*: [`Context::decode_batch`] evaluates tokens of any of them at
+//! once, and the operations of [`crate::sequences`] copy and remove what the
+//! context remembers of each.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -8,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ggml_sys as sys;
 
+use crate::batch::Batch;
 use crate::callbacks::{self, Observer, Slot, Watched};
 use crate::model::Model;
 use crate::vocab::Token;
@@ -32,15 +38,27 @@ pub enum FlashAttention {
 /// How a context is made; llama.cpp's names.
 #[derive(Clone, Debug)]
 pub struct ContextParams {
-    /// Tokens of context; `None` means [`DEFAULT_N_CTX`] or the model's
-    /// training context if that is smaller.
+    /// Tokens of context, of all sequences together; `None` means
+    /// [`DEFAULT_N_CTX`] or the model's training context if that is smaller.
     pub n_ctx: Option<u32>,
     /// Tokens handed to llama.cpp at once when a prompt is evaluated.
     pub n_batch: u32,
     /// Tokens computed at once.
     pub n_ubatch: u32,
+    /// Sequences that there can be at once; llama.cpp allows 256.
+    pub n_seq_max: u32,
+    /// Keep all sequences in one KV cache: any of them can be as long as the
+    /// context, and what they share (see [`Context::seq_cp`]) is there once.
+    /// Otherwise each has its own part of `n_ctx / n_seq_max` tokens, which is
+    /// faster for sequences that share nothing.
+    pub kv_unified: bool,
+    /// Tokens of one batch whose logits can be asked for, which memory is set
+    /// aside for; 0 means all of them.
+    pub n_outputs_max: u32,
     /// Threads; `None` means one a physical core that this process may use.
     pub n_threads: Option<u32>,
+    /// Threads when a prompt is evaluated; `None` means as many.
+    pub n_threads_batch: Option<u32>,
     /// When to use flash attention.
     pub flash_attention: FlashAttention,
     /// Allow [`Context::decode_observed`]; costs a call for each node of the
@@ -56,7 +74,11 @@ impl Default for ContextParams {
             n_ctx: None,
             n_batch: 2048,
             n_ubatch: 512,
+            n_seq_max: 1,
+            kv_unified: false,
+            n_outputs_max: 0,
             n_threads: None,
+            n_threads_batch: None,
             flash_attention: FlashAttention::Auto,
             observable: false,
             stop: Arc::default(),
@@ -81,6 +103,9 @@ pub enum ContextError {
     /// A token that the vocabulary does not have, or too many for a batch.
     #[error("invalid batch: {0}")]
     Batch(String),
+    /// A sequence operation that this context cannot do.
+    #[error("{0}")]
+    Sequence(String),
     /// The context holds as many tokens as it can.
     #[error("the context of {n_ctx} tokens is full")]
     Full {
@@ -107,16 +132,22 @@ pub enum ContextError {
     Decode(String),
 }
 
-/// The state of one text going through a model.
+/// The state of texts going through a model.
 pub struct Context {
-    raw: NonNull<sys::llama_context>,
+    pub(crate) raw: NonNull<sys::llama_context>,
     model: Arc<Model>,
     stop: Arc<AtomicBool>,
+    pub(crate) kv_unified: bool,
+    /// The model's, for which it would be asked with every token.
+    n_positions: Option<u32>,
+    /// Outputs that a batch may ask for.
+    n_outputs_max: usize,
     /// Where llama.cpp finds the observer; an Arc, since it keeps a pointer.
     observed: Option<Arc<Slot>>,
     n_past: u32,
-    /// Whether logits of the last evaluated token are there.
-    has_logits: bool,
+    /// Where in the last evaluated batch the tokens stand whose logits are
+    /// there.
+    outputs: Vec<i32>,
 }
 
 // SAFETY: llama.cpp ties a context to no thread; `&mut self` keeps it from
@@ -136,22 +167,32 @@ impl Context {
             (n_ctx, "n_ctx"),
             (params.n_batch, "n_batch"),
             (params.n_ubatch, "n_ubatch"),
+            (params.n_seq_max, "n_seq_max"),
             (params.n_threads.unwrap_or(1), "n_threads"),
+            (params.n_threads_batch.unwrap_or(1), "n_threads_batch"),
         ] {
             if value == 0 {
                 return Err(ContextError::Zero(name));
             }
         }
         let n_threads = params.n_threads.unwrap_or_else(threads::physical_cores);
-        let n_threads = i32::try_from(n_threads).unwrap_or(i32::MAX).min(512);
+        let n_threads_batch = params.n_threads_batch.unwrap_or(n_threads);
+        let bounded = |threads| i32::try_from(threads).unwrap_or(i32::MAX).min(512);
         let mark = log::mark();
         // SAFETY: returns a plain struct.
         let mut raw_params = unsafe { sys::llama_context_default_params() };
         raw_params.n_ctx = n_ctx;
         raw_params.n_batch = params.n_batch;
         raw_params.n_ubatch = params.n_ubatch;
-        raw_params.n_threads = n_threads;
-        raw_params.n_threads_batch = n_threads;
+        raw_params.n_seq_max = params.n_seq_max;
+        raw_params.kv_unified = params.kv_unified;
+        // llama.cpp counts on an output for each sequence.
+        raw_params.n_outputs_max = match params.n_outputs_max {
+            0 => 0,
+            n => n.max(params.n_seq_max).min(params.n_batch),
+        };
+        raw_params.n_threads = bounded(n_threads);
+        raw_params.n_threads_batch = bounded(n_threads_batch);
         raw_params.flash_attn_type = match params.flash_attention {
             FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
             FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -185,9 +226,15 @@ impl Context {
                 raw,
                 model: Arc::clone(model),
                 stop,
+                kv_unified: params.kv_unified,
+                n_positions: model.n_positions(),
+                n_outputs_max: match raw_params.n_outputs_max {
+                    0 => usize::MAX,
+                    n => n as usize,
+                },
                 observed,
                 n_past: 0,
-                has_logits: false,
+                outputs: Vec::new(),
             }),
             (made, _) => Err(ContextError::Init {
                 n_ctx,
@@ -221,6 +268,20 @@ impl Context {
         unsafe { sys::llama_n_ctx(self.raw.as_ptr()) }
     }
 
+    /// Tokens of context that one sequence can have: its part of the context,
+    /// or all [`Model::n_positions`] if that is less.
+    pub fn n_ctx_seq(&self) -> u32 {
+        // SAFETY: the context lives.
+        let room = unsafe { sys::llama_n_ctx_seq(self.raw.as_ptr()) };
+        self.n_positions.map_or(room, |n| n.min(room))
+    }
+
+    /// Sequences that there can be at once.
+    pub fn n_seq_max(&self) -> u32 {
+        // SAFETY: the context lives.
+        unsafe { sys::llama_n_seq_max(self.raw.as_ptr()) }
+    }
+
     /// Tokens handed to llama.cpp at once, at most.
     pub fn n_batch(&self) -> u32 {
         // SAFETY: the context lives.
@@ -234,7 +295,7 @@ impl Context {
         u32::try_from(threads).unwrap_or(0)
     }
 
-    /// Tokens evaluated so far.
+    /// Tokens of the first sequence that were evaluated so far.
     pub fn n_past(&self) -> u32 {
         self.n_past
     }
@@ -256,58 +317,113 @@ impl Context {
         })
     }
 
-    /// Evaluates tokens that follow what was evaluated before: at most
-    /// [`Context::n_batch`] and at least one. Afterwards [`Context::logits`]
-    /// holds those of the last.
+    /// Evaluates tokens of the first sequence that follow what was evaluated of
+    /// it before: at most [`Context::n_batch`] and at least one. Afterwards
+    /// [`Context::logits`] holds those of the last.
     pub fn decode(&mut self, tokens: &[Token]) -> Result<(), ContextError> {
-        self.has_logits = false;
-        self.check_generative()?;
-        let len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        if len == 0 || len > self.n_batch() {
-            let room = self.n_batch();
-            let message = format!("{len} tokens, where 1 to {room} can be evaluated");
-            return Err(ContextError::Batch(message));
-        }
-        let n_tokens = self.model.vocab().n_tokens();
-        if let Some(token) = tokens.iter().find(|token| !(0..n_tokens).contains(token)) {
-            let message = format!("token {token} is outside the vocabulary of {n_tokens} tokens");
-            return Err(ContextError::Batch(message));
-        }
-        if self.n_ctx() - self.n_past.min(self.n_ctx()) < len {
+        self.outputs.clear();
+        let len = self.check_tokens(tokens)?;
+        if self.n_ctx_seq() - self.n_past.min(self.n_ctx_seq()) < len.unsigned_abs() {
             return Err(ContextError::Full {
-                n_ctx: self.n_ctx(),
+                n_ctx: self.n_ctx_seq(),
             });
         }
         let mark = log::mark();
         // llama.cpp takes a mutable pointer, which it does not write to.
         let mut tokens = tokens.to_vec();
         let mut status = 0;
-        guard::call(|error, error_size| {
+        let called = guard::call(|error, error_size| {
             // SAFETY: the context lives, all tokens are in the vocabulary and
             // no more than a batch takes.
             unsafe {
                 guard::headshare_decode(
                     self.raw.as_ptr(),
                     tokens.as_mut_ptr(),
-                    len as i32,
+                    len,
                     &mut status,
                     error,
                     error_size,
                 )
             }
-        })
-        .map_err(ContextError::Decode)?;
-        match status {
-            0 => {
-                self.n_past += len;
-                self.has_logits = true;
-                return Ok(());
-            }
-            1 => {}
-            // Part of the batch may have been evaluated.
-            _ => self.n_past = self.evaluated(),
+        });
+        self.decoded(called, status, mark)?;
+        self.outputs.push(len - 1);
+        Ok(())
+    }
+
+    /// Evaluates tokens of one or more sequences: at most
+    /// [`Context::n_batch`] and at least one. Afterwards
+    /// [`Context::logits_at`] holds those of the tokens that were flagged.
+    ///
+    /// The tokens of each sequence must stand in order of their positions and
+    /// go on where the sequence ended; llama.cpp refuses others.
+    pub fn decode_batch(&mut self, batch: &Batch) -> Result<(), ContextError> {
+        self.outputs.clear();
+        let len = self.check_tokens(batch.tokens())?;
+        batch.check_sequences(self.n_seq_max())?;
+        if let Some(n) = self.n_positions.filter(|&n| batch.end() > n) {
+            return Err(ContextError::Full { n_ctx: n });
         }
+        if batch.n_outputs() > self.n_outputs_max {
+            let (wanted, room) = (batch.n_outputs(), self.n_outputs_max);
+            let message = format!("{wanted} outputs, where there is room for {room}");
+            return Err(ContextError::Batch(message));
+        }
+        let mark = log::mark();
+        let mut status = 0;
+        let called = batch.with_raw(len, |raw| {
+            guard::call(|error, error_size| {
+                // SAFETY: the context lives; the batch is as long as it says
+                // and no longer than a batch may be, all tokens are in the
+                // vocabulary and all sequences are ones that there can be.
+                unsafe {
+                    guard::headshare_decode_batch(
+                        self.raw.as_ptr(),
+                        raw,
+                        &mut status,
+                        error,
+                        error_size,
+                    )
+                }
+            })
+        });
+        self.decoded(called, status, mark)?;
+        self.outputs.extend(batch.outputs());
+        Ok(())
+    }
+
+    /// What evaluating tokens needs of them and of the model; their number.
+    fn check_tokens(&self, tokens: &[Token]) -> Result<i32, ContextError> {
+        self.check_generative()?;
+        let room = self.n_batch();
+        let len = match i32::try_from(tokens.len()) {
+            Ok(len) if len > 0 && len.unsigned_abs() <= room => len,
+            _ => {
+                let len = tokens.len();
+                let message = format!("{len} tokens, where 1 to {room} can be evaluated");
+                return Err(ContextError::Batch(message));
+            }
+        };
+        let n_tokens = self.model.vocab().n_tokens();
+        if let Some(token) = tokens.iter().find(|token| !(0..n_tokens).contains(*token)) {
+            let message = format!("token {token} is outside the vocabulary of {n_tokens} tokens");
+            return Err(ContextError::Batch(message));
+        }
+        Ok(len)
+    }
+
+    /// Reads llama.cpp's answer to an evaluation.
+    fn decoded(
+        &mut self,
+        called: Result<(), String>,
+        status: i32,
+        mark: log::Mark,
+    ) -> Result<(), ContextError> {
+        // Part of a batch may have been evaluated, whatever the answer is.
+        self.recount();
+        called.map_err(ContextError::Decode)?;
         match status {
+            0 => Ok(()),
             1 => Err(ContextError::Full {
                 n_ctx: self.n_ctx(),
             }),
@@ -332,8 +448,31 @@ impl Context {
         tokens: &[Token],
         observer: &mut dyn Observer,
     ) -> Result<(), ContextError> {
+        self.observed_by(observer, |this| this.decode(tokens))
+    }
+
+    /// [`decode_batch`](Self::decode_batch), with `observer` watching.
+    ///
+    /// # Errors
+    /// As `decode_batch` and [`decode_observed`](Self::decode_observed).
+    ///
+    /// # Panics
+    /// When the observer does, with its panic.
+    pub fn decode_batch_observed(
+        &mut self,
+        batch: &Batch,
+        observer: &mut dyn Observer,
+    ) -> Result<(), ContextError> {
+        self.observed_by(observer, |this| this.decode_batch(batch))
+    }
+
+    fn observed_by(
+        &mut self,
+        observer: &mut dyn Observer,
+        decode: impl FnOnce(&mut Self) -> Result<(), ContextError>,
+    ) -> Result<(), ContextError> {
         let slot = Arc::clone(self.observed.as_ref().ok_or(ContextError::NotObservable)?);
-        let (decoded, watched) = slot.watch(observer, || self.decode(tokens));
+        let (decoded, watched) = slot.watch(observer, || decode(self));
         match watched {
             Watched::Through => decoded,
             Watched::Halted => {
@@ -347,32 +486,65 @@ impl Context {
         }
     }
 
-    /// Logits of the last evaluated token, one for each token of the
-    /// vocabulary; `None` before the first successful [`Context::decode`].
+    /// Logits of the last evaluated token that asked for them, one for each
+    /// token of the vocabulary; `None` before the first successful evaluation.
     pub fn logits(&self) -> Option<&[f32]> {
-        if !self.has_logits {
-            return None;
-        }
-        // SAFETY: the context lives and has evaluated a token.
-        let logits = unsafe { sys::llama_get_logits_ith(self.raw.as_ptr(), -1) };
+        self.logits_at(self.outputs.len().checked_sub(1)?)
+    }
+
+    /// Number of tokens of the last evaluation whose logits are there.
+    pub fn n_outputs(&self) -> usize {
+        self.outputs.len()
+    }
+
+    /// Logits of the `i`th token that asked for them in the last evaluation, in
+    /// the order in which they were added to the batch.
+    pub fn logits_at(&self, i: usize) -> Option<&[f32]> {
+        let index = *self.outputs.get(i)?;
+        // SAFETY: the context lives, and the token at that place of the batch
+        // that it evaluated last was an output.
+        let logits = unsafe { sys::llama_get_logits_ith(self.raw.as_ptr(), index) };
         if logits.is_null() {
             return None;
         }
         let len = usize::try_from(self.model.vocab().n_tokens()).ok()?;
-        // SAFETY: one logit for each token of the vocabulary, valid until the
-        // next evaluation, which needs `&mut self`.
+        // SAFETY: one logit for each token of the vocabulary. llama.cpp puts
+        // all outputs in order the first time that it is asked for one after an
+        // evaluation and leaves them alone from then on, until the next
+        // evaluation, which needs `&mut self`.
         Some(unsafe { std::slice::from_raw_parts(logits, len) })
     }
 
-    /// Tokens that llama.cpp has in its memory of the text.
-    fn evaluated(&self) -> u32 {
-        // SAFETY: the context lives and, as it decodes, has a memory.
-        let last =
-            unsafe { sys::llama_memory_seq_pos_max(sys::llama_get_memory(self.raw.as_ptr()), 0) };
-        u32::try_from(last.saturating_add(1)).unwrap_or(0)
+    /// Takes the first sequence's length from llama.cpp.
+    pub(crate) fn recount(&mut self) {
+        self.n_past = self.seq_end(0);
     }
 
-    /// Forgets the text.
+    /// Forgets all but the first `n` tokens and returns how many are kept. That
+    /// is none where the model's memory cannot be cut (recurrent models).
+    ///
+    /// [`Context::logits`] are gone if anything was forgotten: evaluate the last
+    /// token to have its own.
+    pub fn keep(&mut self, n: u32) -> u32 {
+        if n >= self.n_past {
+            return self.n_past;
+        }
+        // SAFETY: the context lives; its memory may be NULL, which is checked.
+        let cut = n > 0
+            && unsafe {
+                let memory = sys::llama_get_memory(self.raw.as_ptr());
+                !memory.is_null() && sys::llama_memory_seq_rm(memory, 0, n as i32, -1)
+            };
+        if cut {
+            self.n_past = n;
+            self.outputs.clear();
+        } else {
+            self.clear();
+        }
+        self.n_past
+    }
+
+    /// Forgets all texts.
     pub fn clear(&mut self) {
         // SAFETY: the context lives; its memory may be NULL, which is checked.
         unsafe {
@@ -382,7 +554,7 @@ impl Context {
             }
         }
         self.n_past = 0;
-        self.has_logits = false;
+        self.outputs.clear();
     }
 }
 

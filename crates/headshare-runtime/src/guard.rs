@@ -39,6 +39,37 @@ unsafe extern "C" {
         error: *mut c_char,
         error_size: usize,
     ) -> c_int;
+    pub(crate) fn headshare_decode_batch(
+        context: *mut sys::llama_context,
+        batch: *mut sys::llama_batch,
+        out: *mut i32,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> c_int;
+    pub(crate) fn headshare_memory_seq_cp(
+        context: *mut sys::llama_context,
+        from: sys::llama_seq_id,
+        to: sys::llama_seq_id,
+        p0: sys::llama_pos,
+        p1: sys::llama_pos,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> c_int;
+    pub(crate) fn headshare_memory_seq_rm(
+        context: *mut sys::llama_context,
+        sequence: sys::llama_seq_id,
+        p0: sys::llama_pos,
+        p1: sys::llama_pos,
+        out: *mut bool,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> c_int;
+    pub(crate) fn headshare_memory_seq_keep(
+        context: *mut sys::llama_context,
+        sequence: sys::llama_seq_id,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> c_int;
     pub(crate) fn headshare_tokenize(
         vocab: *const sys::llama_vocab,
         text: *const c_char,

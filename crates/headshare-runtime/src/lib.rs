@@ -1,7 +1,7 @@
 //! Runs GGUF and headshare files through llama.cpp.
 //!
 //! The small crate that links ggml: safe owners for llama.cpp's model, context
-//! and samplers, text generation on top of them, ggml's quantised types, and
+//! and samplers, batches of several texts, text generation, ggml's quantised types, and
 //! what all of it costs in memory. Other crates reach llama.cpp through it.
 //!
 //! ```no_run
@@ -13,16 +13,18 @@
 //! let mut context = Context::new(&model, &ContextParams::default())?;
 //! let mut sampler = Sampler::new(&model, &SamplerParams::default())?;
 //! let prompt = model.vocab().tokenize("Once upon a time", true, true)?;
-//! let mut generator = Generator::new(&mut context, &mut sampler, &prompt, Some(32))?;
-//! let mut text = Utf8Stream::new();
-//! while let Some(token) = generator.next_token()? {
-//!     print!("{}", text.push(&generator.piece(token)?));
-//! }
+//! let generator = Generator::new(&mut context, &mut sampler, &prompt, Some(32))?;
+//! generator.write_text(&[], |piece| {
+//!     print!("{piece}");
+//!     Ok(true)
+//! })?;
 //! # Ok(())
 //! # }
 //! ```
 
 pub mod backend;
+pub mod batch;
+pub mod calibrate;
 pub mod callbacks;
 pub mod context;
 pub mod generate;
@@ -31,8 +33,9 @@ pub mod memory;
 pub mod model;
 pub mod quants;
 pub mod sampler;
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub mod sequences;
 pub mod stitched;
+pub mod stop;
 pub mod threads;
 pub mod utf8;
 pub mod vocab;
@@ -41,9 +44,11 @@ mod guard;
 mod recorder;
 
 pub use backend::llama_cpp_revision;
+pub use batch::{Batch, SeqId};
 pub use context::{Context, ContextError, ContextParams, FlashAttention};
-pub use generate::{GenerateError, Generator, StopReason, Timings};
+pub use generate::{GenerateError, Generated, Generator, StopReason, Timings};
 pub use model::{Model, ModelError, ModelParams};
 pub use sampler::{Sampler, SamplerError, SamplerParams};
+pub use stop::StopStrings;
 pub use utf8::Utf8Stream;
 pub use vocab::{Token, Vocab, VocabError};

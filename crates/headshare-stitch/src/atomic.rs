@@ -3,33 +3,38 @@
 //! The bytes go to a file without a name (`O_TMPFILE`) in the output's folder,
 //! which the kernel drops if the process dies in any way; fsync, then a link
 //! or rename gives it its name. Where the file system has no unnamed files, a
-//! named sibling stands in; [`remove_temporary_files`] is for signal handlers.
+//! named sibling stands in; [`end_process`] is for when a signal ends the program.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use rustix::process::Resource;
 
 use crate::map::require_regular;
-use crate::{FileError, FileId};
+use crate::{FileError, FileId, unnamed};
 
 /// Named temporary files that exist now.
 static NAMED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Removes the temporary files of every output that is being written, for use
-/// before the process ends early (on Ctrl-C, say).
-pub fn remove_temporary_files() {
+/// Removes the temporary files of every output that is being written.
+fn remove_temporary_files() {
     if let Ok(named) = NAMED.lock() {
         for path in named.iter() {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// Removes temporary files and ends the process at once, without the exit
+/// handlers of libraries whose threads may still be at work.
+pub fn end_process(status: i32) -> ! {
+    remove_temporary_files();
+    // SAFETY: never returns, and needs nothing of the process's state.
+    unsafe { libc::_exit(status) }
 }
 
 /// An output file that gets its name in [`commit`](Self::commit); dropped
@@ -59,14 +64,13 @@ impl AtomicFile {
     ) -> Result<Self, FileError> {
         let target = check_target(target, replace, inputs)?;
         let folder = folder_of(&target);
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let (file, named) = match rustix::fs::open(folder, flags, Mode::from_raw_mode(0o666)) {
-            Ok(fd) => (File::from(fd), None),
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+        let unnamed = unnamed::create(folder, 0o666).map_err(FileError::io(&target, "create"))?;
+        let (file, named) = match unnamed {
+            Some(file) => (file, None),
+            None => {
                 let (file, named) = NamedTemporary::create(&target)?;
                 (file, Some(named))
             }
-            Err(e) => return Err(FileError::io(&target, "create")(e.into())),
         };
         let this = Self {
             file,
@@ -98,10 +102,7 @@ impl AtomicFile {
             return Err(self.write_error(len, Errno::FBIG.into()));
         }
         if len > 0 {
-            match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(e) => return Err(self.write_error(len, e.into())),
-            }
+            unnamed::reserve(&self.file, len).map_err(|e| self.write_error(len, e))?;
         }
         self.file.set_len(len).map_err(|e| self.write_error(len, e))
     }
@@ -151,9 +152,7 @@ impl AtomicFile {
     }
 
     fn link(&self, path: &Path) -> Result<(), FileError> {
-        let fd = format!("/proc/self/fd/{}", self.file.as_fd().as_raw_fd());
-        rustix::fs::linkat(CWD, fd, CWD, path, AtFlags::SYMLINK_FOLLOW)
-            .map_err(|e| exists_or_io(&self.target, e))
+        unnamed::link(&self.file, path).map_err(|e| exists_or_io(&self.target, e))
     }
 
     fn write_error(&self, needed: u64, source: io::Error) -> FileError {
@@ -163,12 +162,16 @@ impl AtomicFile {
 
 /// A temporary file with a name, removed when dropped.
 #[derive(Debug)]
-struct NamedTemporary {
+pub(crate) struct NamedTemporary {
     path: PathBuf,
 }
 
 impl NamedTemporary {
-    fn create(target: &Path) -> Result<(File, Self), FileError> {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn create(target: &Path) -> Result<(File, Self), FileError> {
         let this = Self::reserve_name(target)?;
         let file = File::options()
             .read(true)
@@ -194,18 +197,15 @@ impl NamedTemporary {
     }
 
     fn rename(self, target: &Path, replace: bool) -> Result<(), FileError> {
-        let flags = if replace {
-            RenameFlags::empty()
+        let result = if replace {
+            std::fs::rename(&self.path, target)
         } else {
-            RenameFlags::NOREPLACE
+            // A hard link never replaces either; the temporary's own name goes
+            // when `self` is dropped.
+            unnamed::rename_to_free(&self.path, target)
+                .unwrap_or_else(|| std::fs::hard_link(&self.path, target))
         };
-        match rustix::fs::renameat_with(CWD, &self.path, CWD, target, flags) {
-            // File systems without NOREPLACE: link, which never replaces.
-            Err(Errno::INVAL | Errno::NOSYS) if !replace => {
-                rustix::fs::link(&self.path, target).map_err(|e| exists_or_io(target, e))
-            }
-            result => result.map_err(|e| exists_or_io(target, e)),
-        }
+        result.map_err(|e| exists_or_io(target, e))
     }
 }
 
@@ -218,13 +218,13 @@ impl Drop for NamedTemporary {
     }
 }
 
-fn exists_or_io(target: &Path, e: Errno) -> FileError {
-    if e == Errno::EXIST {
+fn exists_or_io(target: &Path, e: io::Error) -> FileError {
+    if e.kind() == io::ErrorKind::AlreadyExists {
         FileError::Exists {
             path: target.to_owned(),
         }
     } else {
-        FileError::io(target, "create")(e.into())
+        FileError::io(target, "create")(e)
     }
 }
 

@@ -97,7 +97,10 @@ impl MappedFile {
     /// Tells the kernel that `range` is read next, so that its pages are
     /// mapped in one go.
     pub fn will_read(&self, range: Range<u64>) {
+        #[cfg(target_os = "linux")]
         self.advise(range, Advice::PopulateRead);
+        #[cfg(not(target_os = "linux"))]
+        self.advise(range, Advice::WillNeed);
     }
 
     fn advise(&self, range: Range<u64>, advice: Advice) {

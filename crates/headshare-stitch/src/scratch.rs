@@ -1,21 +1,20 @@
-//! Temporary files without a name, for programs that want a path to open.
+//! Temporary files for programs that want a path to open.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-
-use crate::FileError;
+use crate::atomic::NamedTemporary;
+use crate::{FileError, unnamed};
 
 /// A file in the folder for temporary files (`TMPDIR`) that goes away with this
-/// struct, however the process ends.
+/// struct; where the system has files without a name, however the process ends.
 #[derive(Debug)]
 pub struct ScratchFile {
     file: File,
     path: PathBuf,
     folder: PathBuf,
+    _named: Option<NamedTemporary>,
 }
 
 impl ScratchFile {
@@ -25,19 +24,26 @@ impl ScratchFile {
     /// When the folder cannot take it; the message names the folder.
     pub fn create(len: u64) -> Result<Self, FileError> {
         let folder = std::env::temp_dir();
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&folder, flags, Mode::from_raw_mode(0o600))
-            .map(File::from)
-            .map_err(|e| FileError::io(&folder, "create a temporary file")(e.into()))?;
-        let this = Self {
-            path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
-            file,
-            folder,
+        let unnamed = unnamed::create(&folder, 0o600)
+            .map_err(FileError::io(&folder, "create a temporary file"))?;
+        let (file, path, named) = match unnamed {
+            Some(file) => {
+                let path = unnamed::path_of(&file);
+                (file, path, None)
+            }
+            None => {
+                let (file, named) = NamedTemporary::create(&folder.join("headshare"))?;
+                (file, named.path().to_owned(), Some(named))
+            }
         };
-        this.file
-            .set_len(len)
-            .map_err(|e| FileError::write(&this.folder, len, e))?;
-        Ok(this)
+        file.set_len(len)
+            .map_err(|e| FileError::write(&folder, len, e))?;
+        Ok(Self {
+            file,
+            path,
+            folder,
+            _named: named,
+        })
     }
 
     /// The path by which this process can open the file.
