@@ -35,7 +35,8 @@ fn svg_texts(path: &Path) -> String {
 /// Decodes a PNG; returns its size and how many colours it has.
 #[track_caller]
 fn png_size(path: &Path) -> (u32, u32, usize) {
-    let decoder = png::Decoder::new(std::io::Cursor::new(read(path)));
+    let mut decoder = png::Decoder::new(std::io::Cursor::new(read(path)));
+    decoder.set_transformations(png::Transformations::EXPAND);
     let mut reader = decoder.read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut pixels).unwrap();
