@@ -117,7 +117,7 @@ fn analyse(path: &Path, chunk: Option<u32>) -> Attention {
         threads: Some(1),
     };
     let text = (Path::new("text"), TEXT);
-    attention(&model, text, &settings, &scores, &|_| ()).unwrap()
+    attention(&model, text, &settings, &[scores], &|_| ()).unwrap()
 }
 
 #[test]

@@ -45,12 +45,12 @@ pub enum AnalyzeError {
         error: MatchError,
     },
     /// llama.cpp does not load the model.
-    #[error("{path}: {error}", path = .path.display())]
+    #[error("{path}: llama.cpp cannot load it: {problem}", path = .path.display())]
     Load {
         /// The model.
         path: PathBuf,
         /// Why not.
-        error: RuntimeError,
+        problem: String,
     },
     /// The model does not generate text, so that it cannot be run on any.
     #[error("{path}: {problem}", path = .path.display())]
@@ -76,6 +76,19 @@ pub enum AnalyzeError {
         /// What a window takes.
         ctx: u32,
     },
+    /// The model knows no text as long as a window.
+    #[error(
+        "--ctx {ctx}: {path} was trained with {trained} tokens of context",
+        path = .path.display()
+    )]
+    CtxTooLarge {
+        /// The model.
+        path: PathBuf,
+        /// What a window takes.
+        ctx: u32,
+        /// What the model was trained with.
+        trained: u32,
+    },
     /// llama.cpp computes no attention map that could be looked at.
     #[error("{path}: layer {layer}: {problem}", path = .path.display())]
     NoMap {
@@ -96,7 +109,9 @@ impl AnalyzeError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Input(error) => error.hint(),
-            Self::TextTooShort { .. } => Some("--ctx makes the windows smaller"),
+            Self::TextTooShort { .. } | Self::CtxTooLarge { .. } => {
+                Some("--ctx makes the windows smaller")
+            }
             _ => None,
         }
     }
@@ -152,6 +167,17 @@ impl PlainModel {
     /// The file's name, for titles.
     pub fn name(&self) -> String {
         file_name(&self.path)
+    }
+
+    fn load_error(&self, error: RuntimeError) -> AnalyzeError {
+        AnalyzeError::Load {
+            path: self.path.clone(),
+            // It names the file by itself, by the path of the copy perhaps.
+            problem: match error {
+                RuntimeError::Load { reason, .. } => reason,
+                other => other.to_string(),
+            },
+        }
     }
 
     fn match_error(&self) -> impl FnOnce(MatchError) -> AnalyzeError + use<> {

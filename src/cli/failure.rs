@@ -145,6 +145,7 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return match e {
             AnalyzeError::Convert(e) => exit(e),
             AnalyzeError::Match { .. } | AnalyzeError::Context(_) => None,
+            AnalyzeError::CtxTooLarge { .. } => Some(Exit::Usage),
             _ => Some(Exit::BadInput),
         };
     }

@@ -18,10 +18,10 @@
 //! text, which makes any two of them alike. So the comparison with the weights
 //! is also made without the first column of the maps.
 
+mod compare;
 mod maps;
 mod picture;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headshare_runtime::{
@@ -29,10 +29,12 @@ use headshare_runtime::{
 };
 use serde::Serialize;
 
+use self::compare::compare;
+pub use self::compare::{Comparison, Matched};
 use self::maps::MapSums;
-use super::weights::{Match, Weights};
-use super::{AnalyzeError, Correlation, PlainModel, Summary, SymmetricMatrix, index_of};
-use crate::matching::{self, MatchFunction, Part, UnitId};
+use super::weights::Weights;
+use super::{AnalyzeError, PlainModel, Summary, SymmetricMatrix};
+use crate::matching::{self, Part};
 use crate::model::AttentionMap;
 
 /// What is run on what.
@@ -76,8 +78,8 @@ pub struct Attention {
     pub heads_within_layers: Option<Summary>,
     /// Pairs of units in different layers.
     pub unit_pairs_across_layers: Option<Summary>,
-    /// How this goes together with the weights: one, or for `separate` one for
-    /// each part.
+    /// How this goes together with the weights: one for each match function,
+    /// for `separate` one for each part.
     pub comparisons: Vec<Comparison>,
     /// Cosines of the layers' maps.
     pub layer_similarity: SymmetricMatrix,
@@ -92,69 +94,13 @@ pub struct Attention {
     name: String,
 }
 
-/// Attention against weights.
-#[derive(Debug, Clone, Serialize)]
-pub struct Comparison {
-    /// The match function.
-    #[serde(rename = "match")]
-    pub function: MatchFunction,
-    /// The parts whose weights are compared.
-    pub parts: Vec<Part>,
-    /// Over all pairs of units.
-    pub all: Correlation,
-    /// Over pairs in different layers, which are those that can share.
-    pub across_layers: Correlation,
-    /// The same, the maps' first column left out.
-    pub across_layers_without_first_token: Correlation,
-    /// The same with the size of the weights' cosine: weights that are alike or
-    /// opposite, rather than unrelated.
-    pub across_layers_by_size: Correlation,
-    /// Over the same pairs, after the mean of each pair of layers is taken from
-    /// both sides: whether the head matters, and not just its layer.
-    pub within_pairs_of_layers: Correlation,
-    /// What Algorithm 1 picks.
-    pub matched: Option<Matched>,
-    /// Weight and attention similarity of each pair in different layers.
-    #[serde(skip)]
-    points: Vec<(f64, f64)>,
-    /// Those of Algorithm 1's matches.
-    #[serde(skip)]
-    matched_points: Vec<(f64, f64)>,
-    /// Both without the maps' first column.
-    #[serde(skip)]
-    points_without_first: Vec<(f64, f64)>,
-    #[serde(skip)]
-    matched_points_without_first: Vec<(f64, f64)>,
-}
-
-/// Attention similarity of the pairs that Algorithm 1 picks by their weights,
-/// next to what other ways of picking would give for the same units.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Matched {
-    /// The share of units that Algorithm 1 is asked for.
-    pub ratio: f64,
-    /// Matches.
-    pub n: usize,
-    /// Mean similarity of a unit and its match.
-    pub mean: f64,
-    /// Mean similarity of those units and all units of earlier layers: a match
-    /// picked blindly.
-    pub blind: f64,
-    /// Mean similarity of those units and the earlier unit that attends most
-    /// like them.
-    pub best: f64,
-    /// The share of earlier units that attend less alike than the match does,
-    /// on average; blindly one half.
-    pub rank: f64,
-}
-
 /// The windows of a text.
 struct Text {
     windows: Vec<Vec<Token>>,
 }
 
 /// Runs `model` on a text, and compares the attention maps with each other and
-/// with `weights`, which are of the same model. `progress` is told the share of
+/// with all of `weights`, which are of the same model. `progress` is told the share of
 /// the run that is done.
 ///
 /// # Errors
@@ -164,14 +110,12 @@ pub fn attention(
     model: &PlainModel,
     (text_path, text): (&std::path::Path, &str),
     settings: &Settings,
-    weights: &Weights,
+    weights: &[Weights],
     progress: &dyn Fn(f64),
 ) -> Result<Attention, AnalyzeError> {
     let params = ModelParams::default();
-    let runtime = Model::load(model.file.path(), &params, None).map_err(|error| {
-        let path = model.path.clone();
-        AnalyzeError::Load { path, error }
-    })?;
+    let runtime = Model::load(model.file.path(), &params, None);
+    let runtime = runtime.map_err(|error| model.load_error(error))?;
     let runtime = Arc::new(runtime);
     let not_generative = |problem: String| AnalyzeError::NotGenerative {
         path: model.path.clone(),
@@ -179,6 +123,14 @@ pub fn attention(
     };
     let generative = runtime.check_generative();
     generative.map_err(|error| not_generative(error.to_string()))?;
+    let trained = runtime.n_ctx_train();
+    if trained > 0 && settings.ctx > trained {
+        return Err(AnalyzeError::CtxTooLarge {
+            path: model.path.clone(),
+            ctx: settings.ctx,
+            trained,
+        });
+    }
     let text = Text::new(&runtime, (text_path, text), settings)?;
 
     let heads: u64 = model.map.layers.iter().map(|l| u64::from(l.n_head)).sum();
@@ -335,7 +287,7 @@ impl Means {
         model: &PlainModel,
         settings: &Settings,
         windows: usize,
-        weights: &Weights,
+        weights: &[Weights],
     ) -> Attention {
         for matrix in [
             &mut self.by_layer,
@@ -359,7 +311,8 @@ impl Means {
                 .filter(|&(a, b, s)| keep(a, b) && !s.is_nan());
             Summary::of(pairs.map(|pair| pair.2))
         };
-        let unit_layer = |unit: usize| weights.units[unit].layer;
+        let units = map.units();
+        let unit_layer = |unit: usize| units[unit].layer;
         Attention {
             path: model.path.display().to_string(),
             model: map.describe(),
@@ -373,7 +326,10 @@ impl Means {
             unit_pairs_across_layers: summary(&self.by_unit, &|a, b| {
                 unit_layer(a) != unit_layer(b)
             }),
-            comparisons: compare(weights, &self.by_unit, &self.by_unit_without_first),
+            comparisons: weights
+                .iter()
+                .flat_map(|w| compare(w, &self.by_unit, &self.by_unit_without_first))
+                .collect(),
             layers,
             heads,
             layer_similarity: self.by_layer,
@@ -407,107 +363,4 @@ fn concatenated<'a>(
         }
         a.clone().zip(b.clone()).map(|(a, b)| dot(a, b)).sum()
     }
-}
-
-fn compare(
-    weights: &Weights,
-    attention: &SymmetricMatrix,
-    without_first: &SymmetricMatrix,
-) -> Vec<Comparison> {
-    let units = &weights.units;
-    let views = weights.views.iter().map(|view| {
-        let pairs = |attention: &SymmetricMatrix, within: bool| -> Vec<(f64, f64)> {
-            let pairs = view.scores.pairs();
-            pairs
-                .filter(|&(a, b, _)| within || units[a].layer != units[b].layer)
-                .map(|(a, b, score)| (score, attention.get(a, b)))
-                .filter(|(x, y)| !x.is_nan() && !y.is_nan())
-                .collect()
-        };
-        let places = |attention: &SymmetricMatrix| -> Vec<(f64, f64)> {
-            let place = |m: &Match| {
-                let (a, b) = (index_of(units, m.alias()), index_of(units, m.other()));
-                (m.score, attention.get(a, b))
-            };
-            view.matches.iter().map(place).collect()
-        };
-        let points = pairs(attention, false);
-        let points_without_first = pairs(without_first, false);
-        let by_size: Vec<(f64, f64)> = points.iter().map(|&(x, y)| (x.abs(), y)).collect();
-        Comparison {
-            function: weights.function,
-            parts: view.parts.clone(),
-            all: Correlation::of(&pairs(attention, true)),
-            across_layers: Correlation::of(&points),
-            across_layers_without_first_token: Correlation::of(&points_without_first),
-            across_layers_by_size: Correlation::of(&by_size),
-            within_pairs_of_layers: Correlation::of(&centred(&view.scores, attention, units)),
-            matched: matched(weights, &view.matches, attention),
-            matched_points: places(attention),
-            matched_points_without_first: places(without_first),
-            points,
-            points_without_first,
-        }
-    });
-    views.collect()
-}
-
-/// Both numbers of each pair of units in different layers, less their means
-/// over the pairs of the same two layers.
-fn centred(
-    weights: &SymmetricMatrix,
-    attention: &SymmetricMatrix,
-    units: &[UnitId],
-) -> Vec<(f64, f64)> {
-    let mut groups: BTreeMap<(u32, u32), Vec<(f64, f64)>> = BTreeMap::new();
-    for (a, b, score) in weights.pairs() {
-        let (layers, similarity) = ((units[a].layer, units[b].layer), attention.get(a, b));
-        if layers.0 != layers.1 && !score.is_nan() && !similarity.is_nan() {
-            groups.entry(layers).or_default().push((score, similarity));
-        }
-    }
-    groups
-        .into_values()
-        .filter(|group| group.len() > 1)
-        .flat_map(|group| {
-            let mean = |side: fn(&(f64, f64)) -> f64| {
-                group.iter().map(side).sum::<f64>() / group.len() as f64
-            };
-            let (x, y) = (mean(|p| p.0), mean(|p| p.1));
-            group.iter().map(|p| (p.0 - x, p.1 - y)).collect::<Vec<_>>()
-        })
-        .collect()
-}
-
-fn matched(weights: &Weights, matches: &[Match], attention: &SymmetricMatrix) -> Option<Matched> {
-    if matches.is_empty() {
-        return None;
-    }
-    let units = &weights.units;
-    let (mut mean, mut blind, mut best, mut rank) = (0.0, 0.0, 0.0, 0.0);
-    for m in matches {
-        let unit = index_of(units, m.alias());
-        let found = attention.get(unit, index_of(units, m.other()));
-        let earlier: Vec<f64> = (0..unit)
-            .take_while(|&other| units[other].layer < m.layer)
-            .map(|other| attention.get(unit, other))
-            .filter(|similarity| !similarity.is_nan())
-            .collect();
-        let n = earlier.len() as f64;
-        mean += found;
-        blind += earlier.iter().sum::<f64>() / n;
-        best += earlier.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let less = earlier.iter().filter(|&&other| other < found).count() as f64;
-        let equal = earlier.iter().filter(|&&other| other == found).count() as f64;
-        rank += (less + (equal - 1.0) / 2.0) / (n - 1.0).max(1.0);
-    }
-    let n = matches.len() as f64;
-    Some(Matched {
-        ratio: weights.ratio,
-        n: matches.len(),
-        mean: mean / n,
-        blind: blind / n,
-        best: best / n,
-        rank: rank / n,
-    })
 }

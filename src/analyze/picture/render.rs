@@ -1,5 +1,8 @@
 //! From shapes to bytes.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::LazyLock;
 
 use base64::Engine as _;
@@ -125,18 +128,50 @@ fn style(colour: &Colour, width: u32, filled: bool) -> ShapeStyle {
     }
 }
 
-/// A PNG of 8-bit RGB pixels.
+/// A PNG of these RGB pixels: with a palette where 256 colours are enough,
+/// which takes half the bytes for a matrix full of noise.
 fn png(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, width, height);
-    encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::High);
+    let data = match indexed(pixels) {
+        Some((palette, indices)) => {
+            encoder.set_color(png::ColorType::Indexed);
+            encoder.set_palette(palette);
+            // Neighbouring indices are not neighbouring colours.
+            encoder.set_filter(png::Filter::NoFilter);
+            Cow::Owned(indices)
+        }
+        None => {
+            encoder.set_color(png::ColorType::Rgb);
+            Cow::Borrowed(pixels)
+        }
+    };
     encoder
         .write_header()
-        .and_then(|mut writer| writer.write_image_data(pixels))
+        .and_then(|mut writer| writer.write_image_data(&data))
         .expect("writing to memory does not fail, and the sizes agree");
     file
+}
+
+/// The colours of RGB pixels, and each pixel's number among them.
+fn indexed(pixels: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut numbers: HashMap<&[u8], u8> = HashMap::new();
+    let mut palette = Vec::new();
+    let mut indices = Vec::with_capacity(pixels.len() / 3);
+    for pixel in pixels.chunks_exact(3) {
+        let next = u8::try_from(numbers.len()).ok();
+        let index = match numbers.entry(pixel) {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(entry) => {
+                palette.extend(pixel);
+                *entry.insert(next?)
+            }
+        };
+        indices.push(index);
+    }
+    Some((palette, indices))
 }
 
 impl Image {
@@ -169,5 +204,34 @@ impl Image {
             self.height * self.zoom,
             base64::engine::general_purpose::STANDARD.encode(data)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decodes to RGB.
+    fn decoded(file: &[u8]) -> Vec<u8> {
+        let mut decoder = png::Decoder::new(std::io::Cursor::new(file));
+        decoder.set_transformations(png::Transformations::EXPAND);
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        pixels
+    }
+
+    #[test]
+    fn pixels_survive_with_and_without_a_palette() {
+        for colours in [1u32, 2, 255, 256, 257, 700] {
+            let pixels: Vec<u8> = (0..1024)
+                .flat_map(|i| {
+                    let colour = i * 7 % colours;
+                    [colour as u8, (colour >> 8) as u8, 9]
+                })
+                .collect();
+            assert_eq!(indexed(&pixels).is_some(), colours <= 256, "{colours}");
+            assert!(decoded(&png(32, 32, &pixels)) == pixels, "{colours}");
+        }
     }
 }

@@ -12,7 +12,8 @@ use crate::analyze::attention::{Attention, Settings, attention};
 use crate::analyze::weights::weights;
 use crate::cli::Exit;
 use crate::cli::output::Output;
-use crate::cli::plan::{MatchArgs, parse_ratio};
+use crate::cli::plan::parse_ratio;
+use crate::matching::MatchFunction;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -27,8 +28,16 @@ pub(super) struct Args {
     /// Windows to take the mean over, from the text's beginning.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     windows: u32,
-    #[command(flatten)]
-    matching: MatchArgs,
+    /// Which parts of two units are compared; several, with commas between
+    /// them, read the text only once.
+    #[arg(
+        long = "match",
+        value_name = "FUNCTION",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "qk"
+    )]
+    functions: Vec<MatchFunction>,
     /// Look at what would share at this ratio.
     #[arg(long, value_name = "A", default_value_t = 0.3, value_parser = parse_ratio,
         allow_negative_numbers = true)]
@@ -57,9 +66,13 @@ impl Args {
         // What is not UTF-8 is read as llama.cpp's own programs would print it.
         let text = String::from_utf8_lossy(&text);
         let bar = out.bar("weights", 1000, false);
-        let scores = weights(&model, self.matching.function, self.ratio, &|done| {
-            bar.set_position((done * 1000.0) as u64);
+        let each = 1.0 / self.functions.len() as f64;
+        let scores = self.functions.iter().enumerate().map(|(i, &function)| {
+            weights(&model, function, self.ratio, &|done| {
+                bar.set_position(((i as f64 + done) * each * 1000.0) as u64);
+            })
         });
+        let scores = scores.collect::<Result<Vec<_>, _>>();
         bar.finish_and_clear();
         let scores = scores?;
         let settings = Settings {
@@ -130,6 +143,10 @@ fn render(found: &Attention) -> String {
                 comparison.across_layers_by_size,
             ),
             ("within each two layers", comparison.within_pairs_of_layers),
+            (
+                "within each two layers, by size",
+                comparison.within_pairs_of_layers_by_size,
+            ),
         ] {
             text += &format!(
                 "{name:41} {:9} {:>9} {:>9}\n",
@@ -140,14 +157,21 @@ fn render(found: &Attention) -> String {
         }
         if let Some(m) = &comparison.matched {
             text += &format!(
-                "{} matches of Algorithm 1 at ratio {}: attention alike by {:.3} on average, \
-                 more than {:.0}% of earlier units (blindly: {:.3}; the best: {:.3})\n",
-                m.n,
-                m.ratio,
-                m.mean,
-                m.rank * 100.0,
-                m.blind,
-                m.best
+                "the {} matches of Algorithm 1 at ratio {}, mean cosine of their attention maps\n",
+                m.n, m.ratio
+            );
+            for (name, value) in [
+                ("of unit and match", m.mean),
+                ("any unit of the match's layer instead", m.blind_in_layer),
+                ("any earlier unit instead", m.blind),
+                ("the earlier unit most like it instead", m.best),
+            ] {
+                text += &format!("  {name:39} {value:9.3}\n");
+            }
+            text += &format!(
+                "  {:39} {:8.0}%\n",
+                "earlier units that attend less like it",
+                m.rank * 100.0
             );
         }
     }
