@@ -4,6 +4,7 @@
 //! [`perplexity`] runs windows of a text through one model, or through two in
 //! lockstep; [`stats`] has the formulas.
 
+pub mod bleu;
 pub mod perplexity;
 pub mod stats;
 
