@@ -3,11 +3,12 @@
 //!
 //! [`perplexity`] runs windows of a text through one model, or through two in
 //! lockstep; [`stats`] has the formulas. [`choice`] answers multiple-choice
-//! questions by log-likelihood. [`bleu`] compares text with
-//! references.
+//! questions by log-likelihood. [`generate`] goes on from prompts, and [`bleu`]
+//! compares that with references.
 
 pub mod bleu;
 pub mod choice;
+pub mod generate;
 pub mod perplexity;
 pub mod stats;
 pub mod task_file;

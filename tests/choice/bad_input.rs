@@ -88,6 +88,8 @@ fn a_model_that_embeds_only_is_refused() {
     let model = tiny(folder.path(), "tiny-bert");
     let out = eval!("choice", model, "--task", data("question.jsonl"));
     refused(&out, "bert models do not generate text");
+    let out = eval!("generate", model, "--task", data("generate.jsonl"));
+    refused(&out, "bert models do not generate text");
 }
 
 #[test]

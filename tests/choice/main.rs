@@ -3,5 +3,6 @@
 
 mod bad_input;
 mod batches;
+mod generate;
 mod output;
 mod support;

@@ -2,6 +2,7 @@
 //! a model is loaded and a text is read) is here.
 
 mod choice;
+mod generate;
 mod perplexity;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ enum Measure {
     Perplexity(perplexity::Args),
     /// How well a model answers multiple-choice questions.
     Choice(choice::Args),
+    /// How close a model's continuations come to references.
+    Generate(generate::Args),
 }
 
 impl Args {
@@ -35,6 +38,7 @@ impl Args {
         match self.measure {
             Measure::Perplexity(args) => args.run(out),
             Measure::Choice(args) => args.run(out),
+            Measure::Generate(args) => args.run(out),
         }
     }
 }
