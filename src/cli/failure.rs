@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use headshare_runtime::GenerateError;
 use headshare_stitch::FileError;
 
 use super::bench::BenchError;
@@ -11,6 +12,8 @@ use super::run::RunError;
 use crate::analyze::AnalyzeError;
 use crate::convert::ConvertError;
 use crate::eval::EvalError;
+use crate::eval::choice::ChoiceError;
+use crate::eval::task_file::TaskError;
 #[cfg(target_os = "linux")]
 use crate::exec::ExecError;
 use crate::input::InputError;
@@ -121,6 +124,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         e.hint()
     } else if let Some(e) = cause.downcast_ref::<RepairError>() {
         e.hint().map(str::to_owned)
+    } else if let Some(e) = cause.downcast_ref::<TaskError>() {
+        e.hint().map(str::to_owned)
     } else if let Some(MatchError::NonFinite { .. }) = cause.downcast_ref::<MatchError>() {
         Some("--lossless compares bytes, not weights, and works for this file".to_owned())
     } else {
@@ -180,6 +185,16 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             RepairError::TextTooShort { .. } | RepairError::NotFinite { .. } => Exit::BadInput,
             _ => Exit::Failed,
         });
+    }
+    match cause.downcast_ref::<ChoiceError>() {
+        Some(ChoiceError::Context(_)) | None => {}
+        Some(_) => return Some(Exit::BadInput),
+    }
+    if cause.downcast_ref::<TaskError>().is_some() {
+        return Some(Exit::BadInput);
+    }
+    if let Some(GenerateError::PromptTooLong { .. }) = cause.downcast_ref::<GenerateError>() {
+        return Some(Exit::Usage);
     }
     Some(match cause.downcast_ref::<ConvertError>()? {
         ConvertError::Input(_) => Exit::BadInput,

@@ -1,11 +1,17 @@
-//! Measures models: how well they predict a text, and how far they are from
-//! another model.
+//! Measures models: how well they predict a text, how far they are from
+//! another model, and how well they answer and write.
 //!
 //! [`perplexity`] runs windows of a text through one model, or through two in
-//! lockstep; [`stats`] has the formulas.
+//! lockstep; [`stats`] has the formulas. [`choice`] answers multiple-choice
+//! questions by log-likelihood. [`generate`] goes on from prompts, and [`bleu`]
+//! compares that with references.
 
+pub mod bleu;
+pub mod choice;
+pub mod generate;
 pub mod perplexity;
 pub mod stats;
+pub mod task_file;
 
 use headshare_runtime::{ContextError, ModelError, VocabError};
 

@@ -1,6 +1,8 @@
 //! `eval`: measures models. One file a measure; what they have in common (how
 //! a model is loaded and a text is read) is here.
 
+mod choice;
+mod generate;
 mod perplexity;
 
 use std::path::{Path, PathBuf};
@@ -25,12 +27,18 @@ pub(super) struct Args {
 enum Measure {
     /// How well a model predicts a text, and how far it is from another model.
     Perplexity(perplexity::Args),
+    /// How well a model answers multiple-choice questions.
+    Choice(choice::Args),
+    /// How close a model's continuations come to references.
+    Generate(generate::Args),
 }
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
         match self.measure {
             Measure::Perplexity(args) => args.run(out),
+            Measure::Choice(args) => args.run(out),
+            Measure::Generate(args) => args.run(out),
         }
     }
 }

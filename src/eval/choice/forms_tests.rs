@@ -1,0 +1,191 @@
+//! Each form, from a row to what is scored.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn items(row: &Value, kind: Option<Kind>) -> FieldResult<(Form, Kind, Vec<Item>)> {
+    let row = Row::parse(&row.to_string())?;
+    let form = Form::of(&row).expect("a known form");
+    let kind = form.kind(&row, kind)?;
+    Ok((form, kind, form.items(&row, kind)?))
+}
+
+#[track_caller]
+fn check(row: Value, form: Form, kind: Kind, pairs: &[(&str, &str)], gold: usize) {
+    let (f, k, items) = items(&row, None).unwrap();
+    assert_eq!((f, k), (form, kind));
+    let found: Vec<_> = (items[0].pairs.iter())
+        .map(|pair| (pair.context.as_str(), pair.continuation.as_str()))
+        .collect();
+    assert_eq!(found, pairs);
+    assert_eq!(items[0].gold, gold);
+}
+
+#[test]
+fn piqa() {
+    let row = json!({"goal": "Open it.", "sol1": "Pull.", "sol2": "Push.", "label": 1});
+    let context = "Question: Open it.\nAnswer:";
+    let pairs = [(context, " Pull."), (context, " Push.")];
+    check(row, Form::Piqa, Kind::Question, &pairs, 1);
+    // The same question as a finished query.
+    let row = json!({"query": "Question: Open it.\n", "choices": ["Pull.", "Push."], "gold": 1});
+    check(row, Form::Query, Kind::Question, &pairs, 1);
+}
+
+#[test]
+fn open_book_qa() {
+    let row = json!({"id": "1", "question_stem": "Predators eat",
+        "choices": {"text": ["lions", "bunnies"], "label": ["A", "B"]}, "answerKey": "B"});
+    let pairs = [("Predators eat", " lions"), ("Predators eat", " bunnies")];
+    check(row, Form::OpenBookQa, Kind::Choices, &pairs, 1);
+    let row = json!({"query": "Predators eat", "choices": ["lions", "bunnies"], "gold": 1});
+    check(row, Form::Query, Kind::Choices, &pairs, 1);
+}
+
+#[test]
+fn bool_q() {
+    let row = json!({"question": "is it blue", "passage": "The sky is blue.", "answer": true});
+    let context = "The sky is blue.\nQuestion: is it blue?\nAnswer:";
+    let pairs = [(context, " no"), (context, " yes")];
+    check(row, Form::BoolQ, Kind::Question, &pairs, 1);
+    let row =
+        json!({"question": "is it blue?", "passage": "The sky is blue.", "label": 0, "idx": 7});
+    check(row, Form::BoolQ, Kind::Question, &pairs, 0);
+}
+
+#[test]
+fn arc_as_published_and_as_a_table() {
+    let context = "Question: Why?\nAnswer:";
+    let pairs = [(context, " so"), (context, " thus")];
+    let row = json!({"id": "M_1", "question": {"stem": "Why?", "choices": [
+        {"text": "so", "label": "1"}, {"text": "thus", "label": "2"}]}, "answerKey": "2"});
+    check(row.clone(), Form::Stem, Kind::Question, &pairs, 1);
+    let table = json!({"id": "M_1", "question": "Why?", "answerKey": "2",
+        "choices": {"text": ["so", "thus"], "label": ["1", "2"]}});
+    check(table, Form::Arc, Kind::Question, &pairs, 1);
+    // OpenBookQA as it is published has ARC's fields: `--kind` tells them apart.
+    let (_, _, items) = items(&row, Some(Kind::Choices)).unwrap();
+    assert_eq!(items[0].pairs[0].context, "Why?");
+}
+
+#[test]
+fn hella_swag() {
+    let row = json!({"ind": 4, "activity_label": "Baking", "ctx_a": "He bakes [header] a cake.",
+        "ctx_b": "then He", "ctx": "ignored", "label": "1",
+        "endings": ["eats it [title] Good", "[substeps] throws  it [away."]});
+    let context = "Baking: He bakes a cake. Then he";
+    let pairs = [(context, " eats it. Good"), (context, " throws it [away.")];
+    check(row, Form::HellaSwag, Kind::Choices, &pairs, 1);
+}
+
+#[test]
+fn siqa_counts_from_1() {
+    let row = json!({"context": "He left.", "question": "Why?", "answerA": "a", "answerB": "b",
+        "answerC": "c", "label": "3"});
+    let context = "Q: He left. Why?\nA:";
+    let pairs = [(context, " a"), (context, " b"), (context, " c")];
+    check(row, Form::Siqa, Kind::Question, &pairs, 2);
+}
+
+#[test]
+fn winogrande_is_scored_partially() {
+    let row = json!({"sentence": "It fits _ as is.", "option1": "the box", "option2": "the bag",
+        "answer": "2"});
+    let pairs = [
+        ("It fits the box", " as is."),
+        ("It fits the bag", " as is."),
+    ];
+    check(row, Form::WinoGrande, Kind::Partial, &pairs, 1);
+    let row = json!({"context_options": ["It fits the box", "It fits the bag"],
+        "continuation": "as is.", "gold": 1});
+    check(row, Form::Contexts, Kind::Partial, &pairs, 1);
+}
+
+#[test]
+fn lambada_is_the_last_word() {
+    let pairs = [("He said", " no")];
+    let row = json!({"context": "He said", "continuation": "no"});
+    check(row, Form::Continuation, Kind::LastWord, &pairs, 0);
+    check(
+        json!({"text": "He said no"}),
+        Form::Text,
+        Kind::LastWord,
+        &pairs,
+        0,
+    );
+}
+
+#[test]
+fn race_row_by_row_and_article_by_article() {
+    let row = json!({"article": "Tom ran.", "question": "Tom _ .", "options": ["sat", "ran"],
+        "answer": "B"});
+    let context = "Article: Tom ran.\n\nTom _ .";
+    let pairs = [(context, " sat"), (context, " ran")];
+    check(row, Form::Race, Kind::Choices, &pairs, 1);
+    let row = json!({"passage": "Tom ran.", "question": "Tom _ .", "options": ["sat", "ran"],
+        "gold": 1});
+    check(row, Form::Race, Kind::Choices, &pairs, 1);
+    let row = json!({"article": "Tom ran.", "questions": ["Tom _ .", "Who?"], "id": "1",
+        "options": [["sat", "ran"], ["Tom", "Tim"]], "answers": ["B", "A"]});
+    check(row.clone(), Form::RaceArticle, Kind::Choices, &pairs, 1);
+    let (_, _, items) = items(&row, Some(Kind::Question)).unwrap();
+    assert_eq!(items.len(), 2);
+    assert_eq!(
+        items[1].pairs[0].context,
+        "Article: Tom ran.\n\nQuestion: Who?\nAnswer:"
+    );
+}
+
+#[test]
+fn a_kind_that_does_not_fit_is_refused() {
+    let row = json!({"context": "He said", "continuation": "no"});
+    let problem = items(&row, Some(Kind::Letters)).unwrap_err();
+    assert_eq!(
+        problem,
+        "rows with the fields context, continuation cannot be scored as letters; \
+         they can as last-word"
+    );
+}
+
+#[test]
+fn bad_fields_are_named() {
+    for (row, part) in [
+        (
+            json!({"query": 1, "choices": ["a", "b"], "gold": 0}),
+            "\"query\"",
+        ),
+        (
+            json!({"query": "q", "choices": ["a", "b"], "gold": 2}),
+            "\"gold\" is 2",
+        ),
+        (
+            json!({"context_options": [], "continuation": "c", "gold": 0}),
+            "\"context_options\"",
+        ),
+        (
+            json!({"context_options": ["a"], "continuation": " ", "gold": 0}),
+            "\"continuation\"",
+        ),
+        (
+            json!({"sentence": "none", "option1": "a", "option2": "b", "answer": "1"}),
+            "\"sentence\"",
+        ),
+        (
+            json!({"goal": "g", "sol1": "a", "sol2": "", "label": 0}),
+            "\"sol2\" is empty",
+        ),
+        (
+            json!({"question": {"stem": "q"}, "answerKey": "A"}),
+            "\"question.choices\"",
+        ),
+        (
+            json!({"article": "a", "questions": ["q"], "options": [], "answers": ["A"]}),
+            "\"options\" holds 0 entries",
+        ),
+        (json!({"text": "word"}), "\"text\""),
+    ] {
+        let problem = items(&row, None).unwrap_err();
+        assert!(problem.contains(part), "{problem}");
+    }
+}

@@ -1,0 +1,139 @@
+//! What `eval choice` prints.
+
+use std::io::Write;
+
+use crate::support::{data, eval, json, smollm2, text, tiny};
+
+#[test]
+fn json_is_one_object_as_the_contract_says() {
+    let out = eval!(
+        "choice",
+        smollm2(),
+        "--task",
+        data("question.jsonl"),
+        "--json"
+    );
+    assert_eq!(text(&out.stderr), "");
+    let found = json(&out);
+    assert_eq!(found["task"], "question");
+    assert_eq!(found["kind"], "question");
+    assert_eq!(found["n"], 5);
+    assert_eq!(found["truncated"], 0);
+    assert!(found["accuracy"].as_f64().unwrap() >= 0.6, "{found}");
+    for name in ["accuracy", "accuracy_norm", "stderr", "stderr_norm", "ms"] {
+        assert!(found[name].is_number(), "{name} in {found}");
+    }
+    assert!(found.get("perplexity").is_none() && found.get("subjects").is_none());
+    // A kind that is forced, and unlike the usual one.
+    let out = eval!(
+        "choice",
+        smollm2(),
+        "--task",
+        data("question.jsonl"),
+        "--json",
+        "--kind",
+        "letters",
+        "--limit",
+        "1"
+    );
+    let found = json(&out);
+    assert_eq!(
+        (&found["kind"], &found["n"]),
+        (&"letters".into(), &1.into())
+    );
+    assert!(found["stderr"].is_null());
+}
+
+#[test]
+fn several_tasks_have_a_mean() {
+    let out = eval!(
+        "choice",
+        smollm2(),
+        "--task",
+        data("partial.jsonl"),
+        "--task",
+        data("last-word.jsonl"),
+        "--json"
+    );
+    let found = json(&out);
+    let tasks = found["tasks"].as_array().unwrap();
+    assert_eq!((tasks.len(), &found["n"]), (2, &6.into()));
+    assert_eq!(tasks[0]["kind"], "partial");
+    assert_eq!(tasks[0]["accuracy"], tasks[0]["accuracy_norm"]);
+    // Paris and five, and no rhinoceros.
+    assert_eq!(tasks[1]["kind"], "last-word");
+    assert!((tasks[1]["accuracy"].as_f64().unwrap() - 2.0 / 3.0).abs() < 1e-9);
+    assert!(tasks[1]["perplexity"].as_f64().unwrap() > 1.0);
+    let mean = tasks
+        .iter()
+        .map(|t| t["accuracy"].as_f64().unwrap())
+        .sum::<f64>()
+        / 2.0;
+    assert!((found["accuracy"].as_f64().unwrap() - mean).abs() < 1e-12);
+}
+
+#[test]
+fn text_has_the_figures_and_their_errors() {
+    let out = eval!(
+        "choice",
+        smollm2(),
+        "--task",
+        data("last-word.jsonl"),
+        "--unbatched"
+    );
+    let lines: Vec<_> = text(&out.stdout).lines().collect();
+    assert_eq!(lines[0], "last-word: 3 questions, scored as last-word");
+    assert_eq!(lines[1], "accuracy       0.6667 ± 0.3333");
+    assert!(lines[3].starts_with("perplexity     "), "{lines:?}");
+    assert_eq!(text(&out.stderr), "");
+}
+
+#[test]
+fn an_archive_is_counted_by_subjects() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mmlu.zip");
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+    for (name, rows) in [
+        (
+            "data/dev/colours_dev.csv",
+            "The sky is,red,green,blue,brown,C\n",
+        ),
+        (
+            "data/test/colours_test.csv",
+            "Grass is,red,green,blue,brown,B\nBlood is,red,green,blue,brown,A\n",
+        ),
+        ("data/test/numbers_test.csv", "1 + 1 is,1,2,3,4,B\n"),
+    ] {
+        zip.start_file(name, zip::write::SimpleFileOptions::default())
+            .unwrap();
+        zip.write_all(rows.as_bytes()).unwrap();
+    }
+    zip.finish().unwrap();
+    let found = json(&eval!("choice", smollm2(), "--task", path, "--json"));
+    assert_eq!((&found["form"], &found["n"]), (&"mmlu".into(), &3.into()));
+    let subjects = found["subjects"].as_array().unwrap();
+    assert_eq!(subjects[0]["subject"], "colours");
+    assert_eq!(subjects[0]["n"], 2);
+    assert!(found["mean_of_subjects"].is_number());
+    assert_eq!(found["accuracy"], found["accuracy_norm"]);
+    let out = eval!("choice", smollm2(), "--task", path);
+    assert!(text(&out.stdout).contains("\n  numbers  "), "{out:?}");
+}
+
+#[test]
+fn items_longer_than_the_context_lose_their_left_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(folder.path(), "tiny-gpt2");
+    let out = eval!(
+        "choice",
+        model,
+        "--task",
+        data("question.jsonl"),
+        "-c",
+        "130",
+        "--json"
+    );
+    assert!(json(&out)["truncated"].as_u64().unwrap() > 0);
+    let warning = text(&out.stderr);
+    assert!(warning.starts_with("warning: ") && warning.contains("longer than 130 tokens"));
+}
