@@ -3,10 +3,11 @@
 //!
 //! The library behind the command line. Data flows one way: [`model`] says
 //! where the heads are, [`matching`] which of them are alike, a [`plan`] which
-//! share, [`convert`] writes the file, [`eval`] measures what became of it and
-//! [`chat`] talks with it.
+//! share, [`convert`] writes the file, [`eval`] measures what became of it,
+//! [`analyze`] looks into it and [`chat`] talks with it.
 #![forbid(unsafe_code)]
 
+pub mod analyze;
 pub mod chat;
 pub mod cli;
 pub mod convert;
@@ -18,3 +19,5 @@ pub mod inspect;
 pub mod matching;
 pub mod model;
 pub mod plan;
+pub mod quantize;
+pub mod repair;

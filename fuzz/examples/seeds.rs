@@ -98,6 +98,7 @@ fn convert(plain: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
         lossless: false,
         source_digest: format_digest(&blake3::hash(plain)),
         plan: Some("{}".to_owned()),
+        replaced: None,
     };
     let layout = layout::plan(&gguf, plain, &shared, 4096, provenance)?;
     let mut data = vec![0; layout.data_len() as usize];

@@ -11,9 +11,11 @@ use serde::Serialize;
 use super::Exit;
 use super::output::Output;
 use super::plan::{MatchArgs, match_model, parse_ratio, render, render_saved};
-use crate::convert::{self, ConvertError, Prepared, Sharing};
+use super::repair::{RepairArgs, render as render_repair};
+use crate::convert::{self, ConvertError, Prepared, Replacement, Sharing};
 use crate::input::{InputError, ModelFile};
 use crate::plan::{Plan, Saved};
+use crate::repair::Record;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -26,6 +28,8 @@ pub(super) struct Args {
     what: What,
     #[command(flatten)]
     matching: MatchArgs,
+    #[command(flatten)]
+    repair: RepairArgs,
     /// Page size in bytes of the machines that will run the file.
     #[arg(long, value_name = "BYTES", default_value = "4096",
         value_parser = PossibleValuesParser::new(["4096", "16384", "65536"])
@@ -63,6 +67,8 @@ struct ConvertResult {
     page_size: u64,
     dry_run: bool,
     plan: Option<Plan>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repair: Option<Record>,
     duplicates: DuplicateCount,
     saved: Saved,
 }
@@ -96,10 +102,24 @@ impl Args {
             } => Sharing::Plan(match_model(&source, self.matching.function, *ratio, out)?),
             _ => Sharing::Lossless,
         };
-        let prepared =
-            convert::prepare(&source, sharing, self.page_size).map_err(|e| self.name_plan(e))?;
+        let (replacement, record) = match (&sharing, self.repair.text()?) {
+            (Sharing::Plan(plan), Some(text)) => {
+                let done = self
+                    .repair
+                    .run(&source, plan, text, self.dry_run, out)
+                    .map_err(|e| match e.downcast::<ConvertError>() {
+                        Ok(error) => self.name_plan(error),
+                        Err(other) => other,
+                    })?;
+                (done.0, done.1)
+            }
+            _ => (Replacement::default(), None),
+        };
+        let prepared = convert::prepare_with(&source, sharing, self.page_size, replacement)
+            .map_err(|e| self.name_plan(e))?;
         let mut result = ConvertResult::new(&source, &self.output, &prepared, self.page_size);
         result.dry_run = self.dry_run;
+        result.repair = record;
         if self.dry_run {
             if let Some(plan) = &mut result.plan {
                 let digest = convert::digest_of(&source);
@@ -128,7 +148,7 @@ impl Args {
             ));
         }
         out.result(&result, self.json, |result| match &result.plan {
-            Some(plan) => render(plan, &source, &prepared),
+            Some(plan) => render_repair(result.repair.as_ref()) + &render(plan, &source, &prepared),
             None => format!(
                 "{}: byte-equal tensors and head blocks are stored once\n{}",
                 source.path().display(),
@@ -167,6 +187,7 @@ impl ConvertResult {
             page_size,
             dry_run: false,
             plan: prepared.plan.clone(),
+            repair: None,
             duplicates: DuplicateCount {
                 tensors: prepared.duplicates.tensors,
                 blocks: prepared.duplicates.blocks,

@@ -8,6 +8,7 @@ use headshare_stitch::FileError;
 use super::bench::BenchError;
 use super::output::printable;
 use super::run::RunError;
+use crate::analyze::AnalyzeError;
 use crate::convert::ConvertError;
 use crate::eval::EvalError;
 #[cfg(target_os = "linux")]
@@ -16,6 +17,7 @@ use crate::input::InputError;
 use crate::matching::MatchError;
 use crate::model::ModelError;
 use crate::plan::PlanError;
+use crate::repair::RepairError;
 
 /// The exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,13 @@ fn one_line(text: &str) -> String {
 }
 
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(e) = cause.downcast_ref::<AnalyzeError>() {
+        return match e {
+            AnalyzeError::Convert(e) => hint(e),
+            AnalyzeError::Match { error, .. } => hint(error),
+            _ => e.hint().map(str::to_owned),
+        };
+    }
     #[cfg(target_os = "linux")]
     if let Some(e) = cause.downcast_ref::<ExecError>() {
         return e.hint().map(str::to_owned);
@@ -110,6 +119,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         e.hint()
     } else if let Some(e) = cause.downcast_ref::<EvalError>() {
         e.hint()
+    } else if let Some(e) = cause.downcast_ref::<RepairError>() {
+        e.hint().map(str::to_owned)
     } else if let Some(MatchError::NonFinite { .. }) = cause.downcast_ref::<MatchError>() {
         Some("--lossless compares bytes, not weights, and works for this file".to_owned())
     } else {
@@ -130,6 +141,13 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         FileError::SameFile { .. } | FileError::Exists { .. } => Exit::Usage,
         _ => Exit::Failed,
     };
+    if let Some(e) = cause.downcast_ref::<AnalyzeError>() {
+        return match e {
+            AnalyzeError::Convert(e) => exit(e),
+            AnalyzeError::Match { .. } | AnalyzeError::Context(_) => None,
+            _ => Some(Exit::BadInput),
+        };
+    }
     // Not there, a folder, a pipe, or not what it must be: a bad input file.
     if cause.downcast_ref::<InputError>().is_some() {
         return Some(Exit::BadInput);
@@ -154,6 +172,13 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         Some(EvalError::WindowTooLarge { .. }) => return Some(Exit::Usage),
         Some(e) if e.is_bad_input() => return Some(Exit::BadInput),
         _ => {}
+    }
+    if let Some(e) = cause.downcast_ref::<RepairError>() {
+        return Some(match e {
+            RepairError::Memory { .. } => Exit::Usage,
+            RepairError::TextTooShort { .. } | RepairError::NotFinite { .. } => Exit::BadInput,
+            _ => Exit::Failed,
+        });
     }
     Some(match cause.downcast_ref::<ConvertError>()? {
         ConvertError::Input(_) => Exit::BadInput,

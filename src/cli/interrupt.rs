@@ -1,7 +1,6 @@
 //! Ctrl-C and the signals like it: they end the program, unless a command has
 //! asked to be told first so that it can show what it has.
 
-use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -19,9 +18,8 @@ pub(super) fn install() {
             .get()
             .is_some_and(|stop| !stop.swap(true, Ordering::Relaxed));
         if !first {
-            headshare_stitch::remove_temporary_files();
             terminal::restore();
-            process::exit(INTERRUPTED);
+            headshare_stitch::end_process(INTERRUPTED);
         }
     });
 }

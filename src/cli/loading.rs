@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use headshare_runtime::memory::{self, WeightRegions};
 use headshare_runtime::model::Progress;
-use headshare_runtime::stitched::{Shared, Sharing, Source, StitchError};
+use headshare_runtime::stitched::{self, Shared, Sharing, Source, StitchError};
 use headshare_runtime::{Model, ModelError, ModelParams};
 use headshare_stitch::ScratchFile;
 use serde::{Deserialize, Serialize};
@@ -94,7 +94,15 @@ pub(super) fn load(
     let file = ModelFile::open(path)?;
     let params = ModelParams::default();
     let sharing = match (&file.table, how) {
-        (Some(table), Resolve::Expand) => {
+        (None, _) if !stitched::SUPPORTED => {
+            return Model::load(path, &params, Some(progress))
+                .map(Loaded::stock)
+                .map_err(from_model);
+        }
+        (Some(_), Resolve::Fold | Resolve::Map) if !stitched::SUPPORTED => {
+            return Err(RunError::usage(StitchError::Unsupported, None).into());
+        }
+        (Some(table), how) if how == Resolve::Expand || !stitched::SUPPORTED => {
             let scratch = convert::expand_to_scratch(&file, table)?;
             let model = Model::load(scratch.path(), &params, Some(progress)).map_err(from_model)?;
             return Ok(Loaded {

@@ -4,6 +4,7 @@
 //! Results go to stdout, everything else to stderr. The exit status is
 //! [`Exit`]; scripts depend on it.
 
+mod analyze;
 mod bench;
 mod convert;
 mod eval;
@@ -16,6 +17,7 @@ mod interrupt;
 mod loading;
 mod output;
 mod plan;
+mod repair;
 mod run;
 mod verify;
 
@@ -59,6 +61,8 @@ enum Command {
     Eval(eval::Args),
     #[command(hide = true)]
     BenchWorker(bench::WorkerArgs),
+    /// Look at a model's heads, in numbers and pictures.
+    Analyze(analyze::Args),
     /// Run a llama.cpp program so that it can read converted files, with each
     /// shared block in memory once.
     #[cfg(target_os = "linux")]
@@ -102,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => args.run(&output),
         Command::Eval(args) => args.run(&output),
         Command::BenchWorker(args) => args.run(&output),
+        Command::Analyze(args) => args.run(&output),
         #[cfg(target_os = "linux")]
         Command::Exec(args) => args.run(&output),
     };

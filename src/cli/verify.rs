@@ -52,6 +52,10 @@ fn render(path: &std::path::Path, report: &Report) -> String {
     if let Some(bytes) = report.compared_bytes {
         checked += &format!(", {} bytes against the source", grouped(bytes));
     }
+    if report.replaced_tensors > 0 {
+        let n = report.replaced_tensors;
+        checked += &format!("; {n} tensors differ from the source by repair");
+    }
     let verdict = if report.ok { "ok" } else { "NOT OK" };
     text + &format!("{}: {verdict} (checked {checked})\n", path.display())
 }

@@ -10,9 +10,10 @@ mod expand;
 mod verify;
 mod write;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use headshare_format::alias::{Digests, Provenance};
+use headshare_format::alias::{Digests, Provenance, Replaced};
 use headshare_format::gguf::align_up;
 use headshare_format::layout::{self, PhysicalLayout, SharedRows};
 use headshare_format::{FormatError, Gguf, LogicalLayout, VirtualGguf};
@@ -92,7 +93,18 @@ pub struct Prepared {
     pub output_bytes: u64,
     /// What it saves.
     pub saved: Saved,
+    /// Data of tensors that is not the source's.
+    replacement: Replacement,
     data_offset: u64,
+}
+
+/// Tensors that get new data, of the same type and shape.
+#[derive(Debug, Clone, Default)]
+pub struct Replacement {
+    /// The data, by index in the source.
+    pub tensors: BTreeMap<usize, Vec<u8>>,
+    /// What it was computed by, as JSON.
+    pub by: String,
 }
 
 /// Plans the conversion of `source`, for pages of `page` bytes.
@@ -100,6 +112,33 @@ pub struct Prepared {
 /// # Errors
 /// When the source uses reserved names, or the plan does not fit it.
 pub fn prepare(source: &ModelFile, sharing: Sharing, page: u64) -> Result<Prepared, ConvertError> {
+    prepare_with(source, sharing, page, Replacement::default())
+}
+
+/// [`prepare`], with new data for some tensors. What these hold in the source
+/// is no duplicate of anything.
+///
+/// # Errors
+/// As `prepare`.
+///
+/// # Panics
+/// When new data is not as long as the tensor's.
+pub fn prepare_with(
+    source: &ModelFile,
+    sharing: Sharing,
+    page: u64,
+    replacement: Replacement,
+) -> Result<Prepared, ConvertError> {
+    let whole = |(&tensor, data): (&usize, &Vec<u8>)| {
+        let len = source.gguf.tensors[tensor].byte_len();
+        assert_eq!(data.len() as u64, len, "new data is as long as the old");
+        RowsRange {
+            tensor,
+            offset: 0,
+            len,
+        }
+    };
+    let replaced: Vec<RowsRange> = replacement.tensors.iter().map(whole).collect();
     let content = || InputError::content(source.path());
     let (plan, mut shared, duplicates) = match sharing {
         Sharing::Lossless => {
@@ -107,7 +146,7 @@ pub fn prepare(source: &ModelFile, sharing: Sharing, page: u64) -> Result<Prepar
             let blocks = AttentionMap::of(&source.gguf)
                 .map(|map| map.head_blocks().map(|b| b.rows).collect())
                 .unwrap_or_else(|_| Vec::new());
-            let found = duplicates::find(source, &blocks, &[]);
+            let found = duplicates::find(source, &blocks, &replaced);
             (None, Vec::new(), found)
         }
         Sharing::Plan(mut plan) => {
@@ -115,7 +154,8 @@ pub fn prepare(source: &ModelFile, sharing: Sharing, page: u64) -> Result<Prepar
             plan.check(&map)?;
             plan.saved = None;
             let shared = shared_by_plan(&plan, &map);
-            let claimed: Vec<RowsRange> = plan.shared_rows(&map).map(|(to, _)| to).collect();
+            let mut claimed: Vec<RowsRange> = plan.shared_rows(&map).map(|(to, _)| to).collect();
+            claimed.extend(&replaced);
             let blocks: Vec<RowsRange> = map.head_blocks().map(|b| b.rows).collect();
             let found = duplicates::find(source, &blocks, &claimed);
             (Some(plan), shared, found)
@@ -124,9 +164,13 @@ pub fn prepare(source: &ModelFile, sharing: Sharing, page: u64) -> Result<Prepar
     shared.extend(duplicates.shared.iter().copied());
     let provenance = Provenance {
         tool: TOOL.to_owned(),
-        lossless: plan.as_ref().is_none_or(|p| p.aliases.is_empty()),
+        lossless: replaced.is_empty() && plan.as_ref().is_none_or(|p| p.aliases.is_empty()),
         source_digest: UNKNOWN_DIGEST.to_owned(),
         plan: plan.as_ref().map(Plan::to_json),
+        replaced: (!replaced.is_empty()).then(|| Replaced {
+            by: replacement.by.clone(),
+            tensors: replaced.iter().map(|r| r.tensor as u32).collect(),
+        }),
     };
     let layout =
         layout::plan(&source.gguf, &source.file, &shared, page, provenance).map_err(content())?;
@@ -149,6 +193,7 @@ pub fn prepare(source: &ModelFile, sharing: Sharing, page: u64) -> Result<Prepar
         plan,
         duplicates,
         output_bytes,
+        replacement,
         data_offset,
     })
 }

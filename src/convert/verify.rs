@@ -20,11 +20,19 @@ pub struct Report {
     pub lossless: bool,
     /// Stored tensors whose digest was checked.
     pub stored_tensors: usize,
+    /// Logical tensors that were computed anew and have no counterpart in the
+    /// source; left out when there are none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub replaced_tensors: usize,
     /// Logical bytes compared with the source; absent without `--source`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compared_bytes: Option<u64>,
     /// The checks that did not hold.
     pub findings: Vec<Finding>,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// A check that did not hold.
@@ -67,6 +75,11 @@ pub fn verify(
         ok: findings.is_empty(),
         lossless: table.provenance.lossless,
         stored_tensors: file.gguf.tensors.len(),
+        replaced_tensors: table
+            .provenance
+            .replaced
+            .as_ref()
+            .map_or(0, |r| r.tensors.len()),
         compared_bytes,
         findings,
     })
@@ -266,10 +279,14 @@ fn compare(
             vec![finding("header", "the restored header is not the source's")],
         );
     }
+    // Computed anew: only the file's own digests say what they must be.
+    let replaced = table.provenance.replaced.as_ref();
+    let replaced = replaced.map_or(&[][..], |r| &r.tensors);
     let results: Vec<(u64, Option<Finding>)> = view
         .tensors()
         .par_iter()
         .enumerate()
+        .filter(|(index, _)| !replaced.contains(&(*index as u32)))
         .map(|(index, tensor)| {
             let differs = expected_runs(index, tensor.byte_len(), shares)
                 .into_iter()

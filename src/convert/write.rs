@@ -1,6 +1,7 @@
 //! Streaming a planned file to disk: large writes straight from the source's
 //! mapping, digests computed alongside, the header last.
 
+use std::ops::Range;
 use std::path::Path;
 
 use headshare_format::TensorInfo;
@@ -8,7 +9,7 @@ use headshare_format::alias::{Digests, format_digest};
 use headshare_format::layout::{PhysicalLayout, StoredTensor};
 use headshare_stitch::{AtomicFile, FileError};
 
-use super::{ConvertError, Prepared, UNKNOWN_DIGEST};
+use super::{ConvertError, Prepared, Replacement, UNKNOWN_DIGEST};
 use crate::input::ModelFile;
 use crate::plan::Plan;
 
@@ -33,7 +34,13 @@ pub fn write(
     let output = AtomicFile::create(out, prepared.output_bytes, force, &[source.file.id()])?;
     let data_offset = prepared.data_offset;
     let (stored, source_digest) = rayon::join(
-        || write_stored(source, &prepared.layout, data_offset, &output, progress),
+        || {
+            let content = Content {
+                source,
+                replacement: &prepared.replacement,
+            };
+            write_stored(&content, &prepared.layout, data_offset, &output, progress)
+        },
         || digest_of(source),
     );
     let stored = stored?;
@@ -91,8 +98,31 @@ pub fn digest_of(file: &ModelFile) -> String {
     format_digest(&hasher.finalize())
 }
 
+/// The bytes that the logical tensors will have.
+struct Content<'a> {
+    source: &'a ModelFile,
+    replacement: &'a Replacement,
+}
+
+impl Content<'_> {
+    /// The bytes that stand where `range` of the source does, which lies in one
+    /// tensor or in none.
+    fn bytes(&self, range: Range<u64>) -> &[u8] {
+        for (&tensor, data) in &self.replacement.tensors {
+            let gguf = &self.source.gguf;
+            let place = gguf.data_range(&gguf.tensors[tensor]);
+            if place.contains(&range.start) {
+                let start = (range.start - place.start) as usize;
+                return &data[start..start + (range.end - range.start) as usize];
+            }
+        }
+        self.source.file.will_read(range.clone());
+        self.source.bytes(range)
+    }
+}
+
 fn write_stored(
-    source: &ModelFile,
+    content: &Content<'_>,
     layout: &PhysicalLayout,
     data_offset: u64,
     output: &AtomicFile,
@@ -101,13 +131,13 @@ fn write_stored(
     let mut digests = Vec::with_capacity(layout.stored.len());
     for stored in &layout.stored {
         let start = data_offset + stored.info.offset;
-        digests.push(write_tensor(source, stored, start, output, progress)?);
+        digests.push(write_tensor(content, stored, start, output, progress)?);
     }
     Ok(digests)
 }
 
 fn write_tensor(
-    source: &ModelFile,
+    content: &Content<'_>,
     stored: &StoredTensor,
     start: u64,
     output: &AtomicFile,
@@ -119,8 +149,7 @@ fn write_tensor(
         hash_zeros(&mut hasher, piece.offset - written);
         for_chunks(piece.source.clone(), |range| {
             let at = start + piece.offset + (range.start - piece.source.start);
-            source.file.will_read(range.clone());
-            let bytes = source.bytes(range);
+            let bytes = content.bytes(range);
             output.write_at(at, bytes)?;
             hasher.update(bytes);
             progress(at + bytes.len() as u64);

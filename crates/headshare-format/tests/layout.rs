@@ -46,6 +46,7 @@ fn plan_of(
         lossless: false,
         source_digest: format_digest(&blake3::hash(b"")),
         plan: Some("{}".to_owned()),
+        replaced: None,
     };
     let bytes = source.bytes();
     layout::plan(&source.parse().unwrap(), &bytes, shared, page, provenance)

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ggml_sys as sys;
 
 use crate::batch::Batch;
+use crate::callbacks::{self, Observer, Slot, Watched};
 use crate::model::Model;
 use crate::vocab::Token;
 use crate::{guard, log, threads};
@@ -51,12 +52,18 @@ pub struct ContextParams {
     /// Otherwise each has its own part of `n_ctx / n_seq_max` tokens, which is
     /// faster for sequences that share nothing.
     pub kv_unified: bool,
+    /// Tokens of one batch whose logits can be asked for, which memory is set
+    /// aside for; 0 means all of them.
+    pub n_outputs_max: u32,
     /// Threads; `None` means one a physical core that this process may use.
     pub n_threads: Option<u32>,
     /// Threads when a prompt is evaluated; `None` means as many.
     pub n_threads_batch: Option<u32>,
     /// When to use flash attention.
     pub flash_attention: FlashAttention,
+    /// Allow [`Context::decode_observed`]; costs a call for each node of the
+    /// graph.
+    pub observable: bool,
     /// While true, evaluation stops as soon as it can; for Ctrl-C.
     pub stop: Arc<AtomicBool>,
 }
@@ -69,9 +76,11 @@ impl Default for ContextParams {
             n_ubatch: 512,
             n_seq_max: 1,
             kv_unified: false,
+            n_outputs_max: 0,
             n_threads: None,
             n_threads_batch: None,
             flash_attention: FlashAttention::Auto,
+            observable: false,
             stop: Arc::default(),
         }
     }
@@ -112,6 +121,12 @@ pub enum ContextError {
     /// The stop flag was set.
     #[error("evaluation was interrupted")]
     Interrupted,
+    /// The observer ended the evaluation.
+    #[error("the observer ended the evaluation")]
+    Halted,
+    /// The context was not made to be watched.
+    #[error("the context cannot be watched: ContextParams::observable is not set")]
+    NotObservable,
     /// llama.cpp failed to evaluate tokens.
     #[error("llama.cpp failed to evaluate: {0}")]
     Decode(String),
@@ -125,6 +140,10 @@ pub struct Context {
     pub(crate) kv_unified: bool,
     /// The model's, for which it would be asked with every token.
     n_positions: Option<u32>,
+    /// Outputs that a batch may ask for.
+    n_outputs_max: usize,
+    /// Where llama.cpp finds the observer; an Arc, since it keeps a pointer.
+    observed: Option<Arc<Slot>>,
     n_past: u32,
     /// Where in the last evaluated batch the tokens stand whose logits are
     /// there.
@@ -132,7 +151,8 @@ pub struct Context {
 }
 
 // SAFETY: llama.cpp ties a context to no thread; `&mut self` keeps it from
-// being used by two at once.
+// being used by two at once. The slot for an observer is shared with no one but
+// llama.cpp, and empty whenever no evaluation runs.
 unsafe impl Send for Context {}
 
 impl Context {
@@ -166,6 +186,11 @@ impl Context {
         raw_params.n_ubatch = params.n_ubatch;
         raw_params.n_seq_max = params.n_seq_max;
         raw_params.kv_unified = params.kv_unified;
+        // llama.cpp counts on an output for each sequence.
+        raw_params.n_outputs_max = match params.n_outputs_max {
+            0 => 0,
+            n => n.max(params.n_seq_max).min(params.n_batch),
+        };
         raw_params.n_threads = bounded(n_threads);
         raw_params.n_threads_batch = bounded(n_threads_batch);
         raw_params.flash_attn_type = match params.flash_attention {
@@ -176,6 +201,12 @@ impl Context {
         let stop = Arc::clone(&params.stop);
         raw_params.abort_callback = Some(on_abort);
         raw_params.abort_callback_data = Arc::as_ptr(&stop).cast_mut().cast();
+        #[allow(clippy::arc_with_non_send_sync)]
+        let observed = params.observable.then(|| Arc::new(Slot::default()));
+        if let Some(slot) = &observed {
+            raw_params.cb_eval = Some(callbacks::on_node);
+            raw_params.cb_eval_user_data = Arc::as_ptr(slot).cast_mut().cast();
+        }
         let mut raw = std::ptr::null_mut();
         let made = guard::call(|error, error_size| {
             // SAFETY: the model lives (we hold an Arc), the parameters live for
@@ -197,6 +228,11 @@ impl Context {
                 stop,
                 kv_unified: params.kv_unified,
                 n_positions: model.n_positions(),
+                n_outputs_max: match raw_params.n_outputs_max {
+                    0 => usize::MAX,
+                    n => n as usize,
+                },
+                observed,
                 n_past: 0,
                 outputs: Vec::new(),
             }),
@@ -328,6 +364,11 @@ impl Context {
         if let Some(n) = self.n_positions.filter(|&n| batch.end() > n) {
             return Err(ContextError::Full { n_ctx: n });
         }
+        if batch.n_outputs() > self.n_outputs_max {
+            let (wanted, room) = (batch.n_outputs(), self.n_outputs_max);
+            let message = format!("{wanted} outputs, where there is room for {room}");
+            return Err(ContextError::Batch(message));
+        }
         let mark = log::mark();
         let mut status = 0;
         let called = batch.with_raw(len, |raw| {
@@ -390,6 +431,58 @@ impl Context {
             other => Err(ContextError::Decode(
                 log::reason_since(mark).unwrap_or_else(|| format!("status {other}")),
             )),
+        }
+    }
+
+    /// [`decode`](Self::decode), with `observer` watching.
+    ///
+    /// # Errors
+    /// As `decode`; when the context is not [observable](ContextParams::observable);
+    /// and when the observer ends the pass, after which the context has
+    /// [forgotten](Self::clear) its text.
+    ///
+    /// # Panics
+    /// When the observer does, with its panic.
+    pub fn decode_observed(
+        &mut self,
+        tokens: &[Token],
+        observer: &mut dyn Observer,
+    ) -> Result<(), ContextError> {
+        self.observed_by(observer, |this| this.decode(tokens))
+    }
+
+    /// [`decode_batch`](Self::decode_batch), with `observer` watching.
+    ///
+    /// # Errors
+    /// As `decode_batch` and [`decode_observed`](Self::decode_observed).
+    ///
+    /// # Panics
+    /// When the observer does, with its panic.
+    pub fn decode_batch_observed(
+        &mut self,
+        batch: &Batch,
+        observer: &mut dyn Observer,
+    ) -> Result<(), ContextError> {
+        self.observed_by(observer, |this| this.decode_batch(batch))
+    }
+
+    fn observed_by(
+        &mut self,
+        observer: &mut dyn Observer,
+        decode: impl FnOnce(&mut Self) -> Result<(), ContextError>,
+    ) -> Result<(), ContextError> {
+        let slot = Arc::clone(self.observed.as_ref().ok_or(ContextError::NotObservable)?);
+        let (decoded, watched) = slot.watch(observer, || decode(self));
+        match watched {
+            Watched::Through => decoded,
+            Watched::Halted => {
+                self.clear();
+                Err(ContextError::Halted)
+            }
+            Watched::Panicked(panic) => {
+                self.clear();
+                std::panic::resume_unwind(panic)
+            }
         }
     }
 

@@ -24,6 +24,8 @@
 
 pub mod backend;
 pub mod batch;
+pub mod calibrate;
+pub mod callbacks;
 pub mod context;
 pub mod generate;
 pub mod log;
@@ -32,7 +34,6 @@ pub mod model;
 pub mod quants;
 pub mod sampler;
 pub mod sequences;
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub mod stitched;
 pub mod stop;
 pub mod threads;

@@ -52,6 +52,11 @@ impl WeightRegions {
     }
 }
 
+/// Bytes of memory that the machine has; `None` where it does not tell.
+pub fn physical_memory() -> Option<u64> {
+    platform::physical_memory()
+}
+
 /// Memory of this process now; `None` where the kernel does not tell.
 pub fn process_memory() -> Option<ProcessMemory> {
     platform::process_memory()
@@ -66,6 +71,19 @@ mod platform {
     use procfs::process::{MemoryMap, Process};
 
     use super::ProcessMemory;
+
+    pub(super) fn physical_memory() -> Option<u64> {
+        // SAFETY: asks for a number.
+        let (pages, size) = unsafe {
+            (
+                libc::sysconf(libc::_SC_PHYS_PAGES),
+                libc::sysconf(libc::_SC_PAGESIZE),
+            )
+        };
+        u64::try_from(pages)
+            .ok()?
+            .checked_mul(u64::try_from(size).ok()?)
+    }
 
     pub(super) fn process_memory() -> Option<ProcessMemory> {
         let process = Process::myself().ok()?;
@@ -147,6 +165,10 @@ mod platform {
     use std::ops::Range;
 
     use super::ProcessMemory;
+
+    pub(super) fn physical_memory() -> Option<u64> {
+        None
+    }
 
     pub(super) fn process_memory() -> Option<ProcessMemory> {
         None

@@ -10,7 +10,6 @@ use ggml_sys as sys;
 
 use crate::backend::{self, BackendError};
 use crate::memory::WeightRegions;
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 use crate::stitched::{Backing, Shared, StitchError};
 use crate::vocab::Vocab;
 use crate::{guard, log, recorder};
@@ -78,7 +77,6 @@ pub enum ModelError {
         reason: String,
     },
     /// A converted file cannot be loaded in place.
-    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     #[error(transparent)]
     Stitch(#[from] StitchError),
     /// The progress function stopped the loading.
@@ -100,7 +98,6 @@ pub struct Model {
     /// llama.cpp's own buffers and mappings.
     regions: WeightRegions,
     /// What the weights lie in; goes after `raw`, which `drop` frees first.
-    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     backing: Option<Backing>,
 }
 
@@ -190,7 +187,6 @@ impl Model {
             (Ok(()), Some(raw)) => Ok(Self {
                 raw,
                 regions,
-                #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
                 backing: None,
             }),
             (Ok(()), None) if watch.stopped => Err(ModelError::Interrupted),
@@ -218,7 +214,6 @@ impl Model {
 
     /// What became of the weights that are used more than once; `None` for
     /// models loaded by [`load`](Self::load).
-    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     pub fn shared(&self) -> Option<&Shared> {
         self.backing.as_ref().map(Backing::shared)
     }
@@ -226,9 +221,7 @@ impl Model {
     /// The addresses of the weights: llama.cpp's buffers, the mapped file, and
     /// ours. Empty where the system's allocations cannot be watched.
     pub fn weight_regions(&self) -> WeightRegions {
-        #[allow(unused_mut)]
         let mut regions = self.regions.clone();
-        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
         for range in self.backing.iter().flat_map(Backing::ranges) {
             regions.add(range);
         }

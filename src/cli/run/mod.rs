@@ -57,7 +57,8 @@ impl Args {
         context.check_generative().map_err(RunError::bad_input)?;
         let load_ms = started.elapsed().as_secs_f64() * 1000.0;
         let trained = model.n_ctx_train();
-        if trained > 0 && self.ctx_size().is_some_and(|n_ctx| n_ctx > trained) {
+        let beyond = |n_ctx| trained > 0 && n_ctx > trained && model.n_positions().is_none();
+        if self.ctx_size().is_some_and(beyond) {
             out.warning(&format!(
                 "the model was trained with {trained} tokens of context; beyond that text degrades"
             ));
@@ -109,10 +110,11 @@ impl Args {
             out.result(&report, true, |_| String::new())?;
         }
         if is_full {
-            out.remark(&format!(
-                "the context of {} tokens is full; -c makes it larger",
-                context.n_ctx()
-            ));
+            let full = format!("the context of {} tokens is full", context.n_ctx_seq());
+            out.remark(&match context.model().n_positions() {
+                Some(n) if n == context.n_ctx_seq() => full + ", and the model knows no larger",
+                _ => full + "; -c makes it larger",
+            });
         }
         Ok(())
     }

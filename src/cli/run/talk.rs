@@ -94,7 +94,7 @@ pub(super) fn talk(
         match Command::parse(&message) {
             Some(Command::Quit) => break,
             Some(command) => {
-                obey(command, &mut session, out)?;
+                obey(command, &mut session, out);
                 continue;
             }
             None if message.trim().is_empty() => continue,
@@ -140,7 +140,7 @@ pub(super) fn talk(
     Ok((session, timings))
 }
 
-fn obey(command: Command<'_>, session: &mut Session, out: &Output) -> anyhow::Result<()> {
+fn obey(command: Command<'_>, session: &mut Session, out: &Output) {
     match command {
         Command::Reset => {
             session.reset();
@@ -148,9 +148,11 @@ fn obey(command: Command<'_>, session: &mut Session, out: &Output) -> anyhow::Re
         }
         Command::System(text) => {
             session.set_system(text.map(str::to_owned));
-            // Does it leave room?
-            session.prepare("Hello").map_err(from_chat)?;
-            out.remark("a new conversation, with another system prompt");
+            // Does it leave room? A message would fail on it in the same way.
+            match session.prepare("Hello") {
+                Err(error) => out.warning(&error.to_string()),
+                Ok(_) => out.remark("a new conversation, with another system prompt"),
+            }
         }
         // Asked for, so -q does not silence it.
         Command::Help => {
@@ -161,7 +163,6 @@ fn obey(command: Command<'_>, session: &mut Session, out: &Output) -> anyhow::Re
         }
         Command::Quit => {}
     }
-    Ok(())
 }
 
 /// The template that was given, or the model's own.

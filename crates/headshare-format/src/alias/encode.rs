@@ -80,6 +80,12 @@ impl AliasTable {
         if let Some(plan) = &self.provenance.plan {
             header.str(keys::PLAN, plan);
         }
+        if let Some(replaced) = &self.provenance.replaced {
+            header.str(keys::REPLACED_BY, &replaced.by);
+            let names = replaced.tensors.iter();
+            let names = names.map(|&i| self.tensors[i as usize].name.as_str());
+            header.strs(keys::REPLACED_TENSORS, names);
+        }
         header.u32(keys::SOURCE_VERSION, self.source.version);
         header.u32(
             keys::SOURCE_ALIGNMENT,

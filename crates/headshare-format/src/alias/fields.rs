@@ -1,8 +1,8 @@
 //! Typed access to the keys that the format asks for.
 
-use super::METADATA_DIGEST_HEX_LEN;
-use crate::FormatError;
+use super::{METADATA_DIGEST_HEX_LEN, Replaced, keys};
 use crate::gguf::{ArrayView, Gguf, Value};
+use crate::{FormatError, TensorInfo};
 
 pub(super) fn check_digest_form(key: &str, digest: &str) -> Result<(), FormatError> {
     let hex = digest.strip_prefix("blake3:").unwrap_or("");
@@ -95,4 +95,38 @@ pub(super) fn required_u64s(physical: &Gguf, key: &str) -> Result<Vec<u64>, Form
     required_array(physical, key)?
         .u64s()
         .ok_or_else(|| FormatError::key(key, "expected an array of u64"))
+}
+
+// R13: the tensors that were computed anew, if any.
+pub(super) fn replaced(
+    physical: &Gguf,
+    tensors: &[TensorInfo],
+    lossless: bool,
+) -> Result<Option<Replaced>, FormatError> {
+    let fail = |problem: &str| Err(FormatError::key(keys::REPLACED_TENSORS, problem));
+    let by = physical.str_value(keys::REPLACED_BY)?;
+    if physical.value(keys::REPLACED_TENSORS).is_none() {
+        return match by {
+            None => Ok(None),
+            Some(_) => fail("is missing beside headshare.replaced.by"),
+        };
+    }
+    let names = required_array(physical, keys::REPLACED_TENSORS)?.strs();
+    let Some(names) = names.filter(|names| !names.is_empty()) else {
+        return fail("expected an array of at least one string");
+    };
+    let by = required_str(physical, keys::REPLACED_BY)?.to_owned();
+    if lossless {
+        return fail("is there although the file is lossless");
+    }
+    // Both lists are in the source's order, so one walk finds all.
+    let mut rest = (0..).zip(tensors);
+    let found: Vec<u32> = names
+        .iter()
+        .filter_map(|name| rest.find(|(_, t)| t.name == *name).map(|(i, _)| i))
+        .collect();
+    if found.len() != names.len() {
+        return fail("names what is no logical tensor, or not in the order of these");
+    }
+    Ok(Some(Replaced { by, tensors: found }))
 }

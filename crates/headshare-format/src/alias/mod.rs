@@ -40,6 +40,8 @@ pub mod keys {
     pub const LOSSLESS: &str = "headshare.lossless";
     pub const TOOL: &str = "headshare.tool";
     pub const PLAN: &str = "headshare.plan";
+    pub const REPLACED_BY: &str = "headshare.replaced.by";
+    pub const REPLACED_TENSORS: &str = "headshare.replaced.tensors";
     pub const SOURCE_VERSION: &str = "headshare.source.version";
     pub const SOURCE_ALIGNMENT: &str = "headshare.source.alignment";
     pub const SOURCE_HAS_ALIGNMENT_KEY: &str = "headshare.source.has_alignment_key";
@@ -115,6 +117,18 @@ pub struct Provenance {
     pub source_digest: String,
     /// The plan it was made by, as JSON; absent for lossless files.
     pub plan: Option<String>,
+    /// The logical tensors whose data is not the source's.
+    pub replaced: Option<Replaced>,
+}
+
+/// Logical tensors that were computed anew, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaced {
+    /// What they were computed by, as JSON: the program's settings and the
+    /// digest of the text they depend on.
+    pub by: String,
+    /// Their indices, ascending; at least one.
+    pub tensors: Vec<u32>,
 }
 
 /// A validated alias table.

@@ -37,7 +37,7 @@ impl AliasTable {
         check_coverage(&tensors, &segments)?;
         check_stored(physical, &tensors, &segments)?;
         check_size(physical, &source, &tensors)?;
-        let provenance = read_provenance(physical)?;
+        let provenance = read_provenance(physical, &tensors)?;
         Ok(Some(Self {
             source,
             provenance,
@@ -534,13 +534,15 @@ fn check_size(
 }
 
 // R13: provenance and digests are there and have the right form.
-fn read_provenance(physical: &Gguf) -> Result<Provenance, FormatError> {
+fn read_provenance(physical: &Gguf, tensors: &[TensorInfo]) -> Result<Provenance, FormatError> {
     stored_digests(physical)?;
     required_digest(physical, keys::DIGEST_METADATA)?;
+    let lossless = required_bool(physical, keys::LOSSLESS)?;
     Ok(Provenance {
         tool: required_str(physical, keys::TOOL)?.to_owned(),
-        lossless: required_bool(physical, keys::LOSSLESS)?,
+        lossless,
         source_digest: required_digest(physical, keys::SOURCE_DIGEST)?.to_owned(),
         plan: physical.str_value(keys::PLAN)?.map(str::to_owned),
+        replaced: super::fields::replaced(physical, tensors, lossless)?,
     })
 }

@@ -15,6 +15,7 @@ pub fn convert(source: &[u8], shared: &[SharedRows], page: u64) -> Result<Vec<u8
         lossless: true,
         source_digest: format_digest(&blake3::hash(source)),
         plan: None,
+        replaced: None,
     };
     let layout = layout::plan(&gguf, source, shared, page, provenance)?;
     Ok(write(&gguf, source, &layout))

@@ -1,0 +1,203 @@
+//! Encoders of ggml's simple types: 32 weights as d q + m, or d (q - middle).
+//!
+//! Block layouts after `ggml-common.h` and `ggml-quants.c` of llama.cpp: `d`
+//! and `m` are f16; four-bit codes of elements i and i + 16 share byte i, the
+//! first in its low half; a fifth bit of element i is bit i of a 32-bit word.
+
+use half::f16;
+use rayon::prelude::*;
+
+use super::Coded;
+use super::gptq::Block;
+
+/// Elements of a block.
+pub const WIDTH: usize = 32;
+
+/// One of the simple types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Affine {
+    /// Bits of a code: 4, 5 or 8.
+    bits: u32,
+    /// Whether a minimum is stored; otherwise the middle code stands for 0.
+    has_min: bool,
+}
+
+/// A block's grid and codes.
+#[derive(Debug, Clone, Copy)]
+struct Codes {
+    d: f16,
+    m: f16,
+    codes: [u8; WIDTH],
+    cost: f64,
+}
+
+/// Grids that are tried: how far the range is narrowed (or widened).
+const SCALES: [f64; 12] = [
+    1.02, 1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.78, 0.74, 0.69, 0.63,
+];
+
+impl Affine {
+    /// The type with ggml's name `name`, if it is one of them.
+    pub fn of(name: &str) -> Option<Self> {
+        let (bits, has_min) = match name {
+            "q4_0" => (4, false),
+            "q4_1" => (4, true),
+            "q5_0" => (5, false),
+            "q5_1" => (5, true),
+            "q8_0" => (8, false),
+            _ => return None,
+        };
+        Some(Self { bits, has_min })
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(self) -> usize {
+        let header = if self.has_min { 4 } else { 2 };
+        header + WIDTH * self.bits as usize / 8
+    }
+
+    /// The codes in use, inclusive; for types without minimum relative to the
+    /// middle one.
+    fn range(self) -> (f64, f64) {
+        match (self.has_min, self.bits) {
+            (true, bits) => (0.0, f64::from((1u32 << bits) - 1)),
+            // ggml's q8_0 leaves -128 out.
+            (false, 8) => (-127.0, 127.0),
+            (false, bits) => {
+                let half = f64::from(1u32 << (bits - 1));
+                (-half, half - 1.0)
+            }
+        }
+    }
+
+    /// What is added to a relative code to store it.
+    fn bias(self) -> f64 {
+        match (self.has_min, self.bits) {
+            (true, _) | (false, 8) => 0.0,
+            (false, bits) => f64::from(1u32 << (bits - 1)),
+        }
+    }
+
+    /// Encodes the same 32 columns of several rows. Scale and minimum are
+    /// chosen by the cost that remains after each column's error has moved the
+    /// columns after it.
+    pub fn encode(self, wanted: &[f64], block: &Block) -> Coded {
+        let blocks: Vec<Codes> = wanted
+            .par_chunks(WIDTH)
+            .map(|row| self.best(row, block))
+            .collect();
+        let mut bytes = Vec::with_capacity(blocks.len() * self.block_bytes());
+        let mut values = Vec::with_capacity(wanted.len());
+        for codes in &blocks {
+            self.pack(codes, &mut bytes);
+            values.extend(codes.codes.iter().map(|&code| self.value(codes, code)));
+        }
+        Coded { bytes, values }
+    }
+
+    /// As ggml's dequantiser computes it.
+    fn value(self, codes: &Codes, code: u8) -> f32 {
+        let d = codes.d.to_f32();
+        if self.has_min {
+            f32::from(code) * d + codes.m.to_f32()
+        } else if self.bits == 8 {
+            f32::from(code.cast_signed()) * d
+        } else {
+            (f32::from(code) - self.bias() as f32) * d
+        }
+    }
+
+    fn best(self, row: &[f64], block: &Block) -> Codes {
+        let low = row.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let (first, last) = self.range();
+        let mut best: Option<Codes> = None;
+        let mut consider = |d: f64, m: f64| {
+            let limit = best.map_or(f64::INFINITY, |best| best.cost);
+            if let Some(found) = self.codes(row, block, to_f16(d), to_f16(m), limit) {
+                best = Some(found);
+            }
+        };
+        if self.has_min {
+            // Both ends move on their own.
+            let span = high - low;
+            for low_scale in SCALES {
+                for high_scale in SCALES {
+                    if (low_scale - high_scale).abs() > 0.2 {
+                        continue;
+                    }
+                    let from = low + (1.0 - low_scale) * span / 2.0;
+                    let to = high - (1.0 - high_scale) * span / 2.0;
+                    consider((to - from) / last, from);
+                }
+            }
+        } else {
+            let largest = low.abs().max(high.abs());
+            let signs: &[f64] = if self.bits == 8 { &[1.0] } else { &[1.0, -1.0] };
+            for scale in SCALES {
+                for sign in signs {
+                    consider(sign * scale * largest / -first, 0.0);
+                }
+            }
+        }
+        // Only weights that are no numbers cost nothing less than infinity.
+        best.unwrap_or(Codes {
+            d: f16::NAN,
+            m: f16::ZERO,
+            codes: [0; WIDTH],
+            cost: f64::INFINITY,
+        })
+    }
+
+    /// The codes on one grid, column by column: each error moves the columns
+    /// after it. `None` when they cost `limit` or more.
+    fn codes(self, row: &[f64], block: &Block, d: f16, m: f16, limit: f64) -> Option<Codes> {
+        let (first, last) = self.range();
+        let mut rest = [0f64; WIDTH];
+        rest.copy_from_slice(row);
+        let (step, base) = (f64::from(d.to_f32()), f64::from(m.to_f32()));
+        let inverse = if step == 0.0 { 0.0 } else { 1.0 / step };
+        let mut found = Codes {
+            d,
+            m,
+            codes: [0; WIDTH],
+            cost: 0.0,
+        };
+        for i in 0..WIDTH {
+            let code = ((rest[i] - base) * inverse).round().clamp(first, last);
+            let stored = (code + self.bias()) as i32;
+            found.codes[i] = stored as u8;
+            let factors = block.row(i);
+            let error = (rest[i] - (code * step + base)) / factors[0];
+            found.cost += error * error;
+            if found.cost.is_nan() || found.cost >= limit {
+                return None;
+            }
+            for (later, factor) in rest[i + 1..].iter_mut().zip(&factors[1..]) {
+                *later -= error * factor;
+            }
+        }
+        Some(found)
+    }
+
+    fn pack(self, block: &Codes, out: &mut Vec<u8>) {
+        out.extend(block.d.to_le_bytes());
+        if self.has_min {
+            out.extend(block.m.to_le_bytes());
+        }
+        if self.bits == 8 {
+            out.extend(block.codes);
+            return;
+        }
+        if self.bits == 5 {
+            let high = (0..WIDTH).fold(0u32, |bits, i| bits | u32::from(block.codes[i] >> 4) << i);
+            out.extend(high.to_le_bytes());
+        }
+        let (low, high) = block.codes.split_at(WIDTH / 2);
+        out.extend(low.iter().zip(high).map(|(a, b)| (a & 15) | (b & 15) << 4));
+    }
+}
+
+fn to_f16(value: f64) -> f16 {
+    f16::from_f64(value.clamp(f64::from(f16::MIN), f64::from(f16::MAX)))
+}

@@ -1,0 +1,154 @@
+//! GPTQ, block by block: a block of columns is quantised, and the columns after
+//! it are moved so that together they give the outputs closest to what the
+//! weights gave.
+//!
+//! After Frantar, Ashkboos, Hoefler, Alistarh: "GPTQ: Accurate Post-Training
+//! Quantization for Generative Pre-trained Transformers" (2022). With H the
+//! Gram matrix of the inputs and H^-1 = U^T U (U upper triangular), an error e
+//! in a block B of columns is best made up for by subtracting
+//! e U_BB^-1 U_BR from the columns R after it. The paper does that column by
+//! column; a block coder that has no say about single columns (ggml's for the
+//! K-quants) fits the same scheme, one that has sees U_BB.
+
+use faer::linalg::matmul::matmul;
+use faer::linalg::triangular_inverse::invert_upper_triangular;
+use faer::{Accum, Mat, Par, Side};
+use rayon::prelude::*;
+
+use super::{Coder, QuantizeError};
+
+/// Quantised weights.
+#[derive(Debug, Clone)]
+pub struct Quantised {
+    /// Rows of blocks, as ggml lays them out.
+    pub bytes: Vec<u8>,
+    /// What they stand for, transposed: a column for each row.
+    pub weights: Mat<f64>,
+}
+
+/// Quantises the matrix whose transpose is `weights` (a column for each row),
+/// so that the outputs for inputs of Gram matrix `hessian`, which must be
+/// positive definite, change little.
+///
+/// # Errors
+/// When `hessian` is not positive definite, rows are no whole blocks, or ggml
+/// refuses.
+pub fn quantise(
+    mut weights: Mat<f64>,
+    hessian: &Mat<f64>,
+    coder: &Coder,
+    par: Par,
+) -> Result<Quantised, QuantizeError> {
+    let (p, n) = (weights.nrows(), weights.ncols());
+    let width = coder.block_elems();
+    if p == 0 || n == 0 || !p.is_multiple_of(width) || hessian.nrows() != p {
+        return Err(QuantizeError::Shape { columns: p, width });
+    }
+    let upper = inverse_factor(hessian, par).ok_or(QuantizeError::Singular)?;
+    let block_bytes = coder.block_bytes();
+    let mut bytes = vec![0u8; n * (p / width) * block_bytes];
+    let mut result = Mat::zeros(p, n);
+    for start in (0..p).step_by(width) {
+        let end = start + width;
+        let own = upper.submatrix(start, start, width, width);
+        let block = Block::new(own);
+        // Consecutive: the block of each row.
+        let wanted: Vec<f64> = (0..n)
+            .flat_map(|row| (start..end).map(move |i| (i, row)))
+            .map(|at| weights[at])
+            .collect();
+        let coded = coder.encode(&wanted, &block)?;
+        let errors: Vec<f64> = wanted
+            .par_chunks(width)
+            .zip(coded.values.par_chunks(width))
+            .flat_map_iter(|(wanted, got)| block.solve(wanted, got))
+            .collect();
+        for row in 0..n {
+            let to = (row * (p / width) + start / width) * block_bytes;
+            bytes[to..to + block_bytes]
+                .copy_from_slice(&coded.bytes[row * block_bytes..(row + 1) * block_bytes]);
+            for i in 0..width {
+                result[(start + i, row)] = f64::from(coded.values[row * width + i]);
+            }
+        }
+        if end < p {
+            let errors = faer::MatRef::from_column_major_slice(&errors, width, n);
+            let rest = upper.submatrix(start, end, width, p - end);
+            let after = weights.as_mut().subrows_mut(end, p - end);
+            matmul(after, Accum::Add, rest.transpose(), errors, -1.0, par);
+        }
+    }
+    Ok(Quantised {
+        bytes,
+        weights: result,
+    })
+}
+
+/// The upper triangular U with H^-1 = U^T U. With J the reversal of order and
+/// J H J = L L^T, it is the inverse of J L J.
+fn inverse_factor(hessian: &Mat<f64>, par: Par) -> Option<Mat<f64>> {
+    let p = hessian.nrows();
+    let flipped = Mat::from_fn(p, p, |i, j| hessian[(p - 1 - i, p - 1 - j)]);
+    let llt = flipped.llt(Side::Lower).ok()?;
+    let lower = llt.L();
+    let root = Mat::from_fn(p, p, |i, j| {
+        if i <= j {
+            lower[(p - 1 - i, p - 1 - j)]
+        } else {
+            0.0
+        }
+    });
+    let mut upper = Mat::zeros(p, p);
+    invert_upper_triangular(upper.as_mut(), root.as_ref(), par);
+    upper.is_all_finite().then_some(upper)
+}
+
+/// A block of columns: the part of U between them.
+#[derive(Debug, Clone)]
+pub struct Block {
+    width: usize,
+    /// Row after row.
+    upper: Vec<f64>,
+}
+
+impl Block {
+    fn new(upper: faer::MatRef<'_, f64>) -> Self {
+        let width = upper.nrows();
+        Self {
+            width,
+            upper: (0..width)
+                .flat_map(|i| (0..width).map(move |j| upper[(i, j)]))
+                .collect(),
+        }
+    }
+
+    /// Row `i` of U, from the diagonal on.
+    pub fn row(&self, i: usize) -> &[f64] {
+        &self.upper[i * self.width + i..(i + 1) * self.width]
+    }
+
+    /// What an error of 1 in column `i` costs once the columns after it make
+    /// up for it.
+    pub fn importance(&self, i: usize) -> f64 {
+        let diagonal = self.row(i)[0];
+        1.0 / (diagonal * diagonal)
+    }
+
+    /// (wanted - got) U^-1.
+    fn solve(&self, wanted: &[f64], got: &[f32]) -> Vec<f64> {
+        let mut error: Vec<f64> = wanted
+            .iter()
+            .zip(got)
+            .map(|(w, &g)| w - f64::from(g))
+            .collect();
+        for i in 0..self.width {
+            let row = self.row(i);
+            error[i] /= row[0];
+            let value = error[i];
+            for (later, factor) in error[i + 1..].iter_mut().zip(&row[1..]) {
+                *later -= value * factor;
+            }
+        }
+        error
+    }
+}

@@ -1,0 +1,123 @@
+//! Quantisation that knows what the weights are multiplied with.
+//!
+//! [`gptq::quantise`] is the scheme; a [`Coder`] turns blocks of weights into
+//! the bytes of a ggml type: [`affine`] does it for the simple 32-element types
+//! itself, column by column, ggml for all others, a block at a time.
+
+pub mod affine;
+pub mod gptq;
+#[cfg(test)]
+mod tests;
+
+use headshare_runtime::quants::{self, QuantError, TypeInfo};
+use rayon::prelude::*;
+
+use affine::Affine;
+use gptq::Block;
+
+/// Why weights cannot be quantised.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QuantizeError {
+    /// ggml refuses.
+    #[error(transparent)]
+    Ggml(#[from] QuantError),
+    /// Rows are no whole blocks, or do not fit the inputs.
+    #[error("rows of {columns} elements are no whole blocks of {width}")]
+    Shape {
+        /// Length of a row.
+        columns: usize,
+        /// Length of a block.
+        width: usize,
+    },
+    /// The Gram matrix cannot be inverted.
+    #[error("the Gram matrix of the inputs is not positive definite")]
+    Singular,
+}
+
+/// How blocks of a ggml type are made.
+#[derive(Debug, Clone)]
+pub enum Coder {
+    /// By our own encoder, with feedback from column to column.
+    Affine(Affine),
+    /// By ggml, with the columns' importances.
+    Ggml(TypeInfo),
+}
+
+/// Encoded blocks.
+#[derive(Debug, Clone)]
+pub struct Coded {
+    /// Their bytes.
+    pub bytes: Vec<u8>,
+    /// What they stand for.
+    pub values: Vec<f32>,
+}
+
+/// Columns that are quantised at a time where the type has no blocks.
+const PLAIN_WIDTH: usize = 32;
+
+impl Coder {
+    /// The coder of ggml type `id`.
+    ///
+    /// # Errors
+    /// When there is no such type.
+    pub fn of(id: u32) -> Result<Self, QuantizeError> {
+        let info = quants::type_info(id).ok_or(QuantError::UnknownType(id))?;
+        Ok(match Affine::of(info.name) {
+            Some(affine) => Self::Affine(affine),
+            None => Self::Ggml(info),
+        })
+    }
+
+    /// Elements of a block.
+    pub fn block_elems(&self) -> usize {
+        match self {
+            Self::Affine(_) => affine::WIDTH,
+            Self::Ggml(info) if info.block_elems == 1 => PLAIN_WIDTH,
+            Self::Ggml(info) => info.block_elems,
+        }
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(&self) -> usize {
+        match self {
+            Self::Affine(affine) => affine.block_bytes(),
+            Self::Ggml(info) => info.block_bytes * (self.block_elems() / info.block_elems),
+        }
+    }
+
+    /// Encodes blocks, the same columns of several rows.
+    ///
+    /// # Errors
+    /// When ggml refuses.
+    pub fn encode(&self, wanted: &[f64], block: &Block) -> Result<Coded, QuantizeError> {
+        match self {
+            Self::Affine(affine) => Ok(affine.encode(wanted, block)),
+            Self::Ggml(info) => self.by_ggml(info, wanted, block),
+        }
+    }
+
+    fn by_ggml(
+        &self,
+        info: &TypeInfo,
+        wanted: &[f64],
+        block: &Block,
+    ) -> Result<Coded, QuantizeError> {
+        let width = self.block_elems();
+        let importance: Vec<f32> = (0..width).map(|i| block.importance(i) as f32).collect();
+        let importance = info.is_quantized.then_some(importance.as_slice());
+        let parts: Vec<Coded> = wanted
+            .par_chunks(width * 16)
+            .map(|rows| {
+                let rows: Vec<f32> = rows.iter().map(|&v| v as f32).collect();
+                let bytes = quants::quantise_rows(info.id, &rows, width, importance)?;
+                let mut values = vec![0f32; rows.len()];
+                quants::dequantise_row(info.id, &bytes, &mut values)?;
+                Ok(Coded { bytes, values })
+            })
+            .collect::<Result<_, QuantizeError>>()?;
+        Ok(Coded {
+            bytes: parts.iter().flat_map(|p| p.bytes.clone()).collect(),
+            values: parts.into_iter().flat_map(|p| p.values).collect(),
+        })
+    }
+}

@@ -1,0 +1,110 @@
+use faer::{Mat, Par};
+use headshare_runtime::quants;
+
+use super::Coder;
+use super::gptq::quantise;
+
+/// Small numbers without pattern, from -1 to 1.
+fn numbers(len: usize, seed: u64) -> Vec<f64> {
+    let mut state = seed;
+    (0..len)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f64 / (1u64 << 23) as f64 - 1.0
+        })
+        .collect()
+}
+
+/// The Gram matrix of correlated inputs, as activations are.
+fn gram(p: usize) -> Mat<f64> {
+    let rows = 3 * p;
+    let noise = numbers(rows * p, 5);
+    let shared = numbers(rows, 6);
+    let input = Mat::from_fn(rows, p, |t, i| {
+        noise[t * p + i] + 2.0 * shared[t] * ((i % 7) as f64 / 7.0)
+    });
+    let mut gram = input.transpose() * &input;
+    for i in 0..p {
+        gram[(i, i)] += 0.01 * rows as f64;
+    }
+    gram
+}
+
+fn cost(hessian: &Mat<f64>, wanted: &Mat<f64>, got: &Mat<f64>) -> f64 {
+    let off = wanted - got;
+    let image = hessian * &off;
+    (0..off.ncols())
+        .map(|j| {
+            (0..off.nrows())
+                .map(|i| off[(i, j)] * image[(i, j)])
+                .sum::<f64>()
+        })
+        .sum()
+}
+
+fn by_name(name: &str) -> quants::TypeInfo {
+    quants::type_by_name(name).expect("ggml has it")
+}
+
+#[test]
+fn bytes_are_what_ggml_reads_and_cost_less_than_rounding() {
+    let (p, n) = (512, 8);
+    let hessian = gram(p);
+    let values = numbers(p * n, 9);
+    let wanted = Mat::from_fn(p, n, |i, j| values[j * p + i] * 0.05 + 0.002);
+    let rows: Vec<f32> = (0..n)
+        .flat_map(|j| (0..p).map(move |i| (i, j)))
+        .map(|at| wanted[at] as f32)
+        .collect();
+    for name in [
+        "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K", "q3_K", "q2_K", "iq4_nl",
+        "iq4_xs",
+    ] {
+        let info = by_name(name);
+        let coder = Coder::of(info.id).expect("a type");
+        let made = quantise(wanted.clone(), &hessian, &coder, Par::Seq).expect("quantised");
+        let mut read = vec![0f32; p * n];
+        quants::dequantise_row(info.id, &made.bytes, &mut read).expect("whole blocks");
+        for j in 0..n {
+            for i in 0..p {
+                let stated = made.weights[(i, j)] as f32;
+                assert_eq!(read[j * p + i], stated, "{name}: row {j}, column {i}");
+            }
+        }
+        let plain = quants::quantise_rows(info.id, &rows, p, None).expect("quantised");
+        quants::dequantise_row(info.id, &plain, &mut read).expect("whole blocks");
+        let plain = Mat::from_fn(p, n, |i, j| f64::from(read[j * p + i]));
+        let (ours, theirs) = (
+            cost(&hessian, &wanted, &made.weights),
+            cost(&hessian, &wanted, &plain),
+        );
+        assert!(ours < 0.8 * theirs, "{name}: {ours} against {theirs}");
+    }
+}
+
+#[test]
+fn plain_types_are_rounded() {
+    let (p, n) = (64, 3);
+    let values = numbers(p * n, 2);
+    let wanted = Mat::from_fn(p, n, |i, j| f64::from(values[j * p + i] as f32));
+    for name in ["f32", "f16", "bf16"] {
+        let info = by_name(name);
+        let coder = Coder::of(info.id).expect("a type");
+        let made = quantise(wanted.clone(), &gram(p), &coder, Par::Seq).expect("quantised");
+        let tolerance = if name == "f32" { 1e-7 } else { 1e-2 };
+        let off = &made.weights - &wanted;
+        assert!(off.norm_max() <= tolerance, "{name}: {}", off.norm_max());
+    }
+}
+
+#[test]
+fn rows_of_zeros_and_wrong_shapes() {
+    let coder = Coder::of(by_name("q4_1").id).expect("a type");
+    let zeros = Mat::zeros(32, 2);
+    let made = quantise(zeros, &gram(32), &coder, Par::Seq).expect("quantised");
+    assert_eq!(made.weights.norm_max(), 0.0);
+    assert!(quantise(Mat::zeros(33, 2), &gram(33), &coder, Par::Seq).is_err());
+    assert!(quantise(Mat::zeros(32, 2), &Mat::zeros(32, 32), &coder, Par::Seq).is_err());
+}

@@ -1,0 +1,227 @@
+//! Weighted least squares from sums: the normal equations of a layer, gathered
+//! once and solved for any ridge.
+//!
+//! With inputs z_t, targets y_t and weights w_t of tokens t, a weight matrix O
+//! (rows are outputs) is judged by sum_t w_t |y_t - O z_t|^2. All of that is in
+//! G = sum w z z^T, C = sum w z y^T and s = sum w |y|^2.
+
+use faer::linalg::matmul::{matmul, triangular};
+use faer::linalg::solvers::Solve;
+use faer::{Accum, Mat, MatRef, Par, Side};
+
+/// Rows that are multiplied in f32 before they are added up in f64.
+const SLAB: usize = 1024;
+
+/// The sums over some tokens.
+#[derive(Clone, Debug)]
+pub struct Normal {
+    /// G, both triangles.
+    pub gram: Mat<f64>,
+    /// C, a column for each output.
+    pub cross: Mat<f64>,
+    /// s.
+    pub target: f64,
+    /// How many tokens.
+    pub rows: usize,
+}
+
+impl Normal {
+    /// The sums over `weights.len()` tokens: `inputs` and `targets` are row
+    /// after row.
+    pub fn of(inputs: &[f32], targets: &[f32], weights: &[f32], par: Par) -> Self {
+        let rows = weights.len();
+        let p = inputs.len().checked_div(rows).unwrap_or(0);
+        let n = targets.len().checked_div(rows).unwrap_or(0);
+        let mut this = Self {
+            gram: Mat::zeros(p, p),
+            cross: Mat::zeros(p, n),
+            target: 0.0,
+            rows,
+        };
+        let mut z = vec![0f32; SLAB.min(rows) * p];
+        let mut y = vec![0f32; SLAB.min(rows) * n];
+        let mut gram = Mat::<f32>::zeros(p, p);
+        let mut cross = Mat::<f32>::zeros(p, n);
+        for start in (0..rows).step_by(SLAB) {
+            let len = SLAB.min(rows - start);
+            let weights = &weights[start..start + len];
+            scale_rows(&inputs[start * p..(start + len) * p], weights, p, &mut z);
+            scale_rows(&targets[start * n..(start + len) * n], weights, n, &mut y);
+            let zs = MatRef::from_row_major_slice(&z[..len * p], len, p);
+            let ys = MatRef::from_row_major_slice(&y[..len * n], len, n);
+            triangular::matmul(
+                &mut gram,
+                triangular::BlockStructure::TriangularLower,
+                Accum::Replace,
+                zs.transpose(),
+                triangular::BlockStructure::Rectangular,
+                zs,
+                triangular::BlockStructure::Rectangular,
+                1f32,
+                par,
+            );
+            matmul(&mut cross, Accum::Replace, zs.transpose(), ys, 1f32, par);
+            for j in 0..p {
+                for i in j..p {
+                    this.gram[(i, j)] += f64::from(gram[(i, j)]);
+                }
+            }
+            for j in 0..n {
+                for i in 0..p {
+                    this.cross[(i, j)] += f64::from(cross[(i, j)]);
+                }
+            }
+            this.target += y[..len * n]
+                .iter()
+                .map(|&v| f64::from(v) * f64::from(v))
+                .sum::<f64>();
+        }
+        for j in 0..p {
+            for i in j + 1..p {
+                this.gram[(j, i)] = this.gram[(i, j)];
+            }
+        }
+        this
+    }
+
+    /// The sums over the tokens of both.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            gram: &self.gram + &other.gram,
+            cross: &self.cross + &other.cross,
+            target: self.target + other.target,
+            rows: self.rows + other.rows,
+        }
+    }
+
+    /// sum w |y - O z|^2 for the matrix whose transpose is `weights`.
+    pub fn error(&self, weights: &Mat<f64>) -> f64 {
+        let image = &self.gram * weights;
+        let mut error = self.target;
+        for j in 0..weights.ncols() {
+            for i in 0..weights.nrows() {
+                error += weights[(i, j)] * (image[(i, j)] - 2.0 * self.cross[(i, j)]);
+            }
+        }
+        error.max(0.0)
+    }
+
+    /// G with a ridge of `lambda` times its mean diagonal; of 1 where that is
+    /// zero, so that the result can always be inverted.
+    pub fn ridged(&self, lambda: f64) -> Mat<f64> {
+        let p = self.gram.nrows();
+        let trace: f64 = (0..p).map(|i| self.gram[(i, i)]).sum();
+        let ridge = lambda * trace / p as f64;
+        let ridge = if ridge > 0.0 { ridge } else { 1.0 };
+        let mut sum = self.gram.clone();
+        for i in 0..p {
+            sum[(i, i)] += ridge;
+        }
+        sum
+    }
+
+    /// The minimum of the error plus the ridge times |O - O0|^2, `from` being
+    /// the transpose of O0; as a transpose, too. `None` when the sums are not
+    /// finite.
+    pub fn solve(&self, from: &Mat<f64>, lambda: f64) -> Option<Mat<f64>> {
+        self.solve_each(from, &[lambda]).pop()?
+    }
+
+    /// [`solve`](Self::solve) for several ridges.
+    pub fn solve_each(&self, from: &Mat<f64>, lambdas: &[f64]) -> Vec<Option<Mat<f64>>> {
+        let residual = &self.cross - &self.gram * from;
+        let solve = |&lambda: &f64| {
+            let llt = self.ridged(lambda).llt(Side::Lower).ok()?;
+            let result = from + llt.solve(&residual);
+            result.is_all_finite().then_some(result)
+        };
+        lambdas.iter().map(solve).collect()
+    }
+}
+
+fn scale_rows(rows: &[f32], weights: &[f32], width: usize, out: &mut [f32]) {
+    for (i, &weight) in weights.iter().enumerate() {
+        let factor = weight.sqrt();
+        let range = i * width..(i + 1) * width;
+        for (to, from) in out[range.clone()].iter_mut().zip(&rows[range]) {
+            *to = from * factor;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small numbers without pattern.
+    fn numbers(len: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        (0..len)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                ((state >> 40) as f32) / (1u64 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    #[test]
+    fn sums_equal_naive_ones_and_the_solution_is_the_minimum() {
+        let (rows, p, n) = (2500, 7, 3);
+        let z = numbers(rows * p, 1);
+        let y = numbers(rows * n, 2);
+        let w: Vec<f32> = numbers(rows, 3).iter().map(|v| v.abs() + 0.1).collect();
+        let normal = Normal::of(&z, &y, &w, Par::Seq);
+        for i in 0..p {
+            for j in 0..p {
+                let naive: f64 = (0..rows)
+                    .map(|t| f64::from(w[t]) * f64::from(z[t * p + i]) * f64::from(z[t * p + j]))
+                    .sum();
+                assert!((normal.gram[(i, j)] - naive).abs() < 1e-3, "G {i} {j}");
+            }
+            for j in 0..n {
+                let naive: f64 = (0..rows)
+                    .map(|t| f64::from(w[t]) * f64::from(z[t * p + i]) * f64::from(y[t * n + j]))
+                    .sum();
+                assert!((normal.cross[(i, j)] - naive).abs() < 1e-3, "C {i} {j}");
+            }
+        }
+        let naive_error = |o: &Mat<f64>| -> f64 {
+            (0..rows)
+                .map(|t| {
+                    let off: f64 = (0..n)
+                        .map(|j| {
+                            let got: f64 =
+                                (0..p).map(|i| o[(i, j)] * f64::from(z[t * p + i])).sum();
+                            (f64::from(y[t * n + j]) - got).powi(2)
+                        })
+                        .sum();
+                    f64::from(w[t]) * off
+                })
+                .sum()
+        };
+        let from = Mat::from_fn(p, n, |i, j| (i as f64 - j as f64) * 0.1);
+        assert!((normal.error(&from) - naive_error(&from)).abs() < 1e-2);
+        let lambda = 0.05;
+        let ridge = lambda * (0..p).map(|i| normal.gram[(i, i)]).sum::<f64>() / p as f64;
+        let cost = |o: &Mat<f64>| normal.error(o) + ridge * (o - &from).squared_norm_l2();
+        let best = normal.solve(&from, lambda).expect("finite");
+        for i in 0..p {
+            for j in 0..n {
+                for step in [-1e-3, 1e-3] {
+                    let mut other = best.clone();
+                    other[(i, j)] += step;
+                    assert!(cost(&other) > cost(&best), "a step at {i} {j} is better");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn inputs_of_zeros_change_nothing() {
+        let normal = Normal::of(&[0.0; 20], &[1.0; 10], &[1.0; 5], Par::Seq);
+        let from = Mat::from_fn(4, 2, |i, j| (i * 2 + j) as f64);
+        assert_eq!(normal.solve(&from, 0.01), Some(from));
+    }
+}
