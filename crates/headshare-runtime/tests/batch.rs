@@ -4,7 +4,11 @@ mod support;
 
 use std::sync::Arc;
 
-use headshare_runtime::{Batch, Context, ContextError, ContextParams, Model, Token};
+use headshare_runtime::{
+    Batch, Context, ContextError, ContextParams, Generator, Model, ModelParams, Sampler,
+    SamplerParams, StopReason, Token,
+};
+use headshare_testmodels::ModelSpec;
 use support::{GEMMA3, SMOLLM2, load};
 
 const TEXT: &str = "The river rose in the night. In the morning the lower fields lay under \
@@ -326,4 +330,50 @@ fn impossible_sequence_operations_are_errors() {
         };
         assert!(error.to_string().contains("n_seq_max"), "{error}");
     }
+}
+
+/// GPT-2 has learned what each of its positions means, and llama.cpp ends the
+/// process at the first beyond them.
+#[test]
+fn a_model_of_learned_positions_ends_with_the_last() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let spec = ModelSpec::preset("tiny-gpt2").unwrap();
+    spec.write(file.path()).unwrap();
+    let model = Model::load(file.path(), &ModelParams::default(), None).unwrap();
+    let model = Arc::new(model);
+    assert_eq!(model.n_positions(), Some(256));
+    assert_eq!(load(SMOLLM2).n_positions(), None);
+    let mut context = context(&model, 4, true);
+    assert_eq!((context.n_ctx(), context.n_ctx_seq()), (1024, 256));
+    assert!(matches!(
+        context.decode(&[5; 257]),
+        Err(ContextError::Full { n_ctx: 256 })
+    ));
+    let mut batch = Batch::new();
+    for position in 200..257 {
+        batch.add(5, position, &[3], false);
+    }
+    assert!(matches!(
+        context.decode_batch(&batch),
+        Err(ContextError::Full { n_ctx: 256 })
+    ));
+    let mut sampler = Sampler::new(
+        &model,
+        &SamplerParams {
+            temp: 0.0,
+            ..SamplerParams::default()
+        },
+    )
+    .unwrap();
+    let mut generator = Generator::new(&mut context, &mut sampler, &[5; 250], None).unwrap();
+    let mut n_generated = 0;
+    while generator.next_token().unwrap().is_some() {
+        n_generated += 1;
+    }
+    // The last token that is picked needs no position.
+    assert!(n_generated <= 7);
+    assert!(matches!(
+        generator.stop_reason(),
+        Some(StopReason::ContextFull | StopReason::EndOfGeneration)
+    ));
 }
