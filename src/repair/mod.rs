@@ -276,7 +276,6 @@ pub fn repair(
     let held_from = (windows.count - windows.held_out()) as usize * windows.window as usize;
     let run = Run {
         source,
-        sites: &sites,
         picked: &picked,
         held_from,
         n_tokens,
@@ -378,7 +377,6 @@ fn find_sites(
 /// What every refit of one run needs.
 struct Run<'a> {
     source: &'a ModelFile,
-    sites: &'a [Site],
     /// The tokens that pass through the last layer's end.
     picked: &'a [usize],
     /// The first token that ridges are chosen on.
@@ -484,7 +482,6 @@ impl Run<'_> {
             before: fitted.before,
             after: fitted.after,
         });
-        debug_assert!(self.sites.contains(site));
         if let Some(index) = self.source.gguf.tensor_index(&site.name) {
             repaired.tensors.insert(index, fitted.bytes);
         }

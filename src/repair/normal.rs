@@ -124,11 +124,18 @@ impl Normal {
     /// the transpose of O0; as a transpose, too. `None` when the sums are not
     /// finite.
     pub fn solve(&self, from: &Mat<f64>, lambda: f64) -> Option<Mat<f64>> {
-        let llt = self.ridged(lambda).llt(Side::Lower).ok()?;
+        self.solve_each(from, &[lambda]).pop()?
+    }
+
+    /// [`solve`](Self::solve) for several ridges.
+    pub fn solve_each(&self, from: &Mat<f64>, lambdas: &[f64]) -> Vec<Option<Mat<f64>>> {
         let residual = &self.cross - &self.gram * from;
-        let step = llt.solve(&residual);
-        let result = from + step;
-        result.is_all_finite().then_some(result)
+        let solve = |&lambda: &f64| {
+            let llt = self.ridged(lambda).llt(Side::Lower).ok()?;
+            let result = from + llt.solve(&residual);
+            result.is_all_finite().then_some(result)
+        };
+        lambdas.iter().map(solve).collect()
     }
 }
 

@@ -93,8 +93,9 @@ pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
 /// The ridge with the smallest error on the tokens that were held out.
 fn choose(fitted_on: &Normal, held_out: &Normal, from: &Mat<f64>) -> f64 {
     let mut best = (f64::INFINITY, LAMBDAS[LAMBDAS.len() - 1]);
-    for lambda in LAMBDAS {
-        if let Some(solved) = fitted_on.solve(from, lambda) {
+    let solutions = fitted_on.solve_each(from, &LAMBDAS);
+    for (lambda, solved) in LAMBDAS.into_iter().zip(solutions) {
+        if let Some(solved) = solved {
             let error = held_out.error(&solved);
             if error < best.0 {
                 best = (error, lambda);

@@ -1,0 +1,379 @@
+//! Repair from end to end: what the engine reads, what the file holds.
+
+mod naive;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use faer::Par;
+use headshare_gguf::input::ModelFile;
+use headshare_gguf::repair::normal::Normal;
+use headshare_gguf::repair::sites::{self, Role, Site, Target};
+use headshare_runtime::calibrate::{CalibrateError, Calibrator, CalibratorParams};
+use headshare_testmodels::ModelSpec;
+use serde_json::Value;
+
+fn program() -> assert_cmd::Command {
+    let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_headshare-gguf"));
+    command.timeout(std::time::Duration::from_secs(300));
+    command
+}
+
+/// A model of the preset's kind, written to `folder`.
+fn model(folder: &Path, preset: &str) -> PathBuf {
+    let path = folder.join(format!("{preset}.gguf"));
+    ModelSpec::preset(preset).unwrap().write(&path).unwrap();
+    path
+}
+
+/// Words without pattern.
+fn text(folder: &Path) -> PathBuf {
+    let path = folder.join("text.txt");
+    let mut state = 7u32;
+    let words: String = (0..6000)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            match (state >> 24) % 32 {
+                n @ 0..26 => char::from(b'a' + n as u8),
+                _ => ' ',
+            }
+        })
+        .collect();
+    std::fs::write(&path, words).unwrap();
+    path
+}
+
+#[track_caller]
+fn json(command: &mut assert_cmd::Command) -> Value {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[track_caller]
+fn repair(source: &Path, text: &Path, out: &Path, more: &[&str]) -> Value {
+    json(
+        program()
+            .arg("convert")
+            .arg(source)
+            .arg("-o")
+            .arg(out)
+            .arg("--repair")
+            .arg(text)
+            .args(["--choose", "match", "--json"])
+            .args(more),
+    )
+}
+
+const SMALL: [&str; 6] = ["--ratio", "0.4", "--windows", "6", "--window", "64"];
+
+#[test]
+fn what_the_engine_reads_is_what_a_naive_pass_computes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = model(folder.path(), "tiny-gqa");
+    let file = ModelFile::open_plain(&path).unwrap();
+    let naive = naive::Naive::new(&file);
+    let (windows, window) = (3usize, 24usize);
+    let tokens: Vec<i32> = (0..windows * window)
+        .map(|i| (i * 37 % 290 + 5) as i32)
+        .collect();
+    let picked = |i: usize| i % 5 == 4;
+    let mut calibrator = Calibrator::load(
+        &path,
+        &CalibratorParams {
+            windows: 3,
+            window: 24,
+            outputs: 24,
+            n_threads: Some(1),
+            stop: Arc::default(),
+        },
+    )
+    .unwrap();
+    let sites: Vec<Site> = (0..naive.n_layer as u32)
+        .flat_map(|layer| Role::ALL.map(|role| (layer, role)))
+        .map(|(layer, role)| {
+            sites::find(calibrator.graph(), layer, role)
+                .unwrap()
+                .unwrap()
+        })
+        .collect();
+    let mut stops: Vec<usize> = sites.iter().flat_map(|s| [s.input, s.original()]).collect();
+    stops.dedup();
+    let mut seen: Vec<(usize, Vec<f32>)> = Vec::new();
+    calibrator
+        .run::<CalibrateError>(&tokens, &picked, &stops, &[], &mut |stop, pass| {
+            seen.push((stop, pass.f32s(stop).unwrap().into_owned()));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let at = |node: usize| &seen.iter().find(|(stop, _)| *stop == node).unwrap().1;
+
+    let passes: Vec<Vec<naive::Layer>> = tokens.chunks(window).map(|w| naive.forward(w)).collect();
+    let rows = |layer: usize, part: fn(&naive::Layer) -> &Vec<f64>, only_picked: bool| {
+        let all: Vec<f64> = passes
+            .iter()
+            .flat_map(|p| part(&p[layer]))
+            .copied()
+            .collect();
+        let width = all.len() / tokens.len();
+        all.chunks(width)
+            .enumerate()
+            .filter(|(i, _)| !only_picked || picked(*i))
+            .flat_map(|(_, row)| row.to_vec())
+            .collect::<Vec<f64>>()
+    };
+    for site in &sites {
+        let layer = site.layer as usize;
+        let last = layer + 1 == naive.n_layer;
+        let (input, sum) = match site.role {
+            Role::AttentionOutput => (
+                rows(layer, |l| &l.attention, false),
+                rows(layer, |l| &l.middle, last),
+            ),
+            Role::FeedForwardDown => (
+                rows(layer, |l| &l.inner, last),
+                rows(layer, |l| &l.out, last),
+            ),
+        };
+        close(&site.name, at(site.input), &input);
+        close(&site.name, at(site.original()), &sum);
+        assert!(matches!(site.target, Target::Sum { .. }));
+
+        let tokens = if last && site.role == Role::FeedForwardDown {
+            sum.len() / naive.n_embd
+        } else {
+            windows * window
+        };
+        let p = input.len() / tokens;
+        let weights = vec![1f32; tokens];
+        let targets = vec![0f32; tokens];
+        let normal = Normal::of(at(site.input), &targets, &weights, Par::Seq);
+        let gram: Vec<f64> = (0..p * p)
+            .map(|at| {
+                (0..tokens)
+                    .map(|t| input[t * p + at / p] * input[t * p + at % p])
+                    .sum()
+            })
+            .collect();
+        let got: Vec<f32> = (0..p * p)
+            .map(|at| normal.gram[(at / p, at % p)] as f32)
+            .collect();
+        close(&format!("X^T X of {}", site.name), &got, &gram);
+    }
+}
+
+/// Equal up to what llama.cpp's flash attention costs, which caches and adds up
+/// in f16: on the whole closely, in single elements less so.
+#[track_caller]
+fn close(what: &str, got: &[f32], expected: &[f64]) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let mean_square = |values: &mut dyn Iterator<Item = f64>| {
+        values.map(|v| v * v).sum::<f64>() / expected.len() as f64
+    };
+    let off = || got.iter().zip(expected).map(|(g, e)| f64::from(*g) - e);
+    let size = mean_square(&mut expected.iter().copied()).sqrt();
+    let typical = mean_square(&mut off()).sqrt();
+    let largest = off().fold(0.0, |most: f64, v| most.max(v.abs()));
+    assert!(typical < 3e-3 * size, "{what}: off by {typical} of {size}");
+    let peak = expected.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+    assert!(
+        largest < 1e-2 * peak,
+        "{what}: off by up to {largest} of {peak}"
+    );
+}
+
+#[test]
+fn every_kind_of_decoder_is_repaired() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = text(folder.path());
+    for preset in [
+        "tiny-llama",
+        "tiny-gqa",
+        "tiny-qwen2",
+        "tiny-qwen3",
+        "tiny-gemma3",
+        "tiny-phi3",
+        "tiny-gpt2",
+    ] {
+        let source = model(folder.path(), preset);
+        let out = folder.path().join(format!("{preset}.repaired.gguf"));
+        let result = repair(&source, &text, &out, &SMALL);
+        let tensors = result["repair"]["tensors"].as_array().unwrap();
+        assert!(tensors.len() >= 4, "{preset}: {tensors:?}");
+        for tensor in tensors {
+            let (before, after) = (&tensor["before"], &tensor["after"]);
+            assert!(
+                after.as_f64().unwrap() <= before.as_f64().unwrap(),
+                "{preset}: {tensor}"
+            );
+        }
+        let report = json(
+            program()
+                .arg("verify")
+                .arg(&out)
+                .arg("--source")
+                .arg(&source)
+                .arg("--json"),
+        );
+        assert_eq!(report["ok"], true, "{preset}: {report}");
+        assert_eq!(report["lossless"], false);
+        assert_eq!(report["replaced_tensors"], tensors.len(), "{preset}");
+        let plain = folder.path().join(format!("{preset}.plain.gguf"));
+        program()
+            .arg("expand")
+            .arg(&out)
+            .arg("-o")
+            .arg(&plain)
+            .assert()
+            .success();
+        let run = |file: &Path| {
+            json(
+                program()
+                    .arg("run")
+                    .arg(file)
+                    .args(["-p", "a b", "-n", "8", "--temp", "0", "-t", "1", "--json"]),
+            )["tokens"]
+                .clone()
+        };
+        assert_eq!(run(&out), run(&plain), "{preset}");
+    }
+}
+
+#[test]
+fn the_same_run_gives_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = text(folder.path());
+    let source = model(folder.path(), "tiny-gqa");
+    let out = ["a", "b"].map(|name| folder.path().join(name));
+    for out in &out {
+        repair(&source, &text, out, &SMALL);
+    }
+    let [a, b] = out.map(|path| std::fs::read(path).unwrap());
+    assert!(a == b, "two runs differ");
+}
+
+#[test]
+fn a_real_model_is_repaired_from_its_last_layers_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let source =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    assert!(source.is_file(), "run scripts/fetch-models.sh");
+    let text = folder.path().join("text");
+    let prose = include_str!("../../docs/FORMAT.md");
+    std::fs::write(&text, prose).unwrap();
+    // Two units of the last two layers.
+    let plan = json(
+        program()
+            .arg("plan")
+            .arg(&source)
+            .args(["--ratio", "1", "--json"]),
+    );
+    let mut plan = plan.as_object().unwrap().clone();
+    let aliases = plan["aliases"].as_array().unwrap();
+    let kept: Vec<Value> = aliases
+        .iter()
+        .filter(|a| a["layer"].as_u64() >= Some(28) && a["unit"] == 1)
+        .cloned()
+        .collect();
+    assert_eq!(kept.len(), 2);
+    plan.insert("aliases".into(), kept.into());
+    let plan_file = folder.path().join("plan.json");
+    std::fs::write(&plan_file, serde_json::to_string(&plan).unwrap()).unwrap();
+    let out = folder.path().join("out.gguf");
+    let plan_file = plan_file.to_str().unwrap();
+    let sizes = ["--windows", "4", "--window", "128", "--plan", plan_file];
+    let result = repair(&source, &text, &out, &sizes);
+    let tensors = result["repair"]["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), 4);
+    for tensor in tensors {
+        let (before, after) = (tensor["before"].as_f64(), tensor["after"].as_f64());
+        assert!(after < before, "{tensor}");
+    }
+    let report = json(
+        program()
+            .arg("verify")
+            .arg(&out)
+            .arg("--source")
+            .arg(&source)
+            .arg("--json"),
+    );
+    assert_eq!(report["ok"], true, "{report}");
+    let ran = json(program().arg("run").arg(&out).args([
+        "-p",
+        "The capital of France is",
+        "-n",
+        "4",
+        "--temp",
+        "0",
+        "--json",
+    ]));
+    assert!(!ran["text"].as_str().unwrap().is_empty());
+    assert!(std::fs::metadata(&out).unwrap().len() <= std::fs::metadata(&source).unwrap().len());
+}
+
+#[track_caller]
+fn refused(source: &Path, text: &Path, more: &[&str], code: i32, says: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.gguf");
+    let output = program()
+        .arg("convert")
+        .arg(source)
+        .arg("-o")
+        .arg(&out)
+        .arg("--repair")
+        .arg(text)
+        .args(["--choose", "match"])
+        .args(more)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(
+        stderr.starts_with("error: ") && stderr.contains(says),
+        "{stderr}"
+    );
+    assert!(!out.exists());
+}
+
+#[test]
+fn what_cannot_be_repaired_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = text(folder.path());
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let llama = model(folder.path(), "tiny-llama");
+    refused(
+        &model(folder.path(), "tiny-falcon"),
+        &long,
+        &SMALL,
+        1,
+        "falcon",
+    );
+    refused(&model(folder.path(), "tiny-bert"), &long, &SMALL, 1, "bert");
+    let short = write("short", b"too short");
+    refused(&llama, &short, &SMALL, 3, "needs at least 128");
+    refused(
+        &llama,
+        &write("empty", b""),
+        &SMALL,
+        3,
+        "the text has 0 tokens",
+    );
+    refused(
+        &llama,
+        &write("binary", b"abc\xff\xfe"),
+        &SMALL,
+        3,
+        "not UTF-8 at byte 3",
+    );
+    refused(&llama, &folder.path().join("absent"), &SMALL, 3, "absent");
+    let little = [&SMALL[..], &["--memory", "1000000"]].concat();
+    refused(&llama, &long, &little, 2, "--memory");
+    let lossless = ["--lossless"];
+    refused(&llama, &long, &lossless, 2, "--lossless");
+}
