@@ -124,18 +124,45 @@ fn inspect_sharing(file: &ModelFile, table: &AliasTable) -> Result<SharingInspec
     let page_size = file.gguf.alignment;
     let view =
         VirtualGguf::new(&file.gguf, table, LogicalLayout::Pages(page_size)).map_err(content())?;
-    let plan = table
-        .provenance
-        .plan
-        .as_ref()
-        .map(|json| Plan::from_json(json.as_bytes()))
-        .transpose()
-        .map_err(|e| {
-            content()(headshare_format::FormatError::key(
-                headshare_format::alias::keys::PLAN,
-                e.to_string(),
-            ))
-        })?;
+    let plan = plan_of(file, table)?;
+    let layers = layers_of(table, plan.as_ref());
+    Ok(SharingInspection {
+        format_version: headshare_format::alias::VERSION,
+        tool: table.provenance.tool.clone(),
+        lossless: table.provenance.lossless,
+        page_size,
+        source_bytes: table.source.size,
+        source_digest: table.provenance.source_digest.clone(),
+        logical_tensors: table.tensors.len(),
+        logical_bytes: total(&table.tensors),
+        shared_bytes: layers.iter().map(|l| l.shared_bytes).sum(),
+        saved: Saved {
+            file_bytes: table.source.size as i64 - file.len() as i64,
+            resident_bytes: view.stitch_plan(page_size).shared_bytes(),
+        },
+        plan,
+        layers: layers.into_iter().filter(|l| l.shared_bytes > 0).collect(),
+    })
+}
+
+/// The plan that a converted file was made by; none for lossless files.
+///
+/// # Errors
+/// When it is no plan.
+pub fn plan_of(file: &ModelFile, table: &AliasTable) -> Result<Option<Plan>, InputError> {
+    let json = table.provenance.plan.as_ref();
+    let plan = json.map(|json| Plan::from_json(json.as_bytes()));
+    plan.transpose().map_err(|e| {
+        InputError::content(file.path())(headshare_format::FormatError::key(
+            headshare_format::alias::keys::PLAN,
+            e.to_string(),
+        ))
+    })
+}
+
+/// What each layer shares, those that share nothing too; first what is outside
+/// the layers.
+pub fn layers_of(table: &AliasTable, plan: Option<&Plan>) -> Vec<LayerSharing> {
     // Donors are in lower layers than their aliases; files often have another order.
     let mut order: Vec<u32> = (0..table.tensors.len() as u32).collect();
     order.sort_by_key(|&t| (layer_of(&table.tensors[t as usize].name), t));
@@ -157,26 +184,7 @@ fn inspect_sharing(file: &ModelFile, table: &AliasTable) -> Result<SharingInspec
             entry.aliases += 1;
         }
     }
-    Ok(SharingInspection {
-        format_version: headshare_format::alias::VERSION,
-        tool: table.provenance.tool.clone(),
-        lossless: table.provenance.lossless,
-        page_size,
-        source_bytes: table.source.size,
-        source_digest: table.provenance.source_digest.clone(),
-        logical_tensors: table.tensors.len(),
-        logical_bytes: total(&table.tensors),
-        shared_bytes: shared.iter().sum(),
-        saved: Saved {
-            file_bytes: table.source.size as i64 - file.len() as i64,
-            resident_bytes: view.stitch_plan(page_size).shared_bytes(),
-        },
-        plan,
-        layers: layers
-            .into_values()
-            .filter(|l| l.shared_bytes > 0)
-            .collect(),
-    })
+    layers.into_values().collect()
 }
 
 /// The layer that a tensor's name puts it in.

@@ -3,11 +3,15 @@
 //!
 //! The library behind the command line. Data flows one way: [`model`] says
 //! where the heads are, [`matching`] which of them are alike, a [`plan`] which
-//! share, [`convert`] writes the file.
+//! share, [`convert`] writes the file, [`eval`] measures what became of it,
+//! [`analyze`] looks into it and [`chat`] talks with it.
 #![forbid(unsafe_code)]
 
+pub mod analyze;
+pub mod chat;
 pub mod cli;
 pub mod convert;
+pub mod eval;
 #[cfg(target_os = "linux")]
 pub mod exec;
 pub mod input;

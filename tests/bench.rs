@@ -121,6 +121,8 @@ fn json_has_llama_benchs_fields_and_ours() {
             "ratio_max",
             "load_ms",
             "load_ratio_median",
+            #[cfg(target_os = "linux")]
+            "cpu_ratio_median",
             "file_bytes",
         ] {
             assert!(

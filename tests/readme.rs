@@ -50,13 +50,20 @@ fn the_two_commands_are_there_and_the_rest_runs() {
     );
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(models, folder.path().join("models")).unwrap();
+    std::os::unix::fs::symlink(root().join("tests"), folder.path().join("tests")).unwrap();
+    let python = root().join("target/tools/xllamacpp/bin");
+    assert!(
+        python.join("python3").exists(),
+        "xllamacpp is missing: run scripts/test.sh"
+    );
     let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{}:{path}", programs().display(), python.display());
     assert!(rest.len() >= 5, "the README shows how to convert and run");
     for block in rest {
         let output = Command::new("bash")
             .args(["-euo", "pipefail", "-c", block])
             .current_dir(folder.path())
-            .env("PATH", format!("{}:{path}", programs().display()))
+            .env("PATH", &path)
             .output()
             .unwrap();
         assert!(

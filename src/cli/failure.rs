@@ -8,7 +8,9 @@ use headshare_stitch::FileError;
 use super::bench::BenchError;
 use super::output::printable;
 use super::run::RunError;
+use crate::analyze::AnalyzeError;
 use crate::convert::ConvertError;
+use crate::eval::EvalError;
 #[cfg(target_os = "linux")]
 use crate::exec::ExecError;
 use crate::input::InputError;
@@ -96,6 +98,13 @@ fn one_line(text: &str) -> String {
 }
 
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(e) = cause.downcast_ref::<AnalyzeError>() {
+        return match e {
+            AnalyzeError::Convert(e) => hint(e),
+            AnalyzeError::Match { error, .. } => hint(error),
+            _ => e.hint().map(str::to_owned),
+        };
+    }
     #[cfg(target_os = "linux")]
     if let Some(e) = cause.downcast_ref::<ExecError>() {
         return e.hint().map(str::to_owned);
@@ -107,6 +116,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     } else if let Some(e) = cause.downcast_ref::<RunError>() {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<BenchError>() {
+        e.hint()
+    } else if let Some(e) = cause.downcast_ref::<EvalError>() {
         e.hint()
     } else if let Some(e) = cause.downcast_ref::<RepairError>() {
         e.hint().map(str::to_owned)
@@ -130,6 +141,13 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         FileError::SameFile { .. } | FileError::Exists { .. } => Exit::Usage,
         _ => Exit::Failed,
     };
+    if let Some(e) = cause.downcast_ref::<AnalyzeError>() {
+        return match e {
+            AnalyzeError::Convert(e) => exit(e),
+            AnalyzeError::Match { .. } | AnalyzeError::Context(_) => None,
+            _ => Some(Exit::BadInput),
+        };
+    }
     // Not there, a folder, a pipe, or not what it must be: a bad input file.
     if cause.downcast_ref::<InputError>().is_some() {
         return Some(Exit::BadInput);
@@ -149,6 +167,11 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(e) = cause.downcast_ref::<BenchError>() {
         return Some(e.exit());
+    }
+    match cause.downcast_ref::<EvalError>() {
+        Some(EvalError::WindowTooLarge { .. }) => return Some(Exit::Usage),
+        Some(e) if e.is_bad_input() => return Some(Exit::BadInput),
+        _ => {}
     }
     if let Some(e) = cause.downcast_ref::<RepairError>() {
         return Some(match e {

@@ -6,12 +6,12 @@ use std::path::Path;
 use clap::ValueEnum;
 use headshare_runtime::memory::{self, WeightRegions};
 use headshare_runtime::model::Progress;
-use headshare_runtime::stitched::{Sharing, Source, StitchError};
+use headshare_runtime::stitched::{self, Shared, Sharing, Source, StitchError};
 use headshare_runtime::{Model, ModelError, ModelParams};
 use headshare_stitch::ScratchFile;
 use serde::{Deserialize, Serialize};
 
-use super::output::Output;
+use super::output::{Output, grouped};
 use super::run::RunError;
 use crate::convert;
 use crate::input::ModelFile;
@@ -47,9 +47,11 @@ pub(super) struct Loaded {
     pub(super) resolve: &'static str,
     /// Bytes of weights that are in memory only once although used twice.
     pub(super) shared_bytes: u64,
+    /// What was picked for which weights, in words.
+    pub(super) how: String,
     pub(super) weights: WeightRegions,
     /// Keeps the expanded copy alive.
-    _scratch: Option<ScratchFile>,
+    pub(super) scratch: Option<ScratchFile>,
 }
 
 impl Loaded {
@@ -60,9 +62,24 @@ impl Loaded {
             model,
             resolve: "none",
             shared_bytes: 0,
-            _scratch: None,
+            how: "nothing is shared".to_owned(),
+            scratch: None,
         }
     }
+}
+
+/// What was picked for which weights, in words.
+fn describe(shared: &Shared) -> String {
+    if shared.folded_tensors + shared.mapped_tensors == 0 {
+        return "nothing is shared".to_owned();
+    }
+    format!(
+        "{} tensors folded after repacking, {} mapped; {} bytes are in memory once, {} are copied",
+        shared.folded_tensors,
+        shared.mapped_tensors,
+        grouped(shared.shared_bytes),
+        grouped(shared.copied_bytes)
+    )
 }
 
 /// Loads `path` in the way that was asked for. The one place that knows about
@@ -77,7 +94,15 @@ pub(super) fn load(
     let file = ModelFile::open(path)?;
     let params = ModelParams::default();
     let sharing = match (&file.table, how) {
-        (Some(table), Resolve::Expand) => {
+        (None, _) if !stitched::SUPPORTED => {
+            return Model::load(path, &params, Some(progress))
+                .map(Loaded::stock)
+                .map_err(from_model);
+        }
+        (Some(_), Resolve::Fold | Resolve::Map) if !stitched::SUPPORTED => {
+            return Err(RunError::usage(StitchError::Unsupported, None).into());
+        }
+        (Some(table), how) if how == Resolve::Expand || !stitched::SUPPORTED => {
             let scratch = convert::expand_to_scratch(&file, table)?;
             let model = Model::load(scratch.path(), &params, Some(progress)).map_err(from_model)?;
             return Ok(Loaded {
@@ -85,7 +110,8 @@ pub(super) fn load(
                 model,
                 resolve: "expand",
                 shared_bytes: 0,
-                _scratch: Some(scratch),
+                how: "expanded to a temporary copy: nothing is shared".to_owned(),
+                scratch: Some(scratch),
             });
         }
         (_, Resolve::Fold) => Sharing::Fold,
@@ -108,6 +134,9 @@ pub(super) fn load(
             shared.given_up_bytes
         ));
     }
+    if how == Resolve::Fold && shared.folded_tensors == 0 && shared.mapped_tensors > 0 {
+        out.remark("note: llama.cpp does not repack the shared weights, so they are mapped");
+    }
     if let Some(trouble) = &shared.trouble {
         out.warning(&format!(
             "some shared blocks are in memory twice: {trouble}"
@@ -122,8 +151,9 @@ pub(super) fn load(
             _ => "fold+map",
         },
         shared_bytes: shared.shared_bytes,
+        how: describe(&shared),
         weights,
-        _scratch: None,
+        scratch: None,
     })
 }
 

@@ -4,8 +4,10 @@
 //! Results go to stdout, everything else to stderr. The exit status is
 //! [`Exit`]; scripts depend on it.
 
+mod analyze;
 mod bench;
 mod convert;
+mod eval;
 #[cfg(target_os = "linux")]
 mod exec;
 mod expand;
@@ -55,8 +57,12 @@ enum Command {
     Run(run::Args),
     /// Measure speed, load time and memory, of several files side by side.
     Bench(bench::Args),
+    /// Measure how good a model is.
+    Eval(eval::Args),
     #[command(hide = true)]
     BenchWorker(bench::WorkerArgs),
+    /// Look at a model's heads, in numbers and pictures.
+    Analyze(analyze::Args),
     /// Run a llama.cpp program so that it can read converted files, with each
     /// shared block in memory once.
     #[cfg(target_os = "linux")]
@@ -76,7 +82,7 @@ fn long_version() -> &'static str {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(run::spell_out(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are results; a reader that is gone is no error.
@@ -98,7 +104,9 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => args.run(&output),
         Command::Run(args) => args.run(&output),
         Command::Bench(args) => args.run(&output),
+        Command::Eval(args) => args.run(&output),
         Command::BenchWorker(args) => args.run(&output),
+        Command::Analyze(args) => args.run(&output),
         #[cfg(target_os = "linux")]
         Command::Exec(args) => args.run(&output),
     };

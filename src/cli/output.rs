@@ -66,7 +66,7 @@ impl Output {
         let template = if bytes {
             "{prefix} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}"
         } else {
-            "{prefix} [{bar:32}] {percent}% ETA {eta}"
+            "{prefix} [{bar:32}] {percent}% ETA {eta} {msg}"
         };
         let style = ProgressStyle::with_template(template).expect("the template is valid");
         ProgressBar::with_draw_target(Some(total), target)

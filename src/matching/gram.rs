@@ -15,12 +15,11 @@
 //!
 //! The outcome therefore does not depend on the kernels, nor on the threads.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::blocks::{MatchError, Part, UnitBlocks, UnitId};
-use super::plan::{PAIRS, TILE, plan_slabs};
+use super::plan::{PAIRS, plan_slabs};
+use super::products::Products;
 
 /// Units that can stand in for each other: one class in every shared part.
 #[derive(Clone, Debug)]
@@ -152,17 +151,9 @@ struct Slab {
 
 /// Dot products of the units of a group: `f32` products summed in `f64`.
 pub(super) struct Gram {
-    units: usize,
-    /// Row by row, on and below the diagonal.
-    tiles: Vec<Tile>,
+    products: Products,
     /// Squared norms, to `f64`'s precision.
     norms: Vec<f64>,
-}
-
-struct Tile {
-    row: usize,
-    column: usize,
-    sums: Vec<f64>,
 }
 
 impl Gram {
@@ -174,8 +165,7 @@ impl Gram {
     ) -> Result<Self, MatchError> {
         let units = group.units.len();
         let mut gram = Gram {
-            units,
-            tiles: tiles(units),
+            products: Products::new(units),
             norms: vec![0.0; units],
         };
         let mut buffer = group.buffer();
@@ -198,7 +188,7 @@ impl Gram {
                 *sum += norm;
             }
             let scales: Vec<f64> = rows.into_iter().map(|(_, scale)| scale).collect();
-            add_products(&mut gram.tiles, &buffer, slab.len, &scales);
+            gram.products.add(&buffer, slab.len, &scales);
             progress((done + 1) as f64 / slabs.len() as f64);
         }
         Ok(gram)
@@ -206,12 +196,7 @@ impl Gram {
 
     /// The cosine of two units, to within the group's error bound.
     pub fn cosine(&self, a: usize, b: usize) -> f64 {
-        let (row, column) = if a < b { (b, a) } else { (a, b) };
-        let (r, c) = (row / TILE, column / TILE);
-        let tile = &self.tiles[r * (r + 1) / 2 + c];
-        let width = TILE.min(self.units - c * TILE);
-        let dot = tile.sums[(row % TILE) * width + column % TILE];
-        cosine(dot, self.norms[row], self.norms[column])
+        cosine(self.products.get(a, b), self.norms[a], self.norms[b])
     }
 
     /// Whether all looked-at weights of a unit are zero.
@@ -323,57 +308,6 @@ fn sum_pairs(
     Ok(())
 }
 
-/// The tiles on and below the diagonal, row by row.
-fn tiles(units: usize) -> Vec<Tile> {
-    (0..units.div_ceil(TILE))
-        .flat_map(|row| (0..=row).map(move |column| (row, column)))
-        .map(|(row, column)| Tile {
-            row,
-            column,
-            sums: vec![0.0; TILE.min(units - row * TILE) * TILE.min(units - column * TILE)],
-        })
-        .collect()
-}
-
-/// Adds a slab's products to the tiles: `len` scaled weights a row, to be
-/// multiplied by the rows' `scales`.
-fn add_products(tiles: &mut [Tile], slab: &[f32], len: usize, scales: &[f64]) {
-    let units = scales.len();
-    let rows = |tile: usize| {
-        let first = tile * TILE;
-        let count = TILE.min(units - first);
-        let weights = MatRef::from_row_major_slice(&slab[first * len..][..count * len], count, len);
-        (weights, &scales[first..][..count])
-    };
-    tiles.par_iter_mut().with_max_len(1).for_each_init(
-        || vec![0.0f32; TILE * TILE],
-        |scratch, tile| {
-            let (left, row_scales) = rows(tile.row);
-            let (right, column_scales) = rows(tile.column);
-            let (height, width) = (row_scales.len(), column_scales.len());
-            let products = &mut scratch[..height * width];
-            matmul(
-                MatMut::from_row_major_slice_mut(products, height, width),
-                Accum::Replace,
-                left,
-                right.transpose(),
-                1.0,
-                Par::Seq,
-            );
-            let lines = tile
-                .sums
-                .chunks_exact_mut(width)
-                .zip(products.chunks_exact(width));
-            for ((sums, products), row_scale) in lines.zip(row_scales) {
-                let columns = sums.iter_mut().zip(products).zip(column_scales);
-                for ((sum, &product), column_scale) in columns {
-                    *sum += f64::from(product) * (row_scale * column_scale);
-                }
-            }
-        },
-    );
-}
-
 /// The power of two at or below the largest magnitude (kept within what can be
 /// inverted in `f32`); 1 if all are zero, not a number if one is not finite.
 fn row_scale(row: &[f32]) -> f64 {
@@ -408,7 +342,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// The cosine from a dot product and two squared norms; 0 if a norm is.
-fn cosine(dot: f64, norm_a: f64, norm_b: f64) -> f64 {
+pub(crate) fn cosine(dot: f64, norm_a: f64, norm_b: f64) -> f64 {
     if norm_a == 0.0 || norm_b == 0.0 {
         return 0.0;
     }
@@ -455,17 +389,5 @@ mod tests {
         }
         assert!(cosine(-0.0, 1.0, 1.0).is_sign_positive());
         assert_eq!(cosine(0.0, 0.0, 1.0), 0.0);
-    }
-
-    #[test]
-    fn tiles_cover_the_lower_triangle_once() {
-        for units in [0, 1, TILE - 1, TILE, TILE + 1, 3 * TILE + 5] {
-            let entries: usize = tiles(units).iter().map(|tile| tile.sums.len()).sum();
-            let diagonal: usize = (0..units)
-                .step_by(TILE)
-                .map(|i| TILE.min(units - i).pow(2))
-                .sum();
-            assert_eq!(2 * entries, units * units + diagonal, "{units} units");
-        }
     }
 }

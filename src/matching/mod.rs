@@ -28,11 +28,14 @@
 mod blocks;
 mod gram;
 mod plan;
+mod products;
 mod score_matrix;
 mod select;
 
 pub use blocks::{MatchError, MatchFunction, Part, UnitBlocks, UnitId, UnknownMatchFunction};
+pub(crate) use gram::cosine;
 pub use plan::{SlabPlan, plan_slabs};
+pub(crate) use products::Products;
 pub use score_matrix::{ScoreMatrix, score_matrices};
 pub use select::{
     Candidate, Match, Matching, Ranking, Skipped, aliases_for, match_units, rank_units,

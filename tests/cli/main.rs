@@ -9,6 +9,7 @@ mod support;
 mod oracle;
 mod raw;
 
+mod analyze;
 mod bad_files;
 mod bad_input;
 mod bad_tables;

@@ -6,9 +6,11 @@ import ctypes
 import mmap
 import os
 import resource
-import struct
 import sys
 import threading
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from without_memfd import forbid_memfd
 
 libc = ctypes.CDLL(None, use_errno=True)
 for name, result, arguments in [
@@ -186,20 +188,7 @@ def unfolded(path):
     """What cannot be folded stays as it is: here without memfd_create."""
     half = 2 << 20
     weights = os.urandom(half)
-    # A seccomp filter: memfd_create is not permitted.
-    number = {"x86_64": 319, "aarch64": 279}[os.uname().machine]
-    program = b"".join(
-        struct.pack("HBBI", *instruction)
-        for instruction in [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]
-    )
-    buffer = ctypes.create_string_buffer(program)
-
-    class Filter(ctypes.Structure):
-        _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
-
-    rules = Filter(4, ctypes.addressof(buffer))
-    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
-    assert libc.prctl(22, 2, ctypes.byref(rules), 0, 0) == 0  # PR_SET_SECCOMP
+    forbid_memfd()
     stream = Stream(path)
     memory = allocate(2 * half)
     for at in (0, half):

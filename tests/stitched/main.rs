@@ -17,6 +17,8 @@ use headshare_runtime::stitched::{Sharing, Source};
 use headshare_runtime::{Context, ContextParams, Model, ModelParams, Token};
 use headshare_testmodels::{ModelSpec, type_named};
 
+mod trouble;
+
 static TURN: Mutex<()> = Mutex::new(());
 
 fn turn() -> MutexGuard<'static, ()> {

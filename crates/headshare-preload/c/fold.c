@@ -9,6 +9,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#endif
+
 #define NONE UINT32_MAX
 #define MARK 0x6865616473686172u
 /* Smaller buffers are none of a model's weights. */
@@ -147,6 +151,9 @@ static void replace(const struct fold *f, char *start, size_t len, uint32_t plac
     say("error: cannot map shared weights: %m");
     abort(); /* what was there may be gone */
   }
+  /* As present as what was there; without it, or on an older kernel, the first
+   * prompt takes the faults. */
+  madvise(start, len, MADV_POPULATE_READ);
 }
 
 /* Moves the pages that have a place to `fd`; returns how many are there. */

@@ -17,13 +17,25 @@
 
 extern "C" {
 
+// Where a tensor lies, and what decides how it lies there.
+struct headshare_place {
+    size_t       offset;      // into the memory
+    size_t       size;        // there
+    size_t       file_size;   // as the file has it
+    int64_t      row;         // elements
+    const void * layout;      // that it is repacked into
+};
+
 // What the Rust side does. `user` is the owner of one load.
 struct headshare_arena {
     void * user;
     // Memory for `size` bytes, page-aligned; NULL when there is none.
     void * (*allocate)(void * user, size_t size);
-    // The tensor's bytes are in place, `offset` bytes into the memory.
-    void (*written)(void * user, const char * name, size_t offset);
+    // Whether the tensor came to be in place without being written, because
+    // another that is in place holds the same.
+    bool (*repeated)(void * user, const char * name, const headshare_place * place);
+    // The tensor's bytes are in place.
+    void (*written)(void * user, const char * name, const headshare_place * place);
 };
 
 }
@@ -74,23 +86,33 @@ ggml_status fold_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor)
     return real ? real(buffer, tensor) : GGML_STATUS_SUCCESS;
 }
 
+headshare_place place_of(const Buffer * context, const ggml_tensor * tensor) {
+    auto * real = context->type->real;
+    return {
+        static_cast<size_t>(static_cast<char *>(tensor->data) - static_cast<char *>(context->base)),
+        real ? ggml_backend_buft_get_alloc_size(real, tensor) : ggml_nbytes(tensor),
+        ggml_nbytes(tensor),
+        tensor->ne[0],
+        tensor->extra,
+    };
+}
+
 void fold_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data,
                      size_t offset, size_t size) {
     Buffer * context = context_of(buffer);
     // From now on the kernels see the type they know their layout by. Until
     // the first weight arrives, allocation needed our page alignment.
     buffer->buft = context->type->real;
-    context->real.set_tensor(buffer, tensor, data, offset, size);
     const auto & arena = context->type->arena;
-    arena.written(arena.user, tensor->name,
-                  static_cast<char *>(tensor->data) - static_cast<char *>(context->base));
+    const headshare_place place = place_of(context, tensor);
+    const bool whole = offset == 0 && size == place.file_size;
+    if (!whole || !arena.repeated(arena.user, tensor->name, &place)) {
+        context->real.set_tensor(buffer, tensor, data, offset, size);
+    }
+    arena.written(arena.user, tensor->name, &place);
 }
 
-void map_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data,
-                    size_t, size_t) {
-    const auto & arena = context_of(buffer)->type->arena;
-    arena.written(arena.user, tensor->name,
-                  static_cast<char *>(tensor->data) - static_cast<char *>(context_of(buffer)->base));
+void map_set_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, size_t, size_t) {
     tensor->data = const_cast<void *>(data);
 }
 

@@ -91,6 +91,12 @@ impl Batch {
         &self.tokens
     }
 
+    /// The position behind the last of all sequences.
+    pub(crate) fn end(&self) -> u32 {
+        let last = self.positions.iter().max();
+        last.map_or(0, |&last| last.unsigned_abs().saturating_add(1))
+    }
+
     /// Where the tokens stand whose logits are wanted.
     pub(crate) fn outputs(&self) -> impl Iterator<Item = i32> {
         (0..)

@@ -174,6 +174,7 @@ impl Calibrator {
                 kv_unified: false,
                 n_outputs_max: params.outputs.max(1),
                 n_threads: params.n_threads,
+                n_threads_batch: None,
                 flash_attention: FlashAttention::On,
                 observable: true,
                 stop: Arc::clone(&params.stop),

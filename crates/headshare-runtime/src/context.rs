@@ -57,6 +57,8 @@ pub struct ContextParams {
     pub n_outputs_max: u32,
     /// Threads; `None` means one a physical core that this process may use.
     pub n_threads: Option<u32>,
+    /// Threads when a prompt is evaluated; `None` means as many.
+    pub n_threads_batch: Option<u32>,
     /// When to use flash attention.
     pub flash_attention: FlashAttention,
     /// Allow [`Context::decode_observed`]; costs a call for each node of the
@@ -76,6 +78,7 @@ impl Default for ContextParams {
             kv_unified: false,
             n_outputs_max: 0,
             n_threads: None,
+            n_threads_batch: None,
             flash_attention: FlashAttention::Auto,
             observable: false,
             stop: Arc::default(),
@@ -135,6 +138,8 @@ pub struct Context {
     model: Arc<Model>,
     stop: Arc<AtomicBool>,
     pub(crate) kv_unified: bool,
+    /// The model's, for which it would be asked with every token.
+    n_positions: Option<u32>,
     /// Outputs that a batch may ask for.
     n_outputs_max: usize,
     /// Where llama.cpp finds the observer; an Arc, since it keeps a pointer.
@@ -164,13 +169,15 @@ impl Context {
             (params.n_ubatch, "n_ubatch"),
             (params.n_seq_max, "n_seq_max"),
             (params.n_threads.unwrap_or(1), "n_threads"),
+            (params.n_threads_batch.unwrap_or(1), "n_threads_batch"),
         ] {
             if value == 0 {
                 return Err(ContextError::Zero(name));
             }
         }
         let n_threads = params.n_threads.unwrap_or_else(threads::physical_cores);
-        let n_threads = i32::try_from(n_threads).unwrap_or(i32::MAX).min(512);
+        let n_threads_batch = params.n_threads_batch.unwrap_or(n_threads);
+        let bounded = |threads| i32::try_from(threads).unwrap_or(i32::MAX).min(512);
         let mark = log::mark();
         // SAFETY: returns a plain struct.
         let mut raw_params = unsafe { sys::llama_context_default_params() };
@@ -184,8 +191,8 @@ impl Context {
             0 => 0,
             n => n.max(params.n_seq_max).min(params.n_batch),
         };
-        raw_params.n_threads = n_threads;
-        raw_params.n_threads_batch = n_threads;
+        raw_params.n_threads = bounded(n_threads);
+        raw_params.n_threads_batch = bounded(n_threads_batch);
         raw_params.flash_attn_type = match params.flash_attention {
             FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
             FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -220,6 +227,7 @@ impl Context {
                 model: Arc::clone(model),
                 stop,
                 kv_unified: params.kv_unified,
+                n_positions: model.n_positions(),
                 n_outputs_max: match raw_params.n_outputs_max {
                     0 => usize::MAX,
                     n => n as usize,
@@ -260,10 +268,12 @@ impl Context {
         unsafe { sys::llama_n_ctx(self.raw.as_ptr()) }
     }
 
-    /// Tokens of context that one sequence can have.
+    /// Tokens of context that one sequence can have: its part of the context,
+    /// or all [`Model::n_positions`] if that is less.
     pub fn n_ctx_seq(&self) -> u32 {
         // SAFETY: the context lives.
-        unsafe { sys::llama_n_ctx_seq(self.raw.as_ptr()) }
+        let room = unsafe { sys::llama_n_ctx_seq(self.raw.as_ptr()) };
+        self.n_positions.map_or(room, |n| n.min(room))
     }
 
     /// Sequences that there can be at once.
@@ -351,6 +361,9 @@ impl Context {
         self.outputs.clear();
         let len = self.check_tokens(batch.tokens())?;
         batch.check_sequences(self.n_seq_max())?;
+        if let Some(n) = self.n_positions.filter(|&n| batch.end() > n) {
+            return Err(ContextError::Full { n_ctx: n });
+        }
         if batch.n_outputs() > self.n_outputs_max {
             let (wanted, room) = (batch.n_outputs(), self.n_outputs_max);
             let message = format!("{wanted} outputs, where there is room for {room}");
@@ -505,6 +518,30 @@ impl Context {
     /// Takes the first sequence's length from llama.cpp.
     pub(crate) fn recount(&mut self) {
         self.n_past = self.seq_end(0);
+    }
+
+    /// Forgets all but the first `n` tokens and returns how many are kept. That
+    /// is none where the model's memory cannot be cut (recurrent models).
+    ///
+    /// [`Context::logits`] are gone if anything was forgotten: evaluate the last
+    /// token to have its own.
+    pub fn keep(&mut self, n: u32) -> u32 {
+        if n >= self.n_past {
+            return self.n_past;
+        }
+        // SAFETY: the context lives; its memory may be NULL, which is checked.
+        let cut = n > 0
+            && unsafe {
+                let memory = sys::llama_get_memory(self.raw.as_ptr());
+                !memory.is_null() && sys::llama_memory_seq_rm(memory, 0, n as i32, -1)
+            };
+        if cut {
+            self.n_past = n;
+            self.outputs.clear();
+        } else {
+            self.clear();
+        }
+        self.n_past
     }
 
     /// Forgets all texts.

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use crate::context::{Context, ContextError};
 use crate::model::ModelError;
 use crate::sampler::{Sampler, SamplerError};
+use crate::stop::StopStrings;
+use crate::utf8::Utf8Stream;
 use crate::vocab::{Token, VocabError};
 
 /// Why generation ended.
@@ -15,6 +17,8 @@ pub enum StopReason {
     EndOfGeneration,
     /// As many tokens as were asked for.
     Limit,
+    /// A stop string came.
+    StopString,
     /// No room for another token in the context.
     ContextFull,
     /// The context's stop flag was set.
@@ -27,6 +31,7 @@ impl StopReason {
         match self {
             Self::EndOfGeneration => "eog",
             Self::Limit => "limit",
+            Self::StopString => "string",
             Self::ContextFull => "context",
             Self::Interrupted => "interrupted",
         }
@@ -59,6 +64,22 @@ pub enum GenerateError {
     /// A token could not be turned into text.
     #[error(transparent)]
     Vocab(#[from] VocabError),
+    /// The text could not be shown.
+    #[error("cannot write the text")]
+    Show(#[source] std::io::Error),
+}
+
+/// A text that was generated to its end.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// The text, up to the stop string if one came.
+    pub text: String,
+    /// The tokens, those of a stop string too.
+    pub tokens: Vec<Token>,
+    /// Why it ended.
+    pub stop: StopReason,
+    /// How long the parts took.
+    pub timings: Timings,
 }
 
 /// How long the parts took.
@@ -76,6 +97,17 @@ pub struct Timings {
     pub n_sample: usize,
     /// Time that took.
     pub sample: Duration,
+}
+
+impl std::ops::AddAssign for Timings {
+    fn add_assign(&mut self, other: Self) {
+        self.n_prefill += other.n_prefill;
+        self.prefill += other.prefill;
+        self.n_decode += other.n_decode;
+        self.decode += other.decode;
+        self.n_sample += other.n_sample;
+        self.sample += other.sample;
+    }
 }
 
 impl Timings {
@@ -124,12 +156,12 @@ impl<'a> Generator<'a> {
         if prompt.is_empty() {
             return Err(GenerateError::EmptyPrompt);
         }
-        let room = context.n_ctx().saturating_sub(context.n_past()) as usize;
+        let room = context.n_ctx_seq().saturating_sub(context.n_past()) as usize;
         // One token must fit behind it, or there is nothing to generate.
         if prompt.len() >= room {
             return Err(GenerateError::PromptTooLong {
                 n_prompt: prompt.len(),
-                n_ctx: context.n_ctx(),
+                n_ctx: context.n_ctx_seq(),
             });
         }
         let mut generator = Self {
@@ -182,7 +214,7 @@ impl<'a> Generator<'a> {
             return Ok(self.end(StopReason::Limit));
         }
         if let Some(token) = self.pending.take() {
-            if self.context.n_past() >= self.context.n_ctx() {
+            if self.context.n_past() >= self.context.n_ctx_seq() {
                 return Ok(self.end(StopReason::ContextFull));
             }
             let started = Instant::now();
@@ -229,6 +261,50 @@ impl<'a> Generator<'a> {
     pub fn piece(&self, token: Token) -> Result<Vec<u8>, GenerateError> {
         let vocab = self.context.model().vocab();
         Ok(vocab.token_to_piece(token, false)?)
+    }
+
+    /// Generates until something ends it, and hands the text to `show` as it
+    /// comes. What could still become one of the `stops` is held back, and they
+    /// themselves are not shown. `show` returns false when nobody looks any
+    /// longer, which ends it too.
+    pub fn write_text(
+        mut self,
+        stops: &[String],
+        mut show: impl FnMut(&str) -> std::io::Result<bool>,
+    ) -> Result<Generated, GenerateError> {
+        let mut utf8 = Utf8Stream::new();
+        let mut stops = StopStrings::new(stops);
+        let (mut tokens, mut text) = (Vec::new(), String::new());
+        let mut give = |piece: &str, text: &mut String| {
+            text.push_str(piece);
+            if piece.is_empty() {
+                return Ok(true);
+            }
+            show(piece).map_err(GenerateError::Show)
+        };
+        let mut stop = None;
+        while stop.is_none()
+            && let Some(token) = self.next_token()?
+        {
+            tokens.push(token);
+            let piece = stops.push(&utf8.push(&self.piece(token)?));
+            if !give(&piece, &mut text)? {
+                stop = Some(StopReason::Interrupted);
+            } else if stops.is_hit() {
+                stop = Some(StopReason::StopString);
+            }
+        }
+        let stop = stop.or(self.stop_reason).unwrap_or(StopReason::Interrupted);
+        if stop != StopReason::StopString {
+            let rest = stops.push(&utf8.finish()) + &stops.finish();
+            give(&rest, &mut text)?;
+        }
+        Ok(Generated {
+            text,
+            tokens,
+            stop,
+            timings: self.timings,
+        })
     }
 
     /// Why generation ended; `None` while it goes on.

@@ -13,11 +13,11 @@
 //! let mut context = Context::new(&model, &ContextParams::default())?;
 //! let mut sampler = Sampler::new(&model, &SamplerParams::default())?;
 //! let prompt = model.vocab().tokenize("Once upon a time", true, true)?;
-//! let mut generator = Generator::new(&mut context, &mut sampler, &prompt, Some(32))?;
-//! let mut text = Utf8Stream::new();
-//! while let Some(token) = generator.next_token()? {
-//!     print!("{}", text.push(&generator.piece(token)?));
-//! }
+//! let generator = Generator::new(&mut context, &mut sampler, &prompt, Some(32))?;
+//! generator.write_text(&[], |piece| {
+//!     print!("{piece}");
+//!     Ok(true)
+//! })?;
 //! # Ok(())
 //! # }
 //! ```
@@ -34,8 +34,8 @@ pub mod model;
 pub mod quants;
 pub mod sampler;
 pub mod sequences;
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub mod stitched;
+pub mod stop;
 pub mod threads;
 pub mod utf8;
 pub mod vocab;
@@ -46,8 +46,9 @@ mod recorder;
 pub use backend::llama_cpp_revision;
 pub use batch::{Batch, SeqId};
 pub use context::{Context, ContextError, ContextParams, FlashAttention};
-pub use generate::{GenerateError, Generator, StopReason, Timings};
+pub use generate::{GenerateError, Generated, Generator, StopReason, Timings};
 pub use model::{Model, ModelError, ModelParams};
 pub use sampler::{Sampler, SamplerError, SamplerParams};
+pub use stop::StopStrings;
 pub use utf8::Utf8Stream;
 pub use vocab::{Token, Vocab, VocabError};

@@ -10,7 +10,6 @@ use ggml_sys as sys;
 
 use crate::backend::{self, BackendError};
 use crate::memory::WeightRegions;
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 use crate::stitched::{Backing, Shared, StitchError};
 use crate::vocab::Vocab;
 use crate::{guard, log, recorder};
@@ -61,6 +60,14 @@ pub enum ModelError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The system has no memory, or no addresses, for the file.
+    #[error("no memory to load {path}: {reason}", path = path.display())]
+    NoMemory {
+        /// The file.
+        path: PathBuf,
+        /// llama.cpp's own words.
+        reason: String,
+    },
     /// llama.cpp does not load the file.
     #[error("cannot load {path}: {reason}", path = path.display())]
     Load {
@@ -70,7 +77,6 @@ pub enum ModelError {
         reason: String,
     },
     /// A converted file cannot be loaded in place.
-    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     #[error(transparent)]
     Stitch(#[from] StitchError),
     /// The progress function stopped the loading.
@@ -92,7 +98,6 @@ pub struct Model {
     /// llama.cpp's own buffers and mappings.
     regions: WeightRegions,
     /// What the weights lie in; goes after `raw`, which `drop` frees first.
-    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     backing: Option<Backing>,
 }
 
@@ -167,7 +172,10 @@ impl Model {
         let mut raw = std::ptr::null_mut();
         let (opened, taken) = recorder::record(|| open(&mut raw_params, &mut raw));
         let mut regions = WeightRegions::default();
-        taken.into_iter().for_each(|range| regions.add(range));
+        taken
+            .ranges
+            .into_iter()
+            .for_each(|range| regions.add(range));
         if let Some(panic) = watch.panic {
             if !raw.is_null() {
                 // SAFETY: loaded just now and known to no one else.
@@ -179,18 +187,22 @@ impl Model {
             (Ok(()), Some(raw)) => Ok(Self {
                 raw,
                 regions,
-                #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
                 backing: None,
             }),
             (Ok(()), None) if watch.stopped => Err(ModelError::Interrupted),
-            (opened, _) => Err(ModelError::Load {
-                path: path.to_owned(),
-                reason: match opened {
+            (opened, _) => {
+                let path = path.to_owned();
+                let reason = match opened {
                     Err(thrown) => thrown,
                     Ok(()) => log::reason_since(mark)
                         .unwrap_or_else(|| "llama.cpp gives no reason".into()),
-                },
-            }),
+                };
+                Err(if taken.refused {
+                    ModelError::NoMemory { path, reason }
+                } else {
+                    ModelError::Load { path, reason }
+                })
+            }
         }
     }
 
@@ -202,7 +214,6 @@ impl Model {
 
     /// What became of the weights that are used more than once; `None` for
     /// models loaded by [`load`](Self::load).
-    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     pub fn shared(&self) -> Option<&Shared> {
         self.backing.as_ref().map(Backing::shared)
     }
@@ -210,9 +221,7 @@ impl Model {
     /// The addresses of the weights: llama.cpp's buffers, the mapped file, and
     /// ours. Empty where the system's allocations cannot be watched.
     pub fn weight_regions(&self) -> WeightRegions {
-        #[allow(unused_mut)]
         let mut regions = self.regions.clone();
-        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
         for range in self.backing.iter().flat_map(Backing::ranges) {
             regions.add(range);
         }
@@ -282,6 +291,24 @@ impl Model {
     pub fn n_ctx_train(&self) -> u32 {
         // SAFETY: the model lives.
         u32::try_from(unsafe { sys::llama_model_n_ctx_train(self.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// Positions that the model has, where it has learned one by one what they
+    /// mean: llama.cpp ends the process at the first beyond them. `None` where
+    /// positions are computed.
+    ///
+    /// Source: the loaders and graphs of the bundled llama.cpp that use
+    /// `position_embd` (`src/models`). MPT has it where it has no ALiBi.
+    pub fn n_positions(&self) -> Option<u32> {
+        let learned = match self.architecture().as_str() {
+            "bert" | "gpt2" | "starcoder" => true,
+            "mpt" => self
+                .meta("mpt.attention.max_alibi_bias")
+                .and_then(|bias| bias.parse::<f32>().ok())
+                .is_none_or(|bias| bias <= 0.0),
+            _ => false,
+        };
+        learned.then(|| self.n_ctx_train())
     }
 
     /// Number of layers.

@@ -12,31 +12,50 @@ use std::ops::Range;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 const MIN_LEN: usize = 64 << 10;
 
-thread_local! {
-    static NOTED: RefCell<Option<Vec<Range<u64>>>> = const { RefCell::new(None) };
+/// What a load took.
+#[derive(Default)]
+pub(crate) struct Taken {
+    /// The memory.
+    pub ranges: Vec<Range<u64>>,
+    /// Whether the system refused some.
+    pub refused: bool,
 }
 
-/// Runs `load`; returns its result and the memory that it took.
-pub(crate) fn record<T>(load: impl FnOnce() -> T) -> (T, Vec<Range<u64>>) {
-    NOTED.with(|noted| *noted.borrow_mut() = Some(Vec::new()));
+thread_local! {
+    static NOTED: RefCell<Option<Taken>> = const { RefCell::new(None) };
+}
+
+/// Runs `load`; returns its result and what it took.
+pub(crate) fn record<T>(load: impl FnOnce() -> T) -> (T, Taken) {
+    NOTED.with(|noted| *noted.borrow_mut() = Some(Taken::default()));
     let result = load();
-    let ranges = NOTED.with(|noted| noted.borrow_mut().take());
-    (result, ranges.unwrap_or_default())
+    let taken = NOTED.with(|noted| noted.borrow_mut().take());
+    (result, taken.unwrap_or_default())
 }
 
 /// Notes `len` bytes at `start`, if a load goes on in this thread.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub(crate) fn note(start: *const std::ffi::c_void, len: usize) {
-    if len < MIN_LEN {
-        return;
+    if len >= MIN_LEN {
+        let start = start as u64;
+        with(|taken| taken.ranges.push(start..start + len as u64));
     }
+}
+
+/// Notes that there was no memory, if a load goes on in this thread.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub(crate) fn note_refused() {
+    with(|taken| taken.refused = true);
+}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+fn with(f: impl FnOnce(&mut Taken)) {
     // Not while the list itself is being changed, nor while the thread ends.
     let _ = NOTED.try_with(|noted| {
         if let Ok(mut noted) = noted.try_borrow_mut()
-            && let Some(noted) = noted.as_mut()
+            && let Some(taken) = noted.as_mut()
         {
-            let start = start as u64;
-            noted.push(start..start + len as u64);
+            f(taken);
         }
     });
 }
@@ -63,6 +82,7 @@ mod hook {
         // SAFETY: a valid alignment and any size; `free` takes the result.
         let memory = unsafe { libc::memalign(alignment, size) };
         if memory.is_null() {
+            super::note_refused();
             return libc::ENOMEM;
         }
         super::note(memory, size);

@@ -18,6 +18,9 @@ pub struct SamplerParams {
     pub temp: f32,
     /// Keep this many of the most probable tokens; 0 or less keeps all.
     pub top_k: i32,
+    /// Keep the tokens whose information is closest to the distribution's, up to
+    /// this summed probability; 1 keeps all.
+    pub typical_p: f32,
     /// Keep the most probable tokens up to this summed probability; 1 keeps all.
     pub top_p: f32,
     /// Keep tokens at least this probable relative to the most probable; 0
@@ -27,6 +30,14 @@ pub struct SamplerParams {
     pub penalty_last_n: i32,
     /// Makes recent tokens less probable; 1 changes nothing.
     pub penalty_repeat: f32,
+    /// Lowers the logits of recent tokens by this much for each time that they
+    /// came; 0 changes nothing.
+    pub penalty_freq: f32,
+    /// Lowers the logits of recent tokens by this much; 0 changes nothing.
+    pub penalty_present: f32,
+    /// Never picks a token that ends the text, unless a grammar leaves nothing
+    /// else.
+    pub ignore_eos: bool,
     /// Seed of the random numbers; `None` takes a fresh one.
     pub seed: Option<u32>,
     /// Only texts of this grammar (GBNF, start symbol `root`).
@@ -38,10 +49,14 @@ impl Default for SamplerParams {
         Self {
             temp: 0.8,
             top_k: 40,
+            typical_p: 1.0,
             top_p: 0.95,
             min_p: 0.05,
             penalty_last_n: 64,
             penalty_repeat: 1.0,
+            penalty_freq: 0.0,
+            penalty_present: 0.0,
+            ignore_eos: false,
             seed: None,
             grammar: None,
         }
@@ -95,6 +110,8 @@ pub struct Sampler {
     /// Kept alive for the vocabulary that the grammar reads.
     model: std::sync::Arc<Model>,
     seed: u32,
+    /// Tokens that are picked only where there is no other.
+    avoided: Vec<Token>,
     candidates: Vec<sys::llama_token_data>,
 }
 
@@ -127,13 +144,14 @@ impl Sampler {
                 vocab.n_tokens(),
                 params.penalty_last_n,
                 params.penalty_repeat,
-                0.0,
-                0.0,
+                params.penalty_freq,
+                params.penalty_present,
             ))?;
             if params.temp <= 0.0 {
                 add(sys::llama_sampler_init_greedy())?;
             } else {
                 add(sys::llama_sampler_init_top_k(params.top_k))?;
+                add(sys::llama_sampler_init_typical(params.typical_p, 1))?;
                 add(sys::llama_sampler_init_top_p(params.top_p, 1))?;
                 add(sys::llama_sampler_init_min_p(params.min_p, 1))?;
                 add(sys::llama_sampler_init_temp(params.temp))?;
@@ -145,11 +163,17 @@ impl Sampler {
             .as_deref()
             .map(|grammar| compile(vocab, grammar))
             .transpose()?;
+        let avoided = if params.ignore_eos {
+            vocab.eog_tokens()
+        } else {
+            Vec::new()
+        };
         Ok(Self {
             chain,
             grammar,
             model: std::sync::Arc::clone(model),
             seed,
+            avoided,
             candidates: Vec::new(),
         })
     }
@@ -167,16 +191,20 @@ impl Sampler {
         // As llama-cli does: pick freely, and only when the grammar rejects the
         // pick weed out the whole vocabulary and pick again.
         self.load(logits);
+        self.avoid();
         let token = self.pick()?;
         if self.fits(token)? {
             return Ok(token);
         }
         self.load(logits);
-        if let Some(grammar) = &self.grammar {
-            apply(grammar, &mut self.candidates)?;
+        self.avoid();
+        let mut possible = self.weed()?;
+        if !possible && !self.avoided.is_empty() {
+            // The grammar has come to its end, and so does the text.
+            self.load(logits);
+            possible = self.weed()?;
         }
-        let possible = |candidate: &sys::llama_token_data| candidate.logit > f32::NEG_INFINITY;
-        if !self.candidates.iter().any(possible) {
+        if !possible {
             return Err(SamplerError::GrammarStuck);
         }
         let token = self.pick()?;
@@ -216,6 +244,30 @@ impl Sampler {
                 logit,
                 p: 0.0,
             }));
+    }
+
+    /// Rules out the tokens that are to be avoided; right after
+    /// [`load`](Self::load), while each token is at its own number.
+    fn avoid(&mut self) {
+        for &token in &self.avoided {
+            if let Some(candidate) = usize::try_from(token)
+                .ok()
+                .and_then(|token| self.candidates.get_mut(token))
+            {
+                candidate.logit = f32::NEG_INFINITY;
+            }
+        }
+    }
+
+    /// Rules out what the grammar does not allow; false when nothing is left.
+    fn weed(&mut self) -> Result<bool, SamplerError> {
+        if let Some(grammar) = &self.grammar {
+            apply(grammar, &mut self.candidates)?;
+        }
+        Ok(self
+            .candidates
+            .iter()
+            .any(|candidate| candidate.logit > f32::NEG_INFINITY))
     }
 
     fn pick(&mut self) -> Result<Token, SamplerError> {
@@ -325,6 +377,12 @@ fn check(params: &SamplerParams) -> Result<(), SamplerError> {
             "a finite number",
         ),
         (
+            "typical_p",
+            params.typical_p,
+            fraction.contains(&params.typical_p),
+            "between 0 and 1",
+        ),
+        (
             "top_p",
             params.top_p,
             fraction.contains(&params.top_p),
@@ -341,6 +399,18 @@ fn check(params: &SamplerParams) -> Result<(), SamplerError> {
             params.penalty_repeat,
             params.penalty_repeat.is_normal() && params.penalty_repeat > 0.0,
             "a number above 0",
+        ),
+        (
+            "penalty_freq",
+            params.penalty_freq,
+            params.penalty_freq.is_finite(),
+            "a finite number",
+        ),
+        (
+            "penalty_present",
+            params.penalty_present,
+            params.penalty_present.is_finite(),
+            "a finite number",
         ),
     ];
     for (name, value, holds, range) in rules {

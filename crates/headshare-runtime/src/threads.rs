@@ -1,4 +1,4 @@
-//! How many threads evaluate by default.
+//! How many threads evaluate by default, and what they took of the processor.
 
 /// Physical cores that this process may use: hyperthreads of one core share
 /// the units that matrix products are bound by. Respects CPU affinity and
@@ -27,5 +27,30 @@ fn cores_of_the_machine() -> Option<u32> {
 
 #[cfg(not(target_os = "linux"))]
 fn cores_of_the_machine() -> Option<u32> {
+    None
+}
+
+/// Processor time that all threads of this process have taken; `None` where the
+/// system does not tell.
+#[cfg(target_os = "linux")]
+pub fn processor_time() -> Option<std::time::Duration> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is ours to be written to.
+    if unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) } != 0 {
+        return None;
+    }
+    Some(std::time::Duration::new(
+        u64::try_from(time.tv_sec).ok()?,
+        u32::try_from(time.tv_nsec).ok()?,
+    ))
+}
+
+/// Processor time that all threads of this process have taken; `None` where the
+/// system does not tell.
+#[cfg(not(target_os = "linux"))]
+pub fn processor_time() -> Option<std::time::Duration> {
     None
 }

@@ -88,6 +88,13 @@ impl<'m> Vocab<'m> {
         unsafe { sys::llama_vocab_is_eog(self.raw, token) }
     }
 
+    /// All tokens that [`Vocab::is_eog`] is true for.
+    pub fn eog_tokens(self) -> Vec<Token> {
+        (0..self.n_tokens())
+            .filter(|&token| self.is_eog(token))
+            .collect()
+    }
+
     /// Tokens that the model's file says must never be generated.
     pub fn suppressed(self) -> &'m [Token] {
         let mut len = 0;

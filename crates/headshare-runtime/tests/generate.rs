@@ -131,6 +131,112 @@ fn a_repeat_penalty_changes_the_text() {
 }
 
 #[test]
+fn the_other_penalties_and_typical_sampling_change_the_text() {
+    let model = load(SMOLLM2);
+    let mut context = context(&model, 512);
+    let plain = run(&mut context, &greedy(), "la la la la la la", Some(24)).unwrap();
+    let changes: [fn(&mut SamplerParams); 2] =
+        [|p| p.penalty_freq = 2.0, |p| p.penalty_present = 4.0];
+    for change in changes {
+        let mut params = greedy();
+        change(&mut params);
+        let penalised = run(&mut context, &params, "la la la la la la", Some(24)).unwrap();
+        assert_ne!(plain.0, penalised.0);
+        // Without any token to look back at they do nothing.
+        params.penalty_last_n = 0;
+        let same = run(&mut context, &params, "la la la la la la", Some(24)).unwrap();
+        assert_eq!(plain.0, same.0);
+    }
+    let with_typical = |typical_p| SamplerParams {
+        typical_p,
+        temp: 2.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        seed: Some(5),
+        ..SamplerParams::default()
+    };
+    let free = run(&mut context, &with_typical(1.0), PROMPT, Some(8)).unwrap();
+    let typical = run(&mut context, &with_typical(0.2), PROMPT, Some(8)).unwrap();
+    assert_ne!(free.0, typical.0);
+}
+
+#[test]
+fn the_end_of_a_text_can_be_ignored() {
+    let model = load(SMOLLM2);
+    let mut context = context(&model, 256);
+    let ending = "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\nHi!";
+    let params = SamplerParams {
+        ignore_eos: true,
+        ..greedy()
+    };
+    let (tokens, _, reason) = run(&mut context, &params, ending, Some(200)).unwrap();
+    assert_eq!((tokens.len(), reason), (200, StopReason::Limit));
+    assert!(!tokens.iter().any(|&token| model.vocab().is_eog(token)));
+    // A grammar that has come to its end leaves nothing else.
+    let params = SamplerParams {
+        grammar: Some(r#"root ::= " yes""#.into()),
+        ..params
+    };
+    let (_, text, reason) = run(&mut context, &params, PROMPT, Some(8)).unwrap();
+    assert_eq!(
+        (text.as_str(), reason),
+        (" yes", StopReason::EndOfGeneration)
+    );
+}
+
+#[test]
+fn a_text_goes_on_from_any_prefix_that_is_kept() {
+    let model = load(SMOLLM2);
+    let mut context = context(&model, 256);
+    let (fresh, ..) = run(&mut context, &greedy(), PROMPT, Some(12)).unwrap();
+    let prompt = model.vocab().tokenize(PROMPT, true, true).unwrap();
+    let n_prompt = prompt.len() as u32;
+    assert!(context.n_past() > n_prompt);
+    assert_eq!(context.keep(1000), context.n_past());
+    assert!(context.logits().is_some());
+    for kept in [n_prompt - 1, 2, 0] {
+        assert_eq!(context.keep(kept), kept);
+        assert_eq!(context.n_past(), kept);
+        assert!(context.logits().is_none());
+        let mut sampler = Sampler::new(&model, &greedy()).unwrap();
+        let generator = Generator::new(
+            &mut context,
+            &mut sampler,
+            &prompt[kept as usize..],
+            Some(12),
+        )
+        .unwrap();
+        let generated = generator.write_text(&[], |_| Ok(true)).unwrap();
+        assert_eq!(generated.tokens, fresh, "{kept} kept");
+    }
+}
+
+#[test]
+fn stop_strings_end_a_text_and_are_not_shown() {
+    let model = load(SMOLLM2);
+    let mut context = context(&model, 256);
+    let (_, whole, _) = run(&mut context, &greedy(), PROMPT, Some(24)).unwrap();
+    // In the middle of a word, so it is no whole token.
+    let stop = "ited Sta".to_owned();
+    let before = &whole[..whole.find(&stop).unwrap_or_else(|| panic!("{whole}"))];
+    let prompt = model.vocab().tokenize(PROMPT, true, true).unwrap();
+    context.clear();
+    let mut sampler = Sampler::new(&model, &greedy()).unwrap();
+    let generator = Generator::new(&mut context, &mut sampler, &prompt, Some(24)).unwrap();
+    let mut shown = String::new();
+    let generated = generator
+        .write_text(&["###".into(), stop], |piece| {
+            shown += piece;
+            Ok(true)
+        })
+        .unwrap();
+    assert_eq!(shown, before);
+    assert_eq!(generated.text, before);
+    assert_eq!(generated.stop, StopReason::StopString);
+}
+
+#[test]
 fn a_grammar_is_obeyed() {
     let model = load(SMOLLM2);
     let mut context = context(&model, 256);
@@ -189,7 +295,7 @@ fn a_bad_grammar_is_an_error() {
 #[test]
 fn parameters_out_of_range_are_errors() {
     let model = load(SMOLLM2);
-    let wrong: [fn(&mut SamplerParams); 7] = [
+    let wrong: [fn(&mut SamplerParams); 10] = [
         |p| p.temp = f32::NAN,
         |p| p.temp = f32::INFINITY,
         |p| p.top_p = -0.1,
@@ -197,6 +303,9 @@ fn parameters_out_of_range_are_errors() {
         |p| p.min_p = f32::NAN,
         |p| p.penalty_repeat = 0.0,
         |p| p.penalty_repeat = -1.0,
+        |p| p.typical_p = 1.5,
+        |p| p.penalty_freq = f32::NAN,
+        |p| p.penalty_present = f32::INFINITY,
     ];
     for change in wrong {
         let mut params = SamplerParams::default();

@@ -3,7 +3,7 @@
 //! The bytes go to a file without a name (`O_TMPFILE`) in the output's folder,
 //! which the kernel drops if the process dies in any way; fsync, then a link
 //! or rename gives it its name. Where the file system has no unnamed files, a
-//! named sibling stands in; [`remove_temporary_files`] is for signal handlers.
+//! named sibling stands in; [`end_process`] is for when a signal ends the program.
 
 use std::fs::File;
 use std::io;
@@ -20,14 +20,21 @@ use crate::{FileError, FileId, unnamed};
 /// Named temporary files that exist now.
 static NAMED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Removes the temporary files of every output that is being written, for use
-/// before the process ends early (on Ctrl-C, say).
-pub fn remove_temporary_files() {
+/// Removes the temporary files of every output that is being written.
+fn remove_temporary_files() {
     if let Ok(named) = NAMED.lock() {
         for path in named.iter() {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// Removes temporary files and ends the process at once, without the exit
+/// handlers of libraries whose threads may still be at work.
+pub fn end_process(status: i32) -> ! {
+    remove_temporary_files();
+    // SAFETY: never returns, and needs nothing of the process's state.
+    unsafe { libc::_exit(status) }
 }
 
 /// An output file that gets its name in [`commit`](Self::commit); dropped

@@ -1,26 +1,39 @@
 //! Folding: two ranges of an arena that hold equal bytes come to share their
 //! physical pages.
+//!
+//! The arena is an unnamed file in memory, mapped in whole. To fold a page is to
+//! map another page's place in that file over it and to give its own place back;
+//! nothing is copied.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
-use rustix::fs::MemfdFlags;
+use rustix::fs::{FallocateFlags, MemfdFlags};
+use rustix::process::Resource;
 
 use crate::region::{Region, page_size};
 
-/// Anonymous memory, page-aligned, writable through its pointer until a range
-/// is folded; then that range is read-only.
+/// Zeroed memory, page-aligned, writable through its pointer until a range is
+/// folded; then that range is read-only.
 #[derive(Debug)]
 pub struct FoldArena {
     region: Region,
-    /// Holds each folded page once; created by the first fold.
-    store: Option<File>,
-    store_len: u64,
-    /// Folded pages: page number in the arena -> offset in the store.
-    folded: BTreeMap<usize, u64>,
+    /// What the region maps. Where the system has none to give, the error: the
+    /// memory is anonymous then, and nothing can be folded.
+    store: Result<File, rustix::io::Errno>,
+    /// For each page its place in the store, in pages. Its own until folded.
+    places: Vec<u32>,
+    /// For each place whether pages other than its own are there too.
+    lent: Vec<bool>,
+}
+
+/// Pages `page..` that are to move to `place..`.
+#[derive(Debug, Clone, Copy)]
+struct Move {
+    page: usize,
+    place: usize,
+    count: usize,
 }
 
 impl FoldArena {
@@ -29,14 +42,22 @@ impl FoldArena {
     /// # Errors
     /// When the system has no memory.
     pub fn new(len: usize) -> io::Result<Self> {
-        let len = len.max(1).next_multiple_of(page_size() as usize);
+        let page = page_size() as usize;
+        let len = len.max(1).next_multiple_of(page);
+        let pages = u32::try_from(len / page).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let mut region = Region::reserve(len)?;
-        region.writable(0..len)?;
+        let store = memory_file(len as u64);
+        match &store {
+            Ok(file) => region.map_file_writable(file)?,
+            Err(_) => {
+                region.writable(0..len)?;
+            }
+        }
         Ok(Self {
             region,
-            store: None,
-            store_len: 0,
-            folded: BTreeMap::new(),
+            store,
+            places: (0..pages).collect(),
+            lent: vec![false; pages as usize],
         })
     }
 
@@ -64,95 +85,148 @@ impl FoldArena {
     /// as they are then.
     pub fn fold(&mut self, donor: Range<usize>, alias: Range<usize>) -> io::Result<u64> {
         let page = page_size() as usize;
-        assert!(
-            donor.len() == alias.len()
-                && donor.end <= self.region.len()
-                && alias.end <= self.region.len(),
-            "ranges of one length inside the arena"
-        );
+        self.check(&donor, &alias);
         if donor.start % page != alias.start % page {
             return Ok(0);
         }
-        let first = donor.start.next_multiple_of(page);
-        let last = donor.end / page * page;
-        let distance = alias.start as isize - donor.start as isize;
+        let first = donor.start.div_ceil(page);
+        let last = donor.end / page;
+        let others = alias.start.div_ceil(page);
         let mut freed = 0;
-        let mut run: Option<Range<usize>> = None;
-        for start in (first..last.max(first)).step_by(page) {
-            let other = start.wrapping_add_signed(distance);
+        let mut run: Option<Move> = None;
+        for (a, b) in (first..last).zip(others..) {
+            // The one that moves is nobody else's, and at its own place still.
+            let (kept, moved) = match (self.may_move(b), self.may_move(a)) {
+                _ if self.places[a] == self.places[b] => continue,
+                (true, _) => (a, b),
+                (_, true) => (b, a),
+                _ => continue,
+            };
             let bytes = self.region.readable();
-            let foldable = bytes[start..start + page] == bytes[other..other + page]
-                && !self.folded.contains_key(&(other / page));
+            if bytes[a * page..][..page] != bytes[b * page..][..page] {
+                continue;
+            }
+            let place = self.places[kept] as usize;
             match &mut run {
-                Some(run) if foldable => run.end = start + page,
-                _ if foldable => run = Some(start..start + page),
+                Some(r) if r.page + r.count == moved && r.place + r.count == place => r.count += 1,
                 _ => {
-                    if let Some(run) = run.take() {
-                        freed += self.fold_pages(run, distance)?;
+                    let next = Move {
+                        page: moved,
+                        place,
+                        count: 1,
+                    };
+                    if let Some(done) = run.replace(next) {
+                        freed += self.carry_out_freeing(done)?;
                     }
                 }
             }
         }
-        if let Some(run) = run {
-            freed += self.fold_pages(run, distance)?;
+        if let Some(done) = run {
+            freed += self.carry_out_freeing(done)?;
         }
         Ok(freed)
     }
 
-    /// Folds the equal pages `donor` and those `distance` bytes further.
-    fn fold_pages(&mut self, donor: Range<usize>, distance: isize) -> io::Result<u64> {
-        self.store_pages(donor.clone())?;
+    /// Makes the pages of `to`, which nobody has written to yet, the pages of
+    /// `from`; both are ranges of whole pages. False, and nothing is done, when
+    /// the pages of `from` are not side by side in memory, or those of `to` are
+    /// shared already.
+    ///
+    /// # Errors
+    /// As [`fold`](Self::fold); `to` can still be written to.
+    pub fn repeat(&mut self, from: Range<usize>, to: Range<usize>) -> io::Result<bool> {
         let page = page_size() as usize;
-        let mut start = donor.start;
-        while start < donor.end {
-            let offset = self.folded[&(start / page)];
-            let mut end = start + page;
-            while end < donor.end && self.folded[&(end / page)] == offset + (end - start) as u64 {
-                end += page;
-            }
-            let other = start.wrapping_add_signed(distance);
-            let store = self.store.as_ref().expect("pages were stored in it");
-            // Populated: memory that is there should be seen to be there.
-            self.region
-                .map_file(other, store, offset, end - start, true)?;
-            for at in (0..end - start).step_by(page) {
-                self.folded.insert((other + at) / page, offset + at as u64);
-            }
-            start = end;
+        self.check(&from, &to);
+        assert!(
+            [from.start, to.start, from.len()]
+                .iter()
+                .all(|n| n.is_multiple_of(page)),
+            "ranges of whole pages"
+        );
+        let places = &self.places[from.start / page..from.end / page];
+        let Some(&place) = places.first() else {
+            return Ok(true);
+        };
+        let side_by_side = places.iter().zip(place..).all(|(a, b)| *a == b);
+        let free = (to.start / page..to.end / page).all(|page| self.may_move(page));
+        if !side_by_side || !free {
+            return Ok(false);
         }
-        Ok(donor.len() as u64)
+        self.carry_out(Move {
+            page: to.start / page,
+            place: place as usize,
+            count: places.len(),
+        })?;
+        Ok(true)
     }
 
-    /// Moves those pages of `range` that are not in the store into it.
-    fn store_pages(&mut self, range: Range<usize>) -> io::Result<()> {
-        let page = page_size() as usize;
-        if self.store.is_none() {
-            let fd = rustix::fs::memfd_create("headshare-folded", MemfdFlags::CLOEXEC)?;
-            self.store = Some(File::from(fd));
-        }
-        let store = self.store.as_ref().expect("created above");
-        let mut start = range.start;
-        while start < range.end {
-            if self.folded.contains_key(&(start / page)) {
-                start += page;
-                continue;
-            }
-            let mut end = start + page;
-            while end < range.end && !self.folded.contains_key(&(end / page)) {
-                end += page;
-            }
-            let offset = self.store_len;
-            store.write_all_at(&self.region.readable()[start..end], offset)?;
-            self.region
-                .map_file(start, store, offset, end - start, true)?;
-            self.store_len += (end - start) as u64;
-            for at in (0..end - start).step_by(page) {
-                self.folded.insert((start + at) / page, offset + at as u64);
-            }
-            start = end;
+    /// Makes everything read-only: nothing more is written or folded.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn seal(&mut self) -> io::Result<()> {
+        self.places = Vec::new();
+        self.lent = Vec::new();
+        self.region.protect(0..self.region.len())
+    }
+
+    fn check(&self, a: &Range<usize>, b: &Range<usize>) {
+        let end = self.places.len() * page_size() as usize;
+        assert!(
+            a.len() == b.len() && a.end <= end && b.end <= end,
+            "ranges of one length inside an arena that is not sealed"
+        );
+    }
+
+    fn may_move(&self, page: usize) -> bool {
+        self.places[page] as usize == page && !self.lent[page]
+    }
+
+    /// Maps the places over the pages.
+    fn carry_out(&mut self, run: Move) -> io::Result<()> {
+        let page = page_size();
+        let store = match &self.store {
+            Ok(store) => store,
+            Err(errno) => return Err((*errno).into()),
+        };
+        let start = run.page * page as usize;
+        let len = run.count * page as usize;
+        // Populated: memory that is there should be seen to be there.
+        self.region
+            .map_file(start, store, run.place as u64 * page, len, true)?;
+        for i in 0..run.count {
+            self.places[run.page + i] = (run.place + i) as u32;
+            self.lent[run.place + i] = true;
         }
         Ok(())
     }
+
+    /// The same, and gives the memory at the pages' own places back; returns
+    /// how much.
+    fn carry_out_freeing(&mut self, run: Move) -> io::Result<u64> {
+        self.carry_out(run)?;
+        let page = page_size();
+        let len = run.count as u64 * page;
+        if let Ok(store) = &self.store {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(store, flags, run.page as u64 * page, len)?;
+        }
+        Ok(len)
+    }
+}
+
+/// An unnamed file in memory.
+fn memory_file(len: u64) -> Result<File, rustix::io::Errno> {
+    // The kernel would end the process, not refuse.
+    if rustix::process::getrlimit(Resource::Fsize)
+        .current
+        .is_some_and(|limit| len > limit)
+    {
+        return Err(rustix::io::Errno::FBIG);
+    }
+    let fd = rustix::fs::memfd_create("headshare-folded", MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&fd, len)?;
+    Ok(File::from(fd))
 }
 
 #[cfg(test)]
@@ -167,14 +241,19 @@ mod tests {
         }
     }
 
-    /// Pages of the arena that are distinct in physical memory, by their
-    /// frames' identity: the store's offset, or the page itself.
+    /// Pages of the arena that are distinct in physical memory, as far as they
+    /// hold something.
     fn distinct(arena: &FoldArena) -> usize {
-        let page = page_size() as usize;
-        let mut stored: Vec<u64> = arena.folded.values().copied().collect();
-        stored.sort_unstable();
-        stored.dedup();
-        arena.len() / page - arena.folded.len() + stored.len()
+        let mut places = arena.places.clone();
+        places.sort_unstable();
+        places.dedup();
+        places.len()
+    }
+
+    /// Bytes of memory that the kernel counts for the arena.
+    fn held(arena: &FoldArena) -> u64 {
+        let stat = rustix::fs::fstat(arena.store.as_ref().unwrap()).unwrap();
+        stat.st_blocks as u64 * 512
     }
 
     fn pattern(seed: usize, len: usize) -> Vec<u8> {
@@ -194,6 +273,8 @@ mod tests {
         let alias = 9 * page - 50..9 * page - 50 + block.len();
         assert_eq!(arena.fold(donor, alias).unwrap(), 3 * page as u64);
         assert_eq!(distinct(&arena), 13);
+        // The five pages that the donor touches, and the edges of the alias.
+        assert_eq!(held(&arena), 7 * page as u64);
         assert_eq!(
             arena.region.readable()[9 * page - 50..][..block.len()],
             block
@@ -244,5 +325,44 @@ mod tests {
             arena.fold(0..page, 10 * page + 1..11 * page + 1).unwrap(),
             0
         );
+    }
+
+    #[test]
+    fn an_alias_that_others_use_stays_where_it_is() {
+        let page = page_size() as usize;
+        let mut arena = FoldArena::new(8 * page).unwrap();
+        let block = pattern(4, 2 * page);
+        for at in [0, 2 * page, 4 * page, 6 * page] {
+            write(&arena, at, &block);
+        }
+        let range = |i: usize| 2 * i * page..2 * (i + 1) * page;
+        assert_eq!(arena.fold(range(1), range(2)).unwrap(), 2 * page as u64);
+        // The second is the third's donor: the first moves to it.
+        assert_eq!(arena.fold(range(0), range(1)).unwrap(), 2 * page as u64);
+        assert_eq!(arena.fold(range(0), range(2)).unwrap(), 0);
+        assert_eq!(arena.fold(range(2), range(3)).unwrap(), 2 * page as u64);
+        assert_eq!(distinct(&arena), 2);
+        assert_eq!(held(&arena), 2 * page as u64);
+        for i in 0..4 {
+            assert_eq!(arena.region.readable()[range(i)], block);
+        }
+    }
+
+    #[test]
+    fn a_range_not_written_repeats_another() {
+        let page = page_size() as usize;
+        let mut arena = FoldArena::new(9 * page).unwrap();
+        let block = pattern(5, 3 * page);
+        write(&arena, 0, &block);
+        arena.repeat(0..3 * page, 6 * page..9 * page).unwrap();
+        arena
+            .repeat(6 * page..9 * page, 3 * page..6 * page)
+            .unwrap();
+        assert_eq!(arena.region.readable()[6 * page..], block);
+        assert_eq!(arena.region.readable()[3 * page..6 * page], block);
+        assert_eq!(held(&arena), 3 * page as u64);
+        assert!(!arena.repeat(0..page, 3 * page..4 * page).unwrap());
+        arena.seal().unwrap();
+        assert_eq!(arena.region.readable()[..3 * page], block);
     }
 }

@@ -20,7 +20,7 @@ mod sigbus;
 mod stitched;
 mod unnamed;
 
-pub use atomic::{AtomicFile, remove_temporary_files};
+pub use atomic::{AtomicFile, end_process};
 pub use error::FileError;
 #[cfg(target_os = "linux")]
 pub use fold::FoldArena;

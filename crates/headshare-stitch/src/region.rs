@@ -108,6 +108,17 @@ impl Region {
         Ok(())
     }
 
+    /// Maps `file`, which is as long as the region, over all of it, writable
+    /// and shared.
+    pub(crate) fn map_file_writable(&mut self, file: &File) -> io::Result<()> {
+        let at = self.at(&(0..self.len));
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: as in `writable`; the file is the caller's own.
+        unsafe { rustix::mm::mmap(at, self.len, prot, flags, file, 0) }?;
+        Ok(())
+    }
+
     /// Releases the memory behind the file-backed pages of `range`; they are
     /// read again when touched.
     pub(crate) fn drop_file_pages(&self, range: Range<usize>) {

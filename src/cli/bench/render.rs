@@ -5,13 +5,13 @@ use super::worker::{Measured, Test};
 
 /// One measurement in a line, for those who wait.
 pub(super) fn progress(one: &Measured, test: &Test) -> String {
-    let mut line = format!("loaded in {:.0} ms", one.loaded.load_ms);
-    for (what, count, ns) in [
-        ("pp", test.n_prompt, one.prefill_ns),
-        ("tg", test.n_gen, one.decode_ns),
+    let mut line = format!("loaded in {:.0} ms", one.loaded.load.ms());
+    for (what, count, took) in [
+        ("pp", test.n_prompt, one.prefill),
+        ("tg", test.n_gen, one.decode),
     ] {
-        if let Some(ns) = ns {
-            let ts = f64::from(count) * 1e9 / ns.max(1) as f64;
+        if let Some(took) = took {
+            let ts = f64::from(count) * 1e9 / took.ns.max(1) as f64;
             line += &format!(", {what}{count} {ts:.2} t/s");
         }
     }
@@ -21,20 +21,25 @@ pub(super) fn progress(one: &Measured, test: &Test) -> String {
 /// Two tables, of speeds and of memory, and what the numbers mean.
 pub(super) fn table(report: &Report) -> String {
     let kinds = report.kinds();
-    let mut head = vec!["configuration".to_owned(), "load ms".into(), "ratio".into()];
+    let mut head = ["configuration", "load ms", "ratio", "cpu"]
+        .map(str::to_owned)
+        .to_vec();
     for &kind in &kinds {
-        head.extend([format!("{} t/s", report.name(kind)), "ratio".into()]);
+        let name = format!("{} t/s", report.name(kind));
+        head.extend([name, "ratio".into(), "cpu".into()]);
     }
     let mut speeds = vec![head];
     for row in &report.rows {
         let mut cells = vec![
             row.label.clone(),
-            format!("{:.0}", median(&row.load_ms)),
+            format!("{:.0}", median(&row.load_ms())),
             spread(report.load_ratio(row)),
+            middle(report.load_cpu_ratio(row)),
         ];
         for &kind in &kinds {
             let speed = report.speed(row, kind);
-            cells.extend([plus_minus(&speed.ts), spread(speed.ratio)]);
+            let (ratio, cpu) = (spread(speed.ratio), middle(speed.cpu_ratio));
+            cells.extend([plus_minus(&speed.ts), ratio, cpu]);
         }
         speeds.push(cells);
     }
@@ -69,11 +74,12 @@ pub(super) fn table(report: &Report) -> String {
     format!(
         "{}, {} threads, {} rounds\n\n{}\n{}\n\
          load and ratio are medians; ratio (smallest..largest) is to \"{}\" in the same round.\n\
-         t/s is mean ± standard deviation. Memory is PSS: the weights' after loading and after\n\
-         generating, the process's after generating.\n",
+         cpu is the same ratio by processor time, which other programs change less. t/s is mean\n\
+         ± standard deviation. Memory is PSS: the weights' after loading and after generating,\n\
+         the process's after generating.\n",
         model(first),
         first.loaded.n_threads,
-        first.load_ms.len(),
+        first.rounds(),
         aligned(&speeds, 1),
         aligned(&memory, 2),
         first.label,
@@ -108,7 +114,7 @@ pub(super) fn markdown(report: &Report) -> String {
                 "CPU".to_owned(),
                 row.loaded.n_threads.to_string(),
                 escaped(&row.label),
-                format!("{:.0}", median(&row.load_ms)),
+                format!("{:.0}", median(&row.load_ms())),
                 mib(row.memory.weights_pss_bytes),
                 speed.name.clone(),
                 plus_minus(&speed.ts),
@@ -151,6 +157,10 @@ fn spread(ratio: Ratio) -> String {
         return "1".to_owned(); // the reference
     }
     format!("{:.3} ({:.3}..{:.3})", ratio.median, ratio.min, ratio.max)
+}
+
+fn middle(ratio: Option<Ratio>) -> String {
+    ratio.map_or_else(unknown, |ratio| format!("{:.3}", ratio.median))
 }
 
 /// A cell's text: a bar would end the cell, a line end the table.

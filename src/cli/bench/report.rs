@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Configuration;
-use super::worker::{LoadedModel, Measured, Test, Way};
+use super::worker::{LoadedModel, Measured, Test, Took, Way};
 use crate::cli::loading::Memory;
 
 /// Everything measured; the first row is the reference.
@@ -20,13 +20,13 @@ pub(super) struct Row {
     pub(super) file_bytes: u64,
     pub(super) way: Way,
     pub(super) loaded: LoadedModel,
-    pub(super) load_ms: Vec<f64>,
+    load: Vec<Took>,
     /// Memory after loading and after generating: of the round in the middle
     /// by the weights' PSS.
     pub(super) memory_after_load: Memory,
     pub(super) memory: Memory,
-    prefill_ns: Vec<u64>,
-    decode_ns: Vec<u64>,
+    prefill: Vec<Took>,
+    decode: Vec<Took>,
 }
 
 impl Row {
@@ -43,11 +43,28 @@ impl Row {
             file_bytes: configuration.file_bytes,
             way: configuration.way,
             loaded: measured[0].loaded.clone(),
-            load_ms: measured.iter().map(|m| m.loaded.load_ms).collect(),
+            load: measured.iter().map(|m| m.loaded.load).collect(),
             memory_after_load: middle(|m| &m.loaded.memory),
             memory: middle(|m| &m.memory),
-            prefill_ns: measured.iter().filter_map(|m| m.prefill_ns).collect(),
-            decode_ns: measured.iter().filter_map(|m| m.decode_ns).collect(),
+            prefill: measured.iter().filter_map(|m| m.prefill).collect(),
+            decode: measured.iter().filter_map(|m| m.decode).collect(),
+        }
+    }
+}
+
+impl Row {
+    pub(super) fn rounds(&self) -> usize {
+        self.load.len()
+    }
+
+    pub(super) fn load_ms(&self) -> Vec<f64> {
+        self.load.iter().map(|took| took.ms()).collect()
+    }
+
+    fn took(&self, kind: Kind) -> &[Took] {
+        match kind {
+            Kind::Prefill => &self.prefill,
+            Kind::Decode => &self.decode,
         }
     }
 }
@@ -68,6 +85,8 @@ pub(super) struct Speed {
     pub(super) ts: Vec<f64>,
     /// To the reference's of the same round.
     pub(super) ratio: Ratio,
+    /// The same of tokens a second of processor time.
+    pub(super) cpu_ratio: Option<Ratio>,
 }
 
 impl Report {
@@ -96,27 +115,31 @@ impl Report {
     }
 
     pub(super) fn speed(&self, row: &Row, kind: Kind) -> Speed {
-        let ts = |row: &Row| -> (Vec<f64>, Vec<f64>) {
-            let (count, ns) = match kind {
-                Kind::Prefill => (self.test.n_prompt, &row.prefill_ns),
-                Kind::Decode => (self.test.n_gen, &row.decode_ns),
-            };
-            let ns: Vec<f64> = ns.iter().map(|&ns| ns.max(1) as f64).collect();
-            let ts = ns.iter().map(|ns| f64::from(count) * 1e9 / ns).collect();
-            (ns, ts)
+        let count = match kind {
+            Kind::Prefill => self.test.n_prompt,
+            Kind::Decode => self.test.n_gen,
         };
-        let reference = ts(&self.rows[0]).1;
-        let (ns, ts) = ts(row);
+        let (times, reference) = (row.took(kind), self.rows[0].took(kind));
+        let ns = clock_ns(times);
         Speed {
             name: self.name(kind),
-            ratio: Ratio::of(&ts, &reference),
+            // Twice as long is half as fast.
+            ratio: Ratio::of(&clock_ns(reference), &clock_ns(times)),
+            cpu_ratio: cpu_ns(reference)
+                .zip(cpu_ns(times))
+                .map(|(reference, times)| Ratio::of(&reference, &times)),
+            ts: ns.iter().map(|ns| f64::from(count) * 1e9 / ns).collect(),
             ns,
-            ts,
         }
     }
 
     pub(super) fn load_ratio(&self, row: &Row) -> Ratio {
-        Ratio::of(&row.load_ms, &self.rows[0].load_ms)
+        Ratio::of(&clock_ns(&row.load), &clock_ns(&self.rows[0].load))
+    }
+
+    pub(super) fn load_cpu_ratio(&self, row: &Row) -> Option<Ratio> {
+        let (times, reference) = (cpu_ns(&row.load)?, cpu_ns(&self.rows[0].load)?);
+        Some(Ratio::of(&times, &reference))
     }
 
     /// The result as JSON: one element for each configuration and test.
@@ -166,14 +189,18 @@ impl Report {
             ratio_median: speed.ratio.median,
             ratio_min: speed.ratio.min,
             ratio_max: speed.ratio.max,
+            cpu_ratio_median: speed.cpu_ratio.map(|ratio| ratio.median),
+            cpu_ratio_min: speed.cpu_ratio.map(|ratio| ratio.min),
+            cpu_ratio_max: speed.cpu_ratio.map(|ratio| ratio.max),
             stock,
             resolve: &row.loaded.resolve,
             file_bytes: row.file_bytes,
-            load_ms: median(&row.load_ms),
-            samples_load_ms: &row.load_ms,
+            load_ms: median(&row.load_ms()),
+            samples_load_ms: row.load_ms(),
             load_ratio_median: load_ratio.median,
             load_ratio_min: load_ratio.min,
             load_ratio_max: load_ratio.max,
+            load_cpu_ratio_median: self.load_cpu_ratio(row).map(|ratio| ratio.median),
             memory_after_load: &row.memory_after_load,
             memory: &row.memory,
         }
@@ -215,16 +242,22 @@ pub(super) struct Element<'a> {
     ratio_median: f64,
     ratio_min: f64,
     ratio_max: f64,
+    /// The ratio by processor time, which other programs change little; null
+    /// where the system does not tell.
+    cpu_ratio_median: Option<f64>,
+    cpu_ratio_min: Option<f64>,
+    cpu_ratio_max: Option<f64>,
     /// Loaded by llama.cpp alone.
     stock: bool,
     /// As in `run --json`.
     resolve: &'a str,
     file_bytes: u64,
     load_ms: f64,
-    samples_load_ms: &'a [f64],
+    samples_load_ms: Vec<f64>,
     load_ratio_median: f64,
     load_ratio_min: f64,
     load_ratio_max: f64,
+    load_cpu_ratio_median: Option<f64>,
     memory_after_load: &'a Memory,
     memory: &'a Memory,
 }
@@ -246,6 +279,15 @@ impl Ratio {
             max: ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max),
         }
     }
+}
+
+fn clock_ns(times: &[Took]) -> Vec<f64> {
+    times.iter().map(|took| took.ns.max(1) as f64).collect()
+}
+
+fn cpu_ns(times: &[Took]) -> Option<Vec<f64>> {
+    let ns = times.iter().map(|took| Some(took.cpu_ns?.max(1) as f64));
+    ns.collect()
 }
 
 pub(super) fn median(samples: &[f64]) -> f64 {

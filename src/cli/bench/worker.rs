@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
+use headshare_runtime::threads::processor_time;
 use headshare_runtime::{Context, ContextParams, Model, ModelParams, Token, Vocab};
 use serde::{Deserialize, Serialize};
 
@@ -106,12 +107,8 @@ pub(in crate::cli) struct Args {
 #[serde(rename_all = "snake_case")]
 enum Message {
     Loaded(LoadedModel),
-    Prefill {
-        ns: u64,
-    },
-    Decode {
-        ns: u64,
-    },
+    Prefill(Took),
+    Decode(Took),
     Finished {
         memory: Memory,
     },
@@ -121,10 +118,47 @@ enum Message {
     },
 }
 
+/// Time by the clock, and of all processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Took {
+    pub(super) ns: u64,
+    pub(super) cpu_ns: Option<u64>,
+}
+
+impl Took {
+    pub(super) fn ms(self) -> f64 {
+        self.ns as f64 / 1e6
+    }
+}
+
+/// Measures what something takes.
+struct Clock {
+    started: Instant,
+    cpu: Option<Duration>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            cpu: processor_time(),
+            started: Instant::now(),
+        }
+    }
+
+    fn took(&self) -> Took {
+        let ns = self.started.elapsed().as_nanos() as u64;
+        let cpu = processor_time().zip(self.cpu);
+        Took {
+            ns,
+            cpu_ns: cpu.map(|(now, then)| now.saturating_sub(then).as_nanos() as u64),
+        }
+    }
+}
+
 /// A model that is loaded, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct LoadedModel {
-    pub(super) load_ms: f64,
+    pub(super) load: Took,
     pub(super) resolve: String,
     pub(super) memory: Memory,
     pub(super) model_type: String,
@@ -137,8 +171,8 @@ pub(super) struct LoadedModel {
 #[derive(Debug, Clone)]
 pub(super) struct Measured {
     pub(super) loaded: LoadedModel,
-    pub(super) prefill_ns: Option<u64>,
-    pub(super) decode_ns: Option<u64>,
+    pub(super) prefill: Option<Took>,
+    pub(super) decode: Option<Took>,
     /// After generation.
     pub(super) memory: Memory,
 }
@@ -163,7 +197,7 @@ impl Args {
 
     fn measure(&self, out: &Output) -> anyhow::Result<()> {
         let test = &self.test;
-        let started = Instant::now();
+        let clock = Clock::start();
         let loaded = self.load(out)?;
         let (resolve, shared_bytes, weights) =
             (loaded.resolve, loaded.shared_bytes, loaded.weights);
@@ -177,11 +211,11 @@ impl Args {
             ..ContextParams::default()
         };
         let mut context = Context::new(&model, &params)?;
-        let load_time = started.elapsed();
+        let load = clock.took();
         context.check_generative().map_err(RunError::bad_input)?;
         let memory = || loading::measure(&model, &weights, shared_bytes);
         say(&Message::Loaded(LoadedModel {
-            load_ms: load_time.as_secs_f64() * 1000.0,
+            load,
             resolve: resolve.to_owned(),
             memory: memory(),
             model_type: model.description(),
@@ -199,12 +233,18 @@ impl Args {
         )?;
         decode(&mut context, &mut tokens, test.n_gen.min(1))?;
         if test.n_prompt > 0 {
-            let ns = prefill(&mut context, &mut tokens, test.n_prompt)?.as_nanos() as u64;
-            say(&Message::Prefill { ns })?;
+            say(&Message::Prefill(prefill(
+                &mut context,
+                &mut tokens,
+                test.n_prompt,
+            )?))?;
         }
         if test.n_gen > 0 {
-            let ns = decode(&mut context, &mut tokens, test.n_gen)?.as_nanos() as u64;
-            say(&Message::Decode { ns })?;
+            say(&Message::Decode(decode(
+                &mut context,
+                &mut tokens,
+                test.n_gen,
+            )?))?;
         }
         say(&Message::Finished { memory: memory() })
     }
@@ -223,33 +263,25 @@ impl Args {
 }
 
 /// Evaluates a prompt of `count` tokens in an empty context.
-fn prefill(
-    context: &mut Context,
-    tokens: &mut RandomTokens,
-    count: u32,
-) -> anyhow::Result<Duration> {
+fn prefill(context: &mut Context, tokens: &mut RandomTokens, count: u32) -> anyhow::Result<Took> {
     let prompt = tokens.text(count);
     context.clear();
-    let started = Instant::now();
+    let clock = Clock::start();
     for batch in prompt.chunks(context.n_batch() as usize) {
         context.decode(batch)?;
     }
-    Ok(started.elapsed())
+    Ok(clock.took())
 }
 
 /// Evaluates `count` tokens one after the other in an empty context.
-fn decode(
-    context: &mut Context,
-    tokens: &mut RandomTokens,
-    count: u32,
-) -> anyhow::Result<Duration> {
+fn decode(context: &mut Context, tokens: &mut RandomTokens, count: u32) -> anyhow::Result<Took> {
     let text = tokens.text(count);
     context.clear();
-    let started = Instant::now();
+    let clock = Clock::start();
     for token in text {
         context.decode(&[token])?;
     }
-    Ok(started.elapsed())
+    Ok(clock.took())
 }
 
 /// Random tokens, the same in every worker; a text begins with BOS where the
@@ -370,20 +402,20 @@ enum Heard {
 }
 
 fn listen(lines: impl BufRead) -> anyhow::Result<Heard> {
-    let (mut loaded, mut prefill_ns, mut decode_ns) = (None, None, None);
+    let (mut loaded, mut prefill, mut decode) = (None, None, None);
     for line in lines.lines() {
         let line = line.context("cannot read from a worker")?;
         match serde_json::from_str(&line).with_context(|| format!("a worker said {line:?}"))? {
             Message::Loaded(model) => loaded = Some(model),
-            Message::Prefill { ns } => prefill_ns = Some(ns),
-            Message::Decode { ns } => decode_ns = Some(ns),
+            Message::Prefill(took) => prefill = Some(took),
+            Message::Decode(took) => decode = Some(took),
             Message::Failed { message, hint } => return Ok(Heard::Failure(message, hint)),
             Message::Finished { memory } => {
                 let Some(loaded) = loaded.take() else { break };
                 return Ok(Heard::All(Box::new(Measured {
                     loaded,
-                    prefill_ns,
-                    decode_ns,
+                    prefill,
+                    decode,
                     memory,
                 })));
             }

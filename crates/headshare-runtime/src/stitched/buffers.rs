@@ -9,11 +9,25 @@ use std::sync::Mutex;
 use ggml_sys as sys;
 use headshare_stitch::{FoldArena, page_size};
 
+use crate::recorder;
+
 #[repr(C)]
 struct Arena {
     user: *mut c_void,
     allocate: unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void,
-    written: unsafe extern "C" fn(*mut c_void, *const c_char, usize),
+    repeated: unsafe extern "C" fn(*mut c_void, *const c_char, *const Place) -> bool,
+    written: unsafe extern "C" fn(*mut c_void, *const c_char, *const Place),
+}
+
+/// Where a tensor lies in the arena, and what decides how it lies there.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    offset: usize,
+    size: usize,
+    file_size: usize,
+    row: i64,
+    layout: *const c_void,
 }
 
 unsafe extern "C" {
@@ -70,8 +84,8 @@ struct State {
     arenas: Vec<FoldArena>,
     /// By tensor: the twins that it is part of.
     twins: HashMap<String, Vec<Twin>>,
-    /// Where tensors begin, of those whose bytes are in place.
-    offsets: HashMap<String, u64>,
+    /// Where tensors lie, of those whose bytes are in place.
+    places: HashMap<String, Place>,
     folded_bytes: u64,
     /// Why something could not be folded.
     trouble: Option<String>,
@@ -110,7 +124,7 @@ impl WeightBuffers {
             fold: !real.is_null(),
             arenas: Vec::new(),
             twins: by_tensor,
-            offsets: HashMap::new(),
+            places: HashMap::new(),
             folded_bytes: 0,
             trouble: None,
         }));
@@ -118,6 +132,7 @@ impl WeightBuffers {
         let arena = Arena {
             user: state.as_ptr().cast(),
             allocate,
+            repeated,
             written,
         };
         // SAFETY: the arena is copied; its state lives until `drop`, after the
@@ -135,6 +150,19 @@ impl WeightBuffers {
     /// Bytes that folding has freed.
     pub(super) fn folded_bytes(&self) -> u64 {
         self.with(|state| state.folded_bytes)
+    }
+
+    /// Ends the loading: nothing is written any more.
+    pub(super) fn seal(&self) {
+        self.with(|state| {
+            for arena in &mut state.arenas {
+                // Writable is what stock llama.cpp's buffers are, too.
+                let _ = arena.seal();
+            }
+            state.fold = false;
+            state.places = HashMap::new();
+            state.twins = HashMap::new();
+        });
     }
 
     /// Why something could not be folded, if so.
@@ -185,38 +213,91 @@ unsafe extern "C" fn allocate(user: *mut c_void, size: usize) -> *mut c_void {
             }
             start.cast()
         }
-        Err(_) => std::ptr::null_mut(),
+        Err(_) => {
+            recorder::note_refused();
+            std::ptr::null_mut()
+        }
     }
 }
 
-unsafe extern "C" fn written(user: *mut c_void, name: *const c_char, offset: usize) {
-    // SAFETY: as in `allocate`; ggml's names are NUL-terminated.
-    let (state, name) = unsafe { (&*user.cast::<Mutex<State>>(), CStr::from_ptr(name)) };
+unsafe extern "C" fn repeated(user: *mut c_void, name: *const c_char, place: *const Place) -> bool {
+    // SAFETY: as in `allocate`; ggml's names are NUL-terminated, and the place
+    // is the shim's own variable.
+    let (state, name, place) =
+        unsafe { (&*user.cast::<Mutex<State>>(), CStr::from_ptr(name), &*place) };
+    let mut state = state.lock().unwrap_or_else(|e| e.into_inner());
+    state.fold && state.repeated(&name.to_string_lossy(), place)
+}
+
+unsafe extern "C" fn written(user: *mut c_void, name: *const c_char, place: *const Place) {
+    // SAFETY: as in `repeated`.
+    let (state, name, place) =
+        unsafe { (&*user.cast::<Mutex<State>>(), CStr::from_ptr(name), &*place) };
     let mut state = state.lock().unwrap_or_else(|e| e.into_inner());
     if state.fold {
-        state.written(&name.to_string_lossy(), offset as u64);
+        state.written(&name.to_string_lossy(), *place);
+    }
+}
+
+impl Twin {
+    /// The other of the two tensors.
+    fn other(&self, name: &str) -> &str {
+        if self.alias == name {
+            &self.donor
+        } else {
+            &self.alias
+        }
     }
 }
 
 impl State {
-    /// Folds what the tensor `name`, now in place at `offset`, shares with
-    /// tensors that are in place.
-    fn written(&mut self, name: &str, offset: u64) {
-        self.offsets.insert(name.to_owned(), offset);
+    /// Gives the tensor `name` the pages of one that is in place and holds the
+    /// same throughout: repacked alike, it would be the same there too.
+    fn repeated(&mut self, name: &str, place: &Place) -> bool {
+        let same = self.twins.get(name).into_iter().flatten().find_map(|twin| {
+            let other = self.places.get(twin.other(name))?;
+            let whole = (twin.donor_offset, twin.alias_offset) == (0, 0)
+                && twin.len == place.file_size as u64
+                && other.file_size == place.file_size;
+            let alike =
+                other.size == place.size && other.row == place.row && other.layout == place.layout;
+            (whole && alike).then_some(other.offset)
+        });
+        let Some(other) = same else {
+            return false;
+        };
+        // Tensors begin on pages here, so the rest of their last page is theirs.
+        let len = place.size.next_multiple_of(page_size() as usize);
+        let arena = self.arenas.last_mut().expect("a tensor lies in an arena");
+        let done = arena.repeat(other..other + len, place.offset..place.offset + len);
+        let done = done.unwrap_or(false); // then it is written, and folded if that works
+        if done {
+            self.folded_bytes += place.file_size as u64;
+        }
+        done
+    }
+
+    /// Folds what the tensor `name`, now in place, shares with tensors that are
+    /// in place.
+    fn written(&mut self, name: &str, place: Place) {
+        self.places.insert(name.to_owned(), place);
         let Some(twins) = self.twins.get(name) else {
             return;
         };
         for twin in twins {
             let (Some(donor), Some(alias)) =
-                (self.offsets.get(&twin.donor), self.offsets.get(&twin.alias))
+                (self.places.get(&twin.donor), self.places.get(&twin.alias))
             else {
                 continue;
             };
-            let range = |start: u64| start as usize..(start + twin.len) as usize;
+            let range = |place: &Place, offset: u64| {
+                let start = place.offset + offset as usize;
+                start..start + twin.len as usize
+            };
             let arena = self.arenas.last_mut().expect("a tensor lies in an arena");
             match arena.fold(
-                range(donor + twin.donor_offset),
-                range(alias + twin.alias_offset),
+                range(donor, twin.donor_offset),
+                range(alias, twin.alias_offset),
             ) {
                 Ok(bytes) => self.folded_bytes += bytes,
                 Err(e) => self.trouble = Some(e.to_string()),

@@ -148,7 +148,9 @@ unsafe extern "C" fn mmap(
     // SAFETY: the caller's arguments, passed on; a `long` holds a pointer.
     let mapped = unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) }
         as *mut c_void;
-    if fd >= 0 && mapped != libc::MAP_FAILED {
+    if mapped == libc::MAP_FAILED {
+        recorder::note_refused();
+    } else if fd >= 0 {
         recorder::note(mapped, len);
     }
     mapped

@@ -1,41 +1,11 @@
-//! `run` as scripts see it: what goes to stdout, the JSON, the exit status.
-//! Needs the models that `scripts/fetch-models.sh` fetches.
+//! One text, as scripts see it: what goes to stdout, the JSON, the exit status.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-fn model() -> PathBuf {
-    let folder = std::env::var_os("HEADSHARE_MODELS").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models"),
-        PathBuf::from,
-    );
-    let path = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
-    assert!(
-        path.is_file(),
-        "{} is missing: run scripts/fetch-models.sh, or name the folder that has it in HEADSHARE_MODELS",
-        path.display()
-    );
-    path
-}
-
-/// `run MODEL`, on one thread: ggml's threads spin while they wait, which tests
-/// side by side cannot afford.
-fn run() -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("headshare-gguf"));
-    command.arg("run").arg(model()).args(["-t", "1"]);
-    command
-}
-
-fn output(args: &[&str]) -> Output {
-    run().args(args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
+use crate::support::{ENDLESS, interrupt, model, output, run, text};
 
 #[test]
 fn text_goes_to_stdout_and_nothing_to_stderr() {
@@ -114,6 +84,64 @@ fn prompts_come_from_files_and_standard_input() {
 }
 
 #[test]
+fn stop_strings_end_the_text_and_are_not_shown() {
+    let prompt = ["-p", "The capital of France is", "-n", "24", "--temp", "0"];
+    let whole = output(&prompt).stdout;
+    let whole = text(&whole).trim_end();
+    let stop = "ited Sta";
+    let before = &whole[..whole.find(stop).unwrap_or_else(|| panic!("{whole}"))];
+    for flags in [["--stop", stop], ["-r", stop], ["--reverse-prompt", stop]] {
+        let out = output(&[&prompt[..], &["-r", "not there"], &flags].concat());
+        assert_eq!(text(&out.stdout), format!("{before}\n"), "{flags:?}");
+    }
+    let out = output(&[&prompt[..], &["--json", "--stop", "\\n"]].concat());
+    let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(json["text"], whole[..whole.find('\n').unwrap()]);
+    assert_eq!(json["stop"], "string");
+}
+
+#[test]
+fn escapes_are_carried_out_unless_told_not_to() {
+    let tokens = |args: &[&str]| {
+        let out = output(&[args, &["-n", "1", "--json"]].concat());
+        let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+        json["prompt_tokens"].as_u64().unwrap()
+    };
+    let real = tokens(&["-p", "a\n\n\n\nb"]);
+    assert_eq!(tokens(&["-p", r"a\n\n\x0a\nb"]), real);
+    assert_eq!(tokens(&["-e", "-p", r"a\n\n\n\nb"]), real);
+    let plain = tokens(&["--no-escape", "-p", r"a\n\n\n\nb"]);
+    assert!(plain > real);
+    // A file is taken as it is.
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(br"a\n\n\n\nb").unwrap();
+    assert_eq!(tokens(&["-f", file.path().to_str().unwrap()]), plain);
+    let out = output(&["-p", r"\xff"]);
+    assert_eq!(out.status.code(), Some(2), "{out:?}");
+    assert!(text(&out.stderr).contains("hint: --no-escape"), "{out:?}");
+}
+
+#[test]
+fn what_works_for_llama_cli_works_here() {
+    let args = "-p -1 -c 256 -b 64 -ub 32 -t 1 -tb 1 -s 5 --temperature 0.9 --top-k 20 \
+                --top-p 0.9 --min-p 0.1 --typical-p 0.9 --repeat-penalty 1.1 --repeat-last-n -1 \
+                --presence-penalty 0.1 --frequency-penalty -0.1 --ignore-eos --predict 9 --perf";
+    let args: Vec<&str> = args.split_whitespace().collect();
+    let sample = || {
+        Command::new(assert_cmd::cargo::cargo_bin!("headshare-gguf"))
+            .arg("run")
+            .arg(model())
+            .args(&args)
+            .output()
+            .unwrap()
+    };
+    let out = sample();
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    assert!(text(&out.stderr).contains("seed 5"), "{out:?}");
+    assert_eq!(sample().stdout, out.stdout);
+}
+
+#[test]
 fn a_grammar_shapes_the_text() {
     let grammar = r#"root ::= " " [0-9] [0-9] "!""#;
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -133,7 +161,7 @@ fn a_grammar_shapes_the_text() {
 
 #[test]
 fn mistakes_have_their_exit_status_and_say_what_to_do() {
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 16] = [
         (&[], "--prompt"),
         (&["-p", "x", "-f", "y"], "cannot be used with"),
         (&["-p", ""], "hint: "),
@@ -148,6 +176,12 @@ fn mistakes_have_their_exit_status_and_say_what_to_do() {
         ),
         (&["-p", "x", "--min-p", "nan"], "--min-p must be"),
         (&["-p", "x", "--temp", "inf"], "--temp must be"),
+        (&["-p", "x", "--typical", "-1"], "--typical must be"),
+        (
+            &["-p", "x", "--presence-penalty", "nan"],
+            "--presence-penalty must be",
+        ),
+        (&["-p", "x", "--repeat-last-n", "-2"], "-2"),
         (&["-p", "x", "--grammar", "root ::= ("], "grammar"),
         (&["-p", "x", "--resolve", "magic"], "fold"),
     ];
@@ -201,9 +235,6 @@ fn a_reader_that_has_enough_is_success() {
     assert_eq!(text(&out.stderr), "");
 }
 
-/// Never ends by itself.
-const ENDLESS: &str = "root ::= [a-z \\n]+ \"\u{1}\"";
-
 #[cfg(unix)]
 #[test]
 fn the_first_ctrl_c_shows_what_there_is() {
@@ -244,13 +275,4 @@ fn the_first_ctrl_c_shows_what_there_is() {
     assert_eq!(out.status.code(), Some(0), "{out:?}");
     let json: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(json["stop"], "interrupted");
-}
-
-#[cfg(unix)]
-fn interrupt(pid: u32) {
-    let status = Command::new("kill")
-        .args(["-INT", &pid.to_string()])
-        .status()
-        .unwrap();
-    assert!(status.success());
 }

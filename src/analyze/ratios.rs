@@ -1,0 +1,221 @@
+//! Which layers share: the paper's Figure 6, for converted files side by side.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use headshare_format::alias::keys;
+use headshare_format::{FormatError, Gguf};
+use serde::Serialize;
+
+use super::picture::{ColumnPlot, MARGIN, Scene, Series, TITLE_SPACE};
+use super::{AnalyzeError, file_name};
+use crate::convert::{ConvertError, source_view};
+use crate::input::{InputError, ModelFile};
+use crate::inspect;
+use crate::matching::{MatchFunction, Part};
+use crate::model::AttentionMap;
+use crate::plan::Plan;
+
+/// What several converted files share, by layer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ratios {
+    /// The files, in the order in which they were named.
+    pub files: Vec<FileRatios>,
+}
+
+/// What one converted file shares.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileRatios {
+    /// The file's path.
+    pub path: String,
+    /// Whether it shares by a plan; else what is byte-equal.
+    pub planned: bool,
+    /// The match function of the plan.
+    #[serde(rename = "match")]
+    pub function: Option<MatchFunction>,
+    /// The share of units that the plan was made for.
+    pub ratio: Option<f64>,
+    /// The layers, ascending.
+    pub layers: Vec<LayerRatios>,
+}
+
+/// What one layer shares.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerRatios {
+    /// The layer.
+    pub layer: u32,
+    /// Its units; 0 where a lossless file's heads are not known.
+    pub units: u32,
+    /// Units whose q, k or v rows are another unit's, by the plan.
+    pub aliased: Parts,
+    /// Bytes of the layer's tensors.
+    pub bytes: u64,
+    /// Those that are stored at an earlier place.
+    pub shared_bytes: u64,
+}
+
+/// A number for each part. They differ for plans by `separate` only.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Parts {
+    /// Query rows.
+    pub q: u32,
+    /// Key rows.
+    pub k: u32,
+    /// Value rows.
+    pub v: u32,
+}
+
+impl Parts {
+    fn of(&mut self, part: Part) -> &mut u32 {
+        match part {
+            Part::Q => &mut self.q,
+            Part::K => &mut self.k,
+            Part::V => &mut self.v,
+        }
+    }
+}
+
+/// One column of the table, one line of the picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Column {
+    /// What is shared: `units`, `q`, `k`, `v` or `bytes`.
+    pub what: &'static str,
+    /// Layer and share, from 0 to 1.
+    pub shares: Vec<(u32, f64)>,
+}
+
+/// Looks at the converted files at `paths`.
+///
+/// # Errors
+/// When one is no converted file, or the plan in it cannot be read.
+pub fn ratios(paths: &[impl AsRef<Path>]) -> Result<Ratios, AnalyzeError> {
+    let files: Result<Vec<_>, _> = paths
+        .iter()
+        .map(|path| file_ratios(path.as_ref()))
+        .collect();
+    Ok(Ratios { files: files? })
+}
+
+fn file_ratios(path: &Path) -> Result<FileRatios, AnalyzeError> {
+    let (file, table) = ModelFile::open_converted(path)?;
+    let plan = inspect::plan_of(&file, &table)?;
+    let mut layers: BTreeMap<u32, LayerRatios> = inspect::layers_of(&table, plan.as_ref())
+        .into_iter()
+        .filter_map(|sharing| {
+            let layer = sharing.layer?;
+            let ratios = LayerRatios {
+                layer,
+                units: 0,
+                aliased: Parts::default(),
+                bytes: sharing.bytes,
+                shared_bytes: sharing.shared_bytes,
+            };
+            Some((layer, ratios))
+        })
+        .collect();
+    let view = source_view(&file, &table)?;
+    let logical =
+        Gguf::parse_header(view.header(), view.len()).map_err(InputError::content(path))?;
+    match (AttentionMap::of(&logical), &plan) {
+        (Ok(map), plan) => {
+            if let Some(Err(error)) = plan.as_ref().map(|plan| plan.check(&map)) {
+                let error = FormatError::key(keys::PLAN, error.to_string());
+                return Err(InputError::content(path)(error).into());
+            }
+            for layer in &map.layers {
+                if let Some(ratios) = layers.get_mut(&layer.layer) {
+                    ratios.units = layer.n_head_kv;
+                }
+            }
+        }
+        // Byte-equal tensors need no heads.
+        (Err(_), None) => {}
+        (Err(error), Some(_)) => {
+            let path = path.to_owned();
+            return Err(ConvertError::Model { path, error }.into());
+        }
+    }
+    for alias in plan.iter().flat_map(|plan| &plan.aliases) {
+        if let Some(ratios) = layers.get_mut(&alias.layer) {
+            for &part in &alias.parts {
+                *ratios.aliased.of(part) += 1;
+            }
+        }
+    }
+    Ok(FileRatios {
+        path: path.display().to_string(),
+        planned: plan.is_some(),
+        function: plan.as_ref().map(|plan: &Plan| plan.function),
+        ratio: plan.as_ref().map(|plan| plan.ratio),
+        layers: layers.into_values().collect(),
+    })
+}
+
+impl FileRatios {
+    /// What the file is about: the shares of its units, of each part when these
+    /// differ, or of the bytes when there is no plan.
+    pub fn columns(&self) -> Vec<Column> {
+        let column = |what, share: &dyn Fn(&LayerRatios) -> f64| Column {
+            what,
+            shares: self.layers.iter().map(|l| (l.layer, share(l))).collect(),
+        };
+        let of = |part: u32, whole: u32| match whole {
+            0 => 0.0,
+            whole => f64::from(part) / f64::from(whole),
+        };
+        if !self.planned {
+            return vec![column("bytes", &|l| {
+                l.shared_bytes as f64 / l.bytes.max(1) as f64
+            })];
+        }
+        let alike = |l: &LayerRatios| l.aliased.q == l.aliased.k && l.aliased.q == l.aliased.v;
+        if self.layers.iter().all(alike) {
+            return vec![column("units", &|l| of(l.aliased.q, l.units))];
+        }
+        vec![
+            column("q", &|l| of(l.aliased.q, l.units)),
+            column("k", &|l| of(l.aliased.k, l.units)),
+            column("v", &|l| of(l.aliased.v, l.units)),
+        ]
+    }
+
+    /// The file's name and how it was made.
+    pub fn title(&self) -> String {
+        let name = file_name(Path::new(&self.path));
+        match (self.function, self.ratio) {
+            (Some(function), Some(ratio)) => format!("{name} (match {function}, ratio {ratio})"),
+            _ => format!("{name} (lossless)"),
+        }
+    }
+}
+
+impl Ratios {
+    /// The picture: a panel for each column of each file.
+    pub fn picture(&self) -> Scene {
+        let panels = self.files.iter().enumerate().flat_map(|(colour, file)| {
+            let title = file.title();
+            file.columns().into_iter().map(move |column| Series {
+                name: format!("{}: {title}", column.what),
+                points: column
+                    .shares
+                    .iter()
+                    .map(|&(layer, share)| (layer, share * 100.0))
+                    .collect(),
+                colour,
+            })
+        });
+        let plot = ColumnPlot {
+            meaning: "shared",
+            series: panels.collect(),
+        };
+        let (width, height) = plot.size();
+        let mut scene = Scene::new(
+            width + 2 * MARGIN,
+            TITLE_SPACE + height + MARGIN,
+            "Which layers use other layers' weights",
+            "units, or their q, k, v rows: of those of the layer; bytes: of the layer's tensors",
+        );
+        plot.draw(&mut scene, (MARGIN, TITLE_SPACE));
+        scene
+    }
+}

@@ -1,0 +1,155 @@
+//! `analyze attention`: how alike heads attend, and whether those with like
+//! weights do.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use headshare_runtime::log;
+
+use super::{PictureArgs, render_summaries};
+use crate::analyze::PlainModel;
+use crate::analyze::attention::{Attention, Settings, attention};
+use crate::analyze::weights::weights;
+use crate::cli::Exit;
+use crate::cli::output::Output;
+use crate::cli::plan::{MatchArgs, parse_ratio};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A GGUF file, plain or converted.
+    file: PathBuf,
+    /// The text that the model reads.
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Tokens of a window.
+    #[arg(short, long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=131_072))]
+    ctx: u32,
+    /// Windows to take the mean over, from the text's beginning.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    windows: u32,
+    #[command(flatten)]
+    matching: MatchArgs,
+    /// Look at what would share at this ratio.
+    #[arg(long, value_name = "A", default_value_t = 0.3, value_parser = parse_ratio,
+        allow_negative_numbers = true)]
+    ratio: f64,
+    /// Threads [default: one a physical core]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
+    threads: Option<u32>,
+    #[command(flatten)]
+    picture: PictureArgs,
+    /// Print llama.cpp's log on stderr.
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print the result, with all similarities, as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        log::set_verbose(self.verbose);
+        let model = PlainModel::open(&self.file)?;
+        let inputs = [model.id];
+        self.picture.check(&inputs)?;
+        let text = std::fs::read(&self.text)
+            .with_context(|| format!("cannot read the text from {}", self.text.display()))?;
+        // What is not UTF-8 is read as llama.cpp's own programs would print it.
+        let text = String::from_utf8_lossy(&text);
+        let bar = out.bar("weights", 1000, false);
+        let scores = weights(&model, self.matching.function, self.ratio, &|done| {
+            bar.set_position((done * 1000.0) as u64);
+        });
+        bar.finish_and_clear();
+        let scores = scores?;
+        let settings = Settings {
+            ctx: self.ctx,
+            windows: self.windows as usize,
+            chunk: None,
+            threads: self.threads,
+        };
+        let bar = out.bar("attention", 1000, false);
+        let found = attention(&model, (&self.text, &text), &settings, &scores, &|done| {
+            bar.set_position((done * 1000.0) as u64);
+        });
+        bar.finish_and_clear();
+        let found = found?;
+        self.picture.write(|| found.picture(), &inputs)?;
+        if found.windows < settings.windows {
+            out.remark(&format!("note: the text has {} only", found.windows_text()));
+        }
+        out.result(&found, self.json, render)?;
+        Ok(Exit::Done)
+    }
+}
+
+fn render(found: &Attention) -> String {
+    let mut text = format!(
+        "{}\n{}\n{}; the first token gets {:.1}% of the attention\n\n",
+        found.path,
+        found.model,
+        found.windows_text(),
+        found.first_token_share * 100.0
+    );
+    text += "cosine of attention maps\n";
+    text += &render_summaries(&[
+        ("pairs of layers", found.layer_pairs),
+        ("neighbouring layers", found.neighbour_layers),
+        ("pairs of heads", found.head_pairs),
+        ("heads in one layer", found.heads_within_layers),
+        ("units in different layers", found.unit_pairs_across_layers),
+    ]);
+    for comparison in &found.comparisons {
+        let parts: Vec<&str> = comparison.parts.iter().map(|p| p.as_str()).collect();
+        text += &format!(
+            "\nattention maps against weights ({}), over pairs of units\n{:41} {:>9} {:>9} {:>9}\n",
+            parts.join(","),
+            "",
+            "pairs",
+            "Pearson",
+            "Spearman"
+        );
+        let r = |r: Option<f64>| {
+            r.map_or_else(
+                || "none".to_owned(),
+                |r| {
+                    // Adding 0 turns -0 into 0.
+                    format!("{:.3}", (r * 1000.0).round() / 1000.0 + 0.0)
+                },
+            )
+        };
+        for (name, c) in [
+            ("all pairs", comparison.all),
+            ("in different layers", comparison.across_layers),
+            (
+                "in different layers, without first token",
+                comparison.across_layers_without_first_token,
+            ),
+            (
+                "in different layers, by size of the score",
+                comparison.across_layers_by_size,
+            ),
+            ("within each two layers", comparison.within_pairs_of_layers),
+        ] {
+            text += &format!(
+                "{name:41} {:9} {:>9} {:>9}\n",
+                c.pairs,
+                r(c.pearson),
+                r(c.spearman)
+            );
+        }
+        if let Some(m) = &comparison.matched {
+            text += &format!(
+                "{} matches of Algorithm 1 at ratio {}: attention alike by {:.3} on average, \
+                 more than {:.0}% of earlier units (blindly: {:.3}; the best: {:.3})\n",
+                m.n,
+                m.ratio,
+                m.mean,
+                m.rank * 100.0,
+                m.blind,
+                m.best
+            );
+        }
+    }
+    text
+}

@@ -1,0 +1,68 @@
+//! `analyze ratios`: which layers of converted files share.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::PictureArgs;
+use crate::analyze::ratios::{Column, Ratios, ratios};
+use crate::cli::Exit;
+use crate::cli::output::Output;
+use crate::input::ModelFile;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Files written by convert.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    picture: PictureArgs,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let mut inputs = Vec::new();
+        for path in &self.files {
+            inputs.push(ModelFile::open(path)?.file.id());
+        }
+        self.picture.check(&inputs)?;
+        let found = ratios(&self.files)?;
+        self.picture.write(|| found.picture(), &inputs)?;
+        out.result(&found, self.json, render)?;
+        Ok(Exit::Done)
+    }
+}
+
+fn render(ratios: &Ratios) -> String {
+    let mut text = String::new();
+    let mut columns: Vec<Column> = Vec::new();
+    for file in &ratios.files {
+        for column in file.columns() {
+            columns.push(column);
+            let number = columns.len();
+            let what = columns[number - 1].what;
+            text += &format!("({number}) {what}, {}\n", file.title());
+        }
+    }
+    text += "\nlayer";
+    for number in 1..=columns.len() {
+        text += &format!(" {:>7}", format!("({number})"));
+    }
+    text.push('\n');
+    let shares = columns.iter().flat_map(|column| &column.shares);
+    let layers: BTreeSet<u32> = shares.map(|share| share.0).collect();
+    for layer in layers {
+        text += &format!("{layer:5}");
+        for column in &columns {
+            let share = column.shares.iter().find(|share| share.0 == layer);
+            text += &match share {
+                Some((_, share)) => format!(" {:6.1}%", share * 100.0),
+                None => format!(" {:>7}", "-"),
+            };
+        }
+        text.push('\n');
+    }
+    text
+}

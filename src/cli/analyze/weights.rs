@@ -1,0 +1,70 @@
+//! `analyze weights`: how alike the weights of all heads are.
+
+use std::path::PathBuf;
+
+use headshare_stitch::AtomicFile;
+
+use super::{PictureArgs, render_summaries, write_file};
+use crate::analyze::PlainModel;
+use crate::analyze::weights::{Weights, weights};
+use crate::cli::Exit;
+use crate::cli::output::Output;
+use crate::cli::plan::{MatchArgs, parse_ratio};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A GGUF file, plain or converted.
+    file: PathBuf,
+    #[command(flatten)]
+    matching: MatchArgs,
+    /// Mark what would share at this ratio.
+    #[arg(long, value_name = "A", default_value_t = 0.3, value_parser = parse_ratio,
+        allow_negative_numbers = true)]
+    ratio: f64,
+    #[command(flatten)]
+    picture: PictureArgs,
+    /// Write the scores to this file, as a NumPy array of units by units (for
+    /// `--match separate` three of them).
+    #[arg(long, value_name = "FILE.npy")]
+    npy: Option<PathBuf>,
+    /// Print the result, with all scores, as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let model = PlainModel::open(&self.file)?;
+        let inputs = [model.id];
+        self.picture.check(&inputs)?;
+        if let Some(path) = &self.npy {
+            AtomicFile::check(path, self.picture.force, &inputs)?;
+        }
+        let bar = out.bar("matching", 1000, false);
+        let found = weights(&model, self.matching.function, self.ratio, &|done| {
+            bar.set_position((done * 1000.0) as u64);
+        });
+        bar.finish_and_clear();
+        let found = found?;
+        self.picture.write(|| found.picture(), &inputs)?;
+        if let Some(path) = &self.npy {
+            write_file(path, &found.npy(), self.picture.force, &inputs)?;
+        }
+        out.result(&found, self.json, render)?;
+        Ok(Exit::Done)
+    }
+}
+
+fn render(weights: &Weights) -> String {
+    let mut text = format!("{}\n{}\n", weights.path, weights.model);
+    for view in &weights.views {
+        text += &format!("\ncosine of {}\n", view.parts_text());
+        text += &render_summaries(&[
+            ("pairs of units", view.all),
+            ("in different layers", view.across_layers),
+            ("each unit's best earlier match", view.best),
+            (&format!("matches at ratio {}", weights.ratio), view.matched),
+        ]);
+    }
+    text
+}

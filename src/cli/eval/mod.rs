@@ -1,0 +1,110 @@
+//! `eval`: measures models. One file a measure; what they have in common (how
+//! a model is loaded and a text is read) is here.
+
+mod perplexity;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Subcommand;
+use headshare_runtime::{Model, log};
+use headshare_stitch::ScratchFile;
+
+use super::Exit;
+use super::loading::{Resolve, from_model, load};
+use super::output::Output;
+use super::run::RunError;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    measure: Measure,
+}
+
+#[derive(Debug, Subcommand)]
+enum Measure {
+    /// How well a model predicts a text, and how far it is from another model.
+    Perplexity(perplexity::Args),
+}
+
+impl Args {
+    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        match self.measure {
+            Measure::Perplexity(args) => args.run(out),
+        }
+    }
+}
+
+/// What every measure takes: how models are loaded and run.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// Threads [default: one a physical core]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
+    threads: Option<u32>,
+    /// How the shared blocks of converted files are brought into memory.
+    #[arg(long, value_enum, default_value_t = Resolve::Auto)]
+    resolve: Resolve,
+    /// Print llama.cpp's log on stderr.
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A loaded model that predicts text.
+struct Subject {
+    path: PathBuf,
+    /// The file's size.
+    bytes: u64,
+    model: Arc<Model>,
+    resolve: &'static str,
+    /// Keeps the expanded copy alive.
+    _scratch: Option<ScratchFile>,
+}
+
+impl Common {
+    fn load(&self, path: &Path, out: &Output) -> anyhow::Result<Subject> {
+        log::set_verbose(self.verbose);
+        let bar = out.bar("load", 100, false);
+        let loaded = load(
+            path,
+            self.resolve,
+            true,
+            &mut |part| {
+                bar.set_position((part * 100.0) as u64);
+                true
+            },
+            out,
+        );
+        bar.finish_and_clear();
+        let loaded = loaded?;
+        let model = Arc::new(loaded.model);
+        model.check_generative().map_err(from_model)?;
+        Ok(Subject {
+            path: path.to_owned(),
+            bytes: std::fs::metadata(path).map_or(0, |m| m.len()),
+            model,
+            resolve: loaded.resolve,
+            _scratch: loaded.scratch,
+        })
+    }
+}
+
+/// Reads a text; `option` is the one that names it.
+fn read_text(path: &Path, option: &str) -> anyhow::Result<String> {
+    let path_shown = path.display();
+    let bytes = std::fs::read(path)
+        .map_err(|e| RunError::bad_input(format!("cannot read {path_shown} ({option}): {e}")))?;
+    let mut text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        RunError::bad_input(format!(
+            "{path_shown} ({option}) is not UTF-8: byte {at} belongs to no character"
+        ))
+    })?;
+    // A file ends with a line end that is not meant, as for llama.cpp.
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
+}

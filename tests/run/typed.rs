@@ -1,0 +1,145 @@
+//! A chat in a terminal, as a person has it.
+
+use std::path::Path;
+use std::process::Command;
+
+use headshare_testmodels::{parse_layer_list, self_merge};
+use rustix::process::Signal;
+
+use crate::support::{ENDLESS, model, run_on};
+use crate::terminal::{CTRL_C, CTRL_D, Terminal};
+
+/// A greedy chat, whose answers end with their first sentence.
+fn chat(path: &Path, more: &[&str]) -> Terminal {
+    let mut command = run_on(path);
+    command.args(["--chat", "--temp", "0", "-c", "512", "--stop", "."]);
+    command.args(more);
+    let mut terminal = Terminal::start(&command);
+    terminal.wait_for("/help lists the commands");
+    terminal.wait_for_prompt();
+    terminal
+}
+
+const QUESTION: &str = "What is gravity?";
+
+fn a_conversation(path: &Path) {
+    let mut terminal = chat(path, &["--perf"]);
+    let first = terminal.ask(QUESTION);
+    assert!(first.contains("Gravity is a fundamental"), "{first:?}");
+    assert!(!first.contains('.'), "{first:?}");
+    // A conversation goes on from what was said.
+    let second = terminal.ask(QUESTION);
+    assert_ne!(second, "");
+    assert!(terminal.ask("/reset").contains("a new conversation"));
+    assert_eq!(terminal.ask(QUESTION), first);
+    assert!(terminal.ask("/nonsense").contains("no command /nonsense"));
+    terminal.enter("/quit");
+    let ended = terminal.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for measured in ["prefill", "decode", "PSS"] {
+        assert!(ended.rest.contains(measured), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_conversation_with_a_plain_model() {
+    a_conversation(&model());
+}
+
+#[test]
+fn a_conversation_with_a_deduplicated_self_merge() {
+    let folder = tempfile::tempdir().unwrap();
+    let (merge, shared) = (folder.path().join("merge"), folder.path().join("shared"));
+    let layers = parse_layer_list("0-19,10-29").unwrap();
+    self_merge(&model(), &layers, &merge).unwrap();
+    let status = Command::new(assert_cmd::cargo::cargo_bin!("headshare-gguf"))
+        .args(["-q", "convert", "--lossless", "-o"])
+        .args([&shared, &merge])
+        .output()
+        .unwrap()
+        .status;
+    assert!(status.success());
+    std::fs::remove_file(merge).unwrap();
+    a_conversation(&shared);
+}
+
+#[test]
+fn ctrl_c_stops_an_answer_and_then_the_program() {
+    let mut terminal = chat(&model(), &["--grammar", ENDLESS]);
+    for _ in 0..2 {
+        terminal.enter("Tell me a story");
+        // Text comes while it is generated.
+        terminal.wait_for("e");
+        terminal.press(CTRL_C);
+        terminal.wait_for_prompt();
+    }
+    // Nothing that is typed is lost to it.
+    terminal.press("half a li");
+    terminal.wait_for("li");
+    terminal.press(CTRL_C);
+    terminal.wait_for_prompt();
+    terminal.press(CTRL_C);
+    terminal.wait_for("Ctrl-C again");
+    terminal.wait_for_prompt();
+    terminal.enter("Another story");
+    terminal.wait_for("e");
+    terminal.press(CTRL_C);
+    terminal.wait_for_prompt();
+    terminal.press(CTRL_C);
+    let ended = terminal.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+fn a_second_signal_ends_an_answer_that_does_not_stop() {
+    let mut terminal = chat(&model(), &["--grammar", ENDLESS]);
+    terminal.enter("Tell me a story");
+    terminal.wait_for("e");
+    // Held, so that it has not stopped at the first when the second comes.
+    terminal.signal(Signal::STOP);
+    terminal.signal(Signal::INT);
+    terminal.signal(Signal::TERM);
+    terminal.signal(Signal::CONT);
+    let ended = terminal.end();
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert!(ended.cooked);
+}
+
+#[test]
+fn a_signal_while_a_line_is_edited_leaves_the_terminal_as_it_was() {
+    let mut terminal = chat(&model(), &[]);
+    terminal.press("half a line");
+    terminal.wait_for("line");
+    assert!(!terminal.is_cooked());
+    terminal.signal(Signal::TERM);
+    let ended = terminal.end();
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert!(ended.cooked);
+}
+
+#[test]
+fn lines_are_edited_continued_and_remembered() {
+    let mut terminal = chat(&model(), &[]);
+    let answer = terminal.ask(QUESTION);
+    terminal.ask("/reset");
+    // Typed wrongly, and corrected with backspace and the arrow keys.
+    assert_eq!(
+        terminal.ask("hat is gravityy\u{7f}?\u{1b}[H\u{1b}[1~W"),
+        answer
+    );
+    terminal.ask("/reset");
+    // The line before the one before.
+    assert_eq!(terminal.ask("\u{1b}[A\u{1b}[A"), answer);
+    terminal.ask("/reset");
+    // A blank line is nothing, a backslash is not the end.
+    assert_eq!(terminal.ask(""), "");
+    terminal.enter("Tell me \\");
+    terminal.wait_for_prompt();
+    terminal.wait_for(". ");
+    let continued = terminal.ask("about cats.");
+    assert!(continued.to_lowercase().contains("cat"), "{continued:?}");
+    // Ctrl-D deletes in a line, and ends the chat on an empty one.
+    terminal.press(CTRL_D);
+    let ended = terminal.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
