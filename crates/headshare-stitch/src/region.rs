@@ -14,6 +14,9 @@ pub fn page_size() -> u64 {
     rustix::param::page_size() as u64
 }
 
+/// What a processor's large pages hold, on x86-64 and on ARM with 4 KiB pages.
+const HUGE_PAGE: usize = 2 << 20;
+
 /// `len` bytes of addresses that are ours alone; unmapped when dropped.
 ///
 /// Ranges passed to its methods begin on a page, lie inside, and end on a page
@@ -32,19 +35,49 @@ unsafe impl Sync for Region {}
 
 impl Region {
     /// Reserves addresses; touching them faults until something is mapped.
+    ///
+    /// Large regions begin on a [`HUGE_PAGE`], so that whatever is mapped at its
+    /// own offset can be translated in large steps, as llama.cpp's own mapping
+    /// is: with 4 KiB steps decoding is a tenth slower.
     pub(crate) fn reserve(len: usize) -> io::Result<Self> {
+        let page = page_size() as usize;
+        let slack = if len >= HUGE_PAGE {
+            HUGE_PAGE - page
+        } else {
+            0
+        };
+        let all = len
+            .checked_next_multiple_of(page)
+            .and_then(|len| len.checked_add(slack))
+            .ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice
         // touches no existing memory.
-        let start = unsafe {
+        let whole = unsafe {
             rustix::mm::mmap_anonymous(
                 std::ptr::null_mut(),
-                len,
+                all,
                 ProtFlags::empty(),
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }?;
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { start, len })
+        let whole = NonNull::new(whole.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let before = if slack > 0 {
+            whole.as_ptr().align_offset(HUGE_PAGE)
+        } else {
+            0
+        };
+        // SAFETY: `before` is at most `slack`, so that all of it lies in the
+        // pages that were just reserved; what is given back is used by no one.
+        unsafe {
+            let start = whole.add(before);
+            let used = all - slack;
+            for (at, len) in [(whole, before), (start.add(used), slack - before)] {
+                if len > 0 {
+                    rustix::mm::munmap(at.as_ptr().cast(), len)?;
+                }
+            }
+            Ok(Self { start, len })
+        }
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {
