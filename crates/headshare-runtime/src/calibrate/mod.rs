@@ -12,21 +12,25 @@
 //! operation and how many of both came before; [`Calibrator::graph`] is the
 //! graph of a first pass over one token, with what each node is computed from.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::ops::ControlFlow;
+mod graph;
+mod pass;
+mod replay;
+
 use std::path::Path;
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use ggml_sys as sys;
-
 use crate::batch::Batch;
-use crate::callbacks::{Node, NodeError, Observer};
+use crate::callbacks::NodeError;
 use crate::context::{Context, ContextError, ContextParams, FlashAttention};
 use crate::model::{Model, ModelError, ModelParams};
 use crate::vocab::{Token, Vocab};
+
+pub use graph::{Graph, GraphNode, Source, Weight};
+pub use pass::{AtStop, Pass};
+
+use graph::Discovery;
+use pass::{Watch, write};
 
 /// Windows that a pass can have: llama.cpp's bound on sequences.
 pub const MAX_WINDOWS: u32 = 256;
@@ -69,69 +73,6 @@ pub enum CalibrateError {
     /// The graph of a pass is not the graph of the first one.
     #[error("llama.cpp's graph changed: {0}")]
     Graph(String),
-}
-
-/// What a node is computed from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Another node, by its index in [`Graph::nodes`].
-    Node(usize),
-    /// A weight, by its index in [`Graph::weights`].
-    Weight(usize),
-    /// Something that llama.cpp sets for each pass: positions, masks, caches.
-    Input,
-}
-
-/// A node of the graph.
-#[derive(Clone, Debug)]
-pub struct GraphNode {
-    /// llama.cpp's label, such as `ffn_inp-3`.
-    pub name: String,
-    /// ggml's name of the operation, such as `MUL_MAT`.
-    pub op: &'static str,
-    /// Nodes of the same name and operation before it.
-    pub nth: u32,
-    /// What it is computed from.
-    pub sources: Vec<Source>,
-    /// The factor of a `SCALE` that adds nothing.
-    pub scale: Option<f32>,
-}
-
-/// A weight of the model that the graph uses.
-#[derive(Clone, Debug)]
-pub struct Weight {
-    /// Its name in the file.
-    pub name: String,
-    /// Its ggml type's number.
-    pub ggml_type: u32,
-    /// Its shape, ggml's `ne`.
-    pub dims: [u64; 4],
-    raw: NonNull<sys::ggml_tensor>,
-}
-
-/// The graph of a pass, in the order in which it is computed.
-#[derive(Clone, Debug, Default)]
-pub struct Graph {
-    /// The nodes.
-    pub nodes: Vec<GraphNode>,
-    /// The weights that they use.
-    pub weights: Vec<Weight>,
-}
-
-impl Graph {
-    /// The index of the weight called `name`, if the graph uses it.
-    pub fn weight(&self, name: &str) -> Option<usize> {
-        self.weights.iter().position(|w| w.name == name)
-    }
-
-    /// The nodes that use node `index`, ascending.
-    pub fn users(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
-        self.nodes[index..]
-            .iter()
-            .zip(index..)
-            .filter(move |(node, _)| node.sources.contains(&Source::Node(index)))
-            .map(|(_, at)| at)
-    }
 }
 
 /// A model of its own, with weights that can be replaced.
@@ -258,26 +199,10 @@ impl Calibrator {
             batch.add(token, position as u32, &[sequence as u32], output(i));
         }
         self.context.clear();
-        let mut kept: HashMap<(&str, &str, u32), usize> = HashMap::new();
-        let mut is_stop = vec![false; self.graph.nodes.len()];
-        stops.iter().for_each(|&i| is_stop[i] = true);
-        for &i in stops.iter().chain(keep) {
-            let node = &self.graph.nodes[i];
-            kept.insert((&node.name, node.op, node.nth), i);
-        }
-        let mut watch = Watch {
-            graph: &self.graph,
-            kept,
-            is_stop,
-            seen: HashMap::new(),
-            live: HashMap::new(),
-            next: None,
-            left: stops.len(),
-            at,
-            outcome: None,
-        };
+        let n_threads = self.context.n_threads();
+        let mut watch = Watch::new(&self.graph, stops, keep, n_threads, at);
         let decoded = self.context.decode_batch_observed(&batch, &mut watch);
-        let (left, outcome) = (watch.left, watch.outcome);
+        let (left, outcome) = watch.finish();
         self.context.clear();
         match outcome {
             Some(outcome) => outcome,
@@ -295,188 +220,5 @@ impl Calibrator {
     /// Logits of the `i`th output of the last pass, if it went through.
     pub fn logits_at(&self, i: usize) -> Option<&[f32]> {
         self.context.logits_at(i)
-    }
-}
-
-/// What is called at the stops of a pass, with the node's index.
-pub type AtStop<'a, E> = dyn FnMut(usize, &mut Pass<'_>) -> ControlFlow<Result<(), E>> + 'a;
-
-/// What can be read and written at a stop of a pass.
-pub struct Pass<'a> {
-    graph: &'a Graph,
-    live: &'a HashMap<usize, NonNull<sys::ggml_tensor>>,
-}
-
-impl Pass<'_> {
-    /// The elements of node `index`, row after row: the node of this stop, or
-    /// one of those kept.
-    ///
-    /// # Errors
-    /// When it has not come up yet, or is not plain f32.
-    pub fn f32s(&self, index: usize) -> Result<Cow<'_, [f32]>, CalibrateError> {
-        let Some(&raw) = self.live.get(&index) else {
-            let name = self.graph.nodes[index].name.clone();
-            return Err(NodeError::NoData(name).into());
-        };
-        Ok(Node::computed(raw).f32s()?)
-    }
-
-    /// Replaces bytes of a weight, which the rest of the pass then uses.
-    ///
-    /// # Errors
-    /// As [`Calibrator::write_weight`].
-    pub fn write_weight(
-        &mut self,
-        weight: usize,
-        offset: usize,
-        bytes: &[u8],
-    ) -> Result<(), CalibrateError> {
-        write(&self.graph.weights[weight], offset, bytes)
-    }
-}
-
-fn write(weight: &Weight, offset: usize, bytes: &[u8]) -> Result<(), CalibrateError> {
-    let fail = |problem: String| {
-        Err(CalibrateError::Weight {
-            name: weight.name.clone(),
-            problem,
-        })
-    };
-    // SAFETY: the weight belongs to a living model.
-    let (len, data, buffer) = unsafe {
-        let tensor = weight.raw.as_ref();
-        (
-            sys::ggml_nbytes(weight.raw.as_ptr()),
-            tensor.data,
-            tensor.buffer,
-        )
-    };
-    if offset.checked_add(bytes.len()).is_none_or(|end| end > len) {
-        let problem = format!("{} bytes at {offset} of {len}", bytes.len());
-        return fail(problem);
-    }
-    // SAFETY: the buffer of a living tensor, if it has one.
-    let host = !buffer.is_null() && unsafe { sys::ggml_backend_buffer_is_host(buffer) };
-    if !host || data.is_null() {
-        return fail("it does not lie in the CPU's memory".into());
-    }
-    // SAFETY: the bytes lie within the tensor's, which are ours alone to write:
-    // the model was read into memory of its own, no pass computes at this
-    // moment, and no reference to a weight's bytes is ever handed out.
-    unsafe {
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.cast::<u8>().add(offset), bytes.len());
-    }
-    Ok(())
-}
-
-/// Records the graph.
-#[derive(Default)]
-struct Discovery {
-    graph: Graph,
-    nodes: HashMap<NonNull<sys::ggml_tensor>, usize>,
-    weights: HashMap<NonNull<sys::ggml_tensor>, usize>,
-    seen: HashMap<(String, &'static str), u32>,
-}
-
-impl Discovery {
-    fn source(&mut self, node: Node<'_>) -> Source {
-        let raw = node.raw();
-        if let Some(&index) = self.nodes.get(&raw) {
-            return Source::Node(index);
-        }
-        if let Some(&index) = self.weights.get(&raw) {
-            return Source::Weight(index);
-        }
-        // SAFETY: a tensor of the graph that is asked about.
-        let buffer = unsafe { raw.as_ref() }.buffer;
-        // SAFETY: a living tensor's buffer.
-        let is_weight = !buffer.is_null()
-            && unsafe { sys::ggml_backend_buffer_get_usage(buffer) }
-                == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
-        if !is_weight {
-            return Source::Input;
-        }
-        let index = self.graph.weights.len();
-        self.graph.weights.push(Weight {
-            name: node.name().to_owned(),
-            ggml_type: node.ggml_type(),
-            dims: node.dims(),
-            raw,
-        });
-        self.weights.insert(raw, index);
-        Source::Weight(index)
-    }
-}
-
-impl Observer for Discovery {
-    fn wants(&mut self, node: &Node<'_>) -> bool {
-        let op = node.op().name();
-        let sources = (0..sys::GGML_MAX_SRC as usize)
-            .map_while(|i| node.src(i))
-            .map(|src| self.source(src))
-            .collect();
-        let count = self.seen.entry((node.name().to_owned(), op)).or_default();
-        let nth = *count;
-        *count += 1;
-        self.nodes.insert(node.raw(), self.graph.nodes.len());
-        self.graph.nodes.push(GraphNode {
-            name: node.name().to_owned(),
-            op,
-            nth,
-            sources,
-            scale: node.scale(),
-        });
-        false
-    }
-
-    fn observe(&mut self, _: &Node<'_>) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-}
-
-/// Finds the nodes of the first pass in a later one.
-struct Watch<'a, E> {
-    graph: &'a Graph,
-    kept: HashMap<(&'a str, &'a str, u32), usize>,
-    is_stop: Vec<bool>,
-    seen: HashMap<(String, &'static str), u32>,
-    live: HashMap<usize, NonNull<sys::ggml_tensor>>,
-    /// The stop that is being computed.
-    next: Option<usize>,
-    left: usize,
-    at: &'a mut AtStop<'a, E>,
-    outcome: Option<Result<(), E>>,
-}
-
-impl<E> Observer for Watch<'_, E> {
-    fn wants(&mut self, node: &Node<'_>) -> bool {
-        let op = node.op().name();
-        let count = self.seen.entry((node.name().to_owned(), op)).or_default();
-        let nth = *count;
-        *count += 1;
-        let Some(&index) = self.kept.get(&(node.name(), op, nth)) else {
-            return false;
-        };
-        self.live.insert(index, node.raw());
-        self.next = self.is_stop[index].then_some(index);
-        self.next.is_some()
-    }
-
-    fn observe(&mut self, _: &Node<'_>) -> ControlFlow<()> {
-        let Some(index) = self.next.take() else {
-            return ControlFlow::Continue(());
-        };
-        self.left -= 1;
-        let mut pass = Pass {
-            graph: self.graph,
-            live: &self.live,
-        };
-        match (self.at)(index, &mut pass) {
-            ControlFlow::Continue(()) => ControlFlow::Continue(()),
-            ControlFlow::Break(outcome) => {
-                self.outcome = Some(outcome);
-                ControlFlow::Break(())
-            }
-        }
     }
 }
