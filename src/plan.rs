@@ -5,12 +5,14 @@
 //! (layer, unit, parts).
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use headshare_format::GgmlType;
 use serde::{Deserialize, Serialize};
 
-use crate::matching::{MatchFunction, Matching, Part, UnitId};
+use crate::matching::{MatchFunction, Matching, Part, UnitId, UnknownMatchFunction};
 use crate::model::{AttentionMap, RowsRange};
+use crate::repair::choose::Chosen;
 
 /// The version of the plan format that this program reads and writes.
 pub const VERSION: u32 = 1;
@@ -23,9 +25,9 @@ pub struct Plan {
     pub version: u32,
     /// The digest of the file it was made for: `blake3:` and 64 digits.
     pub source: String,
-    /// The match function.
+    /// How the units were chosen.
     #[serde(rename = "match")]
-    pub function: MatchFunction,
+    pub choice: Choice,
     /// The share of units that was asked for.
     pub ratio: f64,
     /// Number of all units of the model.
@@ -38,6 +40,48 @@ pub struct Plan {
     /// The units that are deleted; none by this version of the program.
     #[serde(default)]
     pub dropped: Vec<serde_json::Value>,
+}
+
+/// How the units of a plan were chosen: the name of a match function, or
+/// `calibrated`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Choice {
+    /// By a match function, as the paper does.
+    Match(MatchFunction),
+    /// By what was measured of the running model.
+    Calibrated,
+}
+
+const CALIBRATED: &str = "calibrated";
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Match(function) => write!(f, "match {function}"),
+            Self::Calibrated => f.write_str(CALIBRATED),
+        }
+    }
+}
+
+impl From<Choice> for String {
+    fn from(choice: Choice) -> Self {
+        match choice {
+            Choice::Match(function) => function.as_str().to_owned(),
+            Choice::Calibrated => CALIBRATED.to_owned(),
+        }
+    }
+}
+
+impl TryFrom<String> for Choice {
+    type Error = UnknownMatchFunction;
+
+    fn try_from(name: String) -> Result<Self, UnknownMatchFunction> {
+        if name == CALIBRATED {
+            return Ok(Self::Calibrated);
+        }
+        name.parse().map(Self::Match)
+    }
 }
 
 /// What a conversion saves, in bytes; negative when it costs.
@@ -68,7 +112,8 @@ pub struct Alias {
     pub matched_unit: u32,
     /// The parts that are shared.
     pub parts: Vec<Part>,
-    /// The score of alias and best match.
+    /// The score of alias and best match; in a calibrated plan less the
+    /// divergence, in nats, that the alias is expected to cause.
     pub score: f64,
 }
 
@@ -112,7 +157,7 @@ impl Plan {
         Self {
             version: VERSION,
             source,
-            function,
+            choice: Choice::Match(function),
             ratio,
             units: matching.units,
             saved: None,
@@ -130,6 +175,30 @@ impl Plan {
                     score: m.score,
                 })
                 .collect(),
+            dropped: Vec::new(),
+        }
+    }
+
+    /// The plan by which the units of `chosen` share.
+    pub fn calibrated(source: String, ratio: f64, units: usize, chosen: &Chosen) -> Self {
+        let alias = |(unit, (donor, cost)): (&UnitId, &(UnitId, f64))| Alias {
+            layer: unit.layer,
+            unit: unit.unit,
+            donor_layer: donor.layer,
+            donor_unit: donor.unit,
+            matched_layer: donor.layer,
+            matched_unit: donor.unit,
+            parts: Part::ALL.to_vec(),
+            score: -cost,
+        };
+        Self {
+            version: VERSION,
+            source,
+            choice: Choice::Calibrated,
+            ratio,
+            units,
+            saved: None,
+            aliases: chosen.shared.iter().map(alias).collect(),
             dropped: Vec::new(),
         }
     }
@@ -256,7 +325,7 @@ impl Plan {
 
 /// What two blocks must agree on to stand in for each other: type, row length,
 /// bytes.
-fn kind(map: &AttentionMap, unit: UnitId, part: Part) -> Option<(GgmlType, u64, u64)> {
+pub(crate) fn kind(map: &AttentionMap, unit: UnitId, part: Part) -> Option<(GgmlType, u64, u64)> {
     let tensor = map.layer(unit.layer)?.tensor(part);
     let rows = map.block(unit, part)?;
     Some((tensor.ggml_type, tensor.row_elems, rows.len))

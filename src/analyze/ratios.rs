@@ -12,9 +12,9 @@ use super::{AnalyzeError, file_name};
 use crate::convert::{ConvertError, source_view};
 use crate::input::{InputError, ModelFile};
 use crate::inspect;
-use crate::matching::{MatchFunction, Part};
+use crate::matching::Part;
 use crate::model::AttentionMap;
-use crate::plan::Plan;
+use crate::plan::{Choice, Plan};
 
 /// What several converted files share, by layer.
 #[derive(Debug, Clone, Serialize)]
@@ -30,9 +30,9 @@ pub struct FileRatios {
     pub path: String,
     /// Whether it shares by a plan; else what is byte-equal.
     pub planned: bool,
-    /// The match function of the plan.
+    /// How the units of the plan were chosen.
     #[serde(rename = "match")]
-    pub function: Option<MatchFunction>,
+    pub choice: Option<Choice>,
     /// The share of units that the plan was made for.
     pub ratio: Option<f64>,
     /// The layers, ascending.
@@ -145,7 +145,7 @@ fn file_ratios(path: &Path) -> Result<FileRatios, AnalyzeError> {
     Ok(FileRatios {
         path: path.display().to_string(),
         planned: plan.is_some(),
-        function: plan.as_ref().map(|plan: &Plan| plan.function),
+        choice: plan.as_ref().map(|plan: &Plan| plan.choice),
         ratio: plan.as_ref().map(|plan| plan.ratio),
         layers: layers.into_values().collect(),
     })
@@ -182,8 +182,8 @@ impl FileRatios {
     /// The file's name and how it was made.
     pub fn title(&self) -> String {
         let name = file_name(Path::new(&self.path));
-        match (self.function, self.ratio) {
-            (Some(function), Some(ratio)) => format!("{name} (match {function}, ratio {ratio})"),
+        match (self.choice, self.ratio) {
+            (Some(choice), Some(ratio)) => format!("{name} ({choice}, ratio {ratio})"),
             _ => format!("{name} (lossless)"),
         }
     }

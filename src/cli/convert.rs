@@ -95,24 +95,44 @@ impl Args {
         if !self.dry_run {
             AtomicFile::check(&self.output, self.force, &inputs)?;
         }
-        let sharing = match &self.what {
+        let measures = self.repair.measures(self.matching.is_given())?;
+        let calibration = match self.repair.text()? {
+            Some(text) => {
+                let map = convert::attention_map(&source)?;
+                crate::repair::check_supported(&map)?;
+                Some(self.repair.calibration(&source, text, out)?)
+            }
+            None => None,
+        };
+        let sharing = match (&self.what, &calibration) {
             _ if let Some(file) = &plan_file => Sharing::Plan(read_plan(file)?),
-            What {
-                ratio: Some(ratio), ..
-            } => Sharing::Plan(match_model(&source, self.matching.function, *ratio, out)?),
+            (
+                What {
+                    ratio: Some(ratio), ..
+                },
+                Some(calibration),
+            ) if measures => {
+                Sharing::Plan(
+                    self.repair
+                        .choose(&source, *ratio, calibration, self.force, out)?,
+                )
+            }
+            (
+                What {
+                    ratio: Some(ratio), ..
+                },
+                _,
+            ) => Sharing::Plan(match_model(&source, self.matching.function(), *ratio, out)?),
             _ => Sharing::Lossless,
         };
-        let (replacement, record) = match (&sharing, self.repair.text()?) {
-            (Sharing::Plan(plan), Some(text)) => {
-                let done = self
-                    .repair
-                    .run(&source, plan, text, self.dry_run, out)
-                    .map_err(|e| match e.downcast::<ConvertError>() {
-                        Ok(error) => self.name_plan(error),
-                        Err(other) => other,
-                    })?;
-                (done.0, done.1)
-            }
+        let (replacement, record) = match (&sharing, &calibration) {
+            (Sharing::Plan(plan), Some(calibration)) => self
+                .repair
+                .run(&source, plan, calibration, self.dry_run, out)
+                .map_err(|e| match e.downcast::<ConvertError>() {
+                    Ok(error) => self.name_plan(error),
+                    Err(other) => other,
+                })?,
             _ => (Replacement::default(), None),
         };
         let prepared = convert::prepare_with(&source, sharing, self.page_size, replacement)

@@ -21,6 +21,7 @@ use crate::matching::MatchError;
 use crate::model::ModelError;
 use crate::plan::PlanError;
 use crate::repair::RepairError;
+use crate::repair::choose::SurveyError;
 
 /// The exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,16 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         (exit as u8).into()
     }
+}
+
+/// Arguments that contradict each other.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct UsageError(String);
+
+/// [`UsageError`].
+pub(super) fn usage(message: impl Into<String>) -> UsageError {
+    UsageError(message.into())
 }
 
 /// Prints `error` to stderr, with a hint where there is one, and returns its
@@ -165,7 +176,11 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(e) = cause.downcast_ref::<FileError>() {
         return Some(of_file(e));
     }
-    if cause.downcast_ref::<PlanError>().is_some() {
+    if cause.downcast_ref::<UsageError>().is_some() {
+        return Some(Exit::Usage);
+    }
+    if cause.downcast_ref::<PlanError>().is_some() || cause.downcast_ref::<SurveyError>().is_some()
+    {
         return Some(Exit::BadInput);
     }
     if let Some(e) = cause.downcast_ref::<RunError>() {

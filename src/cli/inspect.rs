@@ -62,11 +62,11 @@ fn render_sharing(s: &SharingInspection) -> String {
     );
     text += &match &s.plan {
         Some(plan) => format!(
-            "  {} of {} units use another unit's weights (ratio {}, match {})\n",
+            "  {} of {} units use another unit's weights (ratio {}, {})\n",
             plan.aliases.len(),
             plan.units,
             plan.ratio,
-            plan.function
+            plan.choice
         ),
         None => "  lossless: expand gives the source back byte for byte\n".to_owned(),
     };

@@ -39,9 +39,22 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct MatchArgs {
-    /// Which parts of two units are compared.
-    #[arg(long = "match", value_name = "FUNCTION", value_enum, default_value_t)]
-    pub(super) function: MatchFunction,
+    /// Which parts of two units are compared; `qk` where nothing else is asked
+    /// for.
+    #[arg(long = "match", value_name = "FUNCTION", value_enum)]
+    function: Option<MatchFunction>,
+}
+
+impl MatchArgs {
+    /// The match function.
+    pub(super) fn function(self) -> MatchFunction {
+        self.function.unwrap_or_default()
+    }
+
+    /// Whether one was asked for.
+    pub(super) fn is_given(self) -> bool {
+        self.function.is_some()
+    }
 }
 
 pub(super) fn parse_ratio(text: &str) -> Result<f64, String> {
@@ -58,7 +71,7 @@ impl Args {
             AtomicFile::check(path, self.force, &[source.file.id()])?;
         }
         let (plan, digest) = rayon::join(
-            || match_model(&source, self.matching.function, self.ratio, out),
+            || match_model(&source, self.matching.function(), self.ratio, out),
             || convert::digest_of(&source),
         );
         let mut plan = plan?;
@@ -123,12 +136,12 @@ pub(super) fn match_model(
 /// What `plan` and `convert --dry-run` say about a plan and its savings.
 pub(super) fn render(plan: &Plan, source: &ModelFile, prepared: &Prepared) -> String {
     let mut text = format!(
-        "{}: {} of {} units use another unit's weights (ratio {}, match {})\n",
+        "{}: {} of {} units use another unit's weights (ratio {}, {})\n",
         source.path().display(),
         plan.aliases.len(),
         plan.units,
         plan.ratio,
-        plan.function
+        plan.choice
     );
     text += &render_saved(source, prepared);
     if !plan.aliases.is_empty() {

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::ValueEnum;
 use headshare_format::FormatError;
 use headshare_runtime::memory;
-use headshare_stitch::MappedFile;
+use headshare_stitch::{AtomicFile, MappedFile};
 
+use super::failure::usage;
 use super::output::Output;
 use crate::convert::{self, Replacement};
 use crate::input::{InputError, ModelFile};
+use crate::matching::aliases_for;
 use crate::plan::Plan;
-use crate::repair::{self, Options, Record};
+use crate::repair::choose::{self, Goal, Sizes, Subject, Survey, Units};
+use crate::repair::{self, Options, Record, Windows};
 
 /// Memory to stay within where the system does not tell how much there is.
 const FALLBACK_MEMORY: u64 = 8 << 30;
@@ -23,9 +27,36 @@ pub(super) struct RepairArgs {
     /// Refit the layers after what is shared, on this text (UTF-8).
     #[arg(long, value_name = "TEXT", conflicts_with = "lossless")]
     repair: Option<PathBuf>,
-    /// How the units that share are chosen.
-    #[arg(long, value_enum, default_value_t, requires = "repair")]
-    choose: Choose,
+    /// How the units are chosen: by what is measured of the running model, or by
+    /// --match. With --ratio only; `calibrated` where --match is not given.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        requires = "repair",
+        conflicts_with = "plan"
+    )]
+    choose: Option<Choose>,
+    /// What becomes of the units.
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        requires = "repair",
+        conflicts_with = "plan"
+    )]
+    units: Units,
+    /// Keep what was measured for the choice in this file.
+    #[arg(long, value_name = "FILE", requires = "repair", conflicts_with_all = ["plan", "stats"])]
+    save_stats: Option<PathBuf>,
+    /// Choose by what --save-stats has kept, instead of measuring again.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "repair",
+        conflicts_with = "plan"
+    )]
+    stats: Option<PathBuf>,
     /// Bytes of memory that repair stays within, by default half of what the
     /// machine has.
     #[arg(long, value_name = "BYTES", requires = "repair")]
@@ -40,11 +71,12 @@ pub(super) struct RepairArgs {
     window: u32,
 }
 
-/// How the units that share are chosen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+/// How the units are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Choose {
+    /// By what each pair of units does to the running model.
+    Calibrated,
     /// By the match function, as the paper does.
-    #[default]
     Match,
 }
 
@@ -54,7 +86,6 @@ impl RepairArgs {
         let Some(path) = &self.repair else {
             return Ok(None);
         };
-        let Choose::Match = self.choose;
         let file = MappedFile::open(path).map_err(InputError::from)?;
         match std::str::from_utf8(&file) {
             Ok(text) => Ok(Some(text.to_owned())),
@@ -65,13 +96,119 @@ impl RepairArgs {
         }
     }
 
+    /// Whether the units are chosen by measuring; `matching` says that --match
+    /// was given.
+    ///
+    /// # Errors
+    /// When the arguments contradict each other.
+    pub(super) fn measures(&self, matching: bool) -> anyhow::Result<bool> {
+        let measures = match self.choose {
+            Some(choose) => choose == Choose::Calibrated,
+            None => !matching,
+        };
+        let flags = [
+            ("--save-stats", self.save_stats.is_some()),
+            ("--stats", self.stats.is_some()),
+            ("--units", self.units != Units::Share),
+        ];
+        match flags.into_iter().find(|(_, given)| *given) {
+            _ if measures && matching => {
+                Err(usage("--match is for --choose match; calibrated choice measures").into())
+            }
+            Some((flag, _)) if !measures => {
+                Err(usage(format!("{flag} needs --choose calibrated, without --match")).into())
+            }
+            _ => Ok(measures),
+        }
+    }
+
+    /// The text, its windows, and how to go about it.
+    pub(super) fn calibration(
+        &self,
+        source: &ModelFile,
+        text: String,
+        out: &Output,
+    ) -> anyhow::Result<Calibration> {
+        let options = Options {
+            text,
+            windows: self.windows,
+            window: self.window,
+            memory: self.memory.unwrap_or_else(|| {
+                memory::physical_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2)
+            }),
+            n_threads: None,
+            stop: Arc::default(),
+        };
+        let windows = Windows::of(source, &options, &|text| out.remark(text))?;
+        Ok(Calibration { windows, options })
+    }
+
+    /// Chooses by measuring.
+    pub(super) fn choose(
+        &self,
+        source: &ModelFile,
+        ratio: f64,
+        calibration: &Calibration,
+        force: bool,
+        out: &Output,
+    ) -> anyhow::Result<Plan> {
+        let map = convert::attention_map(source)?;
+        repair::check_supported(&map)?;
+        if let Some(path) = &self.save_stats {
+            AtomicFile::check(path, force, &[source.file.id()])?;
+        }
+        let digest = convert::digest_of(source);
+        let subject = Subject {
+            source,
+            digest: &digest,
+            map: &map,
+        };
+        let survey = match &self.stats {
+            Some(path) => {
+                let file = MappedFile::open(path).map_err(InputError::from)?;
+                Survey::from_json(&file, subject, &calibration.windows)
+                    .with_context(|| path.display().to_string())?
+            }
+            None => {
+                let bar = out.bar("choosing", 1000, false);
+                let survey = choose::survey(
+                    subject,
+                    &calibration.windows,
+                    &calibration.options,
+                    self.units != Units::Share,
+                    &|done| bar.set_position((done * 1000.0) as u64),
+                    &|text| out.remark(text),
+                )?;
+                bar.finish_and_clear();
+                survey
+            }
+        };
+        if let Some(path) = &self.save_stats {
+            survey.write(path, force)?;
+        }
+        let units = map.units().len();
+        let count = aliases_for(ratio, units)?;
+        let sizes = |_| Sizes {
+            shared: 1,
+            dropped: 1,
+        };
+        let chosen = survey.select(self.units, Goal::Count(count), &sizes);
+        if chosen.shared.len() < count {
+            out.remark(&format!(
+                "note: {count} units were asked for, {} can share",
+                chosen.shared.len()
+            ));
+        }
+        Ok(Plan::calibrated(digest, ratio, units, &chosen))
+    }
+
     /// Repairs `source` after `plan`; a dry run says which tensors that would
     /// replace.
     pub(super) fn run(
         &self,
         source: &ModelFile,
         plan: &Plan,
-        text: String,
+        calibration: &Calibration,
         dry_run: bool,
         out: &Output,
     ) -> anyhow::Result<(Replacement, Option<Record>)> {
@@ -94,22 +231,13 @@ impl RepairArgs {
                 None,
             ));
         }
-        let options = Options {
-            text,
-            windows: self.windows,
-            window: self.window,
-            memory: self.memory.unwrap_or_else(|| {
-                memory::physical_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2)
-            }),
-            n_threads: None,
-            stop: Arc::default(),
-        };
         let bar = out.bar("repairing", 1000, false);
         let repaired = repair::repair(
             source,
             &map,
             plan,
-            &options,
+            &calibration.windows,
+            &calibration.options,
             &|done| bar.set_position((done * 1000.0) as u64),
             &|text| out.remark(text),
         )?;
@@ -123,6 +251,12 @@ impl RepairArgs {
             Some(repaired.record),
         ))
     }
+}
+
+/// A text to calibrate on.
+pub(super) struct Calibration {
+    windows: Windows,
+    options: Options,
 }
 
 /// What `convert` says about a repair.

@@ -8,6 +8,7 @@
 //! changed model while it runs, so that every later layer is fitted on what the
 //! file will really compute. `docs/METHOD.md` has the equations.
 
+pub mod choose;
 mod lockstep;
 pub mod normal;
 pub mod refit;
@@ -222,12 +223,12 @@ pub fn repair(
     source: &ModelFile,
     map: &AttentionMap,
     plan: &Plan,
+    windows: &Windows,
     options: &Options,
     progress: &dyn Fn(f64),
     remark: &dyn Fn(&str),
 ) -> Result<Repaired, RepairError> {
     check_supported(map)?;
-    let windows = Windows::of(source, options, remark)?;
     let vocabulary = u64::from(windows.vocabulary).max(1);
     let n_tokens = windows.tokens.len();
     let outputs = MAX_OUTPUTS
@@ -489,7 +490,7 @@ impl Run<'_> {
 }
 
 impl Site {
-    fn cannot(&self, error: QuantizeError) -> RepairError {
+    pub(crate) fn cannot(&self, error: QuantizeError) -> RepairError {
         RepairError::Quantize {
             name: self.name.clone(),
             error,
@@ -498,7 +499,7 @@ impl Site {
 }
 
 /// The weights of tensor `index`, row after row.
-fn dequantised(source: &ModelFile, index: usize) -> Result<Vec<f32>, QuantError> {
+pub(crate) fn dequantised(source: &ModelFile, index: usize) -> Result<Vec<f32>, QuantError> {
     let info = &source.gguf.tensors[index];
     let bytes = source.bytes(source.gguf.data_range(info));
     let rows = info.byte_len() / info.row_bytes();

@@ -32,56 +32,24 @@ impl Normal {
         let rows = weights.len();
         let p = inputs.len().checked_div(rows).unwrap_or(0);
         let n = targets.len().checked_div(rows).unwrap_or(0);
-        let mut this = Self {
-            gram: Mat::zeros(p, p),
-            cross: Mat::zeros(p, n),
-            target: 0.0,
-            rows,
-        };
-        let mut z = vec![0f32; SLAB.min(rows) * p];
-        let mut y = vec![0f32; SLAB.min(rows) * n];
-        let mut gram = Mat::<f32>::zeros(p, p);
-        let mut cross = Mat::<f32>::zeros(p, n);
+        let mut gram = GramSum::new(p);
+        let mut cross = ProductSum::new(p, n);
+        let mut target = 0.0;
         for start in (0..rows).step_by(SLAB) {
-            let len = SLAB.min(rows - start);
-            let weights = &weights[start..start + len];
-            scale_rows(&inputs[start * p..(start + len) * p], weights, p, &mut z);
-            scale_rows(&targets[start * n..(start + len) * n], weights, n, &mut y);
-            let zs = MatRef::from_row_major_slice(&z[..len * p], len, p);
-            let ys = MatRef::from_row_major_slice(&y[..len * n], len, n);
-            triangular::matmul(
-                &mut gram,
-                triangular::BlockStructure::TriangularLower,
-                Accum::Replace,
-                zs.transpose(),
-                triangular::BlockStructure::Rectangular,
-                zs,
-                triangular::BlockStructure::Rectangular,
-                1f32,
-                par,
-            );
-            matmul(&mut cross, Accum::Replace, zs.transpose(), ys, 1f32, par);
-            for j in 0..p {
-                for i in j..p {
-                    this.gram[(i, j)] += f64::from(gram[(i, j)]);
-                }
-            }
-            for j in 0..n {
-                for i in 0..p {
-                    this.cross[(i, j)] += f64::from(cross[(i, j)]);
-                }
-            }
-            this.target += y[..len * n]
-                .iter()
-                .map(|&v| f64::from(v) * f64::from(v))
-                .sum::<f64>();
+            let end = rows.min(start + SLAB);
+            let weights = &weights[start..end];
+            let z = weighted(&inputs[start * p..end * p], weights);
+            let y = weighted(&targets[start * n..end * n], weights);
+            gram.add(&z, par);
+            cross.add(&z, &y, par);
+            target += y.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
         }
-        for j in 0..p {
-            for i in j + 1..p {
-                this.gram[(j, i)] = this.gram[(i, j)];
-            }
+        Self {
+            gram: gram.finish(),
+            cross: cross.finish(),
+            target,
+            rows,
         }
-        this
     }
 
     /// The sums over the tokens of both.
@@ -139,13 +107,106 @@ impl Normal {
     }
 }
 
-fn scale_rows(rows: &[f32], weights: &[f32], width: usize, out: &mut [f32]) {
-    for (i, &weight) in weights.iter().enumerate() {
+/// Rows, each times the square root of its weight.
+pub fn weighted(rows: &[f32], weights: &[f32]) -> Vec<f32> {
+    let width = rows.len().checked_div(weights.len()).unwrap_or(0);
+    let mut out = rows.to_vec();
+    for (row, weight) in out.chunks_mut(width.max(1)).zip(weights) {
         let factor = weight.sqrt();
-        let range = i * width..(i + 1) * width;
-        for (to, from) in out[range.clone()].iter_mut().zip(&rows[range]) {
-            *to = from * factor;
+        row.iter_mut().for_each(|v| *v *= factor);
+    }
+    out
+}
+
+/// Z^T Z, of any number of rows that are already weighted.
+#[derive(Debug)]
+pub struct GramSum {
+    sum: Mat<f64>,
+    slab: Mat<f32>,
+}
+
+impl GramSum {
+    /// For rows of `width` elements.
+    pub fn new(width: usize) -> Self {
+        Self {
+            sum: Mat::zeros(width, width),
+            slab: Mat::zeros(width, width),
         }
+    }
+
+    /// Adds rows.
+    pub fn add(&mut self, rows: &[f32], par: Par) {
+        let width = self.sum.nrows();
+        for slab in rows.chunks(SLAB * width.max(1)) {
+            let z = MatRef::from_row_major_slice(slab, slab.len() / width, width);
+            triangular::matmul(
+                &mut self.slab,
+                triangular::BlockStructure::TriangularLower,
+                Accum::Replace,
+                z.transpose(),
+                triangular::BlockStructure::Rectangular,
+                z,
+                triangular::BlockStructure::Rectangular,
+                1f32,
+                par,
+            );
+            for j in 0..width {
+                for i in j..width {
+                    self.sum[(i, j)] += f64::from(self.slab[(i, j)]);
+                }
+            }
+        }
+    }
+
+    /// The sum, both triangles.
+    pub fn finish(mut self) -> Mat<f64> {
+        for j in 0..self.sum.ncols() {
+            for i in j + 1..self.sum.nrows() {
+                self.sum[(j, i)] = self.sum[(i, j)];
+            }
+        }
+        self.sum
+    }
+}
+
+/// Z^T Y, likewise.
+#[derive(Debug)]
+pub struct ProductSum {
+    sum: Mat<f64>,
+    slab: Mat<f32>,
+}
+
+impl ProductSum {
+    /// For rows of `left` and of `right` elements.
+    pub fn new(left: usize, right: usize) -> Self {
+        Self {
+            sum: Mat::zeros(left, right),
+            slab: Mat::zeros(left, right),
+        }
+    }
+
+    /// Adds rows of both.
+    pub fn add(&mut self, left: &[f32], right: &[f32], par: Par) {
+        let (p, n) = (self.sum.nrows(), self.sum.ncols());
+        let slabs = left
+            .chunks(SLAB * p.max(1))
+            .zip(right.chunks(SLAB * n.max(1)));
+        for (z, y) in slabs {
+            let rows = z.len() / p;
+            let z = MatRef::from_row_major_slice(z, rows, p);
+            let y = MatRef::from_row_major_slice(y, rows, n);
+            matmul(&mut self.slab, Accum::Replace, z.transpose(), y, 1f32, par);
+            for j in 0..n {
+                for i in 0..p {
+                    self.sum[(i, j)] += f64::from(self.slab[(i, j)]);
+                }
+            }
+        }
+    }
+
+    /// The sum.
+    pub fn finish(self) -> Mat<f64> {
+        self.sum
     }
 }
 

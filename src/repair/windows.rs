@@ -28,7 +28,7 @@ impl Windows {
     /// Windows of the text, spread evenly over it, as many as there are and
     /// memory has room for. As in llama.cpp's perplexity tool, each begins with
     /// the token that begins a text, if the model has one and uses it.
-    pub(super) fn of(
+    pub fn of(
         source: &ModelFile,
         options: &Options,
         remark: &dyn Fn(&str),
@@ -83,6 +83,25 @@ impl Windows {
             vocabulary: vocab.n_tokens().unsigned_abs(),
             digest: format_digest(&blake3::hash(options.text.as_bytes())),
         })
+    }
+
+    /// Some windows of those in `range`, at most `most`, spread evenly over it.
+    pub(super) fn pick(&self, range: std::ops::Range<usize>, most: usize) -> Self {
+        let window = self.window as usize;
+        let count = range.len().min(most);
+        let tokens = (0..count)
+            .flat_map(|i| {
+                let at = range.start + i * range.len() / count;
+                &self.tokens[at * window..(at + 1) * window]
+            })
+            .copied()
+            .collect();
+        Self {
+            tokens,
+            count: count as u32,
+            digest: self.digest.clone(),
+            ..*self
+        }
     }
 
     /// Windows, the last ones, that ridges are chosen on.

@@ -41,7 +41,7 @@ impl Args {
             AtomicFile::check(path, self.picture.force, &inputs)?;
         }
         let bar = out.bar("matching", 1000, false);
-        let found = weights(&model, self.matching.function, self.ratio, &|done| {
+        let found = weights(&model, self.matching.function(), self.ratio, &|done| {
             bar.set_position((done * 1000.0) as u64);
         });
         bar.finish_and_clear();

@@ -1,0 +1,276 @@
+//! Calibrated choice: which units share (or go) is measured, not read off the
+//! weights.
+//!
+//! 1. [`features`]: for each unit and each unit of an earlier layer, how much of
+//!    what the layer adds to the residual stream is lost when the donor's
+//!    weights take the unit's place and `attn_output` is refitted. The features
+//!    are llama.cpp's own: the attention of each layer is computed once more
+//!    for each earlier layer, with that layer's weights.
+//! 2. [`sensitivity`]: what the loss of one unit does to the logits, on other
+//!    windows.
+//! 3. [`select`]: units are taken one after the other, cheapest first.
+//!
+//! `docs/METHOD.md` has the equations.
+
+mod features;
+mod pairs;
+mod select;
+mod sensitivity;
+mod sites;
+
+use std::path::Path;
+
+use headshare_stitch::{AtomicFile, FileError};
+use serde::{Deserialize, Serialize};
+
+pub use select::{Chosen, Goal, Sizes, Units};
+
+use super::{Options, RepairError, Windows, check_supported};
+use crate::input::ModelFile;
+use crate::matching::UnitId;
+use crate::model::AttentionMap;
+
+/// Windows that features are compared on, at most.
+const FEATURE_WINDOWS: usize = 16;
+/// Windows that the effect on logits is measured on, at most.
+const LOGIT_WINDOWS: usize = 4;
+/// Units whose effect on logits is measured; that of others is estimated.
+const MEASURED_UNITS: usize = 256;
+
+/// The version of [`Survey`] files.
+const VERSION: u32 = 1;
+
+/// What was measured of a model: enough to choose for any ratio.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Survey {
+    /// Of this form.
+    pub version: u32,
+    /// The program that measured.
+    pub tool: String,
+    /// Digest of the model file.
+    pub source: String,
+    /// Digest of the text.
+    pub text: String,
+    /// Windows of it, before some were picked.
+    pub windows: u32,
+    /// Tokens of each.
+    pub window: u32,
+    /// Every unit, ascending.
+    pub units: Vec<Unit>,
+}
+
+/// What was measured of one unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unit {
+    /// Its layer.
+    pub layer: u32,
+    /// Which of the layer.
+    pub unit: u32,
+    /// The units of earlier layers that could stand in for it, best first.
+    pub donors: Vec<Donor>,
+    /// What the best of them does to the logits; absent without donors.
+    pub shared: Option<Effect>,
+    /// What deleting it does; absent where that was not asked for.
+    pub dropped: Option<Effect>,
+}
+
+/// A unit that could stand in.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Donor {
+    /// Its layer.
+    pub layer: u32,
+    /// Which of the layer.
+    pub unit: u32,
+    /// The part of the residual stream that is lost, after a refit.
+    pub loss: f64,
+}
+
+/// What a change of one unit does.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Effect {
+    /// The part of the residual stream that is lost, after a refit.
+    pub loss: f64,
+    /// Mean KL divergence of the logits from the original's, in nats.
+    pub divergence: f64,
+    /// Whether that was measured; else it was estimated from the loss.
+    pub measured: bool,
+}
+
+impl Unit {
+    /// The unit's name.
+    pub fn id(&self) -> UnitId {
+        UnitId {
+            layer: self.layer,
+            unit: self.unit,
+        }
+    }
+}
+
+impl Donor {
+    /// The donor's name.
+    pub fn id(&self) -> UnitId {
+        UnitId {
+            layer: self.layer,
+            unit: self.unit,
+        }
+    }
+}
+
+/// The model to choose in.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Its file.
+    pub source: &'a ModelFile,
+    /// The file's digest.
+    pub digest: &'a str,
+    /// Where its heads are.
+    pub map: &'a AttentionMap,
+}
+
+/// Measures a model.
+///
+/// `dropping` says whether deleting units is measured, too. `progress` is told
+/// the part that is done.
+///
+/// # Errors
+/// [`RepairError`].
+pub fn survey(
+    subject: Subject<'_>,
+    windows: &Windows,
+    options: &Options,
+    dropping: bool,
+    progress: &dyn Fn(f64),
+    remark: &dyn Fn(&str),
+) -> Result<Survey, RepairError> {
+    let Subject {
+        source,
+        digest,
+        map,
+    } = subject;
+    check_supported(map)?;
+    let held_out = windows.held_out() as usize;
+    let fitted = windows.count as usize - held_out;
+    let fit = windows.pick(0..fitted, FEATURE_WINDOWS);
+    let held = windows.pick(fitted..windows.count as usize, LOGIT_WINDOWS);
+    let mut compared = features::compare(source, map, &fit, options, dropping, &|done| {
+        progress(done * 0.5);
+    })?;
+    if let Some(note) = &compared.screened {
+        remark(note);
+    }
+    sensitivity::measure(
+        source,
+        map,
+        &held,
+        options,
+        &mut compared,
+        &|done| progress(0.5 + done * 0.5),
+        remark,
+    )?;
+    Ok(Survey {
+        version: VERSION,
+        tool: crate::convert::TOOL.to_owned(),
+        source: digest.to_owned(),
+        text: windows.digest.clone(),
+        windows: windows.count,
+        window: windows.window,
+        units: compared.units,
+    })
+}
+
+/// Why a survey file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SurveyError {
+    /// It is no survey.
+    #[error("not a file that --save-stats has written: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It is about something else.
+    #[error("{field}: {problem}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Survey {
+    /// Reads a survey and checks that it is about this model, text and windows.
+    ///
+    /// # Errors
+    /// [`SurveyError`].
+    pub fn from_json(
+        json: &[u8],
+        subject: Subject<'_>,
+        windows: &Windows,
+    ) -> Result<Self, SurveyError> {
+        let Subject { digest, map, .. } = subject;
+        let this: Self = serde_json::from_slice(json)?;
+        let field = |field, problem: String| Err(SurveyError::Field { field, problem });
+        if this.version != VERSION {
+            let problem = format!(
+                "{} is unknown; this program reads version {VERSION}",
+                this.version
+            );
+            return field("version", problem);
+        }
+        if this.source != digest {
+            let problem = format!("measured on {}, this model is {digest}", this.source);
+            return field("source", problem);
+        }
+        if this.text != windows.digest {
+            let problem = format!(
+                "measured with {}, this text is {}",
+                this.text, windows.digest
+            );
+            return field("text", problem);
+        }
+        if (this.windows, this.window) != (windows.count, windows.window) {
+            let problem = format!(
+                "measured with {} windows of {} tokens, asked for are {} of {}",
+                this.windows, this.window, windows.count, windows.window
+            );
+            return field("windows", problem);
+        }
+        let ids: Vec<UnitId> = this.units.iter().map(Unit::id).collect();
+        if ids != map.units() {
+            return field("units", "these are not the model's".into());
+        }
+        let known = |id: UnitId| ids.binary_search(&id).is_ok();
+        for unit in &this.units {
+            let loss = |v: f64| v.is_finite() && v >= 0.0;
+            let effects = [unit.shared, unit.dropped];
+            let sound = unit
+                .donors
+                .iter()
+                .all(|d| d.layer < unit.layer && known(d.id()) && loss(d.loss))
+                && effects
+                    .iter()
+                    .flatten()
+                    .all(|e| loss(e.loss) && loss(e.divergence))
+                && unit.donors.is_empty() == unit.shared.is_none();
+            if !sound {
+                let problem = format!("{}: donors or numbers that cannot be", unit.id());
+                return field("units", problem);
+            }
+        }
+        Ok(this)
+    }
+
+    /// Writes the survey to `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be written; nothing is left behind then.
+    pub fn write(&self, path: &Path, force: bool) -> Result<(), FileError> {
+        let mut json = serde_json::to_vec(self).expect("a survey is plain data");
+        json.push(b'\n');
+        let file = AtomicFile::create(path, json.len() as u64, force, &[])?;
+        file.write_at(0, &json)?;
+        file.commit()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,537 @@
+//! What the loss of one unit does to the logits.
+//!
+//! One pass over the original model gives each layer's features; what is
+//! missing of a unit's, after the refit, is taken from the residual stream, and
+//! the rest of the pass is computed again from there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{ControlFlow, Range};
+
+use headshare_runtime::calibrate::{Calibrator, CalibratorParams, Pass};
+use rayon::prelude::*;
+
+use super::features::{Compared, Fits, Weights, columns, cut, id, product};
+use super::sites::{self, Attention, crossing};
+use super::{MEASURED_UNITS, Options, Unit, Windows};
+use crate::input::ModelFile;
+use crate::matching::UnitId;
+use crate::model::AttentionMap;
+use crate::repair::{MAX_LOGITS_BYTES, MAX_OUTPUTS, RepairError, dequantised};
+
+/// A change of one unit whose effect is measured.
+struct Change {
+    unit: UnitId,
+    dropped: bool,
+    /// What is missing of its features, a row for each token.
+    missing: Vec<f32>,
+}
+
+/// Where a layer's attention joins the residual stream.
+struct Junction {
+    /// The node, in rows of all tokens or of the outputs alone.
+    node: usize,
+    /// It and all else that the rest of the pass is computed from.
+    values: Vec<(usize, Vec<f32>)>,
+}
+
+/// Fills in the divergences of the units that were compared.
+pub(super) fn measure(
+    source: &ModelFile,
+    map: &AttentionMap,
+    windows: &Windows,
+    options: &Options,
+    compared: &mut Compared,
+    progress: &dyn Fn(f64),
+    remark: &dyn Fn(&str),
+) -> Result<(), RepairError> {
+    let Compared { units, fits, .. } = compared;
+    let fits = &*fits;
+    let measured = screen(units);
+    let wanted = units
+        .iter()
+        .filter(|u| u.shared.is_some() || u.dropped.is_some());
+    let all = wanted.count();
+    if measured.len() < all {
+        remark(&format!(
+            "note: the effect on the logits is measured for {} of {all} units, those that lose least, and estimated from that for the others",
+            measured.len()
+        ));
+    }
+    let n_tokens = windows.tokens.len();
+    let outputs = outputs(windows);
+    let is_output = |i: usize| outputs.binary_search(&i).is_ok();
+    let params = CalibratorParams {
+        windows: windows.count,
+        window: windows.window,
+        outputs: outputs.len() as u32,
+        n_threads: options.n_threads,
+        stop: options.stop.clone(),
+    };
+    let mut calibrator = Calibrator::load(source.path(), &params)?;
+    let attentions = sites::find(&calibrator, map)?;
+    let weights = Weights::of(source, map, &calibrator)?;
+    let graph = calibrator.graph();
+    let end = graph.nodes.len() - 1;
+    let crossings: Vec<Vec<usize>> = attentions
+        .iter()
+        .map(|a| crossing(graph, a.output.original()))
+        .collect();
+    let mut stops = vec![end];
+    for attention in &attentions {
+        stops.extend([
+            attention.input,
+            attention.features(),
+            attention.output.original(),
+        ]);
+    }
+    let keep: Vec<usize> = crossings.iter().flatten().copied().collect();
+    let mut changes: Vec<Change> = Vec::new();
+    let mut junctions: BTreeMap<u32, Junction> = BTreeMap::new();
+    let mut input = Vec::new();
+    let mut results: Vec<f64> = Vec::new();
+    let by_stop = |stop| {
+        attentions
+            .iter()
+            .zip(&crossings)
+            .find(|(a, _)| [a.input, a.features(), a.output.original()].contains(&stop))
+    };
+    calibrator.run(
+        &windows.tokens,
+        &is_output,
+        &stops,
+        &keep,
+        &mut |stop, pass| {
+            let mut at = || -> Result<bool, RepairError> {
+                if stop == end {
+                    results = effects(
+                        &Replays {
+                            source,
+                            attentions: &attentions,
+                            junctions: &junctions,
+                            outputs: &outputs,
+                            n_tokens,
+                            end,
+                        },
+                        pass,
+                        &changes,
+                        progress,
+                    )?;
+                    return Ok(true);
+                }
+                let Some((attention, crossing)) = by_stop(stop) else {
+                    return Err(RepairError::Internal("an unknown stop".into()));
+                };
+                if stop == attention.input {
+                    input = pass.f32s(stop)?.into_owned();
+                } else if stop == attention.features() {
+                    let missing =
+                        missing(attention, pass, &input, n_tokens, fits, &measured, &weights)?;
+                    changes.extend(missing);
+                } else {
+                    let values = crossing
+                        .iter()
+                        .map(|&node| Ok((node, pass.f32s(node)?.into_owned())))
+                        .collect::<Result<_, RepairError>>()?;
+                    let junction = Junction { node: stop, values };
+                    junctions.insert(attention.layer.layer, junction);
+                }
+                Ok(false)
+            };
+            match at() {
+                Ok(false) => ControlFlow::Continue(()),
+                Ok(true) => ControlFlow::Break(Ok(())),
+                Err(error) => ControlFlow::Break(Err(error)),
+            }
+        },
+    )?;
+    for (change, divergence) in changes.iter().zip(results) {
+        let Some(unit) = units.iter_mut().find(|u| u.id() == change.unit) else {
+            continue;
+        };
+        let effect = if change.dropped {
+            unit.dropped.as_mut()
+        } else {
+            unit.shared.as_mut()
+        };
+        if let Some(effect) = effect {
+            effect.divergence = divergence;
+            effect.measured = true;
+        }
+    }
+    estimate(units);
+    Ok(())
+}
+
+/// The units whose effect is measured: of each layer the one that loses least,
+/// then whichever lose least.
+fn screen(units: &[Unit]) -> BTreeSet<UnitId> {
+    let loss = |unit: &Unit| {
+        let effects = [unit.shared, unit.dropped];
+        let losses = effects.iter().flatten().map(|e| e.loss);
+        losses.fold(f64::INFINITY, f64::min)
+    };
+    let mut order: Vec<(f64, UnitId)> = units
+        .iter()
+        .filter(|u| u.shared.is_some() || u.dropped.is_some())
+        .map(|u| (loss(u), u.id()))
+        .collect();
+    order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let mut layers = BTreeSet::new();
+    let (first, rest): (Vec<_>, Vec<_>) = order
+        .into_iter()
+        .partition(|(_, unit)| layers.insert(unit.layer));
+    let room = MEASURED_UNITS.max(first.len());
+    first
+        .into_iter()
+        .chain(rest)
+        .map(|(_, unit)| unit)
+        .take(room)
+        .collect()
+}
+
+/// Divergences that were not measured, from those of the layer: as much for
+/// each part lost.
+fn estimate(units: &mut [Unit]) {
+    let mut rates: BTreeMap<u32, (f64, u32)> = BTreeMap::new();
+    for unit in &*units {
+        for effect in [unit.shared, unit.dropped].into_iter().flatten() {
+            if effect.measured && effect.loss > 0.0 && effect.divergence > 0.0 {
+                let rate = rates.entry(unit.layer).or_default();
+                rate.0 += (effect.divergence / effect.loss).ln();
+                rate.1 += 1;
+            }
+        }
+    }
+    for unit in units {
+        let rate = rates
+            .get(&unit.layer)
+            .map_or(1.0, |(sum, n)| (sum / f64::from(*n)).exp());
+        for effect in [&mut unit.shared, &mut unit.dropped].into_iter().flatten() {
+            if !effect.measured {
+                effect.divergence = effect.loss * rate;
+            }
+        }
+    }
+}
+
+/// The tokens whose logits are compared: of the second half of each window, as
+/// in perplexity, as many as memory is set aside for.
+fn outputs(windows: &Windows) -> Vec<usize> {
+    let window = windows.window as usize;
+    let late: Vec<usize> = (0..windows.tokens.len())
+        .filter(|i| i % window >= window / 2)
+        .collect();
+    let vocabulary = u64::from(windows.vocabulary).max(1);
+    let most = MAX_OUTPUTS.min(MAX_LOGITS_BYTES / (4 * vocabulary)) as usize;
+    let n = late.len().min(most.max(windows.count as usize));
+    (0..n).map(|i| late[(i + 1) * late.len() / n - 1]).collect()
+}
+
+/// What is missing of the features of each unit of a layer that is measured.
+fn missing(
+    attention: &Attention<'_>,
+    pass: &mut Pass<'_>,
+    input: &[f32],
+    n_tokens: usize,
+    fits: &BTreeMap<UnitId, Fits>,
+    measured: &BTreeSet<UnitId>,
+    weights: &Weights<'_>,
+) -> Result<Vec<Change>, RepairError> {
+    let layer = attention.layer;
+    let features = pass.f32s(attention.features())?.into_owned();
+    let width = features.len() / n_tokens;
+    let mut changes = Vec::new();
+    // By the layer of the donor: one replay serves all of them.
+    let mut shared: BTreeMap<u32, Vec<(u32, UnitId)>> = BTreeMap::new();
+    for unit in (0..layer.n_head_kv).filter(|&u| measured.contains(&id(layer, u))) {
+        let Some(fits) = fits.get(&id(layer, unit)) else {
+            continue;
+        };
+        if let Some((donor, _)) = &fits.shared {
+            shared.entry(donor.layer).or_default().push((unit, *donor));
+        }
+        if let Some(fit) = &fits.dropped {
+            let own = columns(layer, width, unit);
+            changes.push(Change {
+                unit: id(layer, unit),
+                dropped: true,
+                missing: less(fit_rows(&features, &fit.own, width), &features, width, &own),
+            });
+        }
+    }
+    for group in shared.values() {
+        for &(unit, donor) in group {
+            weights.put(pass, id(layer, unit), donor)?;
+        }
+        pass.replay(
+            attention.input,
+            attention.features(),
+            &[(attention.input, input)],
+        )?;
+        let theirs = pass.f32s(attention.features())?.into_owned();
+        for &(unit, _) in group {
+            weights.put(pass, id(layer, unit), id(layer, unit))?;
+            let Some((_, fit)) = fits.get(&id(layer, unit)).and_then(|f| f.shared.as_ref()) else {
+                continue;
+            };
+            let own = columns(layer, width, unit);
+            let mut rows = fit_rows(&features, &fit.own, width);
+            let donated = cut(&theirs, width, &own);
+            let more = fit_rows(&donated, &fit.donor, own.len());
+            rows.iter_mut().zip(&more).for_each(|(to, v)| *to += v);
+            changes.push(Change {
+                unit: id(layer, unit),
+                dropped: false,
+                missing: less(rows, &features, width, &own),
+            });
+        }
+    }
+    pass.write_f32s(attention.features(), &features)?;
+    Ok(changes)
+}
+
+/// Rows times the coefficients of a fit.
+fn fit_rows(rows: &[f32], coefficients: &faer::Mat<f32>, width: usize) -> Vec<f32> {
+    let (n, m) = (coefficients.nrows(), coefficients.ncols());
+    let flat: Vec<f32> = (0..n)
+        .flat_map(|i| (0..m).map(move |j| coefficients[(i, j)]))
+        .collect();
+    product(rows, &flat, width)
+}
+
+/// `rows` less the columns `own` of the features.
+fn less(mut rows: Vec<f32>, features: &[f32], width: usize, own: &Range<usize>) -> Vec<f32> {
+    rows.par_chunks_mut(own.len())
+        .zip(features.par_chunks(width))
+        .for_each(|(row, all)| {
+            row.iter_mut()
+                .zip(&all[own.clone()])
+                .for_each(|(to, v)| *to -= v);
+        });
+    rows
+}
+
+/// What the rest of a pass needs to be computed again.
+struct Replays<'a> {
+    source: &'a ModelFile,
+    attentions: &'a [Attention<'a>],
+    junctions: &'a BTreeMap<u32, Junction>,
+    outputs: &'a [usize],
+    n_tokens: usize,
+    end: usize,
+}
+
+/// The divergence that each change causes.
+fn effects(
+    replays: &Replays<'_>,
+    pass: &mut Pass<'_>,
+    changes: &[Change],
+    progress: &dyn Fn(f64),
+) -> Result<Vec<f64>, RepairError> {
+    let reference = Reference::new(&pass.f32s(replays.end)?, replays.outputs.len());
+    let n_layers = replays.attentions.len() as f64;
+    let cost = |change: &Change| {
+        let later = |a: &&Attention<'_>| a.layer.layer >= change.unit.layer;
+        1.0 + replays.attentions.iter().filter(later).count() as f64 / n_layers
+    };
+    let all: f64 = changes.iter().map(cost).sum();
+    let mut done = 0.0;
+    changes
+        .iter()
+        .map(|change| {
+            replays.replay(pass, change)?;
+            let divergence = reference.divergence(&pass.f32s(replays.end)?);
+            done += cost(change);
+            progress(done / all);
+            Ok(divergence)
+        })
+        .collect()
+}
+
+impl Replays<'_> {
+    fn replay(&self, pass: &mut Pass<'_>, change: &Change) -> Result<(), RepairError> {
+        let missing = || RepairError::Internal(format!("{} is not there", change.unit));
+        let attention = self
+            .attentions
+            .iter()
+            .find(|a| a.layer.layer == change.unit.layer)
+            .ok_or_else(missing)?;
+        let junction = self.junctions.get(&change.unit.layer).ok_or_else(missing)?;
+        let site = &attention.output;
+        let index = self
+            .source
+            .gguf
+            .tensor_index(&site.name)
+            .ok_or_else(missing)?;
+        let matrix = dequantised(self.source, index).map_err(|e| site.cannot(e.into()))?;
+        let width = self.source.gguf.tensors[index].row_elems() as usize;
+        let own = columns(attention.layer, width, change.unit.unit);
+        let part = cut(&matrix, width, &own);
+        let mut lost = product(&change.missing, &part, own.len());
+        let outputs = matrix.len() / width;
+        lost.iter_mut().for_each(|v| *v *= attention.scale());
+        let values: Vec<(usize, Vec<f32>)> = junction
+            .values
+            .iter()
+            .map(|(node, values)| {
+                let mut values = values.clone();
+                if *node == junction.node {
+                    let rows = values.len() / outputs;
+                    for (at, row) in values.chunks_mut(outputs).enumerate() {
+                        let token = if rows == self.n_tokens {
+                            at
+                        } else {
+                            self.outputs[at]
+                        };
+                        row.iter_mut()
+                            .zip(&lost[token * outputs..(token + 1) * outputs])
+                            .for_each(|(to, v)| *to += v);
+                    }
+                }
+                (*node, values)
+            })
+            .collect();
+        let values: Vec<(usize, &[f32])> = values
+            .iter()
+            .map(|(node, v)| (*node, v.as_slice()))
+            .collect();
+        pass.replay(junction.node, self.end, &values)?;
+        Ok(())
+    }
+}
+
+/// Probabilities of the original.
+struct Reference {
+    logits: Vec<f32>,
+    probabilities: Vec<f32>,
+    vocabulary: usize,
+}
+
+impl Reference {
+    fn new(logits: &[f32], rows: usize) -> Self {
+        let vocabulary = logits.len() / rows;
+        let probabilities = logits
+            .par_chunks(vocabulary)
+            .flat_map_iter(|row| {
+                let (most, sum) = partition(row);
+                let scale = (1.0 / sum) as f32;
+                row.iter().map(move |&v| (v - most).exp() * scale)
+            })
+            .collect();
+        Self {
+            logits: logits.to_vec(),
+            probabilities,
+            vocabulary,
+        }
+    }
+
+    /// Mean KL divergence from the original, in nats.
+    fn divergence(&self, logits: &[f32]) -> f64 {
+        let rows = self.logits.len() / self.vocabulary;
+        let n = self.vocabulary;
+        let sum: f64 = (self.logits.par_chunks(n), self.probabilities.par_chunks(n))
+            .into_par_iter()
+            .zip(logits.par_chunks(n))
+            .map(|((original, probabilities), row)| {
+                let log_z = |(most, sum): (f32, f64)| f64::from(most) + sum.ln();
+                let shift = log_z(partition(row)) - log_z(partition(original));
+                let moved: f64 = original
+                    .iter()
+                    .zip(probabilities)
+                    .zip(row)
+                    .map(|((o, p), r)| f64::from(*p) * f64::from(o - r))
+                    .sum();
+                (moved + shift).max(0.0)
+            })
+            .collect::<Vec<f64>>()
+            .iter()
+            .sum();
+        sum / rows as f64
+    }
+}
+
+/// The largest logit, and the sum of the exponentials of all less it.
+fn partition(row: &[f32]) -> (f32, f64) {
+    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    (most, row.iter().map(|v| f64::from((v - most).exp())).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repair::choose::Effect;
+
+    #[test]
+    fn divergence_is_that_of_the_definition() {
+        let original = [1f32, 2.0, -1.0, 0.5, 0.0, 0.25];
+        let changed = [0.5f32, 2.5, -2.0, 0.5, 0.1, 0.2];
+        let reference = Reference::new(&original, 2);
+        let naive: f64 = original
+            .chunks(3)
+            .zip(changed.chunks(3))
+            .map(|(o, c)| {
+                let softmax = |row: &[f32]| {
+                    let sum: f64 = row.iter().map(|v| f64::from(*v).exp()).sum();
+                    row.iter()
+                        .map(|v| f64::from(*v).exp() / sum)
+                        .collect::<Vec<_>>()
+                };
+                let (p, q) = (softmax(o), softmax(c));
+                p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum::<f64>()
+            })
+            .sum();
+        assert!((reference.divergence(&changed) - naive / 2.0).abs() < 1e-6);
+        assert!(reference.divergence(&original) < 1e-9);
+    }
+
+    #[test]
+    fn what_is_not_measured_is_estimated_from_its_layer() {
+        let effect = |loss, divergence, measured| {
+            Some(Effect {
+                loss,
+                divergence,
+                measured,
+            })
+        };
+        let unit = |layer, unit, shared| Unit {
+            layer,
+            unit,
+            donors: Vec::new(),
+            shared,
+            dropped: None,
+        };
+        let mut units = [
+            unit(1, 0, effect(0.1, 0.3, true)),
+            unit(1, 1, effect(0.2, 0.0, false)),
+            unit(2, 0, effect(0.5, 0.0, false)),
+        ];
+        estimate(&mut units);
+        let divergence = |i: usize| units[i].shared.unwrap().divergence;
+        assert_eq!(divergence(0), 0.3);
+        assert!((divergence(1) - 0.6).abs() < 1e-12);
+        assert_eq!(divergence(2), 0.5);
+    }
+
+    #[test]
+    fn every_layer_has_a_unit_that_is_measured() {
+        let effect = |loss| {
+            Some(Effect {
+                loss,
+                divergence: 0.0,
+                measured: false,
+            })
+        };
+        let units: Vec<Unit> = (0..600)
+            .map(|i| Unit {
+                layer: i / 2,
+                unit: i % 2,
+                donors: Vec::new(),
+                shared: effect(f64::from(i)),
+                dropped: None,
+            })
+            .collect();
+        let measured = screen(&units);
+        assert_eq!(measured.len(), 300);
+        assert!((0..300).all(|layer| measured.contains(&UnitId { layer, unit: 0 })));
+    }
+}

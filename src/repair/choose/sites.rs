@@ -1,0 +1,108 @@
+//! Where a layer's attention begins and ends in llama.cpp's graph.
+
+use headshare_runtime::calibrate::{Calibrator, Graph, Source};
+
+use crate::model::{AttentionLayer, AttentionMap};
+use crate::repair::RepairError;
+use crate::repair::sites::{self, Role, Site, Target};
+
+/// The attention of a layer.
+#[derive(Debug)]
+pub(super) struct Attention<'a> {
+    pub layer: &'a AttentionLayer,
+    /// The node that goes into q, k and v.
+    pub input: usize,
+    /// `attn_output`, whose input are the features.
+    pub output: Site,
+}
+
+impl Attention<'_> {
+    /// The node that holds the features.
+    pub fn features(&self) -> usize {
+        self.output.input
+    }
+
+    /// The residual stream that the layer's output is added to, as far as it
+    /// can be read when the features are there.
+    pub fn residual(&self) -> Option<usize> {
+        match self.output.target {
+            Target::Sum { residual, .. } => Some(residual),
+            Target::Output(_) => None,
+        }
+    }
+
+    /// What the output is multiplied by before it is added.
+    pub fn scale(&self) -> f32 {
+        match self.output.target {
+            Target::Sum { scale, .. } => scale,
+            Target::Output(_) => 1.0,
+        }
+    }
+}
+
+/// The attention of every layer that has one.
+pub(super) fn find<'a>(
+    calibrator: &Calibrator,
+    map: &'a AttentionMap,
+) -> Result<Vec<Attention<'a>>, RepairError> {
+    let unsupported = |why: String| RepairError::Unsupported {
+        architecture: map.architecture.name.to_owned(),
+        why: format!("{why} (--choose match does not need it)"),
+    };
+    let graph = calibrator.graph();
+    map.layers
+        .iter()
+        .map(|layer| {
+            let output = sites::find(graph, layer.layer, Role::AttentionOutput)
+                .map_err(unsupported)?
+                .ok_or_else(|| {
+                    unsupported(format!("layer {} has no plain attn_output", layer.layer))
+                })?;
+            let input = input(graph, layer.layer, output.input).map_err(unsupported)?;
+            Ok(Attention {
+                layer,
+                input,
+                output,
+            })
+        })
+        .collect()
+}
+
+/// The one node that q, k and v of `layer` are computed from.
+fn input(graph: &Graph, layer: u32, features: usize) -> Result<usize, String> {
+    let mut input = None;
+    for stem in ["attn_q", "attn_k", "attn_v", "attn_qkv"] {
+        let Some(weight) = graph.weight(&format!("blk.{layer}.{stem}.weight")) else {
+            continue;
+        };
+        for node in &graph.nodes {
+            if node.sources.first() != Some(&Source::Weight(weight)) {
+                continue;
+            }
+            match node.sources.get(1) {
+                Some(&Source::Node(at)) if input.is_none_or(|input| input == at) => {
+                    input = Some(at);
+                }
+                _ => return Err(format!("q, k and v of layer {layer} have no common input")),
+            }
+        }
+    }
+    input
+        .filter(|&input| input < features)
+        .ok_or_else(|| format!("layer {layer} has no attention that could be computed again"))
+}
+
+/// The nodes up to `last` that nodes after it are computed from.
+pub(super) fn crossing(graph: &Graph, last: usize) -> Vec<usize> {
+    let mut found: Vec<usize> = graph.nodes[last + 1..]
+        .iter()
+        .flat_map(|node| &node.sources)
+        .filter_map(|source| match *source {
+            Source::Node(at) if at <= last => Some(at),
+            _ => None,
+        })
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
