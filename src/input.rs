@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use headshare_format::alias::AliasTable;
-use headshare_format::{FormatError, Gguf};
+use headshare_format::{FormatError, Gguf, TensorInfo};
 use headshare_stitch::{FileError, MappedFile};
 
 /// A valid GGUF file, plain or converted.
@@ -51,6 +51,11 @@ impl InputError {
 }
 
 impl ModelFile {
+    /// Bytes of the tensors that the file states.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.gguf.tensors.iter().map(TensorInfo::byte_len).sum()
+    }
+
     /// Opens the GGUF file at `path` and validates its header and, in a
     /// converted file, its alias table.
     ///

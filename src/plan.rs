@@ -37,9 +37,31 @@ pub struct Plan {
     pub saved: Option<Saved>,
     /// The units that share.
     pub aliases: Vec<Alias>,
-    /// The units that are deleted; none by this version of the program.
+    /// The units that are deleted.
     #[serde(default)]
-    pub dropped: Vec<serde_json::Value>,
+    pub dropped: Vec<Dropped>,
+}
+
+/// A unit that is deleted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dropped {
+    /// Its layer.
+    pub layer: u32,
+    /// Which of the layer.
+    pub unit: u32,
+    /// Less the divergence, in nats, that its loss is expected to cause.
+    pub score: f64,
+}
+
+impl Dropped {
+    /// The unit.
+    pub fn id(&self) -> UnitId {
+        UnitId {
+            layer: self.layer,
+            unit: self.unit,
+        }
+    }
 }
 
 /// How the units of a plan were chosen: the name of a match function, or
@@ -199,7 +221,15 @@ impl Plan {
             units,
             saved: None,
             aliases: chosen.shared.iter().map(alias).collect(),
-            dropped: Vec::new(),
+            dropped: chosen
+                .dropped
+                .iter()
+                .map(|(unit, cost)| Dropped {
+                    layer: unit.layer,
+                    unit: unit.unit,
+                    score: -cost,
+                })
+                .collect(),
         }
     }
 
@@ -257,8 +287,18 @@ impl Plan {
                 format!("{}, but the model has {}", self.units, units.len()),
             ));
         }
-        if !self.dropped.is_empty() {
-            return Err(field("dropped", "this version cannot drop units"));
+        let mut dropped = BTreeSet::new();
+        for (i, unit) in self.dropped.iter().enumerate() {
+            let id = unit.id();
+            if !units.contains(&id) {
+                return Err(field(
+                    format!("dropped[{i}].unit"),
+                    format!("the model has no {id}"),
+                ));
+            }
+            if !dropped.insert(id) {
+                return Err(field(format!("dropped[{i}]"), format!("{id} goes twice")));
+            }
         }
         let mut shared = BTreeSet::new();
         for (i, alias) in self.aliases.iter().enumerate() {
@@ -267,6 +307,12 @@ impl Plan {
                     return Err(field(
                         format!("aliases[{i}].{name}unit"),
                         format!("the model has no {unit}"),
+                    ));
+                }
+                if dropped.contains(&unit) {
+                    return Err(field(
+                        format!("aliases[{i}].{name}unit"),
+                        format!("{unit} is dropped"),
                     ));
                 }
             }
@@ -303,6 +349,11 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// The units that go.
+    pub fn dropped_units(&self) -> BTreeSet<UnitId> {
+        self.dropped.iter().map(Dropped::id).collect()
     }
 
     /// The rows that the plan takes from elsewhere: `(alias, donor)` of equal

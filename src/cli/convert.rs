@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
-use headshare_stitch::{AtomicFile, MappedFile};
+use headshare_stitch::{AtomicFile, MappedFile, ScratchFile};
 use serde::Serialize;
 
 use super::Exit;
-use super::output::Output;
+use super::output::{Output, grouped, percent};
 use super::plan::{MatchArgs, match_model, parse_ratio, render, render_saved};
 use super::repair::{RepairArgs, render as render_repair};
+use crate::convert::cut::Cut;
 use crate::convert::{self, ConvertError, Prepared, Replacement, Sharing};
 use crate::input::{InputError, ModelFile};
 use crate::plan::{Plan, Saved};
@@ -79,7 +80,21 @@ struct FileSize {
     bytes: u64,
 }
 
+/// What a file without some units says about itself.
 #[derive(Debug, Serialize)]
+struct MadeBy<'a> {
+    tool: &'a str,
+    plan: &'a Plan,
+    repair: Option<&'a Record>,
+}
+
+/// What a repair left behind.
+struct Repaired {
+    replacement: Replacement,
+    record: Option<Record>,
+}
+
+#[derive(Debug, Default, Serialize)]
 struct DuplicateCount {
     tensors: usize,
     blocks: usize,
@@ -135,6 +150,15 @@ impl Args {
                 })?,
             _ => (Replacement::default(), None),
         };
+        if let Sharing::Plan(plan) = &sharing
+            && !plan.dropped.is_empty()
+        {
+            let done = Repaired {
+                replacement,
+                record,
+            };
+            return self.write_cut(&source, plan, done, out);
+        }
         let prepared = convert::prepare_with(&source, sharing, self.page_size, replacement)
             .map_err(|e| self.name_plan(e))?;
         let mut result = ConvertResult::new(&source, &self.output, &prepared, self.page_size);
@@ -178,6 +202,89 @@ impl Args {
         Ok(Exit::Done)
     }
 
+    /// Writes a model without the units that `plan` drops: a plain file, or a
+    /// converted one when others share.
+    fn write_cut(
+        &self,
+        source: &ModelFile,
+        plan: &Plan,
+        repaired: Repaired,
+        out: &Output,
+    ) -> anyhow::Result<Exit> {
+        let map = convert::attention_map(source)?;
+        plan.check(&map)
+            .map_err(|e| self.name_plan(ConvertError::Plan(e)))?;
+        let mut plan = plan.clone();
+        let digest = convert::digest_of(source);
+        convert::check_source(&plan, source, &digest).map_err(|e| self.name_plan(e))?;
+        plan.source = digest;
+        plan.saved = None;
+        let cut =
+            Cut::new(source, &map, plan.dropped_units()).map_err(|error| ConvertError::Cut {
+                path: source.path().to_owned(),
+                error,
+            })?;
+        let made_by = serde_json::to_string(&MadeBy {
+            tool: convert::TOOL,
+            plan: &plan,
+            repair: repaired.record.as_ref(),
+        })?;
+        let rest = cut.apply(source, &repaired.replacement.tensors, &made_by)?;
+        let mut result = ConvertResult {
+            source: FileSize {
+                path: source.path().display().to_string(),
+                bytes: source.len(),
+            },
+            output: FileSize {
+                path: self.output.display().to_string(),
+                bytes: rest.len(),
+            },
+            page_size: self.page_size,
+            dry_run: self.dry_run,
+            plan: Some(plan.clone()),
+            repair: repaired.record,
+            duplicates: DuplicateCount::default(),
+            saved: Saved {
+                file_bytes: source.len() as i64 - rest.len() as i64,
+                resident_bytes: source.tensor_bytes().saturating_sub(rest.tensor_bytes()),
+            },
+        };
+        if plan.aliases.is_empty() {
+            if !self.dry_run {
+                let bar = out.bar("writing", rest.len(), true);
+                let file =
+                    AtomicFile::create(&self.output, rest.len(), self.force, &[source.file.id()])?;
+                rest.write(|at, bytes| {
+                    bar.set_position(at);
+                    file.write_at(at, bytes)
+                })?;
+                file.commit()?;
+                bar.finish_and_clear();
+            }
+        } else {
+            // What shares is shared in the model that is left.
+            let scratch = ScratchFile::create(rest.len())?;
+            rest.write(|at, bytes| scratch.write_at(at, bytes))?;
+            let left = ModelFile::open_plain(scratch.path())?;
+            let plan = cut.renumber(&plan, convert::UNKNOWN_DIGEST.to_owned());
+            let prepared = convert::prepare(&left, Sharing::Plan(plan), self.page_size)?;
+            result.output.bytes = prepared.output_bytes;
+            result.saved.file_bytes = source.len() as i64 - prepared.output_bytes as i64;
+            result.saved.resident_bytes += prepared.saved.resident_bytes;
+            if !self.dry_run {
+                let bar = out.bar("writing", prepared.output_bytes, true);
+                convert::write(&left, prepared, &self.output, self.force, &|done| {
+                    bar.set_position(done);
+                })?;
+                bar.finish_and_clear();
+            }
+        }
+        out.result(&result, self.json, |result| {
+            render_repair(result.repair.as_ref()) + &render_cut(result)
+        })?;
+        Ok(Exit::Done)
+    }
+
     /// Names the plan file in errors that are about the plan.
     fn name_plan(&self, error: ConvertError) -> anyhow::Error {
         let about_plan = matches!(
@@ -216,6 +323,33 @@ impl ConvertResult {
             saved: prepared.saved,
         }
     }
+}
+
+/// What is said about a model without some units.
+fn render_cut(result: &ConvertResult) -> String {
+    let Some(plan) = &result.plan else {
+        return String::new();
+    };
+    let mut text = format!(
+        "{}: of {} units {} go and {} use another unit's weights (ratio {}, {})\n",
+        result.source.path,
+        plan.units,
+        plan.dropped.len(),
+        plan.aliases.len(),
+        plan.ratio,
+        plan.choice
+    );
+    text += &format!(
+        "  file:     {} -> {} bytes ({} saved)\n  resident: {} bytes saved\n",
+        grouped(result.source.bytes),
+        grouped(result.output.bytes),
+        percent(result.saved.file_bytes, result.source.bytes),
+        grouped(result.saved.resident_bytes)
+    );
+    if plan.aliases.is_empty() {
+        text += "  a plain GGUF of llama.cpp's deci architecture: any llama.cpp runs it\n";
+    }
+    text
 }
 
 /// A plan file, mapped as models are: never a pipe that blocks or a device

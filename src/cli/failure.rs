@@ -147,6 +147,9 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             ConvertError::WrongSource { .. } => {
                 Some("make a plan for this file: headshare-gguf plan FILE -o plan.json".to_owned())
             }
+            ConvertError::Cut { .. } => {
+                Some("--units share works for every architecture that repair knows".to_owned())
+            }
             ConvertError::Plan(_) => None,
         }
     }
@@ -212,6 +215,7 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(Exit::Usage);
     }
     Some(match cause.downcast_ref::<ConvertError>()? {
+        ConvertError::Cut { .. } => Exit::Failed,
         ConvertError::Input(_) => Exit::BadInput,
         ConvertError::File(e) => of_file(e),
         ConvertError::Plan(_) | ConvertError::WrongSource { .. } => Exit::BadInput,

@@ -12,11 +12,13 @@ use headshare_stitch::{AtomicFile, MappedFile};
 
 use super::failure::usage;
 use super::output::Output;
-use crate::convert::{self, Replacement};
+use crate::convert::cut::Limits;
+use crate::convert::{self, ConvertError, Replacement};
 use crate::input::{InputError, ModelFile};
 use crate::matching::aliases_for;
+use crate::model::AttentionMap;
 use crate::plan::Plan;
-use crate::repair::choose::{self, Goal, Sizes, Subject, Survey, Units};
+use crate::repair::choose::{self, Goal, Subject, Survey, Terms, Units};
 use crate::repair::{self, Options, Record, Windows};
 
 /// Memory to stay within where the system does not tell how much there is.
@@ -154,6 +156,9 @@ impl RepairArgs {
     ) -> anyhow::Result<Plan> {
         let map = convert::attention_map(source)?;
         repair::check_supported(&map)?;
+        if self.units != Units::Share {
+            limits(source, &map)?;
+        }
         if let Some(path) = &self.save_stats {
             AtomicFile::check(path, force, &[source.file.id()])?;
         }
@@ -188,15 +193,38 @@ impl RepairArgs {
         }
         let units = map.units().len();
         let count = aliases_for(ratio, units)?;
-        let sizes = |_| Sizes {
-            shared: 1,
-            dropped: 1,
+        let limits = match self.units {
+            Units::Share => None,
+            Units::Drop | Units::Auto => Some(limits(source, &map)?),
         };
-        let chosen = survey.select(self.units, Goal::Count(count), &sizes);
-        if chosen.shared.len() < count {
+        let terms = Terms {
+            units: self.units,
+            sizes: &|unit| limits.map_or((0, 0), |l| l.sizes(unit)),
+            together: &|layer| limits.map_or(1, |l| l.together(layer)),
+            keeps_one: &|layer| limits.is_some_and(|l| l.keeps_one(layer)),
+        };
+        let goal = match self.units {
+            Units::Share | Units::Drop => Goal::Count(count),
+            // What sharing as many units would save.
+            Units::Auto => {
+                let share = Terms {
+                    units: Units::Share,
+                    ..terms
+                };
+                let shared = survey.select(Goal::Count(count), &share).shared;
+                Goal::Bytes(shared.keys().map(|&unit| (terms.sizes)(unit).0).sum())
+            }
+        };
+        let chosen = survey.select(goal, &terms);
+        let found = chosen.shared.len() + chosen.dropped.len();
+        if found < count && self.units != Units::Auto {
             out.remark(&format!(
-                "note: {count} units were asked for, {} can share",
-                chosen.shared.len()
+                "note: {count} units were asked for, {found} can {}",
+                if self.units == Units::Share {
+                    "share"
+                } else {
+                    "go"
+                }
             ));
         }
         Ok(Plan::calibrated(digest, ratio, units, &chosen))
@@ -251,6 +279,13 @@ impl RepairArgs {
             Some(repaired.record),
         ))
     }
+}
+
+fn limits<'a>(source: &'a ModelFile, map: &'a AttentionMap) -> Result<Limits<'a>, ConvertError> {
+    Limits::of(source, map).map_err(|error| ConvertError::Cut {
+        path: source.path().to_owned(),
+        error,
+    })
 }
 
 /// A text to calibrate on.

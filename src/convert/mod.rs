@@ -5,6 +5,7 @@
 //! [`write()`] streams it to disk, [`expand()`] undoes it, [`verify()`] holds a
 //! file against its digests and its source.
 
+pub mod cut;
 mod duplicates;
 mod expand;
 mod verify;
@@ -65,6 +66,14 @@ pub enum ConvertError {
     /// The plan does not fit.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The plan drops units that cannot go.
+    #[error("{path}: {error}", path = .path.display())]
+    Cut {
+        /// The model.
+        path: PathBuf,
+        /// Why not.
+        error: cut::CutError,
+    },
     /// The plan was made for another file.
     #[error(
         "{path}: the plan was made for another file: it states {expected}, this file is {actual}",

@@ -16,7 +16,7 @@ pub mod sites;
 mod windows;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -29,6 +29,7 @@ use serde::Serialize;
 pub use refit::Refit;
 pub use windows::Windows;
 
+use crate::convert::cut::{Cut, spread_columns};
 use crate::input::ModelFile;
 use crate::model::{AttentionMap, Residual};
 use crate::plan::Plan;
@@ -205,7 +206,8 @@ pub fn tensors_to_repair(source: &ModelFile, map: &AttentionMap, plan: &Plan) ->
 }
 
 fn layers_to_repair<'a>(map: &'a AttentionMap, plan: &Plan) -> impl Iterator<Item = u32> + 'a {
-    let first = plan.aliases.iter().map(|a| a.layer).min();
+    let aliases = plan.aliases.iter().map(|a| a.layer);
+    let first = aliases.chain(plan.dropped.iter().map(|d| d.layer)).min();
     map.layers
         .iter()
         .map(|l| l.layer)
@@ -248,7 +250,11 @@ pub fn repair(
     let mut original = Calibrator::load(source.path(), &params)?;
     let mut changed = Calibrator::load(source.path(), &params)?;
     put_aliases(&mut changed, source, map, plan)?;
-    let sites = find_sites(&changed, map, plan, remark)?;
+    let cut = Cut::new(source, map, plan.dropped_units())
+        .map_err(|e| RepairError::Internal(e.to_string()))?;
+    let empty = empty_layers(&mut changed, source, map, &cut)?;
+    let mut sites = find_sites(&changed, map, plan, remark)?;
+    sites.retain(|s| s.role != Role::AttentionOutput || !empty.contains(&s.layer));
 
     let stops: Vec<usize> = sites.iter().map(|s| s.input).collect();
     let original_stops: Vec<usize> = sites.iter().map(Site::original).collect();
@@ -277,6 +283,7 @@ pub fn repair(
     let held_from = (windows.count - windows.held_out()) as usize * windows.window as usize;
     let run = Run {
         source,
+        cut: &cut,
         picked: &picked,
         held_from,
         n_tokens,
@@ -301,7 +308,7 @@ pub fn repair(
                         None => Err(RepairError::Internal("the original stream ended".into())),
                     };
                     let result = fitted.and_then(|fitted| {
-                        pass.write_weight(site.weight, 0, &fitted.bytes)?;
+                        run.put(site, &fitted, pass)?;
                         Ok(fitted)
                     });
                     match result {
@@ -345,6 +352,25 @@ fn put_aliases(
     Ok(())
 }
 
+/// The layers of which all units go: nothing is added where they were.
+fn empty_layers(
+    changed: &mut Calibrator,
+    source: &ModelFile,
+    map: &AttentionMap,
+    cut: &Cut<'_>,
+) -> Result<Vec<u32>, RepairError> {
+    let mut layers = Vec::new();
+    for layer in map.layers.iter().filter(|l| cut.kept(l).is_empty()) {
+        let name = Role::AttentionOutput.tensor_name(layer.layer);
+        let found = changed.graph().weight(&name).zip(source.gguf.tensor(&name));
+        let (weight, info) =
+            found.ok_or_else(|| RepairError::Internal(format!("there is no {name}")))?;
+        changed.write_weight(weight, 0, &spread_columns(info, &[], &[]))?;
+        layers.push(layer.layer);
+    }
+    Ok(layers)
+}
+
 /// The matrices to refit, in the order in which they are computed.
 fn find_sites(
     changed: &Calibrator,
@@ -378,6 +404,7 @@ fn find_sites(
 /// What every refit of one run needs.
 struct Run<'a> {
     source: &'a ModelFile,
+    cut: &'a Cut<'a>,
     /// The tokens that pass through the last layer's end.
     picked: &'a [usize],
     /// The first token that ridges are chosen on.
@@ -443,6 +470,16 @@ impl Run<'_> {
         } else {
             self.picked.partition_point(|&i| i < self.held_from)
         };
+        // The columns of units that go are left out, of weights and inputs.
+        let kept = self.kept_columns(site);
+        let (inputs, weights, p) = match &kept {
+            Some(kept) => (
+                keep_columns(&inputs, p, kept).into(),
+                keep_columns(&weights, p, kept),
+                kept.iter().map(Range::len).sum(),
+            ),
+            None => (inputs, weights, p),
+        };
         let problem = Problem {
             inputs: &inputs,
             targets: &targets,
@@ -453,6 +490,27 @@ impl Run<'_> {
             ggml_type: info.ggml_type.id(),
         };
         refit::refit(&problem, self.par).map_err(|e| site.cannot(e))
+    }
+
+    /// Writes a refitted matrix into the pass.
+    fn put(&self, site: &Site, fitted: &Refit, pass: &mut Pass<'_>) -> Result<(), RepairError> {
+        let info = self.source.gguf.tensor(&site.name);
+        match self.kept_columns(site).zip(info) {
+            Some((kept, info)) => {
+                let whole = spread_columns(info, &fitted.bytes, &kept);
+                pass.write_weight(site.weight, 0, &whole)?;
+            }
+            None => pass.write_weight(site.weight, 0, &fitted.bytes)?,
+        }
+        Ok(())
+    }
+
+    /// The columns of the matrix that stay, where some go.
+    fn kept_columns(&self, site: &Site) -> Option<Vec<Range<usize>>> {
+        match site.role {
+            Role::AttentionOutput => self.cut.kept_columns(site.layer),
+            Role::FeedForwardDown => None,
+        }
     }
 
     /// `wanted` rows of `width` elements: all, or those of the picked tokens.
@@ -496,6 +554,14 @@ impl Site {
             error,
         }
     }
+}
+
+/// Some columns of `rows`, which are `width` wide.
+fn keep_columns(rows: &[f32], width: usize, columns: &[Range<usize>]) -> Vec<f32> {
+    rows.chunks(width)
+        .flat_map(|row| columns.iter().flat_map(|c| &row[c.clone()]))
+        .copied()
+        .collect()
 }
 
 /// The weights of tensor `index`, row after row.

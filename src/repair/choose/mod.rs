@@ -23,7 +23,7 @@ use std::path::Path;
 use headshare_stitch::{AtomicFile, FileError};
 use serde::{Deserialize, Serialize};
 
-pub use select::{Chosen, Goal, Sizes, Units};
+pub use select::{Chosen, Goal, Terms, Units};
 
 use super::{Options, RepairError, Windows, check_supported};
 use crate::input::ModelFile;

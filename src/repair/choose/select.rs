@@ -31,14 +31,16 @@ pub enum Goal {
     Bytes(u64),
 }
 
-/// Bytes that a unit's loss saves: shared, its q, k and v; dropped, its columns
-/// of `attn_output`, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sizes {
-    /// As an alias.
-    pub shared: u64,
-    /// Deleted.
-    pub dropped: u64,
+/// What the model allows, and what is gained.
+pub struct Terms<'a> {
+    /// What may become of units.
+    pub units: Units,
+    /// Bytes that a unit saves when it shares, and more when it goes.
+    pub sizes: &'a dyn Fn(UnitId) -> (u64, u64),
+    /// Neighbours in a layer that can only go together, so many.
+    pub together: &'a dyn Fn(u32) -> u32,
+    /// Whether a unit must be left in a layer.
+    pub keeps_one: &'a dyn Fn(u32) -> bool,
 }
 
 /// What was chosen.
@@ -50,10 +52,21 @@ pub struct Chosen {
     pub dropped: BTreeMap<UnitId, f64>,
 }
 
+/// A step that could be taken.
+struct Step {
+    price: f64,
+    next: Chosen,
+    gain: u64,
+}
+
 impl Survey {
-    /// Chooses. `sizes` tells what a unit saves; only what `units` allows is
-    /// done.
-    pub fn select(&self, units: Units, goal: Goal, sizes: &dyn Fn(UnitId) -> Sizes) -> Chosen {
+    /// Chooses.
+    pub fn select(&self, goal: Goal, terms: &Terms<'_>) -> Chosen {
+        let ways: &[bool] = match terms.units {
+            Units::Share => &[false],
+            Units::Drop => &[true],
+            Units::Auto => &[false, true],
+        };
         let mut chosen = Chosen::default();
         let mut saved = 0;
         loop {
@@ -63,76 +76,101 @@ impl Survey {
                 Goal::Bytes(bytes) if saved >= bytes => return chosen,
                 _ => {}
             }
-            let mut best: Option<(f64, Chosen, u64)> = None;
             let before = chosen.cost();
+            let mut best: Option<Step> = None;
             for unit in &self.units {
-                let id = unit.id();
-                for dropped in [false, true] {
-                    let allowed = match units {
-                        Units::Share => !dropped,
-                        Units::Drop => dropped,
-                        Units::Auto => true,
+                for &dropped in ways {
+                    let next = if dropped {
+                        self.with_dropped(&chosen, unit, terms)
+                    } else {
+                        self.with_shared(&chosen, unit).map(|next| {
+                            let (rows, _) = (terms.sizes)(unit.id());
+                            (next, rows)
+                        })
                     };
-                    if !allowed {
-                        continue;
-                    }
-                    let Some(next) = self.with(&chosen, unit, dropped) else {
-                        continue;
-                    };
-                    let size = sizes(id);
-                    let had = chosen.shared.contains_key(&id);
-                    let gain = match (dropped, had) {
-                        (true, true) => size.dropped - size.shared,
-                        (true, false) => size.dropped,
-                        (false, _) => size.shared,
-                    };
+                    let Some((next, gain)) = next else { continue };
                     let added = (next.cost() - before).max(0.0);
-                    let price = match goal {
-                        Goal::Count(_) => added,
-                        Goal::Bytes(_) => added / gain.max(1) as f64,
+                    let size = match goal {
+                        Goal::Count(_) => next.shared.len() + next.dropped.len() - there,
+                        Goal::Bytes(_) => gain as usize,
                     };
-                    if best.as_ref().is_none_or(|(least, ..)| price < *least) {
-                        best = Some((price, next, gain));
+                    let price = added / size.max(1) as f64;
+                    if best.as_ref().is_none_or(|best| price < best.price) {
+                        best = Some(Step { price, next, gain });
                     }
                 }
             }
-            let Some((_, next, gain)) = best else {
-                return chosen;
-            };
-            chosen = next;
-            saved += gain;
+            let Some(step) = best else { return chosen };
+            chosen = step.next;
+            saved += step.gain;
         }
     }
 
-    /// `chosen` with `unit` shared or dropped as well; `None` when that cannot
-    /// be.
-    fn with(&self, chosen: &Chosen, unit: &Unit, dropped: bool) -> Option<Chosen> {
+    fn with_shared(&self, chosen: &Chosen, unit: &Unit) -> Option<Chosen> {
         let id = unit.id();
-        if chosen.dropped.contains_key(&id) || (!dropped && chosen.shared.contains_key(&id)) {
+        if chosen.dropped.contains_key(&id) || chosen.shared.contains_key(&id) {
             return None;
         }
         let mut next = chosen.clone();
-        next.shared.remove(&id);
-        if dropped {
-            next.dropped.insert(id, unit.dropped?.divergence);
-        }
-        let mut gone: BTreeSet<UnitId> = next.dropped.keys().copied().collect();
-        gone.extend(next.shared.keys());
+        let mut gone = next.gone();
         gone.insert(id);
-        if !dropped {
-            next.shared.insert(id, unit.donor(&gone)?);
+        next.shared.insert(id, unit.donor(&gone)?);
+        self.without_donors(next, &gone)
+    }
+
+    /// Drops `unit` and its neighbours that can only go with it.
+    fn with_dropped(
+        &self,
+        chosen: &Chosen,
+        unit: &Unit,
+        terms: &Terms<'_>,
+    ) -> Option<(Chosen, u64)> {
+        let together = (terms.together)(unit.layer).max(1);
+        if !unit.unit.is_multiple_of(together) {
+            return None;
         }
-        let orphans: Vec<UnitId> = next
-            .shared
-            .iter()
-            .filter(|(_, (donor, _))| *donor == id)
-            .map(|(&alias, _)| alias)
+        let of_layer = || self.units.iter().filter(|u| u.layer == unit.layer);
+        let members: Vec<&Unit> = of_layer()
+            .filter(|u| u.unit / together == unit.unit / together)
             .collect();
-        for alias in orphans {
-            let unit = self.units.iter().find(|u| u.id() == alias)?;
-            next.shared.insert(alias, unit.donor(&gone)?);
+        if members.len() != together as usize {
+            return None;
         }
-        Some(next)
+        let mut next = chosen.clone();
+        let mut gain = 0;
+        for member in members {
+            let id = member.id();
+            let (rows, columns) = (terms.sizes)(id);
+            let had = next.shared.remove(&id).is_some();
+            gain += columns + if had { 0 } else { rows };
+            if next
+                .dropped
+                .insert(id, member.dropped?.divergence)
+                .is_some()
+            {
+                return None;
+            }
+        }
+        if (terms.keeps_one)(unit.layer) && of_layer().all(|u| next.dropped.contains_key(&u.id())) {
+            return None;
+        }
+        let gone = next.gone();
+        Some((self.without_donors(next, &gone)?, gain))
+    }
+
+    /// Gives every alias whose donor is gone another one.
+    fn without_donors(&self, mut chosen: Chosen, gone: &BTreeSet<UnitId>) -> Option<Chosen> {
+        for (alias, place) in &mut chosen.shared {
+            if gone.contains(&place.0) {
+                *place = self.unit(*alias)?.donor(gone)?;
+            }
+        }
+        Some(chosen)
+    }
+
+    fn unit(&self, id: UnitId) -> Option<&Unit> {
+        let at = self.units.binary_search_by_key(&id, Unit::id).ok()?;
+        Some(&self.units[at])
     }
 }
 
@@ -151,9 +189,138 @@ impl Unit {
 }
 
 impl Chosen {
+    /// The units that cannot be donors.
+    fn gone(&self) -> BTreeSet<UnitId> {
+        self.dropped
+            .keys()
+            .chain(self.shared.keys())
+            .copied()
+            .collect()
+    }
+
     /// What all of it costs.
     pub fn cost(&self) -> f64 {
         let shared: f64 = self.shared.values().map(|(_, cost)| cost).sum();
         shared + self.dropped.values().sum::<f64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Donor, Effect};
+    use super::*;
+
+    fn id(layer: u32, unit: u32) -> UnitId {
+        UnitId { layer, unit }
+    }
+
+    /// One unit a layer; donors as (layer, loss), the best first.
+    fn survey(units: &[(f64, f64, &[(u32, f64)])]) -> Survey {
+        let effect = |loss, divergence| Effect {
+            loss,
+            divergence,
+            measured: true,
+        };
+        Survey {
+            version: 1,
+            tool: String::new(),
+            source: String::new(),
+            text: String::new(),
+            windows: 2,
+            window: 8,
+            units: units
+                .iter()
+                .zip(0..)
+                .map(|(&(shared, dropped, donors), layer)| Unit {
+                    layer,
+                    unit: 0,
+                    donors: donors
+                        .iter()
+                        .map(|&(layer, loss)| Donor {
+                            layer,
+                            unit: 0,
+                            loss,
+                        })
+                        .collect(),
+                    shared: donors.first().map(|&(_, loss)| effect(loss, shared)),
+                    dropped: Some(effect(1.0, dropped)),
+                })
+                .collect(),
+        }
+    }
+
+    fn terms(units: Units) -> Terms<'static> {
+        Terms {
+            units,
+            sizes: &|_| (10, 10),
+            together: &|_| 1,
+            keeps_one: &|layer| layer == 0,
+        }
+    }
+
+    #[test]
+    fn aliases_of_what_goes_take_the_next_donor() {
+        // Unit 2 is cheapest and uses 1; sharing 1 then costs what 2 loses.
+        let survey = survey(&[
+            (0.0, 9.0, &[]),
+            (0.3, 9.0, &[(0, 1.0)]),
+            (0.1, 9.0, &[(1, 1.0), (0, 4.0)]),
+            (0.5, 9.0, &[(0, 1.0)]),
+        ]);
+        let one = survey.select(Goal::Count(1), &terms(Units::Share));
+        assert_eq!(one.shared, [(id(2, 0), (id(1, 0), 0.1))].into());
+        // 0.5 for unit 3 is less than 0.3 for unit 1 plus 0.3 for unit 2.
+        let two = survey.select(Goal::Count(2), &terms(Units::Share));
+        assert_eq!(
+            two.shared.keys().map(|u| u.layer).collect::<Vec<_>>(),
+            [2, 3]
+        );
+        let three = survey.select(Goal::Count(3), &terms(Units::Share));
+        assert_eq!(three.shared[&id(2, 0)], (id(0, 0), 0.4));
+        assert!((three.cost() - 1.2).abs() < 1e-12);
+        // No more can share than have donors.
+        assert_eq!(survey.select(Goal::Count(9), &terms(Units::Share)), three);
+    }
+
+    #[test]
+    fn auto_takes_what_is_cheaper_for_its_bytes() {
+        let survey = survey(&[
+            (0.0, 0.1, &[]),
+            (0.3, 0.5, &[(0, 1.0)]),
+            (0.2, 0.9, &[(0, 1.0)]),
+        ]);
+        let auto = survey.select(Goal::Bytes(25), &terms(Units::Auto));
+        // 0.2 for 10 bytes; then 0.5 for 20 instead of 0.3 for 10. Layer 0 has
+        // no other unit, and must keep it.
+        assert_eq!(auto.shared.keys().map(|u| u.layer).collect::<Vec<_>>(), [2]);
+        assert_eq!(
+            auto.dropped.keys().map(|u| u.layer).collect::<Vec<_>>(),
+            [1]
+        );
+        let dropped = survey.select(Goal::Count(2), &terms(Units::Drop));
+        assert_eq!(dropped.dropped.len(), 2);
+        assert!(dropped.shared.is_empty());
+    }
+
+    #[test]
+    fn units_go_together() {
+        let mut survey = survey(&[(0.0, 0.1, &[]), (0.3, 0.5, &[(0, 1.0)])]);
+        let more: Vec<Unit> = (1..4)
+            .map(|unit| Unit {
+                unit,
+                ..survey.units[1].clone()
+            })
+            .collect();
+        survey.units.extend(more);
+        let terms = Terms {
+            together: &|_| 2,
+            ..terms(Units::Drop)
+        };
+        let chosen = survey.select(Goal::Count(1), &terms);
+        assert_eq!(
+            chosen.dropped.keys().copied().collect::<Vec<_>>(),
+            [id(1, 0), id(1, 1)]
+        );
+        assert_eq!(survey.select(Goal::Count(9), &terms).dropped.len(), 4);
     }
 }
