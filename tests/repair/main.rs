@@ -1,5 +1,7 @@
 //! Repair from end to end: what the engine reads, what the file holds.
 
+mod calibrated;
+mod dropped;
 mod naive;
 
 use std::ops::ControlFlow;

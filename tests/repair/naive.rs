@@ -72,26 +72,40 @@ impl Naive {
             .collect()
     }
 
-    /// One window.
-    pub fn forward(&self, tokens: &[i32]) -> Vec<Layer> {
+    /// The residual stream that goes into the first layer.
+    pub fn embed(&self, tokens: &[i32]) -> Vec<f64> {
         let (embedding, width) = &self.weights["token_embd.weight"];
-        let mut x: Vec<f64> = tokens
+        tokens
             .iter()
             .flat_map(|&t| &embedding[t as usize * width..(t as usize + 1) * width])
             .copied()
-            .collect();
+            .collect()
+    }
+
+    /// The matrix `name`, row after row, and the length of a row.
+    pub fn matrix(&self, name: &str) -> (&[f64], usize) {
+        let (values, width) = &self.weights[name];
+        (values, *width)
+    }
+
+    /// One window.
+    pub fn forward(&self, tokens: &[i32]) -> Vec<Layer> {
+        let mut x = self.embed(tokens);
         (0..self.n_layer)
             .map(|i| {
-                let layer = self.layer(i, &x, tokens.len());
+                let layer = self.layer(i, &x);
                 x.clone_from(&layer.out);
                 layer
             })
             .collect()
     }
 
-    fn layer(&self, i: usize, x: &[f64], n: usize) -> Layer {
-        let name = |part: &str| format!("blk.{i}.{part}.weight");
-        let normed = self.norm(&name("attn_norm"), x);
+    /// What goes into attn_output of layer `i`, whose input is `x`, when q, k
+    /// and v are those of layer `of`.
+    pub fn attention(&self, i: usize, of: usize, x: &[f64]) -> Vec<f64> {
+        let n = x.len() / self.n_embd;
+        let name = |part: &str| format!("blk.{of}.{part}.weight");
+        let normed = self.norm(&format!("blk.{i}.attn_norm.weight"), x);
         let mut q = self.product(&name("attn_q"), &normed);
         let mut k = self.product(&name("attn_k"), &normed);
         let v = self.product(&name("attn_v"), &normed);
@@ -126,6 +140,12 @@ impl Naive {
                 attention.extend(mixed);
             }
         }
+        attention
+    }
+
+    fn layer(&self, i: usize, x: &[f64]) -> Layer {
+        let name = |part: &str| format!("blk.{i}.{part}.weight");
+        let attention = self.attention(i, i, x);
         let middle = sum(x, &self.product(&name("attn_output"), &attention));
         let normed = self.norm(&name("ffn_norm"), &middle);
         let gate = self.product(&name("ffn_gate"), &normed);

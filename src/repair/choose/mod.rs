@@ -229,12 +229,12 @@ impl Survey {
             );
             return field("text", problem);
         }
-        if (this.windows, this.window) != (windows.count, windows.window) {
+        if this.window != windows.window {
             let problem = format!(
-                "measured with {} windows of {} tokens, asked for are {} of {}",
-                this.windows, this.window, windows.count, windows.window
+                "measured with windows of {} tokens, asked for are {}",
+                this.window, windows.window
             );
-            return field("windows", problem);
+            return field("window", problem);
         }
         let ids: Vec<UnitId> = this.units.iter().map(Unit::id).collect();
         if ids != map.units() {
