@@ -110,7 +110,9 @@ impl Args {
         if !self.dry_run {
             AtomicFile::check(&self.output, self.force, &inputs)?;
         }
-        let measures = self.repair.measures(self.matching.is_given())?;
+        let measures = self
+            .repair
+            .measures(self.matching.is_given(), plan_file.is_some())?;
         let calibration = match self.repair.text()? {
             Some(text) => {
                 let map = convert::attention_map(&source)?;

@@ -99,11 +99,20 @@ impl RepairArgs {
     }
 
     /// Whether the units are chosen by measuring; `matching` says that --match
-    /// was given.
+    /// was given, `planned` that --plan was.
     ///
     /// # Errors
     /// When the arguments contradict each other.
-    pub(super) fn measures(&self, matching: bool) -> anyhow::Result<bool> {
+    pub(super) fn measures(&self, matching: bool, planned: bool) -> anyhow::Result<bool> {
+        if planned {
+            return match self.choose {
+                Some(Choose::Calibrated) => Err(usage(
+                    "--plan has chosen already; --choose calibrated needs --ratio",
+                )
+                .into()),
+                _ => Ok(false),
+            };
+        }
         let measures = match self.choose {
             Some(choose) => choose == Choose::Calibrated,
             None => !matching,

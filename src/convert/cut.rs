@@ -446,7 +446,7 @@ fn renamed(gguf: &Gguf, kv: &Kv, key: &str) -> Vec<u8> {
 }
 
 /// Some columns of a tensor, which begin and end with blocks.
-fn cut_columns(info: &TensorInfo, data: &[u8], columns: &[Range<usize>]) -> Vec<u8> {
+pub fn cut_columns(info: &TensorInfo, data: &[u8], columns: &[Range<usize>]) -> Vec<u8> {
     let row = info.row_bytes() as usize;
     let at = |column: usize| byte_of(info.ggml_type, column);
     data.chunks(row)

@@ -80,11 +80,15 @@ impl Affine {
 
     /// Encodes the same 32 columns of several rows. Scale and minimum are
     /// chosen by the cost that remains after each column's error has moved the
-    /// columns after it.
-    pub fn encode(self, wanted: &[f64], block: &Block) -> Coded {
+    /// columns after it; the grids of the `old` blocks are among those tried.
+    pub fn encode(self, wanted: &[f64], block: &Block, old: Option<&[u8]>) -> Coded {
         let blocks: Vec<Codes> = wanted
             .par_chunks(WIDTH)
-            .map(|row| self.best(row, block))
+            .enumerate()
+            .map(|(row, wanted)| {
+                let old = old.map(|old| self.grid(&old[row * self.block_bytes()..]));
+                self.best(wanted, block, old)
+            })
             .collect();
         let mut bytes = Vec::with_capacity(blocks.len() * self.block_bytes());
         let mut values = Vec::with_capacity(wanted.len());
@@ -107,11 +111,20 @@ impl Affine {
         }
     }
 
-    fn best(self, row: &[f64], block: &Block) -> Codes {
+    /// Scale and minimum of a stored block.
+    fn grid(self, block: &[u8]) -> (f16, f16) {
+        let at = |i: usize| f16::from_le_bytes([block[i], block[i + 1]]);
+        (at(0), if self.has_min { at(2) } else { f16::ZERO })
+    }
+
+    fn best(self, row: &[f64], block: &Block, old: Option<(f16, f16)>) -> Codes {
         let low = row.iter().copied().fold(f64::INFINITY, f64::min);
         let high = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let (first, last) = self.range();
         let mut best: Option<Codes> = None;
+        if let Some((d, m)) = old.filter(|(d, m)| d.is_finite() && m.is_finite()) {
+            best = self.codes(row, block, d, m, f64::INFINITY);
+        }
         let mut consider = |d: f64, m: f64| {
             let limit = best.map_or(f64::INFINITY, |best| best.cost);
             if let Some(found) = self.codes(row, block, to_f16(d), to_f16(m), limit) {

@@ -30,6 +30,9 @@ pub struct Quantised {
 /// so that the outputs for inputs of Gram matrix `hessian`, which must be
 /// positive definite, change little.
 ///
+/// `stored` is the matrix as it was quantised before, if it was: where the
+/// weights have hardly changed, nothing is better than the old grid.
+///
 /// # Errors
 /// When `hessian` is not positive definite, rows are no whole blocks, or ggml
 /// refuses.
@@ -37,11 +40,18 @@ pub fn quantise(
     mut weights: Mat<f64>,
     hessian: &Mat<f64>,
     coder: &Coder,
+    stored: Option<&[u8]>,
     par: Par,
 ) -> Result<Quantised, QuantizeError> {
     let (p, n) = (weights.nrows(), weights.ncols());
     let width = coder.block_elems();
-    if p == 0 || n == 0 || !p.is_multiple_of(width) || hessian.nrows() != p {
+    let bytes_needed = n * (p / width) * coder.block_bytes();
+    if p == 0
+        || n == 0
+        || !p.is_multiple_of(width)
+        || hessian.nrows() != p
+        || stored.is_some_and(|stored| stored.len() != bytes_needed)
+    {
         return Err(QuantizeError::Shape { columns: p, width });
     }
     let upper = inverse_factor(hessian, par).ok_or(QuantizeError::Singular)?;
@@ -57,14 +67,21 @@ pub fn quantise(
             .flat_map(|row| (start..end).map(move |i| (i, row)))
             .map(|at| weights[at])
             .collect();
-        let coded = coder.encode(&wanted, &block)?;
+        let place = |row: usize| (row * (p / width) + start / width) * block_bytes;
+        let old: Option<Vec<u8>> = stored.map(|stored| {
+            (0..n)
+                .flat_map(|row| &stored[place(row)..place(row) + block_bytes])
+                .copied()
+                .collect()
+        });
+        let coded = coder.encode(&wanted, &block, old.as_deref())?;
         let errors: Vec<f64> = wanted
             .par_chunks(width)
             .zip(coded.values.par_chunks(width))
             .flat_map_iter(|(wanted, got)| block.solve(wanted, got))
             .collect();
         for row in 0..n {
-            let to = (row * (p / width) + start / width) * block_bytes;
+            let to = place(row);
             bytes[to..to + block_bytes]
                 .copy_from_slice(&coded.bytes[row * block_bytes..(row + 1) * block_bytes]);
             for i in 0..width {
@@ -132,6 +149,12 @@ impl Block {
     pub fn importance(&self, i: usize) -> f64 {
         let diagonal = self.row(i)[0];
         1.0 / (diagonal * diagonal)
+    }
+
+    /// What rounding `wanted` to `got` costs, once the columns after this block
+    /// make up for it.
+    pub fn cost(&self, wanted: &[f64], got: &[f32]) -> f64 {
+        self.solve(wanted, got).iter().map(|e| e * e).sum()
     }
 
     /// (wanted - got) U^-1.

@@ -85,15 +85,51 @@ impl Coder {
         }
     }
 
-    /// Encodes blocks, the same columns of several rows.
+    /// Encodes blocks, the same columns of several rows; `old` are the blocks
+    /// that stood there, if there were any.
     ///
     /// # Errors
     /// When ggml refuses.
-    pub fn encode(&self, wanted: &[f64], block: &Block) -> Result<Coded, QuantizeError> {
+    pub fn encode(
+        &self,
+        wanted: &[f64],
+        block: &Block,
+        old: Option<&[u8]>,
+    ) -> Result<Coded, QuantizeError> {
         match self {
-            Self::Affine(affine) => Ok(affine.encode(wanted, block)),
-            Self::Ggml(info) => self.by_ggml(info, wanted, block),
+            Self::Affine(affine) => Ok(affine.encode(wanted, block, old)),
+            Self::Ggml(info) => {
+                let mut coded = self.by_ggml(info, wanted, block)?;
+                if let Some(old) = old {
+                    self.keep_better(info, &mut coded, old, wanted, block)?;
+                }
+                Ok(coded)
+            }
         }
+    }
+
+    /// Puts the old blocks back where they cost less.
+    fn keep_better(
+        &self,
+        info: &TypeInfo,
+        coded: &mut Coded,
+        old: &[u8],
+        wanted: &[f64],
+        block: &Block,
+    ) -> Result<(), QuantizeError> {
+        let (width, bytes) = (self.block_elems(), self.block_bytes());
+        let mut values = vec![0f32; wanted.len()];
+        quants::dequantise_row(info.id, old, &mut values)?;
+        for (row, wanted) in wanted.chunks(width).enumerate() {
+            let place = row * width..(row + 1) * width;
+            let (new, kept) = (&coded.values[place.clone()], &values[place.clone()]);
+            if block.cost(wanted, kept) < block.cost(wanted, new) {
+                let of_bytes = row * bytes..(row + 1) * bytes;
+                coded.bytes[of_bytes.clone()].copy_from_slice(&old[of_bytes]);
+                coded.values[place.clone()].copy_from_slice(&values[place]);
+            }
+        }
+        Ok(())
     }
 
     fn by_ggml(

@@ -64,7 +64,7 @@ fn bytes_are_what_ggml_reads_and_cost_less_than_rounding() {
     ] {
         let info = by_name(name);
         let coder = Coder::of(info.id).expect("a type");
-        let made = quantise(wanted.clone(), &hessian, &coder, Par::Seq).expect("quantised");
+        let made = quantise(wanted.clone(), &hessian, &coder, None, Par::Seq).expect("quantised");
         let mut read = vec![0f32; p * n];
         quants::dequantise_row(info.id, &made.bytes, &mut read).expect("whole blocks");
         for j in 0..n {
@@ -92,7 +92,7 @@ fn plain_types_are_rounded() {
     for name in ["f32", "f16", "bf16"] {
         let info = by_name(name);
         let coder = Coder::of(info.id).expect("a type");
-        let made = quantise(wanted.clone(), &gram(p), &coder, Par::Seq).expect("quantised");
+        let made = quantise(wanted.clone(), &gram(p), &coder, None, Par::Seq).expect("quantised");
         let tolerance = if name == "f32" { 1e-7 } else { 1e-2 };
         let off = &made.weights - &wanted;
         assert!(off.norm_max() <= tolerance, "{name}: {}", off.norm_max());
@@ -103,8 +103,35 @@ fn plain_types_are_rounded() {
 fn rows_of_zeros_and_wrong_shapes() {
     let coder = Coder::of(by_name("q4_1").id).expect("a type");
     let zeros = Mat::zeros(32, 2);
-    let made = quantise(zeros, &gram(32), &coder, Par::Seq).expect("quantised");
+    let made = quantise(zeros, &gram(32), &coder, None, Par::Seq).expect("quantised");
     assert_eq!(made.weights.norm_max(), 0.0);
-    assert!(quantise(Mat::zeros(33, 2), &gram(33), &coder, Par::Seq).is_err());
-    assert!(quantise(Mat::zeros(32, 2), &Mat::zeros(32, 32), &coder, Par::Seq).is_err());
+    assert!(quantise(Mat::zeros(33, 2), &gram(33), &coder, None, Par::Seq).is_err());
+    assert!(
+        quantise(
+            Mat::zeros(32, 2),
+            &Mat::zeros(32, 32),
+            &coder,
+            None,
+            Par::Seq
+        )
+        .is_err()
+    );
+}
+
+#[test]
+fn what_is_on_the_old_grid_stays_as_it_is() {
+    let p = 256;
+    for name in [
+        "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q6_k", "f16",
+    ] {
+        let coder = Coder::of(by_name(name).id).expect("a type");
+        let any = Mat::from_fn(p, 3, |i, j| ((i * 7 + j * 13) % 31) as f64 / 31.0 - 0.4);
+        let first = quantise(any, &gram(p), &coder, None, Par::Seq).expect("quantised");
+        let stored = Some(first.bytes.as_slice());
+        let again =
+            quantise(first.weights.clone(), &gram(p), &coder, stored, Par::Seq).expect("quantised");
+        assert_eq!(again.weights, first.weights, "{name}");
+        let short = Some(&first.bytes[1..]);
+        assert!(quantise(first.weights, &gram(p), &coder, short, Par::Seq).is_err());
+    }
 }

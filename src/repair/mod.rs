@@ -15,6 +15,7 @@ pub mod refit;
 pub mod sites;
 mod windows;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use serde::Serialize;
 pub use refit::Refit;
 pub use windows::Windows;
 
-use crate::convert::cut::{Cut, spread_columns};
+use crate::convert::cut::{Cut, cut_columns, spread_columns};
 use crate::input::ModelFile;
 use crate::model::{AttentionMap, Residual};
 use crate::plan::Plan;
@@ -90,8 +91,8 @@ pub struct Record {
 pub struct TensorRecord {
     /// Its name.
     pub name: String,
-    /// The ridge that was chosen.
-    pub lambda: f64,
+    /// The ridge that was chosen; absent where the weights stayed as they were.
+    pub lambda: Option<f64>,
     /// The error with the original weights.
     pub before: f64,
     /// The error with the refitted weights as they are stored.
@@ -471,14 +472,16 @@ impl Run<'_> {
             self.picked.partition_point(|&i| i < self.held_from)
         };
         // The columns of units that go are left out, of weights and inputs.
+        let stored = self.source.bytes(self.source.gguf.data_range(info));
         let kept = self.kept_columns(site);
-        let (inputs, weights, p) = match &kept {
+        let (inputs, weights, stored, p) = match &kept {
             Some(kept) => (
                 keep_columns(&inputs, p, kept).into(),
                 keep_columns(&weights, p, kept),
+                cut_columns(info, stored, kept).into(),
                 kept.iter().map(Range::len).sum(),
             ),
-            None => (inputs, weights, p),
+            None => (inputs, weights, Cow::Borrowed(stored), p),
         };
         let problem = Problem {
             inputs: &inputs,
@@ -486,6 +489,7 @@ impl Run<'_> {
             row_weights: &row_weights,
             held_from: held,
             weights: &weights,
+            stored: &stored,
             columns: p,
             ggml_type: info.ggml_type.id(),
         };
@@ -519,7 +523,7 @@ impl Run<'_> {
         values: &'a [f32],
         width: usize,
         wanted: usize,
-    ) -> Result<std::borrow::Cow<'a, [f32]>, RepairError> {
+    ) -> Result<Cow<'a, [f32]>, RepairError> {
         let have = values.len() / width;
         if have == wanted {
             return Ok(values.into());
@@ -541,7 +545,10 @@ impl Run<'_> {
             before: fitted.before,
             after: fitted.after,
         });
-        if let Some(index) = self.source.gguf.tensor_index(&site.name) {
+        // What stayed is the source's still, unless columns of it go.
+        if let Some(index) = self.source.gguf.tensor_index(&site.name)
+            && (fitted.lambda.is_some() || self.kept_columns(site).is_some())
+        {
             repaired.tensors.insert(index, fitted.bytes);
         }
     }

@@ -22,6 +22,8 @@ pub struct Problem<'a> {
     pub held_from: usize,
     /// Its weights now, row after row.
     pub weights: &'a [f32],
+    /// They as they are stored.
+    pub stored: &'a [u8],
     /// Length of a row.
     pub columns: usize,
     /// The type that it is stored in.
@@ -33,8 +35,8 @@ pub struct Problem<'a> {
 pub struct Refit {
     /// Its data.
     pub bytes: Vec<u8>,
-    /// The ridge.
-    pub lambda: f64,
+    /// The ridge; nothing where the weights stay as they are.
+    pub lambda: Option<f64>,
     /// The relative error before.
     pub before: f64,
     /// The relative error as it is stored.
@@ -76,31 +78,49 @@ pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
     };
     let fitted_on = sums(0..held);
     let held_out = sums(held..problem.row_weights.len());
-    let lambda = choose(&fitted_on, &held_out, &from);
-    let all = fitted_on.plus(&held_out);
-    let solved = all.solve(&from, lambda).ok_or(QuantizeError::Singular)?;
     let coder = Coder::of(problem.ggml_type)?;
-    let coded = gptq::quantise(solved, &all.ridged(lambda), &coder, par)?;
-    let size = if all.target > 0.0 { all.target } else { 1.0 };
+    let stored = Some(problem.stored);
+    let size = |sums: &Normal| if sums.target > 0.0 { sums.target } else { 1.0 };
+    let (lambda, solved) = choose(&fitted_on, &held_out, &from);
+    let all = fitted_on.plus(&held_out);
+    let before = all.error(&from) / size(&all);
+    // A refit costs a rounding: it must be worth that, on other text.
+    let tried = match solved {
+        Some(solved) => gptq::quantise(solved, &fitted_on.ridged(lambda), &coder, stored, par)?,
+        None => return Err(QuantizeError::Singular),
+    };
+    if held_out.error(&tried.weights) >= held_out.error(&from) {
+        return Ok(Refit {
+            bytes: problem.stored.to_vec(),
+            lambda: None,
+            before,
+            after: before,
+        });
+    }
+    let solved = all.solve(&from, lambda).ok_or(QuantizeError::Singular)?;
+    let coded = gptq::quantise(solved, &all.ridged(lambda), &coder, stored, par)?;
     Ok(Refit {
         bytes: coded.bytes,
-        lambda,
-        before: all.error(&from) / size,
-        after: all.error(&coded.weights) / size,
+        lambda: Some(lambda),
+        before,
+        after: all.error(&coded.weights) / size(&all),
     })
 }
 
-/// The ridge with the smallest error on the tokens that were held out.
-fn choose(fitted_on: &Normal, held_out: &Normal, from: &Mat<f64>) -> f64 {
-    let mut best = (f64::INFINITY, LAMBDAS[LAMBDAS.len() - 1]);
+/// The ridge with the smallest error on the tokens that were held out, and the
+/// solution on the others.
+fn choose(fitted_on: &Normal, held_out: &Normal, from: &Mat<f64>) -> (f64, Option<Mat<f64>>) {
+    let mut least = f64::INFINITY;
+    let mut best = (LAMBDAS[LAMBDAS.len() - 1], None);
     let solutions = fitted_on.solve_each(from, &LAMBDAS);
     for (lambda, solved) in LAMBDAS.into_iter().zip(solutions) {
         if let Some(solved) = solved {
             let error = held_out.error(&solved);
-            if error < best.0 {
-                best = (error, lambda);
+            if error < least {
+                least = error;
+                best = (lambda, Some(solved));
             }
         }
     }
-    best.1
+    best
 }
