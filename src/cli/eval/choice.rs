@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use headshare_runtime::{Context, ContextParams};
 use serde::Serialize;
 
-use super::{Common, Subject};
+use super::{Common, Measured, Subject};
 use crate::cli::output::{Output, grouped};
 use crate::cli::run::RunError;
 use crate::cli::{Exit, interrupt};
@@ -119,10 +119,19 @@ struct Tasks {
     tasks: Vec<TaskReport>,
 }
 
-/// One task is an object by itself.
+/// What `eval choice` has to say; the shape of its JSON.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    measured: Measured,
+    #[serde(flatten)]
+    result: Results,
+}
+
+/// One task has its figures at the top.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Report {
+enum Results {
     One(Box<TaskReport>),
     Several(Tasks),
 }
@@ -139,9 +148,12 @@ impl Args {
         for (task, path) in tasks.iter().zip(&self.tasks) {
             reports.push(self.task(task, path, &subject, out)?);
         }
-        let report = match <[TaskReport; 1]>::try_from(reports) {
-            Ok([one]) => Report::One(Box::new(one)),
-            Err(several) => Report::Several(Tasks::of(several)),
+        let report = Report {
+            measured: Measured::from(&subject),
+            result: match <[TaskReport; 1]>::try_from(reports) {
+                Ok([one]) => Results::One(Box::new(one)),
+                Err(several) => Results::Several(Tasks::of(several)),
+            },
         };
         out.result(&report, self.common.json, render)?;
         Ok(Exit::Done)
@@ -198,7 +210,7 @@ impl Args {
         };
         bar.finish_and_clear();
         let scores = scores.with_context(of_task)?;
-        check(&scores, task.items().map(|item| item.line)).with_context(of_task)?;
+        check(task, &scores).with_context(of_task)?;
         let truncated = items.iter().filter(|item| item.truncated).count();
         if truncated > 0 {
             out.warning(&format!(
@@ -267,9 +279,9 @@ impl Tasks {
 }
 
 fn render(report: &Report) -> String {
-    match report {
-        Report::One(task) => render_task(task),
-        Report::Several(all) => {
+    let figures = match &report.result {
+        Results::One(task) => render_task(task),
+        Results::Several(all) => {
             let tasks: Vec<_> = all.tasks.iter().map(render_task).collect();
             format!(
                 "{}\n\nmean of {} tasks: accuracy {}, accuracy_norm {:.4}",
@@ -279,7 +291,8 @@ fn render(report: &Report) -> String {
                 all.accuracy_norm
             )
         }
-    }
+    };
+    format!("{}\n\n{figures}", report.measured)
 }
 
 fn render_task(task: &TaskReport) -> String {

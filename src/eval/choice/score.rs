@@ -4,6 +4,7 @@ use headshare_runtime::{Batch, Context, ContextError, Token};
 use rayon::prelude::*;
 
 use super::encode::{ChoiceError, Encoded, Tokenizer};
+use super::item::Task;
 use super::plan::{Limits, Node, Plan, Tree};
 
 /// Tokens that llama.cpp is handed at once, at most; contexts that score must
@@ -138,14 +139,15 @@ pub fn plan_alone(items: &[Encoded]) -> Plan {
     })
 }
 
-/// Refuses scores that are no numbers; `lines` are the items' lines.
+/// Refuses scores that are no numbers.
 ///
 /// # Errors
 /// [`ChoiceError::NotANumber`] for the first such item.
-pub fn check(scores: &[Scores], lines: impl Iterator<Item = u64>) -> Result<(), ChoiceError> {
-    for (scores, line) in scores.iter().zip(lines) {
+pub fn check(task: &Task, scores: &[Scores]) -> Result<(), ChoiceError> {
+    for (item, scores) in task.items().zip(scores) {
         if scores.log_probs.iter().any(|sum| sum.is_nan()) {
-            return Err(ChoiceError::NotANumber { line });
+            let place = item.place.clone();
+            return Err(ChoiceError::NotANumber { place });
         }
     }
     Ok(())
