@@ -40,6 +40,9 @@ const SEQUENCES: usize = 64;
 /// of MMLU and C-Eval (5 examples from dev, each subject and the mean).
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
+Models that keep a state instead of a KV cache (Mamba, RWKV and hybrids) are
+always evaluated choice by choice.
+
 Items longer than the context lose tokens at their left end, as in the harness;
 their number is in the result. Rows with a query are put as they are, but for a
 query that announces a `Question:`, which is completed by `Answer:`; --kind
@@ -176,7 +179,9 @@ impl Args {
         let positions = subject.model.n_positions().unwrap_or(u32::MAX);
         let n_ctx = self.ctx_size.unwrap_or(trained).min(positions);
         let items = encode(task, &subject.model.vocab(), n_ctx as usize).with_context(of_task)?;
-        let plan = if self.unbatched {
+        // States are not shared as the tokens of a KV cache are.
+        let alone = self.unbatched || subject.model.keeps_states();
+        let plan = if alone {
             plan_alone(&items)
         } else {
             let limits = Limits {
@@ -203,7 +208,7 @@ impl Args {
             bar.set_position(tokens as u64);
             bar.set_message(so_far.count(scores));
         };
-        let scores = if self.unbatched {
+        let scores = if alone {
             score_alone(&mut context, &items, &mut watch)
         } else {
             score(&mut context, &items, &plan, &mut watch)

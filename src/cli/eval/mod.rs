@@ -25,13 +25,11 @@ pub(super) struct Args {
     measure: Measure,
 }
 
+// Comments here would take the place of what their arguments say in `--help`.
 #[derive(Debug, Subcommand)]
 enum Measure {
-    /// How well a model predicts a text, and how far it is from another model.
     Perplexity(perplexity::Args),
-    /// How well a model answers multiple-choice questions.
     Choice(choice::Args),
-    /// How close a model's continuations come to references.
     Generate(generate::Args),
 }
 
