@@ -143,3 +143,22 @@ fn items_longer_than_the_context_lose_their_left_end() {
     let warning = text(&out.stderr);
     assert!(warning.starts_with("warning: ") && warning.contains("longer than 130 tokens"));
 }
+
+#[test]
+fn help_explains_what_the_figures_are() {
+    for (measure, part) in [
+        ("perplexity", "Kullback-Leibler divergence"),
+        ("choice", "lm-evaluation-harness: accuracy by the"),
+        ("generate", "corpus BLEU as sacreBLEU"),
+    ] {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_headshare-gguf"))
+            .args(["eval", measure, "--help"])
+            .output()
+            .unwrap();
+        let help = text(&out.stdout)
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        assert!(help.contains(part), "{help}");
+    }
+}
