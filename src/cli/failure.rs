@@ -135,6 +135,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         e.hint()
     } else if let Some(e) = cause.downcast_ref::<RepairError>() {
         e.hint().map(str::to_owned)
+    } else if let Some(e) = cause.downcast_ref::<ChoiceError>() {
+        e.hint()
     } else if let Some(e) = cause.downcast_ref::<TaskError>() {
         e.hint().map(str::to_owned)
     } else if let Some(MatchError::NonFinite { .. }) = cause.downcast_ref::<MatchError>() {

@@ -11,7 +11,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use headshare_runtime::{
-    Context, GenerateError, Generator, Sampler, SamplerParams, StopReason, Utf8Stream,
+    Context, ContextError, GenerateError, Generator, Sampler, SamplerParams, StopReason, Utf8Stream,
 };
 
 use super::bleu::{Bleu, BleuCounts};
@@ -85,22 +85,28 @@ pub struct Generated {
     pub n_tokens: usize,
 }
 
+/// A prompt that the model fails at.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {source}")]
+pub struct PromptError {
+    /// The prompt's line.
+    pub line: u64,
+    /// What went wrong.
+    pub source: GenerateError,
+}
+
 /// Goes on from every prompt. `watch` is called after each with their number
 /// and BLEU so far.
 ///
 /// # Errors
-/// What the model fails at; [`GenerateError::PromptTooLong`] where not even the
-/// end of a prompt fits.
+/// What the model fails at, with the prompt's line;
+/// [`GenerateError::PromptTooLong`] where not even the end of a prompt fits.
 pub fn generate(
     context: &mut Context,
     prompts: &[Prompt],
     params: &Params,
     watch: &mut dyn FnMut(usize, &Bleu),
-) -> Result<Generated, GenerateError> {
-    let greedy = SamplerParams {
-        temp: 0.0,
-        ..SamplerParams::default()
-    };
+) -> Result<Generated, PromptError> {
     let mut counts = BleuCounts::default();
     let mut generated = Generated {
         texts: Vec::with_capacity(prompts.len()),
@@ -108,45 +114,66 @@ pub fn generate(
         truncated: 0,
         n_tokens: 0,
     };
-    // A prompt longer than this leaves no room for its continuation.
-    let room = (context.n_ctx() as usize).saturating_sub(params.n_predict.max(1));
     for prompt in prompts {
-        let vocab = context.model().vocab();
-        let mut tokens = vocab.tokens(&prompt.text)?;
-        tokens.splice(0..0, Tokenizer::first(&vocab));
-        if tokens.len() > room {
-            if room == 0 {
-                return Err(GenerateError::PromptTooLong {
-                    n_prompt: tokens.len(),
-                    n_ctx: context.n_ctx(),
-                });
-            }
-            tokens.drain(..tokens.len() - room);
-            generated.truncated += 1;
-        }
-        context.clear();
-        let mut sampler = Sampler::new(context.model(), &greedy)?;
-        let mut generator = Generator::new(context, &mut sampler, &tokens, Some(params.n_predict))?;
-        let mut stream = Utf8Stream::new();
-        let mut text = String::new();
-        while let Some(token) = generator.next_token()? {
-            generated.n_tokens += 1;
-            text += &stream.push(&generator.piece(token)?);
-            if cut(&mut text, &params.until) {
-                break;
-            }
-        }
-        if generator.stop_reason() == Some(StopReason::Interrupted) {
-            return Err(headshare_runtime::ContextError::Interrupted.into());
-        }
-        text += &stream.finish();
-        cut(&mut text, &params.until);
+        let line = prompt.line;
+        let text = go_on(context, &prompt.text, params, &mut generated)
+            .map_err(|source| PromptError { line, source })?;
         counts.add(&text, &prompt.references);
         generated.texts.push(text);
         generated.bleu = counts.bleu();
         watch(generated.texts.len(), &generated.bleu);
     }
     Ok(generated)
+}
+
+/// Goes on from one prompt, and counts what that takes.
+fn go_on(
+    context: &mut Context,
+    prompt: &str,
+    params: &Params,
+    generated: &mut Generated,
+) -> Result<String, GenerateError> {
+    let vocab = context.model().vocab();
+    let mut tokens = vocab.tokens(prompt)?;
+    tokens.splice(0..0, Tokenizer::first(&vocab));
+    if tokens.is_empty() {
+        // As an empty context of `eval choice`.
+        tokens.extend(vocab.instead_of_nothing());
+    }
+    // A prompt longer than this leaves no room for its continuation.
+    let room = (context.n_ctx() as usize).saturating_sub(params.n_predict.max(1));
+    if tokens.len() > room {
+        if room == 0 {
+            return Err(GenerateError::PromptTooLong {
+                n_prompt: tokens.len(),
+                n_ctx: context.n_ctx(),
+            });
+        }
+        tokens.drain(..tokens.len() - room);
+        generated.truncated += 1;
+    }
+    let greedy = SamplerParams {
+        temp: 0.0,
+        ..SamplerParams::default()
+    };
+    context.clear();
+    let mut sampler = Sampler::new(context.model(), &greedy)?;
+    let mut generator = Generator::new(context, &mut sampler, &tokens, Some(params.n_predict))?;
+    let mut stream = Utf8Stream::new();
+    let mut text = String::new();
+    while let Some(token) = generator.next_token()? {
+        generated.n_tokens += 1;
+        text += &stream.push(&generator.piece(token)?);
+        if cut(&mut text, &params.until) {
+            break;
+        }
+    }
+    if generator.stop_reason() == Some(StopReason::Interrupted) {
+        return Err(ContextError::Interrupted.into());
+    }
+    text += &stream.finish();
+    cut(&mut text, &params.until);
+    Ok(text)
 }
 
 /// Ends `text` before the first of `until`; false when there is none of them.

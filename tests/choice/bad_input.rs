@@ -23,7 +23,7 @@ fn broken_task_files_name_file_line_and_field() {
         (
             "fields",
             "{\"a\":1}".into(),
-            "fields.jsonl: line 1: the fields are a, which is no known",
+            "fields.jsonl:1: the fields are a, which is no known",
         ),
         (
             "field",
@@ -80,6 +80,7 @@ fn a_continuation_longer_than_the_context_is_refused() {
     let model = tiny(folder.path(), "tiny-gqa");
     let out = eval!("choice", model, "--task", data("question.jsonl"), "-c", "8");
     refused(&out, "line 1: a continuation of");
+    assert!(text(&out.stderr).contains("\nhint: a larger context: --ctx-size "));
 }
 
 #[test]

@@ -16,7 +16,11 @@ fn continuations_are_compared_with_references() {
     );
     assert_eq!(text(&out.stderr), "");
     let found = json(&out);
-    assert_eq!(found["n"], 2);
+    assert_eq!(
+        (&found["n"], &found["task"]),
+        (&2.into(), &"generate".into())
+    );
+    assert_eq!(found["bytes"], 98_362_432);
     let texts = found["texts"].as_array().unwrap();
     assert!(texts[0].as_str().unwrap().starts_with(" Paris."), "{found}");
     let bleu = found["bleu"].as_f64().unwrap();
@@ -96,4 +100,21 @@ fn prompts_that_leave_no_room_lose_their_left_end() {
     );
     let out = eval!("generate", model, "--task", path, "-n", "9999");
     assert_eq!(out.status.code(), Some(2), "{out:?}");
+    let message = text(&out.stderr);
+    assert!(
+        message.contains("leave no room for a prompt in a context of 256 tokens")
+            && message.contains("\nhint: generate less"),
+        "{message}"
+    );
+}
+
+#[test]
+fn an_empty_prompt_begins_with_the_token_that_begins_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.jsonl");
+    std::fs::write(&path, "{\"prompt\":\"\",\"reference\":\"b\"}").unwrap();
+    for model in [smollm2(), tiny(folder.path(), "tiny-gqa")] {
+        let out = eval!("generate", model, "--task", path, "-n", "2", "--json");
+        assert_eq!(json(&out)["n"], 1);
+    }
 }

@@ -15,6 +15,8 @@ fn json_is_one_object_as_the_contract_says() {
     );
     assert_eq!(text(&out.stderr), "");
     let found = json(&out);
+    assert_eq!(found["bytes"], 98_362_432);
+    assert_eq!(found["resolve"], "none");
     assert_eq!(found["task"], "question");
     assert_eq!(found["kind"], "question");
     assert_eq!(found["n"], 5);
@@ -82,9 +84,13 @@ fn text_has_the_figures_and_their_errors() {
         "--unbatched"
     );
     let lines: Vec<_> = text(&out.stdout).lines().collect();
-    assert_eq!(lines[0], "last-word: 3 questions, scored as last-word");
-    assert_eq!(lines[1], "accuracy       0.6667 ± 0.3333");
-    assert!(lines[3].starts_with("perplexity     "), "{lines:?}");
+    assert!(
+        lines[0].ends_with("Q4_1.gguf: 98,362,432 bytes"),
+        "{lines:?}"
+    );
+    assert_eq!(lines[2], "last-word: 3 questions, scored as last-word");
+    assert_eq!(lines[3], "accuracy       0.6667 ± 0.3333");
+    assert!(lines[5].starts_with("perplexity     "), "{lines:?}");
     assert_eq!(text(&out.stderr), "");
 }
 
@@ -136,4 +142,23 @@ fn items_longer_than_the_context_lose_their_left_end() {
     assert!(json(&out)["truncated"].as_u64().unwrap() > 0);
     let warning = text(&out.stderr);
     assert!(warning.starts_with("warning: ") && warning.contains("longer than 130 tokens"));
+}
+
+#[test]
+fn help_explains_what_the_figures_are() {
+    for (measure, part) in [
+        ("perplexity", "Kullback-Leibler divergence"),
+        ("choice", "lm-evaluation-harness: accuracy by the"),
+        ("generate", "corpus BLEU as sacreBLEU"),
+    ] {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_headshare-gguf"))
+            .args(["eval", measure, "--help"])
+            .output()
+            .unwrap();
+        let help = text(&out.stdout)
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        assert!(help.contains(part), "{help}");
+    }
 }

@@ -9,11 +9,20 @@ use serde_json::Value;
 
 /// SmolLM2-135M-Instruct, Q4_1.
 pub fn smollm2() -> PathBuf {
+    fetched("SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+/// Gemma-3-270M, Q4_K_M.
+pub fn gemma() -> PathBuf {
+    fetched("gemma-3-270m-q4_k_m.gguf")
+}
+
+fn fetched(name: &str) -> PathBuf {
     let folder = std::env::var_os("HEADSHARE_MODELS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("models"),
         PathBuf::from,
     );
-    let path = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let path = folder.join(name);
     assert!(
         path.is_file(),
         "{} is not there: run scripts/fetch-models.sh",

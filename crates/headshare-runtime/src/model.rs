@@ -355,6 +355,17 @@ impl Model {
         unsafe { sys::llama_model_has_decoder(self.as_ptr()) }
     }
 
+    /// Whether the model keeps one state a sequence, in all layers or in some
+    /// (Mamba, RWKV, Jamba): what sequences have in common is then no common
+    /// part of a KV cache.
+    pub fn keeps_states(&self) -> bool {
+        // SAFETY: the model lives.
+        unsafe {
+            sys::llama_model_is_recurrent(self.as_ptr())
+                || sys::llama_model_is_hybrid(self.as_ptr())
+        }
+    }
+
     /// Refuses models that do not generate text one token after the other, as
     /// far as that is known without a context.
     pub fn check_generative(&self) -> Result<(), ModelError> {

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use headshare_runtime::{Context, ContextParams};
 use serde::Serialize;
 
-use super::{Common, Subject};
+use super::{Common, Measured, Subject};
 use crate::cli::output::{Output, grouped};
 use crate::cli::run::RunError;
 use crate::cli::{Exit, interrupt};
@@ -40,6 +40,9 @@ const SEQUENCES: usize = 64;
 /// of MMLU and C-Eval (5 examples from dev, each subject and the mean).
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
+Models that keep a state instead of a KV cache (Mamba, RWKV and hybrids) are
+always evaluated choice by choice.
+
 Items longer than the context lose tokens at their left end, as in the harness;
 their number is in the result. Rows with a query are put as they are, but for a
 query that announces a `Question:`, which is completed by `Answer:`; --kind
@@ -119,10 +122,19 @@ struct Tasks {
     tasks: Vec<TaskReport>,
 }
 
-/// One task is an object by itself.
+/// What `eval choice` has to say; the shape of its JSON.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    measured: Measured,
+    #[serde(flatten)]
+    result: Results,
+}
+
+/// One task has its figures at the top.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Report {
+enum Results {
     One(Box<TaskReport>),
     Several(Tasks),
 }
@@ -139,9 +151,12 @@ impl Args {
         for (task, path) in tasks.iter().zip(&self.tasks) {
             reports.push(self.task(task, path, &subject, out)?);
         }
-        let report = match <[TaskReport; 1]>::try_from(reports) {
-            Ok([one]) => Report::One(Box::new(one)),
-            Err(several) => Report::Several(Tasks::of(several)),
+        let report = Report {
+            measured: Measured::from(&subject),
+            result: match <[TaskReport; 1]>::try_from(reports) {
+                Ok([one]) => Results::One(Box::new(one)),
+                Err(several) => Results::Several(Tasks::of(several)),
+            },
         };
         out.result(&report, self.common.json, render)?;
         Ok(Exit::Done)
@@ -164,7 +179,9 @@ impl Args {
         let positions = subject.model.n_positions().unwrap_or(u32::MAX);
         let n_ctx = self.ctx_size.unwrap_or(trained).min(positions);
         let items = encode(task, &subject.model.vocab(), n_ctx as usize).with_context(of_task)?;
-        let plan = if self.unbatched {
+        // States are not shared as the tokens of a KV cache are.
+        let alone = self.unbatched || subject.model.keeps_states();
+        let plan = if alone {
             plan_alone(&items)
         } else {
             let limits = Limits {
@@ -191,14 +208,14 @@ impl Args {
             bar.set_position(tokens as u64);
             bar.set_message(so_far.count(scores));
         };
-        let scores = if self.unbatched {
+        let scores = if alone {
             score_alone(&mut context, &items, &mut watch)
         } else {
             score(&mut context, &items, &plan, &mut watch)
         };
         bar.finish_and_clear();
         let scores = scores.with_context(of_task)?;
-        check(&scores, task.items().map(|item| item.line)).with_context(of_task)?;
+        check(task, &scores).with_context(of_task)?;
         let truncated = items.iter().filter(|item| item.truncated).count();
         if truncated > 0 {
             out.warning(&format!(
@@ -267,9 +284,9 @@ impl Tasks {
 }
 
 fn render(report: &Report) -> String {
-    match report {
-        Report::One(task) => render_task(task),
-        Report::Several(all) => {
+    let figures = match &report.result {
+        Results::One(task) => render_task(task),
+        Results::Several(all) => {
             let tasks: Vec<_> = all.tasks.iter().map(render_task).collect();
             format!(
                 "{}\n\nmean of {} tasks: accuracy {}, accuracy_norm {:.4}",
@@ -279,7 +296,8 @@ fn render(report: &Report) -> String {
                 all.accuracy_norm
             )
         }
-    }
+    };
+    format!("{}\n\n{figures}", report.measured)
 }
 
 fn render_task(task: &TaskReport) -> String {

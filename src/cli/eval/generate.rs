@@ -9,12 +9,13 @@ use anyhow::Context as _;
 use headshare_runtime::{Context, ContextParams};
 use serde::Serialize;
 
-use super::Common;
+use super::{Common, Measured};
 use crate::cli::output::{Output, grouped};
 use crate::cli::run::RunError;
 use crate::cli::{Exit, interrupt};
 use crate::eval::bleu::Bleu;
 use crate::eval::generate::{Params, Prompt, generate};
+use crate::eval::task_file::task_name;
 
 /// How close a model's continuations come to references.
 ///
@@ -50,6 +51,8 @@ pub(super) struct Args {
 /// What `eval generate` has to say; the shape of its JSON. Times in ms.
 #[derive(Debug, Serialize)]
 struct Report {
+    #[serde(flatten)]
+    measured: Measured,
     task: String,
     #[serde(flatten)]
     bleu: Bleu,
@@ -74,6 +77,15 @@ impl Args {
         };
         let mut context = Context::new(&Arc::clone(&subject.model), &params)?;
         context.check_generative().map_err(RunError::bad_input)?;
+        if self.n_predict >= context.n_ctx() {
+            let message = format!(
+                "{} tokens to generate (-n) leave no room for a prompt in a context of {} tokens",
+                self.n_predict,
+                context.n_ctx()
+            );
+            let hint = "generate less, or make the context larger (-c) if the model has positions";
+            return Err(RunError::usage(message, Some(hint)).into());
+        }
         let started = Instant::now();
         let bar = out.bar("generate", prompts.len() as u64, false);
         let params = Params {
@@ -94,7 +106,8 @@ impl Args {
             ));
         }
         let report = Report {
-            task: self.task.to_string_lossy().into_owned(),
+            measured: Measured::from(&subject),
+            task: task_name(&self.task),
             bleu: generated.bleu,
             n: prompts.len(),
             truncated: generated.truncated,
@@ -116,8 +129,9 @@ fn render(report: &Report) -> String {
         reference_len,
     } = report.bleu;
     format!(
-        "{}: {} prompts\nBLEU {bleu:.2}   {p1:.1}/{p2:.1}/{p3:.1}/{p4:.1} (BP {brevity_penalty:.3}, \
+        "{}\n\n{}: {} prompts\nBLEU {bleu:.2}   {p1:.1}/{p2:.1}/{p3:.1}/{p4:.1} (BP {brevity_penalty:.3}, \
          {} tokens against {})",
+        report.measured,
         report.task,
         grouped(report.n as i128),
         grouped(hypothesis_len as i128),

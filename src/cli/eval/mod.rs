@@ -5,16 +5,18 @@ mod choice;
 mod generate;
 mod perplexity;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Subcommand;
 use headshare_runtime::{Model, log};
 use headshare_stitch::ScratchFile;
+use serde::Serialize;
 
 use super::Exit;
 use super::loading::{Resolve, from_model, load};
-use super::output::Output;
+use super::output::{Output, grouped};
 use super::run::RunError;
 
 #[derive(Debug, clap::Args)]
@@ -23,13 +25,11 @@ pub(super) struct Args {
     measure: Measure,
 }
 
+// Comments here would take the place of what their arguments say in `--help`.
 #[derive(Debug, Subcommand)]
 enum Measure {
-    /// How well a model predicts a text, and how far it is from another model.
     Perplexity(perplexity::Args),
-    /// How well a model answers multiple-choice questions.
     Choice(choice::Args),
-    /// How close a model's continuations come to references.
     Generate(generate::Args),
 }
 
@@ -69,6 +69,36 @@ struct Subject {
     resolve: &'static str,
     /// Keeps the expanded copy alive.
     _scratch: Option<ScratchFile>,
+}
+
+/// Which model was measured; in the JSON of every measure.
+#[derive(Debug, Serialize)]
+struct Measured {
+    file: String,
+    /// The file's size.
+    bytes: u64,
+    /// How shared blocks were brought into memory; "none" where there are none.
+    resolve: &'static str,
+}
+
+impl From<&Subject> for Measured {
+    fn from(subject: &Subject) -> Self {
+        Self {
+            file: subject.path.to_string_lossy().into_owned(),
+            bytes: subject.bytes,
+            resolve: subject.resolve,
+        }
+    }
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} bytes", self.file, grouped(self.bytes))?;
+        match self.resolve {
+            "none" => Ok(()),
+            other => write!(f, ", {other}"),
+        }
+    }
 }
 
 impl Common {

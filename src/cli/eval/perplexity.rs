@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::{Common, Subject, read_text};
+use super::{Common, Measured, Subject, read_text};
 use crate::cli::Exit;
 use crate::cli::output::{Output, grouped};
 use crate::eval::perplexity::{Against, MIN_CTX, Params, Running, perplexity};
@@ -56,9 +56,8 @@ pub(super) struct Args {
 /// probabilities are between 0 and 1, sizes in bytes.
 #[derive(Debug, Serialize)]
 struct Report {
-    file: String,
-    bytes: u64,
-    resolve: &'static str,
+    #[serde(flatten)]
+    measured: Measured,
     text: String,
     ctx: u32,
     chunks: usize,
@@ -71,9 +70,8 @@ struct Report {
 /// Against the reference. What cannot be told is null.
 #[derive(Debug, Serialize)]
 struct BaseReport {
-    file: String,
-    bytes: u64,
-    resolve: &'static str,
+    #[serde(flatten)]
+    measured: Measured,
     perplexity: f64,
     stderr: f64,
     ratio: f64,
@@ -141,9 +139,7 @@ impl Args {
             ));
         }
         let report = Report {
-            file: subject.path.to_string_lossy().into_owned(),
-            bytes: subject.bytes,
-            resolve: subject.resolve,
+            measured: Measured::from(&subject),
             text: self.text.to_string_lossy().into_owned(),
             ctx: self.ctx,
             chunks: found.chunks,
@@ -173,9 +169,7 @@ impl Args {
 impl BaseReport {
     fn new(base: &Subject, against: &Against) -> Self {
         Self {
-            file: base.path.to_string_lossy().into_owned(),
-            bytes: base.bytes,
-            resolve: base.resolve,
+            measured: Measured::from(base),
             perplexity: against.perplexity.value,
             stderr: against.perplexity.stderr,
             ratio: against.ratio.value,
@@ -218,12 +212,7 @@ fn render(report: &Report) -> String {
     let with_error =
         |value: f64, stderr: f64, digits: usize| format!("{value:.digits$} ± {stderr:.digits$}");
     let mut lines = vec![
-        format!(
-            "{}: {} bytes{}",
-            report.file,
-            grouped(report.bytes),
-            resolved(report.resolve)
-        ),
+        report.measured.to_string(),
         format!(
             "perplexity   {}   ({} tokens scored in {} windows of {})",
             with_error(report.perplexity, report.stderr, 4),
@@ -238,12 +227,7 @@ fn render(report: &Report) -> String {
         };
         lines.extend([
             String::new(),
-            format!(
-                "against {}: {} bytes{}",
-                base.file,
-                grouped(base.bytes),
-                resolved(base.resolve)
-            ),
+            format!("against {}", base.measured),
             format!(
                 "perplexity   {}",
                 with_error(base.perplexity, base.stderr, 4)
@@ -276,12 +260,4 @@ fn render(report: &Report) -> String {
         ]);
     }
     lines.join("\n")
-}
-
-/// How shared blocks were brought into memory, where there are any.
-fn resolved(resolve: &str) -> String {
-    match resolve {
-        "none" => String::new(),
-        other => format!(", {other}"),
-    }
 }

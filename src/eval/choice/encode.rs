@@ -10,7 +10,7 @@
 
 use headshare_runtime::{ContextError, Token, Vocab, VocabError};
 
-use super::item::{Item, Pair, Task};
+use super::item::{Item, Pair, Place, Task};
 
 /// Why a task's items cannot be scored with a model.
 #[derive(Debug, thiserror::Error)]
@@ -22,37 +22,55 @@ pub enum ChoiceError {
     #[error(transparent)]
     Context(#[from] ContextError),
     /// A continuation without context, and no token to begin a text with.
-    #[error("line {line}: the context is empty, and the model has no token that begins a text")]
+    #[error("{place}: the context is empty, and the model has no token that begins a text")]
     NoFirstToken {
-        /// The item's line.
-        line: u64,
+        /// The item's.
+        place: Place,
     },
     /// The tokenizer makes nothing of a continuation.
-    #[error("line {line}: the tokenizer makes no tokens of the continuation {text:?}")]
+    #[error("{place}: the tokenizer makes no tokens of the continuation {text:?}")]
     NoTokens {
-        /// The item's line.
-        line: u64,
+        /// The item's.
+        place: Place,
         /// The continuation.
         text: String,
     },
     /// A continuation that does not fit in the context by itself.
     #[error(
-        "line {line}: a continuation of {tokens} tokens does not fit in a context of {n_ctx} tokens"
+        "{place}: a continuation of {tokens} tokens does not fit in a context of {n_ctx} tokens"
     )]
     TooLong {
-        /// The item's line.
-        line: u64,
+        /// The item's.
+        place: Place,
         /// Its length.
         tokens: usize,
         /// What there is.
         n_ctx: usize,
     },
     /// The model computes no numbers.
-    #[error("line {line}: the model's probabilities are not numbers (NaN)")]
+    #[error("{place}: the model's probabilities are not numbers (NaN)")]
     NotANumber {
-        /// The item's line.
-        line: u64,
+        /// The item's.
+        place: Place,
     },
+}
+
+impl ChoiceError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            // The last token is predicted and needs no place.
+            Self::TooLong { tokens, .. } => Some(format!(
+                "a larger context: --ctx-size {tokens} or more, as far as the model has positions"
+            )),
+            Self::NoFirstToken { .. } => Some("give the item a context".to_owned()),
+            Self::NoTokens { .. } => Some("give the item another continuation".to_owned()),
+            Self::NotANumber { .. } => {
+                Some("the file's weights are broken: is there a good copy of it?".to_owned())
+            }
+            Self::Vocab(_) | Self::Context(_) => None,
+        }
+    }
 }
 
 /// A tokenizer, as far as scoring needs it.
@@ -171,7 +189,7 @@ pub(super) fn common(a: &[Token], b: &[Token]) -> usize {
 /// All items of a task as tokens, for a model that can see `n_ctx` of them.
 ///
 /// # Errors
-/// [`ChoiceError`], naming the item's line.
+/// [`ChoiceError`], naming where the item stands.
 pub fn encode(
     task: &Task,
     tokenizer: &impl Tokenizer,
@@ -199,14 +217,15 @@ fn encode_item(
         };
         let mut tokens = with_first(tokenizer, &format!("{context}{continuation}"))?;
         if tokens.len() <= usize::from(tokenizer.first().is_some()) {
-            let (line, text) = (item.line, continuation);
-            return Err(ChoiceError::NoTokens { line, text });
+            let (place, text) = (item.place.clone(), continuation);
+            return Err(ChoiceError::NoTokens { place, text });
         }
         let mut from = context_tokens.len().min(tokens.len() - 1);
         known = Some((context, context_tokens));
         if from == 0 {
             let Some(token) = tokenizer.instead_of_nothing() else {
-                return Err(ChoiceError::NoFirstToken { line: item.line });
+                let place = item.place.clone();
+                return Err(ChoiceError::NoFirstToken { place });
             };
             tokens.insert(0, token);
             from = 1;
@@ -214,7 +233,7 @@ fn encode_item(
         let scored = tokens.len() - from;
         if scored > n_ctx {
             return Err(ChoiceError::TooLong {
-                line: item.line,
+                place: item.place.clone(),
                 tokens: scored,
                 n_ctx,
             });
@@ -285,8 +304,12 @@ mod tests {
 
     fn item(context: &str, choices: &[&str]) -> Item {
         let choices: Vec<_> = choices.iter().map(ToString::to_string).collect();
-        Item {
+        let place = Place {
             line: 7,
+            ..Place::default()
+        };
+        Item {
+            place,
             ..Item::of_choices(context, &choices, 0)
         }
     }
@@ -334,7 +357,7 @@ mod tests {
             instead: None,
         };
         let error = encode_item(&item("", &["c"]), &none, 99).unwrap_err();
-        assert!(matches!(error, ChoiceError::NoFirstToken { line: 7 }));
+        assert!(matches!(error, ChoiceError::NoFirstToken { place } if place.line == 7));
     }
 
     #[test]
@@ -355,14 +378,11 @@ mod tests {
         let fits = encode_item(&item("abcdef", &["gh"]), &PLAIN, 8).unwrap();
         assert!(!fits.truncated);
         let error = encode_item(&item("a", &["ghijk"]), &PLAIN, 5).unwrap_err();
-        assert!(matches!(
-            error,
-            ChoiceError::TooLong {
-                tokens: 6,
-                n_ctx: 5,
-                line: 7
-            }
-        ));
+        assert_eq!(
+            error.to_string(),
+            "line 7: a continuation of 6 tokens does not fit in a context of 5 tokens"
+        );
+        assert!(error.hint().unwrap().contains("--ctx-size 6"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Tasks as they are scored: contexts and continuations.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -53,8 +54,26 @@ pub struct Item {
     pub pairs: Vec<Pair>,
     /// Which of them is right.
     pub gold: usize,
-    /// Where it stands: the line of the file, counted from 1.
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// Where an item stands, for messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The table, where a file has several.
+    pub table: Option<Arc<str>>,
+    /// The line, counted from 1.
     pub line: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(table) = &self.table {
+            write!(f, "{table}, ")?;
+        }
+        write!(f, "line {}", self.line)
+    }
 }
 
 impl Item {
@@ -83,7 +102,7 @@ impl Item {
             lead: Arc::from(""),
             pairs,
             gold,
-            line: 0,
+            place: Place::default(),
         }
     }
 }

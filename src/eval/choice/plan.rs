@@ -11,6 +11,7 @@ use std::ops::Range;
 use headshare_runtime::Token;
 
 use super::encode::{Encoded, common};
+use super::score::STEP;
 
 /// Items that begin alike by fewer tokens than this are not grouped.
 const MIN_SHARED: usize = 32;
@@ -20,7 +21,8 @@ const MIN_SHARED: usize = 32;
 pub struct Limits {
     /// Tokens; a single item may have more.
     pub tokens: usize,
-    /// Sequences, the one that keeps what is shared among them.
+    /// Sequences, the one that keeps what is shared among them, but not the one
+    /// that fills batches up.
     pub sequences: usize,
 }
 
@@ -38,9 +40,10 @@ pub struct Group {
 pub struct Plan {
     /// In the order of the items.
     pub groups: Vec<Group>,
-    /// Tokens in the context at once, at most.
+    /// Tokens in the context at once, at most, with those that fill batches up.
     pub n_ctx: usize,
-    /// Sequences in the context at once, at most.
+    /// Sequences in the context at once, at most; the last one is of tokens
+    /// that fill batches up.
     pub n_sequences: usize,
     /// Tokens that are evaluated.
     pub n_tokens: usize,
@@ -90,8 +93,8 @@ impl Plan {
             tokens += tree.nodes.len();
             leaves += tree.leaves;
             self.n_tokens += tree.nodes.len();
-            self.n_ctx = self.n_ctx.max(shared + tokens);
-            self.n_sequences = self.n_sequences.max(kept + leaves);
+            self.n_ctx = self.n_ctx.max(shared + tokens + STEP - 1);
+            self.n_sequences = self.n_sequences.max(kept + leaves + 1);
         }
         group.batches.push(start..all.end);
         self.groups.push(group);
@@ -348,7 +351,7 @@ mod tests {
         assert_eq!(groups, [(0, 1), (48, 1)]);
         assert_eq!(
             (plan.n_ctx, plan.n_sequences, plan.n_tokens),
-            (51, 4, 49 + 48 + 3)
+            (51 + 15, 4 + 1, 49 + 48 + 3)
         );
     }
 

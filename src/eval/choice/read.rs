@@ -7,7 +7,7 @@ use std::path::Path;
 use super::forms::Form;
 use super::item::{Item, Kind, Subject, Task};
 use super::subjects;
-use crate::eval::task_file::{Row, TaskError, rows};
+use crate::eval::task_file::{Row, TaskError, rows, task_name};
 
 /// What a zip file begins with.
 const ZIP: &[u8] = b"PK";
@@ -30,7 +30,7 @@ impl Task {
             return subjects::read(path, file, kind, limit);
         }
         let (form, kind, items) = items(path, file, kind, limit)?;
-        let name = name(path);
+        let name = task_name(path);
         Ok(Self {
             kind,
             form: form.name(),
@@ -42,12 +42,6 @@ impl Task {
             has_subjects: false,
         })
     }
-}
-
-/// What a task is called: its file without the ending.
-pub(super) fn name(path: &Path) -> String {
-    let stem = path.file_stem().unwrap_or(path.as_os_str());
-    stem.to_string_lossy().into_owned()
 }
 
 fn items(
@@ -71,7 +65,7 @@ fn items(
         };
         found = Some((form, kind));
         for mut item in form.items(&row, kind).map_err(at_line)? {
-            item.line = number;
+            item.place.line = number;
             items.push(item);
         }
         if items.len() >= limit {
@@ -87,11 +81,11 @@ fn items(
 
 fn unknown(path: &Path, line: u64, row: &Row) -> TaskError {
     let problem = format!(
-        "line {line}: the fields are {}, which is no known form of a task",
+        "the fields are {}, which is no known form of a task",
         row.names()
     );
     let hint = format!("known forms: {}", Form::known());
-    TaskError::content(path, problem).with_hint(hint)
+    TaskError::line(path, line, problem).with_hint(hint)
 }
 
 #[cfg(test)]
@@ -112,7 +106,7 @@ mod tests {
         let text = b"\xef\xbb\xbf{\"context\":\"a\",\"continuation\":\"b\"}\r\n\n \
                      {\"context\":\"c\",\"continuation\":\"d\",\"more\":1}";
         let (_, _, items) = read(text, usize::MAX).unwrap();
-        let lines: Vec<_> = items.iter().map(|item| item.line).collect();
+        let lines: Vec<_> = items.iter().map(|item| item.place.line).collect();
         assert_eq!(lines, [1, 3]);
         // A broken line after the limit is not read.
         let text = b"{\"context\":\"a\",\"continuation\":\"b\"}\n{";
@@ -147,7 +141,7 @@ mod tests {
         let error = read(b"{\"prompt\":\"a\",\"best\":1}", 9).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "t.jsonl: line 1: the fields are prompt, best, which is no known form of a task"
+            "t.jsonl:1: the fields are prompt, best, which is no known form of a task"
         );
         assert!(error.hint().unwrap().contains("{query, choices, gold}"));
     }

@@ -3,7 +3,8 @@
 use headshare_runtime::{Batch, Context, ContextError, Token};
 use rayon::prelude::*;
 
-use super::encode::{ChoiceError, Encoded};
+use super::encode::{ChoiceError, Encoded, Tokenizer};
+use super::item::Task;
 use super::plan::{Limits, Node, Plan, Tree};
 
 /// Tokens that llama.cpp is handed at once, at most; contexts that score must
@@ -13,9 +14,15 @@ use super::plan::{Limits, Node, Plan, Tree};
 /// precision), so that a score would depend on what else is in the batch: by
 /// 0.3 for a sequence of 40 tokens of a 4-bit model, enough to change some
 /// answers. Below, each token's sum goes over its own sequence in order,
-/// wherever that lies in the cache. Larger batches are hardly faster. Kernels
-/// take four tokens at a time.
-pub const DECODE: usize = 60;
+/// wherever that lies in the cache. Larger batches are hardly faster.
+pub const DECODE: usize = 48;
+
+/// Repacked weights are multiplied with 16 tokens at a time, then 4, then one,
+/// and each kernel rounds in its own way: by up to 0.2 for a sequence of a Q4_K
+/// model. So there are no tokens left over, and no outputs: batches are filled
+/// up with tokens of a sequence of their own, and outputs with those of tokens
+/// that are not asked for.
+pub(super) const STEP: usize = 16;
 
 /// Logits that are kept at once, at most, unless one token's are more: 64 MiB.
 const MAX_LOGITS: usize = 16 << 20;
@@ -126,47 +133,55 @@ pub fn plan_alone(items: &[Encoded]) -> Plan {
         Plan {
             groups: Vec::new(),
             n_ctx: all.n_ctx.max(one.n_ctx),
-            n_sequences: 1,
+            n_sequences: all.n_sequences.max(one.n_sequences),
             n_tokens: all.n_tokens + one.n_tokens,
         }
     })
 }
 
-/// Refuses scores that are no numbers; `lines` are the items' lines.
+/// Refuses scores that are no numbers.
 ///
 /// # Errors
 /// [`ChoiceError::NotANumber`] for the first such item.
-pub fn check(scores: &[Scores], lines: impl Iterator<Item = u64>) -> Result<(), ChoiceError> {
-    for (scores, line) in scores.iter().zip(lines) {
+pub fn check(task: &Task, scores: &[Scores]) -> Result<(), ChoiceError> {
+    for (item, scores) in task.items().zip(scores) {
         if scores.log_probs.iter().any(|sum| sum.is_nan()) {
-            return Err(ChoiceError::NotANumber { line });
+            let place = item.place.clone();
+            return Err(ChoiceError::NotANumber { place });
         }
     }
     Ok(())
 }
 
-/// How many of `left` tokens to evaluate next: one alone would take other
-/// kernels than several.
-fn next_chunk(left: usize) -> usize {
-    if left == DECODE + 1 {
-        DECODE - 4
-    } else {
-        left.min(DECODE)
+/// How many are missing to a multiple of [`STEP`].
+fn missing(count: usize) -> usize {
+    count.next_multiple_of(STEP) - count
+}
+
+/// Evaluates a batch, filled up by `outputs` more outputs at most.
+fn decode(context: &mut Context, batch: &mut Batch, outputs: usize) -> Result<(), ContextError> {
+    let spare = context.n_seq_max() - 1;
+    let first = context.model().vocab().instead_of_nothing().unwrap_or(0);
+    let filling = missing(batch.len());
+    for i in 0..filling {
+        batch.add(first, i as u32, &[spare], i < outputs);
     }
+    context.decode_batch(batch)?;
+    if filling > 0 {
+        context.seq_rm(spare, ..)?;
+    }
+    Ok(())
 }
 
 /// Evaluates the beginning that several items share, as sequence 0.
 fn keep(context: &mut Context, tokens: &[Token]) -> Result<usize, ContextError> {
     let mut batch = Batch::new();
-    let mut at = 0;
-    while at < tokens.len() {
+    for (chunk, first) in tokens.chunks(DECODE).zip((0u32..).step_by(DECODE)) {
         batch.clear();
-        let end = at + next_chunk(tokens.len() - at);
-        for (token, position) in tokens[at..end].iter().zip(at as u32..) {
+        for (token, position) in chunk.iter().zip(first..) {
             batch.add(*token, position, &[0], false);
         }
-        context.decode_batch(&batch)?;
-        at = end;
+        decode(context, &mut batch, 0)?;
     }
     Ok(tokens.len())
 }
@@ -180,26 +195,33 @@ fn evaluate(
     scores: &mut [Scores],
 ) -> Result<(), ContextError> {
     let n_vocab = context.model().vocab().n_tokens().unsigned_abs() as usize;
-    let max_outputs = (MAX_LOGITS / n_vocab.max(1)).max(1);
+    let max_outputs = (MAX_LOGITS / n_vocab.max(1)).clamp(STEP, DECODE) / STEP * STEP;
     let mut batch = Batch::new();
     let mut rest = nodes;
     while !rest.is_empty() {
         batch.clear();
+        let mut asked = 0;
+        let fits = |node: &&Node| {
+            asked += usize::from(!node.asks.is_empty());
+            asked <= max_outputs
+        };
+        let taken = rest.iter().take(DECODE).take_while(fits).count();
+        let (nodes, others) = rest.split_at(taken);
+        rest = others;
+        let asked = nodes.iter().filter(|node| !node.asks.is_empty()).count();
+        let mut filling = missing(asked);
         let mut outputs: Vec<&Node> = Vec::new();
-        let mut taken = 0;
-        for node in &rest[..next_chunk(rest.len())] {
-            let asked = !node.asks.is_empty();
-            if asked && outputs.len() == max_outputs {
-                break;
-            }
+        for node in nodes {
+            let fills = node.asks.is_empty() && filling > 0;
+            filling -= usize::from(fills);
+            let output = fills || !node.asks.is_empty();
             let leaves: Vec<u32> = node.leaves.clone().map(|leaf| leaf + first_leaf).collect();
-            batch.add(node.token, node.position, &leaves, asked);
-            outputs.extend(asked.then_some(node));
-            taken += 1;
+            batch.add(node.token, node.position, &leaves, output);
+            outputs.extend(output.then_some(node));
         }
-        rest = &rest[taken..];
-        context.decode_batch(&batch)?;
+        decode(context, &mut batch, filling)?;
         let rows: Vec<(&Node, &[f32])> = (outputs.into_iter().enumerate())
+            .filter(|(_, node)| !node.asks.is_empty())
             .filter_map(|(i, node)| Some((node, context.logits_at(i)?)))
             .collect();
         let answers: Vec<Vec<(f64, bool)>> = (rows.par_iter())

@@ -13,10 +13,9 @@ use std::sync::Arc;
 
 use zip::ZipArchive;
 
-use super::item::{Item, Kind, Subject, Task};
+use super::item::{Item, Kind, Place, Subject, Task};
 use super::question::{CHINESE, LONG, Question};
-use super::read::name;
-use crate::eval::task_file::TaskError;
+use crate::eval::task_file::{TaskError, task_name};
 
 /// Solved examples in front of a question.
 const SHOTS: usize = 5;
@@ -28,6 +27,8 @@ const SPLITS: [&str; 3] = ["_dev.csv", "_test.csv", "_val.csv"];
 /// A table of one subject and split.
 #[derive(Default)]
 struct Table {
+    /// Its name in the archive.
+    entry: Arc<str>,
     /// Questions with their lines.
     questions: Vec<(u64, Question)>,
     /// Column names were there, as in C-Eval.
@@ -71,7 +72,10 @@ pub(super) fn read(
                 .map(|(line, question)| {
                     let mut item = question.item(Kind::Letters)?;
                     item.lead = Arc::clone(&lead);
-                    item.line = *line;
+                    item.place = Place {
+                        table: Some(Arc::clone(&table.entry)),
+                        line: *line,
+                    };
                     Ok(item)
                 })
                 .collect::<Result<Vec<Item>, String>>()
@@ -80,7 +84,7 @@ pub(super) fn read(
         })
         .collect::<Result<_, TaskError>>()?;
     Ok(Task {
-        name: name(path),
+        name: task_name(path),
         kind: Kind::Letters,
         form: if named { "ceval" } else { "mmlu" },
         subjects,
@@ -117,7 +121,9 @@ fn tables<R: Read + Seek>(
             if bytes.len() as u64 > MAX_TABLE {
                 return Err(unreadable(&format!("larger than {MAX_TABLE} bytes")));
             }
-            Ok((subject.clone(), table(&shown, &bytes, limit)?))
+            let mut table = table(&shown, &bytes, limit)?;
+            table.entry = entry.as_str().into();
+            Ok((subject.clone(), table))
         })
         .collect()
 }
@@ -335,7 +341,10 @@ mod tests {
             item.pairs[2].context,
             "何\nA. 一\nB. 二\nC. 三\nD. 四\n答案："
         );
-        assert_eq!((item.gold, item.line), (2, 2));
+        assert_eq!(
+            (item.gold, item.place.to_string()),
+            (2, "val/law_val.csv, line 2".into())
+        );
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum TaskError {
         line: u64,
         /// What is wrong with it.
         problem: String,
+        /// What the user can do.
+        hint: Option<String>,
     },
     /// The file as a whole is not what it must be.
     #[error("{path}: {problem}", path = path.display())]
@@ -47,6 +49,7 @@ impl TaskError {
             path: path.to_owned(),
             line,
             problem: problem.to_string(),
+            hint: None,
         }
     }
 
@@ -59,7 +62,7 @@ impl TaskError {
     }
 
     pub(in crate::eval) fn with_hint(mut self, text: impl ToString) -> Self {
-        if let Self::Content { hint, .. } = &mut self {
+        if let Self::Line { hint, .. } | Self::Content { hint, .. } = &mut self {
             *hint = Some(text.to_string());
         }
         self
@@ -68,7 +71,7 @@ impl TaskError {
     /// What the user can do.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Content { hint, .. } => hint.as_deref(),
+            Self::Line { hint, .. } | Self::Content { hint, .. } => hint.as_deref(),
             _ => None,
         }
     }

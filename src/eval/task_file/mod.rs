@@ -10,6 +10,12 @@ use std::path::Path;
 pub use error::TaskError;
 pub(super) use row::{Choices, FieldResult, Row, gold, list_of_texts, wrong};
 
+/// What a task is called: its file without the ending.
+pub fn task_name(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or(path.as_os_str());
+    stem.to_string_lossy().into_owned()
+}
+
 /// The rows of a jsonl file, each with its line from 1; blank lines are none.
 pub(super) fn rows<'p>(
     path: &'p Path,
