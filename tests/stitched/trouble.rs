@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use headshare_format::{LogicalLayout, VirtualGguf};
 use headshare_gguf::input::ModelFile;
-use headshare_stitch::StitchedMapping;
+use headshare_stitch::{Steps, StitchedMapping};
 
 use super::{How, convert_and_expand, source, turn};
 
@@ -144,8 +144,8 @@ fn with_few_mappings_left_the_smallest_runs_are_copied() {
     let (converted, expanded) = convert_and_expand(&path, &How::Ratio(0.3));
     let (file, table) = ModelFile::open_converted(&converted).unwrap();
     let view = VirtualGguf::new(&file.gguf, &table, LogicalLayout::Pages(4096)).unwrap();
-    let all = StitchedMapping::new(&view, &file.file, 10_000).unwrap();
-    let few = StitchedMapping::new(&view, &file.file, 9).unwrap();
+    let all = StitchedMapping::new(&view, &file.file, 10_000, Steps::Small).unwrap();
+    let few = StitchedMapping::new(&view, &file.file, 9, Steps::Small).unwrap();
     assert_eq!(all.given_up_bytes(), 0);
     assert!(few.given_up_bytes() > 0);
     assert!(few.mapped().len() + few.copied().len() <= 9);

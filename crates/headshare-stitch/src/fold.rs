@@ -45,7 +45,7 @@ impl FoldArena {
         let page = page_size() as usize;
         let len = len.max(1).next_multiple_of(page);
         let pages = u32::try_from(len / page).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let mut region = Region::reserve(len)?;
+        let mut region = Region::reserve(len, None)?;
         let store = memory_file(len as u64);
         match &store {
             Ok(file) => region.map_file_writable(file)?,

@@ -15,7 +15,7 @@ pub fn page_size() -> u64 {
 }
 
 /// What a processor's large pages hold, on x86-64 and on ARM with 4 KiB pages.
-const HUGE_PAGE: usize = 2 << 20;
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 /// `len` bytes of addresses that are ours alone; unmapped when dropped.
 ///
@@ -36,16 +36,13 @@ unsafe impl Sync for Region {}
 impl Region {
     /// Reserves addresses; touching them faults until something is mapped.
     ///
-    /// Large regions begin on a [`HUGE_PAGE`], so that whatever is mapped at its
-    /// own offset can be translated in large steps, as llama.cpp's own mapping
-    /// is: with 4 KiB steps decoding is a tenth slower.
-    pub(crate) fn reserve(len: usize) -> io::Result<Self> {
+    /// With a `skew`, whole pages, a large region begins so many bytes after a
+    /// [`HUGE_PAGE`] does: what is mapped at its own offset less `skew` can be
+    /// translated in large steps then.
+    pub(crate) fn reserve(len: usize, skew: Option<usize>) -> io::Result<Self> {
         let page = page_size() as usize;
-        let slack = if len >= HUGE_PAGE {
-            HUGE_PAGE - page
-        } else {
-            0
-        };
+        let skew = skew.filter(|_| len >= HUGE_PAGE);
+        let slack = if skew.is_some() { HUGE_PAGE - page } else { 0 };
         let all = len
             .checked_next_multiple_of(page)
             .and_then(|len| len.checked_add(slack))
@@ -61,11 +58,9 @@ impl Region {
             )
         }?;
         let whole = NonNull::new(whole.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let before = if slack > 0 {
-            whole.as_ptr().align_offset(HUGE_PAGE)
-        } else {
-            0
-        };
+        let before = skew.map_or(0, |skew| {
+            (whole.as_ptr().align_offset(HUGE_PAGE) + skew) % HUGE_PAGE
+        });
         // SAFETY: `before` is at most `slack`, so that all of it lies in the
         // pages that were just reserved; what is given back is used by no one.
         unsafe {

@@ -8,7 +8,7 @@ use std::ptr;
 
 use ggml_sys as sys;
 use headshare_format::{LogicalLayout, TensorInfo, VirtualGguf};
-use headshare_stitch::{StitchedMapping, mappings_left, page_size};
+use headshare_stitch::{Steps, StitchedMapping, mappings_left, page_size};
 
 use super::buffers::{RepackingType, Twin, WeightBuffers};
 use super::hooks::Registration;
@@ -133,10 +133,18 @@ struct Plan {
 impl Plan {
     fn new(source: &Source<'_>, sharing: Sharing) -> Result<Self, StitchError> {
         let Some(table) = source.table else {
-            return Ok(Self::plain(StitchedMapping::plain(source.file)?));
+            return Ok(Self::plain(StitchedMapping::plain(
+                source.file,
+                steps(&source.gguf.tensors, sharing),
+            )?));
         };
         let view = VirtualGguf::new(source.gguf, table, LogicalLayout::Pages(page_size()))?;
-        let mapping = StitchedMapping::new(&view, source.file, mappings_left())?;
+        let mapping = StitchedMapping::new(
+            &view,
+            source.file,
+            mappings_left(),
+            steps(view.tensors(), sharing),
+        )?;
         let ranges = table.shared_ranges(0..table.tensors.len() as u32);
         let mut kinds: BTreeMap<u32, Option<RepackingType>> = BTreeMap::new();
         for range in &ranges {
@@ -252,6 +260,22 @@ fn repacking_type(tensor: &TensorInfo) -> Option<RepackingType> {
         return None;
     }
     RepackingType::of(tensor.ggml_type.id(), &tensor.dims)
+}
+
+/// Large steps where most of the weights are used where they lie.
+fn steps(tensors: &[TensorInfo], sharing: Sharing) -> Steps {
+    let bytes = |repacked: bool| -> u64 {
+        tensors
+            .iter()
+            .filter(|tensor| repacking_type(tensor).is_some() == repacked)
+            .map(TensorInfo::byte_len)
+            .sum()
+    };
+    if sharing == Sharing::Map || bytes(false) > bytes(true) {
+        Steps::Large
+    } else {
+        Steps::Small
+    }
 }
 
 /// Bytes of pages in `ranges` of the logical file that are pages of another
