@@ -1,7 +1,7 @@
 //! What `convert --repair` adds: its arguments, the run, what it reports.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
@@ -21,7 +21,7 @@ const FALLBACK_MEMORY: u64 = 8 << 30;
 #[derive(Debug, clap::Args)]
 pub(super) struct RepairArgs {
     /// Refit the layers after what is shared, on this text (UTF-8).
-    #[arg(long, value_name = "TEXT", conflicts_with = "lossless")]
+    #[arg(long, value_name = "TEXT")]
     repair: Option<PathBuf>,
     /// How the units that share are chosen.
     #[arg(long, value_enum, default_value_t, requires = "repair")]
@@ -65,6 +65,50 @@ impl RepairArgs {
         }
     }
 
+    /// The file that the text comes from, if there is to be a repair.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.repair.as_deref()
+    }
+
+    /// The arguments that ask for this, but for the text itself.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let choose = self
+            .choose
+            .to_possible_value()
+            .expect("no value is skipped");
+        let mut all = vec!["--choose".to_owned(), choose.get_name().to_owned()];
+        all.extend(["--windows".to_owned(), self.windows.to_string()]);
+        all.extend(["--window".to_owned(), self.window.to_string()]);
+        if let Some(memory) = self.memory {
+            all.extend(["--memory".to_owned(), memory.to_string()]);
+        }
+        all
+    }
+
+    /// Finds out early what would keep `source` from being repaired: its
+    /// architecture, too little text or memory.
+    pub(super) fn check(&self, source: &ModelFile, out: &Output) -> anyhow::Result<()> {
+        if let Some(text) = self.text()? {
+            let map = convert::attention_map(source)?;
+            repair::check_supported(&map)?;
+            repair::check_text(source, &self.options(text), &|text| out.remark(text))?;
+        }
+        Ok(())
+    }
+
+    fn options(&self, text: String) -> Options {
+        Options {
+            text,
+            windows: self.windows,
+            window: self.window,
+            memory: self.memory.unwrap_or_else(|| {
+                memory::physical_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2)
+            }),
+            n_threads: None,
+            stop: Arc::default(),
+        }
+    }
+
     /// Repairs `source` after `plan`; a dry run says which tensors that would
     /// replace.
     pub(super) fn run(
@@ -94,16 +138,7 @@ impl RepairArgs {
                 None,
             ));
         }
-        let options = Options {
-            text,
-            windows: self.windows,
-            window: self.window,
-            memory: self.memory.unwrap_or_else(|| {
-                memory::physical_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2)
-            }),
-            n_threads: None,
-            stop: Arc::default(),
-        };
+        let options = self.options(text);
         let bar = out.bar("repairing", 1000, false);
         let repaired = repair::repair(
             source,
