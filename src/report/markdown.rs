@@ -121,6 +121,9 @@ fn notes(report: &Report) -> String {
              that is at most as large, because part of the body's tensors are requantised to the \
              next type below, by llama.cpp's quantiser and from this source. Layers are spread \
              evenly; attn_v and ffn_down, which llama.cpp's mixtures keep higher, go last.\n";
+    for row in report.rows.iter().filter(|row| row.form != Form::Source) {
+        text += &format!("  - {}: {}.\n", row.label, row.made.how);
+    }
     let chunks = report.rows.first().map_or(0, |row| row.quality.chunks);
     text += &format!(
         "- Perplexity is of {} ({chunks} windows of {} tokens), KL the divergence from the source on \

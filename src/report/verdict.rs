@@ -73,6 +73,8 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
     let winner = match rival {
         _ if saved <= 0 => Winner::Source,
         None => Winner::Sharing,
+        // Whatever the error of the perplexity: one changes nothing.
+        Some(rival) if is_exact(row) && !is_exact(rival) => Winner::Sharing,
         Some(rival) => {
             let ((a, a_error), (b, b_error)) = (row.ln_ratio(), rival.ln_ratio());
             // As if the two errors were independent: they are of the same
@@ -120,6 +122,9 @@ fn words(source: &Row, row: &Row, rival: Option<&Row>, others: &[&Row], winner: 
         ),
         (_, Some(rival)) => {
             let outcome = match winner {
+                Winner::Sharing if is_exact(row) => {
+                    format!("{} wins, because it changes nothing", row.label)
+                }
                 Winner::Sharing => format!("{} wins", row.label),
                 Winner::Lower => format!("{} wins", rival.label),
                 _ => "neither is clearly better".to_owned(),
@@ -152,6 +157,12 @@ fn words(source: &Row, row: &Row, rival: Option<&Row>, others: &[&Row], winner: 
         text += &memory(source, row, rival);
     }
     text
+}
+
+/// Whether a form predicts what the source does, bit for bit.
+fn is_exact(row: &Row) -> bool {
+    let against = row.quality.against.as_ref();
+    against.is_some_and(|a| a.kl_mean == 0.0 && a.ln_ratio == 0.0)
 }
 
 /// What the two save in memory, where that is known.
@@ -191,10 +202,7 @@ pub fn summary(rows: &[Row], verdicts: &[Verdict]) -> String {
             .to_owned();
     }
     if sharing.len() == contested.len() {
-        let lossless = contested.iter().all(|v| {
-            let against = rows[v.row].quality.against.as_ref();
-            against.is_some_and(|a| a.kl_mean == 0.0)
-        });
+        let lossless = contested.iter().all(|v| is_exact(&rows[v.row]));
         return if lossless {
             "On this model sharing wins, and costs nothing: what is shared is byte-equal."
         } else {

@@ -47,7 +47,8 @@ use crate::analyze::picture::Format;
 #[command(after_long_help = "\
 Ratio 0 shares nothing but what is byte-equal: in self-merges, that is a lot.
 A text that was used to choose or repair anything cannot tell how good it became.
-Speed and memory are those of a machine with nothing else to do.")]
+Speed and memory are those of a machine with nothing else to do: while another
+program has the model mapped, pages count half.")]
 pub(super) struct Args {
     /// The model, a plain GGUF file.
     src: PathBuf,
@@ -198,7 +199,7 @@ impl Args {
             }
         }
         self.repair.check(&source, out)?;
-        Ok(Inputs {
+        let inputs = Inputs {
             source: File {
                 path: self.src.display().to_string(),
                 bytes: source.len(),
@@ -209,7 +210,18 @@ impl Args {
                 .map(|path| digested(path))
                 .collect::<anyhow::Result<_>>()?,
             repair: self.repair.path().map(digested).transpose()?,
-        })
+        };
+        if inputs
+            .repair
+            .as_ref()
+            .is_some_and(|repair| repair.digest == inputs.text.digest)
+        {
+            out.warning(
+                "--text is what --repair fits the model to: its perplexity will flatter; \
+                 give --text another text",
+            );
+        }
+        Ok(inputs)
     }
 }
 
