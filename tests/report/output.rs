@@ -17,7 +17,7 @@ fn one_table_one_picture_and_who_wins() {
         "--repair",
         text.to_str().unwrap(),
         "--windows",
-        "4",
+        "2",
         "--window",
         "32",
     ];

@@ -149,7 +149,7 @@ impl<'a> Work<'a> {
             0 | 1 => format!("{share} of the body one type lower"),
             n => format!("{share} of the body up to {n} types lower"),
         };
-        let name = format!("lower-{}", lowered.types.len());
+        let name = format!("lower-{}", lowered.file_bytes);
         let target = Target {
             recipe: Recipe::Lower(Box::new(lowered.clone())),
             path: self.store.model(&name)?,
