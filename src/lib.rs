@@ -4,7 +4,8 @@
 //! The library behind the command line. Data flows one way: [`model`] says
 //! where the heads are, [`matching`] which of them are alike, a [`plan`] which
 //! share, [`convert`] writes the file, [`eval`] measures what became of it,
-//! [`analyze`] looks into it and [`chat`] talks with it.
+//! [`analyze`] looks into it, [`report`] puts it next to what else could be done
+//! and [`chat`] talks with it.
 #![forbid(unsafe_code)]
 
 pub mod analyze;
@@ -21,3 +22,4 @@ pub mod model;
 pub mod plan;
 pub mod quantize;
 pub mod repair;
+pub mod report;

@@ -54,7 +54,7 @@ struct What {
     #[arg(long, value_name = "A", value_parser = parse_ratio, allow_negative_numbers = true)]
     ratio: Option<f64>,
     /// Share only what is byte-equal; `expand` gives the source back exactly.
-    #[arg(long, conflicts_with = "function")]
+    #[arg(long, conflicts_with_all = ["function", "repair"])]
     lossless: bool,
     /// Carry out a plan that `plan -o` has written.
     #[arg(long, value_name = "PLAN.json", conflicts_with = "function")]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use headshare_runtime::GenerateError;
 use headshare_stitch::FileError;
 
-use super::bench::BenchError;
+use super::child::ChildError;
 use super::output::printable;
 use super::run::RunError;
 use crate::analyze::AnalyzeError;
@@ -22,6 +22,7 @@ use crate::model::ModelError;
 use crate::plan::PlanError;
 use crate::repair::RepairError;
 use crate::repair::choose::SurveyError;
+use crate::report::ReportError;
 
 /// The exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,8 +130,10 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<RunError>() {
         e.hint().map(str::to_owned)
-    } else if let Some(e) = cause.downcast_ref::<BenchError>() {
-        e.hint()
+    } else if let Some(e) = cause.downcast_ref::<ChildError>() {
+        e.hint.clone()
+    } else if let Some(e) = cause.downcast_ref::<ReportError>() {
+        e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<EvalError>() {
         e.hint()
     } else if let Some(e) = cause.downcast_ref::<RepairError>() {
@@ -191,8 +194,15 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(e) = cause.downcast_ref::<RunError>() {
         return Some(e.exit());
     }
-    if let Some(e) = cause.downcast_ref::<BenchError>() {
-        return Some(e.exit());
+    if let Some(e) = cause.downcast_ref::<ChildError>() {
+        return Some(e.exit);
+    }
+    if let Some(e) = cause.downcast_ref::<ReportError>() {
+        return Some(match e {
+            ReportError::File(e) => of_file(e),
+            e if e.is_usage() => Exit::Usage,
+            _ => Exit::Failed,
+        });
     }
     match cause.downcast_ref::<EvalError>() {
         Some(EvalError::WindowTooLarge { .. }) => return Some(Exit::Usage),

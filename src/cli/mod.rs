@@ -6,6 +6,7 @@
 
 mod analyze;
 mod bench;
+mod child;
 mod convert;
 mod eval;
 #[cfg(target_os = "linux")]
@@ -18,6 +19,7 @@ mod loading;
 mod output;
 mod plan;
 mod repair;
+mod report;
 mod run;
 mod verify;
 
@@ -59,14 +61,40 @@ enum Command {
     Bench(bench::Args),
     /// Measure how good a model is.
     Eval(eval::Args),
+    /// Measure what sharing does to a model at several ratios, next to what else
+    /// could be done for the same bytes: one table, one picture, and who wins.
+    Report(report::Args),
     #[command(hide = true)]
     BenchWorker(bench::WorkerArgs),
+    #[command(hide = true)]
+    ReportWorker(report::WorkerArgs),
     /// Look at a model's heads, in numbers and pictures.
     Analyze(analyze::Args),
     /// Run a llama.cpp program so that it can read converted files, with each
     /// shared block in memory once.
     #[cfg(target_os = "linux")]
     Exec(exec::Args),
+}
+
+impl Command {
+    fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        match self {
+            Self::Plan(args) => args.run(out),
+            Self::Convert(args) => args.run(out),
+            Self::Expand(args) => args.run(out),
+            Self::Verify(args) => args.run(out),
+            Self::Inspect(args) => args.run(out),
+            Self::Run(args) => args.run(out),
+            Self::Bench(args) => args.run(out),
+            Self::Eval(args) => args.run(out),
+            Self::Report(args) => args.run(out),
+            Self::BenchWorker(args) => args.run(out),
+            Self::ReportWorker(args) => args.run(out),
+            Self::Analyze(args) => args.run(out),
+            #[cfg(target_os = "linux")]
+            Self::Exec(args) => args.run(out),
+        }
+    }
 }
 
 fn long_version() -> &'static str {
@@ -96,20 +124,7 @@ pub fn main() -> ExitCode {
     };
     interrupt::install();
     let output = Output::new(cli.quiet);
-    let result = match cli.command {
-        Command::Plan(args) => args.run(&output),
-        Command::Convert(args) => args.run(&output),
-        Command::Expand(args) => args.run(&output),
-        Command::Verify(args) => args.run(&output),
-        Command::Inspect(args) => args.run(&output),
-        Command::Run(args) => args.run(&output),
-        Command::Bench(args) => args.run(&output),
-        Command::Eval(args) => args.run(&output),
-        Command::BenchWorker(args) => args.run(&output),
-        Command::Analyze(args) => args.run(&output),
-        #[cfg(target_os = "linux")]
-        Command::Exec(args) => args.run(&output),
-    };
+    let result = cli.command.run(&output);
     match result {
         Ok(exit) => exit,
         Err(error) => failure::report(&error),

@@ -16,6 +16,11 @@ impl Output {
         Self { quiet }
     }
 
+    /// Whether only warnings and errors go to stderr.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Prints `result` as JSON, or as the text that `render` makes of it.
     ///
     /// A reader that is gone had enough: that is no error, and does not change

@@ -1,11 +1,13 @@
 //! What `convert --repair` adds: its arguments, the run, what it reports.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use headshare_format::FormatError;
 use headshare_runtime::memory;
 use headshare_stitch::{AtomicFile, MappedFile};
@@ -27,37 +29,25 @@ const FALLBACK_MEMORY: u64 = 8 << 30;
 #[derive(Debug, clap::Args)]
 pub(super) struct RepairArgs {
     /// Refit the layers after what is shared, on this text (UTF-8).
-    #[arg(long, value_name = "TEXT", conflicts_with = "lossless")]
+    #[arg(long, value_name = "TEXT")]
     repair: Option<PathBuf>,
     /// How the units are chosen: by what is measured of the running model, or by
     /// --match. With --ratio only; `calibrated` where --match is not given.
-    #[arg(
-        long,
-        value_enum,
-        value_name = "HOW",
-        requires = "repair",
-        conflicts_with = "plan"
-    )]
+    #[arg(long, value_enum, value_name = "HOW", requires = "repair")]
     choose: Option<Choose>,
     /// What becomes of the units.
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        requires = "repair",
-        conflicts_with = "plan"
-    )]
+    #[arg(long, value_enum, default_value_t, requires = "repair")]
     units: Units,
     /// Keep what was measured for the choice in this file.
-    #[arg(long, value_name = "FILE", requires = "repair", conflicts_with_all = ["plan", "stats"])]
-    save_stats: Option<PathBuf>,
-    /// Choose by what --save-stats has kept, instead of measuring again.
     #[arg(
         long,
         value_name = "FILE",
         requires = "repair",
-        conflicts_with = "plan"
+        conflicts_with = "stats"
     )]
+    save_stats: Option<PathBuf>,
+    /// Choose by what --save-stats has kept, instead of measuring again.
+    #[arg(long, value_name = "FILE", requires = "repair")]
     stats: Option<PathBuf>,
     /// Bytes of memory that repair stays within, by default half of what the
     /// machine has.
@@ -104,24 +94,27 @@ impl RepairArgs {
     /// # Errors
     /// When the arguments contradict each other.
     pub(super) fn measures(&self, matching: bool, planned: bool) -> anyhow::Result<bool> {
+        let flags = [
+            ("--save-stats", self.save_stats.is_some()),
+            ("--stats", self.stats.is_some()),
+            ("--units", self.units != Units::Share),
+            (
+                "--choose calibrated",
+                self.choose == Some(Choose::Calibrated),
+            ),
+        ];
         if planned {
-            return match self.choose {
-                Some(Choose::Calibrated) => Err(usage(
-                    "--plan has chosen already; --choose calibrated needs --ratio",
-                )
-                .into()),
-                _ => Ok(false),
+            return match flags.into_iter().find(|(_, given)| *given) {
+                Some((flag, _)) => {
+                    Err(usage(format!("--plan has chosen already; {flag} needs --ratio")).into())
+                }
+                None => Ok(false),
             };
         }
         let measures = match self.choose {
             Some(choose) => choose == Choose::Calibrated,
             None => !matching,
         };
-        let flags = [
-            ("--save-stats", self.save_stats.is_some()),
-            ("--stats", self.stats.is_some()),
-            ("--units", self.units != Units::Share),
-        ];
         match flags.into_iter().find(|(_, given)| *given) {
             _ if measures && matching => {
                 Err(usage("--match is for --choose match; calibrated choice measures").into())
@@ -140,16 +133,7 @@ impl RepairArgs {
         text: String,
         out: &Output,
     ) -> anyhow::Result<Calibration> {
-        let options = Options {
-            text,
-            windows: self.windows,
-            window: self.window,
-            memory: self.memory.unwrap_or_else(|| {
-                memory::physical_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2)
-            }),
-            n_threads: None,
-            stop: Arc::default(),
-        };
+        let options = self.options(text);
         let windows = Windows::of(source, &options, &|text| out.remark(text))?;
         Ok(Calibration { windows, options })
     }
@@ -239,6 +223,75 @@ impl RepairArgs {
         Ok(Plan::calibrated(digest, ratio, units, &chosen))
     }
 
+    /// The file that the text comes from, if there is to be a repair.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.repair.as_deref()
+    }
+
+    /// What becomes of the units.
+    pub(super) fn units(&self) -> Units {
+        self.units
+    }
+
+    /// The arguments that ask for this, but for paths; `measures` says whether
+    /// the units are chosen by measuring.
+    pub(super) fn arguments(&self, measures: bool) -> Vec<String> {
+        let name = |value: Option<PossibleValue>| {
+            let value = value.expect("no value is skipped");
+            value.get_name().to_owned()
+        };
+        let mut all = Vec::new();
+        if measures {
+            all.extend(["--units".to_owned(), name(self.units.to_possible_value())]);
+        } else {
+            let choose = name(Choose::Match.to_possible_value());
+            all.extend(["--choose".to_owned(), choose]);
+        }
+        all.extend(["--windows".to_owned(), self.windows.to_string()]);
+        all.extend(["--window".to_owned(), self.window.to_string()]);
+        if let Some(memory) = self.memory {
+            all.extend(["--memory".to_owned(), memory.to_string()]);
+        }
+        all
+    }
+
+    /// The arguments by which what was measured once serves several runs, kept
+    /// at `cache` where nothing else is asked for.
+    pub(super) fn stats_arguments(&self, cache: &Path) -> Vec<OsString> {
+        let (flag, path) = match (&self.stats, &self.save_stats) {
+            (Some(stats), _) => ("--stats", stats.as_path()),
+            (None, Some(path)) if path.exists() => ("--stats", path.as_path()),
+            (None, Some(path)) => ("--save-stats", path.as_path()),
+            (None, None) if cache.exists() => ("--stats", cache),
+            (None, None) => ("--save-stats", cache),
+        };
+        vec![flag.into(), path.into()]
+    }
+
+    /// Finds out early what would keep `source` from being repaired: its
+    /// architecture, too little text or memory.
+    pub(super) fn check(&self, source: &ModelFile, out: &Output) -> anyhow::Result<()> {
+        if let Some(text) = self.text()? {
+            let map = convert::attention_map(source)?;
+            repair::check_supported(&map)?;
+            repair::check_text(source, &self.options(text), &|text| out.remark(text))?;
+        }
+        Ok(())
+    }
+
+    fn options(&self, text: String) -> Options {
+        Options {
+            text,
+            windows: self.windows,
+            window: self.window,
+            memory: self.memory.unwrap_or_else(|| {
+                memory::physical_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2)
+            }),
+            n_threads: None,
+            stop: Arc::default(),
+        }
+    }
+
     /// Repairs `source` after `plan`; a dry run says which tensors that would
     /// replace.
     pub(super) fn run(
@@ -252,6 +305,10 @@ impl RepairArgs {
         let map = convert::attention_map(source)?;
         plan.check(&map).map_err(convert::ConvertError::from)?;
         repair::check_supported(&map)?;
+        if dry_run && !plan.dropped.is_empty() {
+            // Cutting alone tells the sizes.
+            return Ok((Replacement::default(), None));
+        }
         if dry_run {
             let data = |tensor: usize| {
                 let info = &source.gguf.tensors[tensor];

@@ -126,20 +126,10 @@ pub fn perplexity(
     params: &Params,
     progress: &mut dyn FnMut(Running),
 ) -> Result<Perplexity, EvalError> {
-    if text.is_empty() {
-        return Err(EvalError::EmptyText);
-    }
-    let tokens = tokenize(model, text)?;
     let n_ctx = params.n_ctx.max(MIN_CTX);
+    let tokens = tokens_for(model, text, n_ctx)?;
     let windows: Vec<&[Token]> = tokens.chunks_exact(n_ctx as usize).collect();
     let chunks_of_text = windows.len();
-    if chunks_of_text == 0 {
-        return Err(EvalError::TextTooShort {
-            n_tokens: tokens.len(),
-            n_ctx,
-            at_least: MIN_CTX,
-        });
-    }
     let chunks = params.chunks.unwrap_or(usize::MAX).clamp(1, chunks_of_text);
     let windows = &windows[..chunks];
 
@@ -191,6 +181,43 @@ pub fn perplexity(
     Ok(tally.result(chunks, chunks_of_text, against))
 }
 
+/// The tokens of a text, at least one window of them.
+fn tokens_for(model: &Model, text: &str, n_ctx: u32) -> Result<Vec<Token>, EvalError> {
+    if text.is_empty() {
+        return Err(EvalError::EmptyText);
+    }
+    let tokens = tokenize(model, text)?;
+    if tokens.len() < n_ctx as usize {
+        return Err(EvalError::TextTooShort {
+            n_tokens: tokens.len(),
+            n_ctx,
+            at_least: MIN_CTX,
+        });
+    }
+    Ok(tokens)
+}
+
+/// Checks that `model` can be evaluated on `text`, without evaluating it.
+///
+/// # Errors
+/// As [`perplexity`], but for what only evaluating shows.
+pub fn check(model: &Model, text: &str, n_ctx: u32) -> Result<(), EvalError> {
+    let n_ctx = n_ctx.max(MIN_CTX);
+    tokens_for(model, text, n_ctx)?;
+    check_positions(model, n_ctx)
+}
+
+fn check_positions(model: &Model, n_ctx: u32) -> Result<(), EvalError> {
+    match model.n_positions().filter(|&n| n < n_ctx) {
+        Some(n_positions) => Err(EvalError::WindowTooLarge {
+            architecture: model.architecture(),
+            n_positions,
+            n_ctx,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// How windows go into batches.
 struct Shape {
     n_ctx: u32,
@@ -213,13 +240,7 @@ impl Shape {
 
     fn context(&self, model: &Arc<Model>, n_threads: Option<u32>) -> Result<Context, EvalError> {
         model.check_generative()?;
-        if let Some(n_positions) = model.n_positions().filter(|&n| n < self.n_ctx) {
-            return Err(EvalError::WindowTooLarge {
-                architecture: model.architecture(),
-                n_positions,
-                n_ctx: self.n_ctx,
-            });
-        }
+        check_positions(model, self.n_ctx)?;
         let context = Context::new(
             model,
             &ContextParams {

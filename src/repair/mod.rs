@@ -197,6 +197,19 @@ pub fn check_supported(map: &AttentionMap) -> Result<(), RepairError> {
     })
 }
 
+/// Checks that the text is long enough, and that there is memory for what
+/// repair keeps of it.
+///
+/// # Errors
+/// [`RepairError`], as [`repair()`].
+pub fn check_text(
+    source: &ModelFile,
+    options: &Options,
+    remark: &dyn Fn(&str),
+) -> Result<(), RepairError> {
+    Windows::of(source, options, remark).map(drop)
+}
+
 /// The tensors of `source` that repairing `plan` replaces: `attn_output` and
 /// `ffn_down` of every layer from the first alias on.
 pub fn tensors_to_repair(source: &ModelFile, map: &AttentionMap, plan: &Plan) -> Vec<usize> {

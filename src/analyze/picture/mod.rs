@@ -11,6 +11,7 @@ mod columns;
 mod density;
 mod heatmap;
 mod histogram;
+mod lines;
 mod render;
 
 use std::path::Path;
@@ -20,6 +21,7 @@ pub use columns::{ColumnPlot, Series};
 pub use density::Density;
 pub use heatmap::{Band, Heatmap};
 pub use histogram::{Bars, HistogramPlot};
+pub use lines::{LinePlot, LineSeries, Point};
 
 /// What a picture is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

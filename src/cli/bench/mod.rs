@@ -9,7 +9,7 @@
 //! slows all of them down, and ratios are taken within a round.
 
 mod render;
-mod report;
+pub(super) mod report;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 
 use self::report::{Report, Row};
-use self::worker::{Measured, Test, Way};
+use self::worker::{Measured, Way};
 use super::Exit;
 use super::loading::Resolve;
 use super::output::Output;
@@ -29,7 +29,7 @@ use super::run::RunError;
 use crate::input::ModelFile;
 use crate::model::architecture;
 
-pub(super) use self::worker::Args as WorkerArgs;
+pub(super) use self::worker::{Args as WorkerArgs, Test};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -62,25 +62,6 @@ enum Form {
     Md,
     /// A JSON array with llama-bench's field names.
     Json,
-}
-
-/// A mistake that a worker found, with its hint and exit status.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(super) struct BenchError {
-    message: String,
-    hint: Option<String>,
-    exit: Exit,
-}
-
-impl BenchError {
-    pub(super) fn hint(&self) -> Option<String> {
-        self.hint.clone()
-    }
-
-    pub(super) fn exit(&self) -> Exit {
-        self.exit
-    }
 }
 
 /// One file loaded in one way.
@@ -187,7 +168,7 @@ impl Args {
 
 /// Refuses encoders; other models that do not generate are refused by the
 /// worker, once llama.cpp has them.
-fn check_generates(file: &ModelFile) -> anyhow::Result<()> {
+pub(super) fn check_generates(file: &ModelFile) -> anyhow::Result<()> {
     let name = match &file.table {
         Some(table) => table.source.architecture.as_deref(),
         None => file.gguf.architecture().ok().flatten(),

@@ -264,14 +264,14 @@ pub(super) struct Element<'a> {
 
 /// Ratios of samples that were taken in the same round.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Ratio {
-    pub(super) median: f64,
-    pub(super) min: f64,
-    pub(super) max: f64,
+pub(in crate::cli) struct Ratio {
+    pub(in crate::cli) median: f64,
+    pub(in crate::cli) min: f64,
+    pub(in crate::cli) max: f64,
 }
 
 impl Ratio {
-    fn of(samples: &[f64], reference: &[f64]) -> Self {
+    pub(in crate::cli) fn of(samples: &[f64], reference: &[f64]) -> Self {
         let ratios: Vec<f64> = samples.iter().zip(reference).map(|(a, b)| a / b).collect();
         Self {
             median: median(&ratios),
@@ -316,7 +316,7 @@ pub(super) fn stddev(samples: &[f64]) -> f64 {
 }
 
 /// The processor's name; empty where the system does not tell.
-fn cpu_info() -> String {
+pub(in crate::cli) fn cpu_info() -> String {
     std::fs::read_to_string("/proc/cpuinfo")
         .ok()
         .and_then(|text| {

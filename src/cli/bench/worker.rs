@@ -18,8 +18,8 @@ use headshare_runtime::threads::processor_time;
 use headshare_runtime::{Context, ContextParams, Model, ModelParams, Token, Vocab};
 use serde::{Deserialize, Serialize};
 
-use super::BenchError;
 use crate::cli::Exit;
+use crate::cli::child::{self, ChildError};
 use crate::cli::failure;
 use crate::cli::loading::{self, Loaded, Memory, Resolve};
 use crate::cli::output::Output;
@@ -73,23 +73,42 @@ impl Way {
 
 /// What is run, the same for every configuration; llama-bench's flags.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Test {
+pub(in crate::cli) struct Test {
     /// Tokens of the prompt; 0 leaves prefill out.
     #[arg(short = 'p', long, default_value_t = 512)]
-    pub(super) n_prompt: u32,
+    pub(in crate::cli) n_prompt: u32,
     /// Tokens to generate; 0 leaves decode out.
     #[arg(short = 'n', long, default_value_t = 128)]
-    pub(super) n_gen: u32,
+    pub(in crate::cli) n_gen: u32,
     /// Threads [default: one a physical core]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
-    pub(super) threads: Option<u32>,
+    pub(in crate::cli) threads: Option<u32>,
     /// Tokens of the prompt handed to llama.cpp at once.
     #[arg(short, long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) batch_size: u32,
+    pub(in crate::cli) batch_size: u32,
     /// Tokens computed at once.
     #[arg(long, visible_alias = "ub", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) ubatch_size: u32,
+    pub(in crate::cli) ubatch_size: u32,
+}
+
+impl Test {
+    /// The arguments that ask for this.
+    pub(in crate::cli) fn arguments(&self) -> Vec<String> {
+        let all = [
+            ("--n-prompt", Some(self.n_prompt)),
+            ("--n-gen", Some(self.n_gen)),
+            ("--threads", self.threads),
+            ("--batch-size", Some(self.batch_size)),
+            ("--ubatch-size", Some(self.ubatch_size)),
+        ];
+        let given = all
+            .into_iter()
+            .filter_map(|(flag, value)| Some((flag, value?)));
+        given
+            .flat_map(|(flag, value)| [flag.to_owned(), value.to_string()])
+            .collect()
+    }
 }
 
 /// Loads and runs one configuration, for `bench`.
@@ -180,10 +199,7 @@ pub(super) struct Measured {
 impl Args {
     /// The worker itself.
     pub(in crate::cli) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        std::thread::spawn(|| {
-            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-            std::process::exit(Exit::Failed as i32);
-        });
+        child::end_with_parent();
         if let Err(error) = self.measure(out) {
             let failure = failure::describe(&error);
             say(&Message::Failed {
@@ -343,18 +359,8 @@ pub(super) fn measure(
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
     command.arg(COMMAND).args(["--way", &way.name()]);
-    for (flag, value) in [
-        ("--n-prompt", Some(test.n_prompt)),
-        ("--n-gen", Some(test.n_gen)),
-        ("--threads", test.threads),
-        ("--batch-size", Some(test.batch_size)),
-        ("--ubatch-size", Some(test.ubatch_size)),
-    ] {
-        if let Some(value) = value {
-            command.args([flag, &value.to_string()]);
-        }
-    }
     let mut child = command
+        .args(test.arguments())
         .arg("--")
         .arg(file)
         .stdin(Stdio::piped())
@@ -382,7 +388,7 @@ pub(super) fn measure(
     }
     match heard? {
         Heard::All(measured) => Ok(*measured),
-        Heard::Failure(message, hint) => Err(BenchError {
+        Heard::Failure(message, hint) => Err(ChildError {
             message,
             hint,
             exit: Exit::from_code(status.code()),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use headshare_runtime::{Context, ContextParams};
+use headshare_runtime::{Context, ContextParams, Model};
 use serde::Serialize;
 
 use super::{Common, Measured, Subject};
@@ -171,13 +171,7 @@ impl Args {
     ) -> anyhow::Result<TaskReport> {
         let started = Instant::now();
         let of_task = || format!("{} on {}", self.file.display(), path.display());
-        let trained = match subject.model.n_ctx_train() {
-            0 => headshare_runtime::context::DEFAULT_N_CTX,
-            trained => trained,
-        };
-        // Positions that a model does not have cannot be evaluated at all.
-        let positions = subject.model.n_positions().unwrap_or(u32::MAX);
-        let n_ctx = self.ctx_size.unwrap_or(trained).min(positions);
+        let n_ctx = item_context(&subject.model, self.ctx_size);
         let items = encode(task, &subject.model.vocab(), n_ctx as usize).with_context(of_task)?;
         // States are not shared as the tokens of a KV cache are.
         let alone = self.unbatched || subject.model.keeps_states();
@@ -229,6 +223,18 @@ impl Args {
             ms: started.elapsed().as_secs_f64() * 1000.0,
         })
     }
+}
+
+/// Tokens of context that an item may have with `model`, of which the user asked
+/// for some number or for none.
+pub(in crate::cli) fn item_context(model: &Model, asked: Option<u32>) -> u32 {
+    let trained = match model.n_ctx_train() {
+        0 => headshare_runtime::context::DEFAULT_N_CTX,
+        trained => trained,
+    };
+    // Positions that a model does not have cannot be evaluated at all.
+    let positions = model.n_positions().unwrap_or(u32::MAX);
+    asked.unwrap_or(trained).min(positions)
 }
 
 /// The accuracy so far, for the progress bar.

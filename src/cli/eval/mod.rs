@@ -5,6 +5,8 @@ mod choice;
 mod generate;
 mod perplexity;
 
+pub(super) use choice::item_context;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -130,7 +132,7 @@ impl Common {
 }
 
 /// Reads a text; `option` is the one that names it.
-fn read_text(path: &Path, option: &str) -> anyhow::Result<String> {
+pub(super) fn read_text(path: &Path, option: &str) -> anyhow::Result<String> {
     let path_shown = path.display();
     let bytes = std::fs::read(path)
         .map_err(|e| RunError::bad_input(format!("cannot read {path_shown} ({option}): {e}")))?;

@@ -1,0 +1,197 @@
+//! Lines through points: one number against another, for several series.
+
+use super::axes::{Frame, X_AXIS, Y_AXIS, round_ticks};
+use super::{Align, Colour, LABEL, Scene, TICK};
+
+/// A point, perhaps with a text beside it.
+pub struct Point {
+    /// Where it stands.
+    pub at: (f64, f64),
+    /// What it is.
+    pub label: String,
+}
+
+/// A line through points.
+pub struct LineSeries {
+    /// Its name in the legend.
+    pub name: String,
+    /// Its points, in order.
+    pub points: Vec<Point>,
+    /// Its colour, by number.
+    pub colour: usize,
+    /// Its points are open circles.
+    pub open: bool,
+}
+
+/// Series over the same axes.
+pub struct LinePlot {
+    /// What the numbers along the lower edge are.
+    pub x_meaning: String,
+    /// What the numbers along the left edge are.
+    pub y_meaning: String,
+    /// A level that all are compared with, and what it is.
+    pub level: Option<(f64, String)>,
+    /// The series, the first at the back.
+    pub series: Vec<LineSeries>,
+}
+
+const PLOT: (u32, u32) = (860, 460);
+/// Space for a line of the legend.
+const LEGEND_LINE: u32 = 26;
+/// From this range on (largest over smallest) heights are logarithmic.
+const WIDE: f64 = 3.0;
+
+impl LinePlot {
+    /// Pixels that it takes.
+    pub fn size(&self) -> (u32, u32) {
+        let legend = LEGEND_LINE * self.series.len() as u32 + 12;
+        (Y_AXIS + PLOT.0 + 20, legend + PLOT.1 + X_AXIS)
+    }
+
+    fn points(&self) -> impl Iterator<Item = &Point> {
+        self.series.iter().flat_map(|series| &series.points)
+    }
+
+    /// Draws it with its upper left corner at `at`. What is not finite is left
+    /// out.
+    pub fn draw(&self, scene: &mut Scene, at: (u32, u32)) {
+        let x = range(self.points().map(|p| p.at.0));
+        let heights = self.points().map(|p| p.at.1);
+        let (low, high) = range(heights.chain(self.level.as_ref().map(|l| l.0)));
+        let log = low > 0.0 && high / low > WIDE;
+        let scale = |y: f64| if log { y.log10() } else { y };
+        let legend = LEGEND_LINE * self.series.len() as u32 + 12;
+        let frame = Frame {
+            left: (at.0 + Y_AXIS) as i32,
+            top: (at.1 + legend) as i32,
+            width: PLOT.0 as i32,
+            height: PLOT.1 as i32,
+            x: widened(x.0, x.1),
+            y: widened(scale(low), scale(high)),
+        };
+        let ticks = if log {
+            log_ticks(frame.y)
+        } else {
+            round_ticks(frame.y.0, frame.y.1, 7)
+        };
+        let meaning = match log {
+            true => format!("{} (logarithmic)", self.y_meaning),
+            false => self.y_meaning.clone(),
+        };
+        frame.y_axis(scene, &ticks, &meaning);
+        frame.x_axis(
+            scene,
+            &round_ticks(frame.x.0, frame.x.1, 8),
+            &self.x_meaning,
+        );
+        if let Some((level, name)) = &self.level {
+            let y = frame.y_pixel(scale(*level));
+            let mut x = frame.left;
+            while x < frame.right() {
+                let end = (x + 7).min(frame.right());
+                scene.line([(x, y), (end, y)], Colour::FAINT_INK, 1);
+                x += 13;
+            }
+            let at = (frame.left + 8, y + 12);
+            scene.text(at, name, TICK, Colour::FAINT_INK, Align::Start);
+        }
+        for (i, series) in self.series.iter().enumerate() {
+            let colour = Colour::SERIES[series.colour % Colour::SERIES.len()];
+            let pixels: Vec<(i32, i32)> = series
+                .points
+                .iter()
+                .filter(|p| p.at.0.is_finite() && scale(p.at.1).is_finite())
+                .map(|p| (frame.x_pixel(p.at.0), frame.y_pixel(scale(p.at.1))))
+                .collect();
+            if pixels.len() > 1 {
+                scene.line(pixels.clone(), colour, 2);
+            }
+            for (&at, point) in pixels.iter().zip(&series.points) {
+                dot(scene, at, colour, series.open);
+                let beside = (at.0 + 9, at.1 - 13);
+                scene.text(beside, &point.label, TICK, colour, Align::Start);
+            }
+            let y = at.1 as i32 + 12 + (LEGEND_LINE as usize * i) as i32;
+            scene.line([(frame.left, y), (frame.left + 34, y)], colour, 2);
+            dot(scene, (frame.left + 17, y), colour, series.open);
+            let name = (frame.left + 44, y);
+            scene.text(name, &series.name, LABEL, Colour::INK, Align::Start);
+        }
+        frame.border(scene);
+    }
+}
+
+fn dot(scene: &mut Scene, at: (i32, i32), colour: Colour, open: bool) {
+    if open {
+        scene.circle(at, 5, Colour::WHITE, true);
+    }
+    scene.circle(at, 5, colour, !open);
+}
+
+/// The smallest and the largest of some numbers.
+fn range(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
+    let finite: Vec<f64> = numbers.filter(|n| n.is_finite()).collect();
+    let low = finite.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = finite.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if low <= high { (low, high) } else { (0.0, 1.0) }
+}
+
+/// A range with room around it.
+fn widened(low: f64, high: f64) -> (f64, f64) {
+    let room = match (high - low) * 0.08 {
+        0.0 => (low.abs() * 0.05).max(0.5),
+        room => room,
+    };
+    (low - room, high + room)
+}
+
+/// 1, 2 and 5 times powers of ten between two logarithms; if these are few,
+/// round numbers between them, too.
+fn log_ticks((low, high): (f64, f64)) -> Vec<(f64, String)> {
+    let mut ticks = Vec::new();
+    for power in low.floor() as i32..=high.ceil() as i32 {
+        for digit in [1.0, 1.5, 2.0, 3.0, 5.0, 7.0] {
+            let many = high - low > 1.5;
+            if many && [1.5, 3.0, 7.0].contains(&digit) {
+                continue;
+            }
+            let value = digit * 10f64.powi(power);
+            let at = value.log10();
+            if (low..=high).contains(&at) {
+                ticks.push((at, number(value)));
+            }
+        }
+    }
+    ticks
+}
+
+/// A number without more digits than it needs.
+fn number(value: f64) -> String {
+    let text = format!("{value:.6}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    match value {
+        v if v < 1e6 => text.to_owned(),
+        v => format!("{v:e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logarithmic_ticks_are_round() {
+        let texts: Vec<String> = log_ticks((1.3, 2.2)).into_iter().map(|t| t.1).collect();
+        assert_eq!(texts, ["20", "30", "50", "70", "100", "150"]);
+        let texts: Vec<String> = log_ticks((-1.0, 1.0)).into_iter().map(|t| t.1).collect();
+        assert_eq!(texts, ["0.1", "0.2", "0.5", "1", "2", "5", "10"]);
+    }
+
+    #[test]
+    fn ranges_have_room_even_around_one_number() {
+        assert_eq!(range([2.0, f64::NAN, 1.0].into_iter()), (1.0, 2.0));
+        let (low, high) = widened(20.0, 20.0);
+        assert!(low < 20.0 && high > 20.0);
+        assert_eq!(range([].into_iter()), (0.0, 1.0));
+    }
+}

@@ -1,0 +1,67 @@
+//! What goes wrong in a report, beside what goes wrong in its measures.
+
+use std::io;
+use std::path::PathBuf;
+
+use headshare_runtime::quants::QuantError;
+use headshare_stitch::FileError;
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The folder holds what no report has put there.
+    #[error("-o: {path} is no report's folder: it holds {name}", path = .path.display())]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// What is in it.
+        name: String,
+    },
+    /// The folder cannot be read or made.
+    #[error("-o: {path}: {error}", path = .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// A file cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Weights that cannot be quantised.
+    #[error("{path}: {tensor}: {error}", path = .path.display())]
+    Requantise {
+        /// The model.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Why not.
+        error: QuantError,
+    },
+    /// A cell that is no JSON.
+    #[error("a cell cannot be written: {0}")]
+    Json(serde_json::Error),
+}
+
+impl ReportError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Foreign { .. } => Some("name a folder that is not there yet: -o DIR"),
+            Self::Folder { error, .. } if error.kind() == io::ErrorKind::NotADirectory => {
+                Some("it is a file; name a folder that is not there yet: -o DIR")
+            }
+            Self::File(error) => error.hint(),
+            _ => None,
+        }
+    }
+
+    /// Whether it is about how the program was called.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Foreign { .. } => true,
+            Self::Folder { error, .. } => error.kind() == io::ErrorKind::NotADirectory,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The report as Markdown.
+
+use super::rows::{Form, Pace, Report, Row, Speed};
+
+/// The whole report; `picture` is the picture's file name.
+pub fn render(report: &Report, picture: &str) -> String {
+    let mut text = format!("# {}\n\n{}\n\n", title(report), report.summary);
+    for verdict in &report.verdicts {
+        text += &format!("- Ratio {}: {}\n", verdict.ratio, verdict.words);
+    }
+    text += &format!("\n![Perplexity against file size]({picture})\n\n");
+    text += &table(report);
+    text += "\n";
+    text += &notes(report);
+    text
+}
+
+/// What the report is about.
+pub(super) fn title(report: &Report) -> String {
+    let path = std::path::Path::new(&report.source.path);
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    format!("Sharing heads of {}", name.to_string_lossy())
+}
+
+/// One line for each form.
+pub fn table(report: &Report) -> String {
+    let mut head = vec![
+        ("", "---"),
+        ("file bytes", "---:"),
+        ("saved", "---:"),
+        ("weights in memory", "---:"),
+        ("perplexity", "---:"),
+        ("KL mean", "---:"),
+        ("KL 99%", "---:"),
+        ("same top", "---:"),
+    ];
+    let tasks: Vec<String> = report.rows.first().map_or_else(Vec::new, |row| {
+        row.tasks.iter().map(|task| escaped(&task.task)).collect()
+    });
+    head.extend(tasks.iter().map(|task| (task.as_str(), "---:")));
+    head.extend([("prefill", "---:"), ("decode", "---:")]);
+    let names: Vec<String> = head.iter().map(|column| column.0.to_owned()).collect();
+    let rules: Vec<String> = head.iter().map(|column| column.1.to_owned()).collect();
+    let mut lines = vec![line(&names), line(&rules)];
+    for row in &report.rows {
+        let label = match row.form {
+            Form::Source => "**source**, as `run` loads it".to_owned(),
+            Form::Converted => format!("**{}**", escaped(&row.label)),
+            Form::Lower => escaped(&row.label),
+        };
+        let mut cells = vec![label];
+        cells.extend(sizes(report, row));
+        cells.extend(quality(row));
+        cells.extend(speed(&row.speed));
+        lines.push(line(&cells));
+        if row.form != Form::Source {
+            continue;
+        }
+        for way in &report.source_ways {
+            let mut cells = vec![format!("source, {}", escaped(&way.name))];
+            cells.push(grouped(row.made.file_bytes));
+            cells.push(String::new());
+            cells.push(memory(&way.speed));
+            cells.extend(vec![String::new(); 4 + tasks.len()]);
+            cells.extend(speed(&way.speed));
+            lines.push(line(&cells));
+        }
+    }
+    lines.concat()
+}
+
+fn sizes(report: &Report, row: &Row) -> [String; 3] {
+    let saved = row.saved(&report.rows[0]);
+    let percent = saved as f64 * 100.0 / report.source.bytes.max(1) as f64;
+    let saved = match row.form {
+        Form::Source => String::new(),
+        _ => format!("{percent:.1}%"),
+    };
+    [grouped(row.made.file_bytes), saved, memory(&row.speed)]
+}
+
+fn quality(row: &Row) -> Vec<String> {
+    let quality = &row.quality;
+    let mut cells = vec![format!("{:.3} ± {:.3}", quality.perplexity, quality.stderr)];
+    cells.extend(match &quality.against {
+        Some(a) => [
+            format!("{:.4}", a.kl_mean),
+            format!("{:.3}", a.kl_p99),
+            format!("{:.1}%", a.same_top * 100.0),
+        ],
+        None => Default::default(),
+    });
+    cells.extend(row.tasks.iter().map(|task| match task.stderr {
+        Some(stderr) => format!("{:.3} ± {stderr:.3}", task.accuracy_norm),
+        None => format!("{:.3}", task.accuracy_norm),
+    }));
+    cells
+}
+
+fn memory(speed: &Speed) -> String {
+    speed
+        .weights_pss_bytes
+        .map_or_else(|| "?".to_owned(), grouped)
+}
+
+fn speed(speed: &Speed) -> [String; 2] {
+    [speed.prefill, speed.decode].map(|pace| match pace {
+        Some(Pace { tps, ratio, .. }) => format!("{tps:.1} ({ratio:.2})"),
+        None => String::new(),
+    })
+}
+
+/// What the numbers are.
+fn notes(report: &Report) -> String {
+    let settings = &report.settings;
+    let mut text = String::from("How to read it:\n\n");
+    for series in &report.series {
+        text += &format!("- \"{}\": {}.\n", series.name, series.title);
+    }
+    text += "- A line that is not bold is the plain alternative to the bold ones above it: a plain GGUF \
+             that is at most as large, because part of the body's tensors are requantised to the \
+             next type below, by llama.cpp's quantiser and from this source. Layers are spread \
+             evenly; attn_v and ffn_down, which llama.cpp's mixtures keep higher, go last.\n";
+    for row in report.rows.iter().filter(|row| row.form != Form::Source) {
+        text += &format!("  - {}: {}.\n", row.label, row.made.how);
+    }
+    let chunks = report.rows.first().map_or(0, |row| row.quality.chunks);
+    text += &format!(
+        "- Perplexity is of {} ({chunks} windows of {} tokens), KL the divergence from the source on \
+         the same tokens, \"same top\" how often both find the same token most probable.\n",
+        code(&report.text.path),
+        settings.ctx
+    );
+    if !report.tasks.is_empty() {
+        let limit = match settings.limit {
+            Some(limit) => format!(", the first {limit} questions of each"),
+            None => String::new(),
+        };
+        text +=
+            &format!("- Tasks show accuracy_norm with the standard error of accuracy{limit}.\n");
+    }
+    text += &format!(
+        "- Memory is the PSS of the weights after generation, in a process of its own. Speed is \
+         tokens a second ({} tokens of prompt, {} generated; medians of {}), in brackets the ratio \
+         to the source as `run` loads it, measured in turns. \"As `run` loads it\" drops the file's \
+         pages once they are copied; llama.cpp by itself does not.\n",
+        settings.n_prompt, settings.n_gen, settings.repetitions
+    );
+    text += &format!(
+        "- {}; {}{}.\n",
+        report.tool,
+        report.llama_cpp,
+        if settings.cpu.is_empty() {
+            String::new()
+        } else {
+            format!("; {}", settings.cpu)
+        }
+    );
+    text
+}
+
+fn line(cells: &[String]) -> String {
+    format!("| {} |\n", cells.join(" | "))
+}
+
+/// A cell's text: a bar would end the cell, a line end the table.
+fn escaped(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+fn code(text: &str) -> String {
+    format!("`{}`", text.replace(['`', '\n'], " "))
+}
+
+/// Groups of three digits.
+fn grouped(n: u64) -> String {
+    let mut digits = n.to_string();
+    let mut at = digits.len();
+    while at > 3 {
+        at -= 3;
+        digits.insert(at, ',');
+    }
+    digits
+}

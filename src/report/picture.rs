@@ -1,0 +1,78 @@
+//! The picture: quality against bytes.
+
+use super::markdown::title;
+use super::rows::{Form, Report, Row};
+use crate::analyze::picture::{LinePlot, LineSeries, MARGIN, Point, Scene, TITLE_SPACE};
+
+/// Perplexity against file size, a line for each series and one for the plain
+/// alternative. All begin at the source.
+pub fn picture(report: &Report) -> Scene {
+    let source = &report.rows[0];
+    let point = |row: &Row, label: String| Point {
+        at: (row.made.file_bytes as f64 / 1e6, row.quality.perplexity),
+        label,
+    };
+    let mut series = Vec::new();
+    for (i, of) in report.series.iter().enumerate() {
+        let mut points: Vec<Point> = report
+            .rows
+            .iter()
+            .filter(|row| row.series == Some(of.name))
+            .map(|row| point(row, row.ratio.map(|r| r.to_string()).unwrap_or_default()))
+            .collect();
+        // Where nothing is shared the file is the source, differently laid out.
+        if !report
+            .rows
+            .iter()
+            .any(|row| row.series == Some(of.name) && row.ratio == Some(0.0))
+        {
+            points.insert(0, point(source, String::new()));
+        }
+        series.push(LineSeries {
+            name: format!("{} (points: ratio)", of.title),
+            points,
+            colour: i,
+            open: false,
+        });
+    }
+    let mut lower: Vec<&Row> = report
+        .rows
+        .iter()
+        .filter(|row| row.form == Form::Lower)
+        .collect();
+    lower.sort_by_key(|row| std::cmp::Reverse(row.made.file_bytes));
+    if !lower.is_empty() {
+        let mut points = vec![point(source, String::new())];
+        points.extend(
+            lower
+                .iter()
+                .map(|row| point(row, format!("{:.0}%", row.made.share * 100.0))),
+        );
+        series.push(LineSeries {
+            name: "plain: part of the body stored one type lower (points: share of the body)"
+                .into(),
+            points,
+            colour: report.series.len(),
+            open: true,
+        });
+    }
+    let plot = LinePlot {
+        x_meaning: "file size, MB".into(),
+        y_meaning: "perplexity".into(),
+        level: Some((source.quality.perplexity, "source".into())),
+        series,
+    };
+    let (width, height) = plot.size();
+    let small_print = format!(
+        "{} windows of {} tokens; lower and further left is better",
+        source.quality.chunks, report.settings.ctx
+    );
+    let mut scene = Scene::new(
+        width + 2 * MARGIN,
+        TITLE_SPACE + height + MARGIN,
+        &format!("{}: quality against bytes", title(report)),
+        &small_print,
+    );
+    plot.draw(&mut scene, (MARGIN, TITLE_SPACE + 8));
+    scene
+}

@@ -1,0 +1,240 @@
+//! What a report holds; the shape of its JSON. Sizes in bytes, times in ms,
+//! shares from 0 to 1. What the system does not tell is null.
+
+use serde::{Deserialize, Serialize};
+
+use super::verdict::Verdict;
+
+/// A report.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The program that made it.
+    pub tool: String,
+    /// The llama.cpp in it.
+    pub llama_cpp: String,
+    /// The model.
+    pub source: File,
+    /// The text that perplexity is of.
+    pub text: File,
+    /// The task files.
+    pub tasks: Vec<File>,
+    /// How it was measured.
+    pub settings: Settings,
+    /// The series of conversions.
+    pub series: Vec<Series>,
+    /// The source in llama.cpp's own ways of loading: speed and memory.
+    pub source_ways: Vec<Way>,
+    /// The forms: the source first, then by ratio, each with its rival.
+    pub rows: Vec<Row>,
+    /// Who wins at which ratio.
+    pub verdicts: Vec<Verdict>,
+    /// Who wins, in a few sentences.
+    pub summary: String,
+}
+
+/// An input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct File {
+    /// Its path, as it was given.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its digest.
+    pub digest: String,
+}
+
+/// How forms are made and measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Settings {
+    /// The match function.
+    #[serde(rename = "match")]
+    pub function: String,
+    /// The ratios, ascending.
+    pub ratios: Vec<f64>,
+    /// Tokens of a window.
+    pub ctx: u32,
+    /// Windows that were evaluated at most; null for all.
+    pub chunks: Option<u64>,
+    /// Questions of each task at most; null for all.
+    pub limit: Option<u32>,
+    /// Tokens of the prompt of the speed test.
+    pub n_prompt: u32,
+    /// Tokens generated in it.
+    pub n_gen: u32,
+    /// How often it was repeated.
+    pub repetitions: u32,
+    /// Threads.
+    pub threads: Option<u32>,
+    /// The processor.
+    pub cpu: String,
+}
+
+/// A way to convert the source at any ratio.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Series {
+    /// A short name, of letters.
+    pub name: &'static str,
+    /// What it does, in a few words.
+    pub title: String,
+}
+
+/// The source in one of llama.cpp's own ways of loading.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Way {
+    /// What it is called.
+    pub name: String,
+    /// Speed and memory.
+    pub speed: Speed,
+}
+
+/// What a form is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// The source.
+    Source,
+    /// Converted by a series.
+    Converted,
+    /// Stored at lower types.
+    Lower,
+}
+
+/// One form of the model, measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// What it is.
+    pub form: Form,
+    /// The series, of a converted form.
+    pub series: Option<&'static str>,
+    /// The ratio, of a converted form.
+    pub ratio: Option<f64>,
+    /// What it is in words.
+    pub label: String,
+    /// The row of the plain file that is as small; null where nothing is
+    /// saved, or where no plain file gets as small.
+    pub rival: Option<usize>,
+    /// How the file came to be.
+    pub made: Made,
+    /// How well it predicts the text.
+    pub quality: Quality,
+    /// How well it answers.
+    pub tasks: Vec<TaskScore>,
+    /// How fast it is, and what it takes of memory.
+    pub speed: Speed,
+}
+
+/// A file, and how it came to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Made {
+    /// Its size.
+    pub file_bytes: u64,
+    /// Its digest.
+    pub digest: String,
+    /// Units that use another unit's weights, or tensors at a lower type.
+    pub changed: u64,
+    /// Of so many.
+    pub of: u64,
+    /// The share of the units that is aliased, or of the body's weights that is
+    /// lower.
+    pub share: f64,
+    /// What was done, in words: types, repair.
+    pub how: String,
+}
+
+/// Perplexity.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quality {
+    /// The perplexity.
+    pub perplexity: f64,
+    /// Its standard error.
+    pub stderr: f64,
+    /// Tokens that were scored.
+    pub tokens: u64,
+    /// Windows.
+    pub chunks: usize,
+    /// Against the source; null for the source itself.
+    #[serde(rename = "base")]
+    pub against: Option<Against>,
+}
+
+/// The source's perplexity and the divergence from it, on the same tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Against {
+    /// Perplexity over the source's.
+    pub ratio: f64,
+    /// Its standard error.
+    pub ratio_stderr: f64,
+    /// Its logarithm.
+    pub ln_ratio: f64,
+    /// The logarithm's standard error.
+    pub ln_ratio_stderr: f64,
+    /// Mean Kullback-Leibler divergence.
+    pub kl_mean: f64,
+    /// Its standard error.
+    pub kl_stderr: f64,
+    /// 99 of 100 tokens have less.
+    pub kl_p99: f64,
+    /// How often both find the same token most probable.
+    pub same_top: f64,
+}
+
+/// The score of one task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskScore {
+    /// Its name.
+    pub task: String,
+    /// The share of right answers.
+    pub accuracy: f64,
+    /// The same, choices compared by length.
+    pub accuracy_norm: f64,
+    /// Standard error of `accuracy`.
+    pub stderr: Option<f64>,
+    /// Questions.
+    pub n: usize,
+}
+
+/// Speed and memory, measured in turns with the source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    /// Evaluating a prompt; null where it was left out.
+    pub prefill: Option<Pace>,
+    /// Generating; null where it was left out.
+    pub decode: Option<Pace>,
+    /// Median time to load.
+    pub load_ms: f64,
+    /// How shared blocks were brought into memory.
+    pub resolve: String,
+    /// PSS of the weights after generation.
+    pub weights_pss_bytes: Option<u64>,
+    /// PSS of the whole process.
+    pub pss_bytes: Option<u64>,
+    /// Bytes of weights that are in memory once although used twice.
+    pub shared_bytes: u64,
+}
+
+/// Tokens a second.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Median of the rounds.
+    pub tps: f64,
+    /// To the source's, as `run` loads it, in the same round: the median.
+    pub ratio: f64,
+    /// The smallest.
+    pub ratio_min: f64,
+    /// The largest.
+    pub ratio_max: f64,
+}
+
+impl Row {
+    /// Bytes that the file has less than the source's.
+    pub fn saved(&self, source: &Row) -> i64 {
+        source.made.file_bytes as i64 - self.made.file_bytes as i64
+    }
+
+    /// Logarithm of the perplexity's ratio to the source's, with its standard
+    /// error.
+    pub fn ln_ratio(&self) -> (f64, f64) {
+        let against = self.quality.against.as_ref();
+        against.map_or((0.0, 0.0), |a| (a.ln_ratio, a.ln_ratio_stderr))
+    }
+}

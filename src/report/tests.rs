@@ -1,0 +1,263 @@
+//! Rows made up for the words, the table and the picture.
+
+use super::markdown;
+use super::picture::picture;
+use super::rows::*;
+use super::verdict::{Winner, summary, verdicts};
+use crate::analyze::picture::Format;
+
+fn against(ln_ratio: f64, kl: f64) -> Against {
+    Against {
+        ratio: ln_ratio.exp(),
+        ratio_stderr: 0.01,
+        ln_ratio,
+        ln_ratio_stderr: 0.01,
+        kl_mean: kl,
+        kl_stderr: 0.001,
+        kl_p99: kl * 9.0,
+        same_top: 0.9,
+    }
+}
+
+fn row(form: Form, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
+    let against = (form != Form::Source).then(|| against(ln_ratio, ln_ratio.abs()));
+    Row {
+        form,
+        series: None,
+        ratio: None,
+        label: label.into(),
+        rival: None,
+        made: Made {
+            file_bytes,
+            digest: "blake3:0".into(),
+            changed: 1,
+            of: 4,
+            share: 0.25,
+            how: "made up".into(),
+        },
+        quality: Quality {
+            perplexity: 20.0 * ln_ratio.exp(),
+            stderr: 0.5,
+            tokens: 255,
+            chunks: 1,
+            against,
+        },
+        tasks: vec![TaskScore {
+            task: "a|b".into(),
+            accuracy: 0.6,
+            accuracy_norm: 0.625,
+            stderr: Some(0.02),
+            n: 100,
+        }],
+        speed: Speed {
+            prefill: Some(Pace {
+                tps: 100.0,
+                ratio: 1.0,
+                ratio_min: 0.9,
+                ratio_max: 1.1,
+            }),
+            decode: None,
+            load_ms: 3.0,
+            resolve: "none".into(),
+            weights_pss_bytes: Some(file_bytes - 10),
+            pss_bytes: None,
+            shared_bytes: 0,
+        },
+    }
+}
+
+/// The source, one conversion at ratio 0.1, and its rival.
+fn contest(shared: f64, rival: Option<f64>, bytes: u64) -> Vec<Row> {
+    let mut rows = vec![row(Form::Source, "source", 100_000, 0.0)];
+    rows.push(Row {
+        series: Some("shared"),
+        ratio: Some(0.1),
+        rival: rival.map(|_| 2),
+        ..row(Form::Converted, "10% shared", bytes, shared)
+    });
+    if let Some(rival) = rival {
+        rows.push(row(
+            Form::Lower,
+            "40% of the body one type lower",
+            89_000,
+            rival,
+        ));
+    }
+    rows
+}
+
+#[track_caller]
+fn outcome(rows: &[Row]) -> (Winner, String, String) {
+    let all = verdicts(rows);
+    let [verdict] = &all[..] else {
+        panic!("{all:?}")
+    };
+    (verdict.winner, verdict.words.clone(), summary(rows, &all))
+}
+
+#[test]
+fn the_lower_perplexity_wins_where_the_difference_counts() {
+    let (winner, words, all) = outcome(&contest(0.3, Some(0.05), 90_000));
+    assert_eq!(winner, Winner::Lower);
+    assert_eq!(
+        words,
+        "10,000 bytes saved (10.0%): 40% of the body one type lower wins. Perplexity 27.00 (10% \
+         shared) against 21.03 (40% of the body one type lower); the source has 20.00. In memory, \
+         the weights take 10,000 bytes less than the source's, the rival's 11,000 bytes less."
+    );
+    assert!(
+        all.contains("one type lower is better than sharing"),
+        "{all}"
+    );
+
+    let (winner, words, all) = outcome(&contest(0.05, Some(0.3), 90_000));
+    assert_eq!(winner, Winner::Sharing);
+    assert!(words.contains(": 10% shared wins."), "{words}");
+    assert!(all.contains("sharing heads is better"), "{all}");
+
+    // 0.02 apart, with an error of 0.014.
+    let (winner, words, all) = outcome(&contest(0.05, Some(0.07), 90_000));
+    assert_eq!(winner, Winner::Neither);
+    assert!(words.contains("neither is clearly better"), "{words}");
+    assert!(
+        all.contains("neither is clearly better at ratio 0.1"),
+        "{all}"
+    );
+}
+
+#[test]
+fn what_saves_nothing_or_has_no_rival_is_said() {
+    let (winner, words, all) = outcome(&contest(0.0, None, 100_500));
+    assert_eq!(winner, Winner::Source);
+    assert!(
+        words.contains("500 bytes larger than the source"),
+        "{words}"
+    );
+    assert!(all.contains("keep the source"), "{all}");
+    let (winner, words, _) = outcome(&contest(0.0, None, 100_000));
+    assert_eq!(winner, Winner::Source);
+    assert!(words.contains("nothing is saved"), "{words}");
+
+    let (winner, words, _) = outcome(&contest(0.1, None, 50_000));
+    assert_eq!(winner, Winner::Sharing);
+    assert!(words.contains("stands alone"), "{words}");
+
+    // Exact, and the rival is not: however small the difference.
+    let (winner, words, all) = outcome(&contest(0.0, Some(0.001), 90_000));
+    assert_eq!(winner, Winner::Sharing);
+    assert!(words.contains("because it changes nothing"), "{words}");
+    assert!(all.contains("costs nothing"), "{all}");
+}
+
+#[test]
+fn of_several_conversions_the_best_is_held_against_its_own_rival() {
+    let mut rows = contest(0.5, Some(0.05), 90_000);
+    rows.push(Row {
+        series: Some("repaired"),
+        ratio: Some(0.1),
+        rival: Some(2),
+        ..row(Form::Converted, "10% shared, repaired", 90_000, 0.2)
+    });
+    let all = verdicts(&rows);
+    assert_eq!(all.len(), 1);
+    assert_eq!((all[0].row, all[0].winner), (3, Winner::Lower));
+    assert!(
+        all[0].words.contains("24.43 (10% shared, repaired)"),
+        "{all:?}"
+    );
+    assert!(all[0].words.contains(" 10% shared: 32.97."), "{all:?}");
+    // A smaller file has another rival.
+    rows.push(Row {
+        series: Some("dropped"),
+        ratio: Some(0.1),
+        rival: Some(5),
+        ..row(Form::Converted, "10% dropped", 70_000, 0.4)
+    });
+    rows.push(row(
+        Form::Lower,
+        "90% of the body one type lower",
+        69_000,
+        0.6,
+    ));
+    let all = verdicts(&rows);
+    assert_eq!((all[0].row, all[0].winner), (4, Winner::Sharing));
+}
+
+fn report(rows: Vec<Row>) -> Report {
+    let file = |path: &str| File {
+        path: path.into(),
+        bytes: 100_000,
+        digest: "blake3:0".into(),
+    };
+    let verdicts = verdicts(&rows);
+    Report {
+        tool: "headshare-gguf".into(),
+        llama_cpp: "llama.cpp".into(),
+        source: file("folder/m.gguf"),
+        text: file("t.txt"),
+        tasks: vec![file("a|b.jsonl")],
+        settings: Settings {
+            function: "qk".into(),
+            ratios: vec![0.1],
+            ctx: 512,
+            chunks: None,
+            limit: None,
+            n_prompt: 8,
+            n_gen: 0,
+            repetitions: 2,
+            threads: None,
+            cpu: String::new(),
+        },
+        series: vec![Series {
+            name: "shared",
+            title: "DirectShare".into(),
+        }],
+        source_ways: vec![Way {
+            name: "stock, mmap".into(),
+            speed: rows[0].speed.clone(),
+        }],
+        summary: summary(&rows, &verdicts),
+        verdicts,
+        rows,
+    }
+}
+
+#[test]
+fn the_table_has_a_line_for_each_row_and_way() {
+    let report = report(contest(0.3, Some(0.05), 90_000));
+    let table = markdown::table(&report);
+    let lines: Vec<&str> = table.lines().collect();
+    // Two of head, one a row, one a way.
+    assert_eq!(lines.len(), 2 + 3 + 1);
+    let cells = |line: &str| line.replace("\\|", "").matches('|').count();
+    assert!(lines.iter().all(|l| cells(l) == cells(lines[0])), "{table}");
+    assert!(lines[0].contains("a\\|b"), "{table}");
+    assert!(lines[4].contains("| 10.0% |"), "{table}");
+    let text = markdown::render(&report, "quality.svg");
+    assert!(text.contains("![Perplexity against file size](quality.svg)"));
+    assert!(text.contains(&report.verdicts[0].words));
+}
+
+#[test]
+fn the_picture_names_its_axes_and_series() {
+    let narrow = report(contest(0.3, Some(0.05), 90_000));
+    let svg = picture(&narrow).encode(Format::Svg);
+    let svg = String::from_utf8(svg).unwrap();
+    for text in [
+        "file size, MB",
+        "perplexity",
+        "DirectShare",
+        "plain: part",
+        "source",
+        "25%",
+    ] {
+        assert!(svg.contains(text), "{text}");
+    }
+    assert!(!svg.contains("logarithmic"));
+    let wide = report(contest(3.0, Some(0.05), 90_000));
+    let svg = picture(&wide).encode(Format::Svg);
+    assert!(String::from_utf8(svg).unwrap().contains("logarithmic"));
+    // Nothing finite breaks nothing.
+    let broken = report(contest(f64::INFINITY, None, 90_000));
+    picture(&broken).encode(Format::Png);
+}

@@ -1,0 +1,141 @@
+//! Mistakes: found before any long work, nothing written.
+
+use std::path::{Path, PathBuf};
+
+use crate::support::{Folder, Ran, preset};
+use crate::{model, report, valley};
+
+/// Refused, and the report's folder not even begun.
+#[track_caller]
+fn refused(folder: &Folder, ran: Ran, code: i32, parts: &[&str]) -> Ran {
+    let ran = ran.refused(code, parts);
+    assert!(!folder.file("out").exists(), "{ran:#?}");
+    ran
+}
+
+/// `report` with these arguments and nothing else but the folder.
+fn bare(folder: &Folder, model: &Path, text: &Path, more: &[&str]) -> Ran {
+    let out = folder.file("out");
+    let mut args: Vec<&std::ffi::OsStr> = vec!["report".as_ref(), model.as_ref()];
+    args.extend::<[&std::ffi::OsStr; 4]>([
+        "--text".as_ref(),
+        text.as_ref(),
+        "-o".as_ref(),
+        out.as_ref(),
+    ]);
+    args.extend(more.iter().map(AsRef::<std::ffi::OsStr>::as_ref));
+    crate::support::run(&args)
+}
+
+#[test]
+fn ratios() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    for ratios in ["", "1.5", "-0.1", "0.1,,0.2", "0.1,x", "nan"] {
+        let ran = report(&model, &folder, &["--ratios", ratios]).exits(2);
+        assert!(ran.stderr.contains("--ratios"), "{ran:#?}");
+        assert!(!folder.file("out").exists());
+    }
+    let ran = report(&model, &folder, &[]).exits(2);
+    assert!(ran.stderr.contains("--ratios"), "{ran:#?}");
+}
+
+#[test]
+fn texts_and_tasks() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let ratios = ["--ratios", "0.5"];
+    let short = folder.write("short.txt", "the river ".repeat(40));
+    let ran = bare(&folder, &model, &short, &ratios);
+    let ran = refused(
+        &folder,
+        ran,
+        3,
+        &["short.txt (--text)", "less than one window of 512"],
+    );
+    assert!(ran.hint().contains("--ctx "), "{ran:#?}");
+    let gone = folder.file("gone.txt");
+    let ran = bare(&folder, &model, &gone, &ratios);
+    refused(&folder, ran, 3, &["gone.txt (--text)"]);
+    let latin = folder.write("latin1.txt", b"na\xefve");
+    let ran = bare(&folder, &model, &latin, &ratios);
+    refused(&folder, ran, 3, &["latin1.txt (--text) is not UTF-8"]);
+
+    let broken = folder.write("broken.jsonl", "{\"query\":\"a\",");
+    let unknown = folder.write("unknown.jsonl", "{\"prompt\":\"a\"}\n");
+    let gone = folder.file("gone.jsonl");
+    for (task, part) in [
+        (&broken, "broken.jsonl:1"),
+        (&unknown, "no known form"),
+        (&gone, "gone.jsonl"),
+    ] {
+        let more = ["--ratios", "0.5", "--task", task.to_str().unwrap()];
+        let ran = report(&model, &folder, &more);
+        refused(&folder, ran, 3, &["--task", part]);
+    }
+
+    // Repair needs some text, too, and memory.
+    let few = folder.write("few.txt", "a few words");
+    let text = valley();
+    let with = |text: &PathBuf, more: &[&str]| {
+        let repair = ["--ratios", "0.5", "--repair", text.to_str().unwrap()];
+        report(&model, &folder, &[&repair, more].concat())
+    };
+    refused(&folder, with(&few, &[]), 3, &["--repair", "tokens"]);
+    refused(&folder, with(&gone, &[]), 3, &["gone.jsonl"]);
+    let window = ["--window", "64", "--memory", "1000"];
+    let ran = with(&text, &window).exits(2);
+    assert!(ran.stderr.contains("error: --memory"), "{ran:#?}");
+    assert!(!folder.file("out").exists());
+}
+
+#[test]
+fn models() {
+    let folder = Folder::new();
+    let ratios = ["--ratios", "0.5", "--ctx", "64"];
+    let ran = bare(&folder, &folder.file("gone.gguf"), &valley(), &ratios);
+    refused(&folder, ran, 3, &["gone.gguf"]);
+
+    let bert = folder.file("bert.gguf");
+    preset("tiny-bert").write(&bert).unwrap();
+    let ran = bare(&folder, &bert, &valley(), &ratios);
+    refused(&folder, ran, 3, &["bert.gguf", "encoders"]);
+
+    // Recurrent: no heads at all.
+    let mamba = folder.file("mamba.gguf");
+    headshare_testmodels::ModelSpec {
+        arch: "mamba".into(),
+        ..preset("tiny-llama")
+    }
+    .write(&mamba)
+    .unwrap();
+    let ran = bare(&folder, &mamba, &valley(), &ratios);
+    refused(&folder, ran, 1, &["mamba.gguf", "mamba"]);
+
+    let plain = model(&folder);
+    let shared = folder.file("shared.gguf");
+    run!("convert", plain, "-o", shared, "--ratio", "0.5", "-q").ok();
+    let ran = bare(&folder, &shared, &valley(), &ratios);
+    let ran = refused(&folder, ran, 3, &["shared.gguf", "converted already"]);
+    assert!(ran.hint().contains("expand"), "{ran:#?}");
+}
+
+#[test]
+fn folders() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    std::fs::create_dir(folder.file("out")).unwrap();
+    let notes = folder.write("out/notes.txt", "mine");
+    let ran = report(&model, &folder, &["--ratios", "0.5"]).refused(2, &["-o:", "notes.txt"]);
+    assert!(ran.hint().contains("-o DIR"), "{ran:#?}");
+    assert_eq!(std::fs::read(&notes).unwrap(), b"mine");
+    std::fs::remove_file(&notes).unwrap();
+    // A report that is somebody else's.
+    folder.write("out/report.md", "mine");
+    report(&model, &folder, &["--ratios", "0.5"]).refused(2, &["-o:", "report.md"]);
+    std::fs::remove_file(folder.file("out/report.md")).unwrap();
+    std::fs::remove_dir(folder.file("out")).unwrap();
+    folder.write("out", "a file");
+    let ran = report(&model, &folder, &["--ratios", "0.5"]).refused(2, &["-o:", "out"]);
+    assert!(ran.hint().contains("it is a file"), "{ran:#?}");
+}

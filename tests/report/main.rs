@@ -1,0 +1,64 @@
+//! `report` from end to end on tiny models: what it writes, that it goes on
+//! where it was stopped, and what it refuses before any long work.
+
+#[macro_use]
+#[path = "../cli/support.rs"]
+#[allow(dead_code)]
+mod support;
+
+mod bad_input;
+mod output;
+mod resumed;
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use headshare_testmodels::ModelSpec;
+use support::{Folder, Ran, preset};
+
+/// 8 KB of plain English.
+fn valley() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/valley.txt")
+}
+
+/// Questions.
+fn questions() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/choice/question.jsonl")
+}
+
+/// A model whose layers are written twice, with whole pages of weights.
+fn model(folder: &Folder) -> PathBuf {
+    let path = folder.file("model.gguf");
+    let spec = ModelSpec {
+        n_embd: 128,
+        ..preset("tiny-gqa")
+    };
+    spec.write(&path).unwrap();
+    path
+}
+
+/// `report` with small measures, on one thread: tests run side by side.
+fn arguments(model: &Path, folder: &Folder, more: &[&str]) -> Vec<OsString> {
+    let mut all: Vec<OsString> = vec!["report".into(), model.into()];
+    all.extend(["--text".into(), valley().into()]);
+    all.extend(["-o".into(), folder.file("out").into()]);
+    let small = [
+        "--ctx", "64", "--chunks", "2", "-t", "1", "-p", "8", "-n", "2", "-r", "1",
+    ];
+    all.extend(small.iter().chain(more).map(Into::into));
+    all
+}
+
+fn report(model: &Path, folder: &Folder, more: &[&str]) -> Ran {
+    let all = arguments(model, folder, more);
+    let all: Vec<&OsStr> = all.iter().map(OsString::as_os_str).collect();
+    support::run(&all)
+}
+
+/// The same, to be started.
+fn command(model: &Path, folder: &Folder, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headshare-gguf"));
+    command.args(arguments(model, folder, more));
+    command
+}

@@ -1,0 +1,151 @@
+//! A report that is stopped goes on; inputs that change invalidate what depends
+//! on them, and nothing else.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::support::{Folder, Ran};
+use crate::{command, model, questions, report};
+
+/// The cells that there are: names, and what changes when one is written again.
+fn cells(folder: &Folder) -> BTreeMap<String, (u64, i64, i64)> {
+    let Ok(entries) = std::fs::read_dir(folder.file("out/cells")) else {
+        return BTreeMap::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            let metadata = entry.metadata().ok()?;
+            let stamp = (metadata.ino(), metadata.mtime(), metadata.mtime_nsec());
+            (!name.starts_with('.')).then_some((name, stamp))
+        })
+        .collect()
+}
+
+/// Measures that were taken from cells, and those that were taken anew.
+fn kept_and_new(ran: &Ran) -> (usize, usize) {
+    let measures = |line: &&str| {
+        let what = line.rsplit(": ").next().unwrap();
+        ["perplexity", "speed", "question"]
+            .iter()
+            .any(|m| what.starts_with(m))
+    };
+    let lines = ran.stderr.lines().filter(measures);
+    let (kept, new): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.ends_with("(kept)"));
+    (kept.len(), new.len())
+}
+
+/// Whether a process that was told to work on `folder` is there.
+fn is_at_work(folder: &Path) -> bool {
+    let folder = folder.to_str().unwrap();
+    std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let program = env!("CARGO_BIN_EXE_headshare-gguf").as_bytes();
+        arguments.starts_with(program) && String::from_utf8_lossy(&arguments).contains(folder)
+    })
+}
+
+#[test]
+fn killed_half_way_it_goes_on_and_measures_nothing_twice() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let more = ["--ratios", "0.25,0.5"];
+    let mut child = command(&model, &folder, &more)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // The source's three cells, and the first conversion's file.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while cells(&folder).len() < 4 {
+        assert!(child.try_wait().unwrap().is_none(), "it was too fast");
+        assert!(Instant::now() < deadline, "it is too slow");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!folder.file("out/report.json").exists());
+    // Whoever worked for it ends, too.
+    while is_at_work(folder.path()) {
+        assert!(Instant::now() < deadline, "a worker goes on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let before = cells(&folder);
+
+    let ran = report(&model, &folder, &more).ok();
+    let after = cells(&folder);
+    for (name, stamp) in &before {
+        assert_eq!(after.get(name), Some(stamp), "{name} was measured again");
+    }
+    assert!(after.len() > before.len());
+    let (kept, new) = kept_and_new(&ran);
+    assert!(kept >= 2 && new >= 6, "{ran:#?}");
+
+    // Once it is done, nothing is left to do.
+    let again = report(&model, &folder, &more).ok();
+    assert_eq!(kept_and_new(&again), (kept + new, 0), "{again:#?}");
+    assert_eq!(again.stdout, ran.stdout);
+    assert_eq!(cells(&folder), after);
+}
+
+#[test]
+fn what_changes_is_measured_again_and_nothing_else() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let text = folder.write("text.txt", crate::support::read(&crate::valley()));
+    let run = |ctx: &str, task: bool, repetitions: &str| {
+        let task_file = questions();
+        let mut more = vec!["--ratios", "0.5", "--ctx", ctx, "-r", repetitions];
+        if task {
+            more.extend(["--task", task_file.to_str().unwrap()]);
+        }
+        let mut command = command(&model, &folder, &[]);
+        // Replaces what `command` gives: the last ones count.
+        let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        command = std::process::Command::new(command.get_program());
+        let mut skip = false;
+        for arg in args {
+            let drop = ["--ctx", "-r", "--text"].iter().any(|flag| arg == *flag);
+            if !skip && !drop {
+                command.arg(&arg);
+            }
+            skip = drop;
+        }
+        let output = command
+            .args(more)
+            .arg("--text")
+            .arg(&text)
+            .output()
+            .unwrap();
+        let ran = Ran {
+            args: String::new(),
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        };
+        kept_and_new(&ran.ok())
+    };
+    // Source, conversion, rival: perplexity and speed of each.
+    assert_eq!(run("64", false, "1"), (0, 6));
+    assert_eq!(run("64", false, "1"), (6, 0));
+    assert_eq!(run("32", false, "1"), (3, 3));
+    assert_eq!(run("64", true, "1"), (6, 3));
+    assert_eq!(run("64", false, "2"), (3, 3));
+    // Back again: what was measured then is still there.
+    assert_eq!(run("64", false, "1"), (6, 0));
+    std::fs::write(&text, &crate::support::read(&crate::valley())[100..]).unwrap();
+    assert_eq!(run("64", true, "1"), (6, 3));
+    // Another model: everything.
+    headshare_testmodels::ModelSpec {
+        n_embd: 128,
+        seed: 2,
+        ..crate::preset("tiny-gqa")
+    }
+    .write(&model)
+    .unwrap();
+    assert_eq!(run("64", true, "1"), (0, 9));
+}
