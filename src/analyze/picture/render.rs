@@ -226,7 +226,7 @@ mod tests {
         for colours in [1u32, 2, 255, 256, 257, 700] {
             let pixels: Vec<u8> = (0..1024)
                 .flat_map(|i| {
-                    let colour = i * 7 % colours;
+                    let colour = i * 11 % colours;
                     [colour as u8, (colour >> 8) as u8, 9]
                 })
                 .collect();
