@@ -194,7 +194,7 @@ impl RepairArgs {
             units: self.units,
             sizes: &|unit| limits.map_or((0, 0), |l| l.sizes(unit)),
             together: &|layer| limits.map_or(1, |l| l.together(layer)),
-            keeps_one: &|layer| limits.is_some_and(|l| l.keeps_one(layer)),
+            keeps_one: &|layer| limits.is_some_and(|l| l.must_keep_one(layer)),
         };
         let goal = match self.units {
             Units::Share | Units::Drop => Goal::Count(count),

@@ -87,7 +87,7 @@ impl<'a> Limits<'a> {
 
     /// Whether a unit must be left in `layer`: llama.cpp takes sizes from layer
     /// 0, and leaves out a bias together with the last unit.
-    pub fn keeps_one(&self, layer: u32) -> bool {
+    pub fn must_keep_one(&self, layer: u32) -> bool {
         let bias = format!("blk.{layer}.attn_output.bias");
         layer == 0 || self.source.gguf.tensor(&bias).is_some()
     }
@@ -143,7 +143,7 @@ impl<'a> Cut<'a> {
         for layer in &map.layers {
             let kept = this.kept(layer);
             let n = layer.layer;
-            if kept.is_empty() && limits.keeps_one(n) {
+            if kept.is_empty() && limits.must_keep_one(n) {
                 return Err(CutError(format!("a unit of layer {n} must be left")));
             }
             let together = limits.together(n) as usize;

@@ -123,7 +123,7 @@ impl Layer {
     pub fn fit_dropped(&self, a: usize) -> Fit {
         let unit = &self.units[a];
         Fit {
-            own: self.from_others(unit, None),
+            own: self.by_others(unit, None),
             donor: Mat::zeros(unit.columns.len(), 0),
         }
     }
@@ -139,12 +139,12 @@ impl Layer {
         let columns = self.inverse.subcols(start, n);
         let common = &donor.image - columns * &image;
         Some(Fit {
-            own: self.from_others(unit, Some(&coefficients * common.transpose())),
+            own: self.by_others(unit, Some(&coefficients * common.transpose())),
             donor: single(&coefficients),
         })
     }
 
-    fn from_others(&self, unit: &Unit, less: Option<Mat<f64>>) -> Mat<f32> {
+    fn by_others(&self, unit: &Unit, less: Option<Mat<f64>>) -> Mat<f32> {
         let rows = self.inverse.subrows(unit.columns.start, unit.columns.len());
         let mut all = &unit.rest * rows;
         if let Some(less) = less {

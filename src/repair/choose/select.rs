@@ -4,6 +4,12 @@
 //! alone; a unit whose best donor is an alias itself (or gone) takes the best
 //! donor that is left, and its divergence grows as the loss does. Units are
 //! taken one after the other, always the one that adds least.
+//!
+//! What each causes alone is no longer what it causes when its layer, whose
+//! other units make up for it, has lost another: so a layer loses a second unit
+//! only when no other layer is left that has lost fewer, and a third likewise.
+//! Nothing is dropped from the first layer, on which all others build: two
+//! units of SmolLM2's that cost 0.014 nats by this count cost ten times that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,9 +60,17 @@ pub struct Chosen {
 
 /// A step that could be taken.
 struct Step {
+    /// Units that its layer has lost before.
+    lost: usize,
     price: f64,
     next: Chosen,
     gain: u64,
+}
+
+impl Step {
+    fn is_before(&self, other: &Self) -> bool {
+        (self.lost, self.price) < (other.lost, other.price)
+    }
 }
 
 impl Survey {
@@ -95,8 +109,14 @@ impl Survey {
                         Goal::Bytes(_) => gain as usize,
                     };
                     let price = added / size.max(1) as f64;
-                    if best.as_ref().is_none_or(|best| price < best.price) {
-                        best = Some(Step { price, next, gain });
+                    let step = Step {
+                        lost: chosen.lost_in(unit.layer),
+                        price,
+                        next,
+                        gain,
+                    };
+                    if best.as_ref().is_none_or(|best| step.is_before(best)) {
+                        best = Some(step);
                     }
                 }
             }
@@ -126,7 +146,8 @@ impl Survey {
         terms: &Terms<'_>,
     ) -> Option<(Chosen, u64)> {
         let together = (terms.together)(unit.layer).max(1);
-        if !unit.unit.is_multiple_of(together) {
+        let first = self.units.first()?.layer;
+        if unit.layer == first || !unit.unit.is_multiple_of(together) {
             return None;
         }
         let of_layer = || self.units.iter().filter(|u| u.layer == unit.layer);
@@ -189,6 +210,12 @@ impl Unit {
 }
 
 impl Chosen {
+    /// Units of `layer` that share or go.
+    fn lost_in(&self, layer: u32) -> usize {
+        let changed = self.dropped.keys().chain(self.shared.keys());
+        changed.filter(|unit| unit.layer == layer).count()
+    }
+
     /// The units that cannot be donors.
     fn gone(&self) -> BTreeSet<UnitId> {
         self.dropped
@@ -214,8 +241,11 @@ mod tests {
         UnitId { layer, unit }
     }
 
-    /// One unit a layer; donors as (layer, loss), the best first.
-    fn survey(units: &[(f64, f64, &[(u32, f64)])]) -> Survey {
+    /// What sharing and dropping a unit costs, and its donors as (layer, loss).
+    type Costs<'a> = (f64, f64, &'a [(u32, f64)]);
+
+    /// One unit a layer; the best donors first.
+    fn survey(units: &[Costs<'_>]) -> Survey {
         let effect = |loss, divergence| Effect {
             loss,
             divergence,
