@@ -12,3 +12,10 @@ cargo fmt --all --check
 cargo build --release --workspace
 cargo clippy --release --workspace --all-targets -- -D warnings
 cargo test --release --workspace
+# Fuzzing wants nightly and cargo-fuzz; where both are there, each target runs
+# for a while.
+if cargo +nightly fuzz --version >/dev/null 2>&1; then
+    cargo run --manifest-path fuzz/Cargo.toml --example seeds
+    cargo +nightly fuzz run parse_gguf -- -max_total_time=20
+    cargo +nightly fuzz run read_alias_table -- -max_total_time=20 -max_len=65536
+fi

@@ -54,7 +54,7 @@ pub(super) struct RepairArgs {
     #[arg(long, value_name = "BYTES", requires = "repair")]
     memory: Option<u64>,
     /// Windows of the text that repair looks at, at most.
-    #[arg(long, value_name = "N", default_value = "64", requires = "repair",
+    #[arg(long, value_name = "N", default_value = "128", requires = "repair",
         value_parser = clap::value_parser!(u32).range(2..=256))]
     windows: u32,
     /// Tokens of a window.
