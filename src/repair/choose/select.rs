@@ -5,11 +5,8 @@
 //! donor that is left, and its divergence grows as the loss does. Units are
 //! taken one after the other, always the one that adds least.
 //!
-//! What each causes alone is no longer what it causes when its layer, whose
-//! other units make up for it, has lost another: so a layer loses a second unit
-//! only when no other layer is left that has lost fewer, and a third likewise.
-//! Nothing is dropped from the first layer, on which all others build: two
-//! units of SmolLM2's that cost 0.014 nats by this count cost ten times that.
+//! Nothing is dropped from the first layer, on which all others build: there the
+//! count by single units misleads (docs/RESULTS.md).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,17 +57,9 @@ pub struct Chosen {
 
 /// A step that could be taken.
 struct Step {
-    /// Units that its layer has lost before.
-    lost: usize,
     price: f64,
     next: Chosen,
     gain: u64,
-}
-
-impl Step {
-    fn is_before(&self, other: &Self) -> bool {
-        (self.lost, self.price) < (other.lost, other.price)
-    }
 }
 
 impl Survey {
@@ -109,14 +98,8 @@ impl Survey {
                         Goal::Bytes(_) => gain as usize,
                     };
                     let price = added / size.max(1) as f64;
-                    let step = Step {
-                        lost: chosen.lost_in(unit.layer),
-                        price,
-                        next,
-                        gain,
-                    };
-                    if best.as_ref().is_none_or(|best| step.is_before(best)) {
-                        best = Some(step);
+                    if best.as_ref().is_none_or(|best| price < best.price) {
+                        best = Some(Step { price, next, gain });
                     }
                 }
             }
@@ -210,12 +193,6 @@ impl Unit {
 }
 
 impl Chosen {
-    /// Units of `layer` that share or go.
-    fn lost_in(&self, layer: u32) -> usize {
-        let changed = self.dropped.keys().chain(self.shared.keys());
-        changed.filter(|unit| unit.layer == layer).count()
-    }
-
     /// The units that cannot be donors.
     fn gone(&self) -> BTreeSet<UnitId> {
         self.dropped
