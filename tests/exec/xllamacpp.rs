@@ -228,3 +228,34 @@ fn shared_heads_generate_what_run_generates() {
         ours[at]
     );
 }
+
+#[test]
+fn units_that_went_need_nothing_of_ours() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = smollm2();
+    let ours = |arguments: &[&str]| {
+        let out = Command::new(PROGRAM).args(arguments).output().unwrap();
+        assert!(out.status.success(), "{}", stderr(&out));
+        serde_json::from_slice::<Value>(&out.stdout).unwrap()
+    };
+    let source = source.to_str().unwrap();
+    let mut plan = ours(&["plan", source, "--ratio", "0", "--json"]);
+    plan["dropped"] = serde_json::json!([
+        {"layer": 7, "unit": 0, "score": -0.005},
+        {"layer": 26, "unit": 1, "score": -0.006},
+    ]);
+    let (plan_file, cut) = (at("plan.json"), at("cut.gguf"));
+    std::fs::write(&plan_file, plan.to_string()).unwrap();
+    let (plan_file, cut) = (plan_file.to_str().unwrap(), cut.to_str().unwrap());
+    let made = ours(&["convert", source, "-o", cut, "--plan", plan_file, "--json"]);
+    assert!(
+        made["saved"]["file_bytes"].as_i64().unwrap() > 200_000,
+        "{made}"
+    );
+    let answer = Answer::stock(Path::new(cut), &["-n", "16"]);
+    assert_eq!(answer.ids().len(), 16);
+    let text = &answer.text;
+    assert!(text.contains("Paris"), "the capital of France is {text:?}");
+}
