@@ -114,7 +114,7 @@ fn every_field_is_checked() {
     case.refuse_changed("unknown field `surprise`", |plan| {
         plan["aliases"][0]["surprise"] = json!(1)
     });
-    case.refuse_changed("match: unknown variant `cosine`", |plan| {
+    case.refuse_changed("match: unknown match function \"cosine\"", |plan| {
         plan["match"] = json!("cosine")
     });
     case.refuse_changed("aliases[0].parts[0]: unknown variant `o`", |plan| {
@@ -178,10 +178,18 @@ fn aliases_that_contradict_each_other_are_named() {
 }
 
 #[test]
-fn dropped_units_are_for_another_version() {
+fn dropped_units_are_checked() {
     let case = Case::new();
-    case.refuse_changed("dropped: this version cannot drop units", |plan| {
+    case.refuse_changed("dropped[0]: missing field `score`", |plan| {
         plan["dropped"] = json!([{"layer": 1, "unit": 0}]);
+    });
+    case.refuse_changed("dropped[0].unit: the model has no layer 9", |plan| {
+        plan["dropped"] = json!([{"layer": 9, "unit": 0, "score": 0.0}]);
+    });
+    case.refuse_changed("aliases[0].unit: ", |plan| {
+        let alias = &plan["aliases"][0];
+        let unit = json!({"layer": alias["layer"], "unit": alias["unit"], "score": 0.0});
+        plan["dropped"] = json!([unit]);
     });
 }
 
