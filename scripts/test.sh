@@ -11,6 +11,9 @@ setup_xllamacpp
 cargo fmt --all --check
 cargo build --release --workspace
 cargo clippy --release --workspace --all-targets -- -D warnings
+# Tests run side by side on few cores: threads that spin while they wait for each
+# other would take the cores from those that they wait for.
+export OMP_WAIT_POLICY=passive
 cargo test --release --workspace
 # Fuzzing wants nightly and cargo-fuzz; where both are there, each target runs
 # for a while.
