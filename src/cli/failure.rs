@@ -174,8 +174,10 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         };
     }
     // Not there, a folder, a pipe, or not what it must be: a bad input file.
-    if cause.downcast_ref::<InputError>().is_some() {
-        return Some(Exit::BadInput);
+    match cause.downcast_ref::<InputError>() {
+        Some(InputError::File(e)) if e.is_out_of_memory() => return Some(Exit::Failed),
+        Some(_) => return Some(Exit::BadInput),
+        None => {}
     }
     #[cfg(target_os = "linux")]
     if let Some(ExecError::Input(_)) = cause.downcast_ref::<ExecError>() {

@@ -61,6 +61,11 @@ impl FileError {
         }
     }
 
+    /// Whether memory or addresses ran out, which is no fault of the file.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::OutOfMemory)
+    }
+
     /// An error of writing `needed` bytes or more to `path`.
     pub(crate) fn write(path: &Path, needed: u64, source: io::Error) -> Self {
         let path = path.to_owned();
