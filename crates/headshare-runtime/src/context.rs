@@ -182,14 +182,15 @@ impl Context {
         // SAFETY: returns a plain struct.
         let mut raw_params = unsafe { sys::llama_context_default_params() };
         raw_params.n_ctx = n_ctx;
-        raw_params.n_batch = params.n_batch;
+        // llama.cpp counts on an output for each sequence, and aborts where a
+        // batch has no room for as many.
+        raw_params.n_batch = params.n_batch.max(params.n_seq_max);
         raw_params.n_ubatch = params.n_ubatch;
         raw_params.n_seq_max = params.n_seq_max;
         raw_params.kv_unified = params.kv_unified;
-        // llama.cpp counts on an output for each sequence.
         raw_params.n_outputs_max = match params.n_outputs_max {
             0 => 0,
-            n => n.max(params.n_seq_max).min(params.n_batch),
+            n => n.max(params.n_seq_max).min(raw_params.n_batch),
         };
         raw_params.n_threads = bounded(n_threads);
         raw_params.n_threads_batch = bounded(n_threads_batch);
