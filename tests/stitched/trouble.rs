@@ -162,3 +162,37 @@ fn with_few_mappings_left_the_smallest_runs_are_copied() {
         );
     }
 }
+
+#[test]
+fn weights_that_lie_askew_are_found_in_the_plain_file_beside() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let path = source(folder.path(), "f16", 2);
+    let (converted, _) = convert_and_expand(&path, &How::Lossless);
+    let (file, table) = ModelFile::open_converted(&converted).unwrap();
+    let view = VirtualGguf::new(&file.gguf, &table, LogicalLayout::Pages(4096)).unwrap();
+    let mapping = StitchedMapping::new(&view, &file.file, 10_000, Steps::Large).unwrap();
+    let beside = mapping.beside().expect("tensors lie elsewhere in the file");
+    let mut found = 0;
+    for tensor in view.tensors() {
+        let range = view.data_range(tensor);
+        let physical = view.physical(range.clone()).expect("whole tensors repeat");
+        let here = mapping.as_ptr() as u64 + range.start;
+        let Some(at) = mapping.in_large_steps(range.start, physical) else {
+            assert_eq!(here % (2 << 20), physical % (2 << 20), "{}", tensor.name);
+            continue;
+        };
+        found += 1;
+        let at = at as u64;
+        assert_eq!(at % (2 << 20), physical % (2 << 20), "{}", tensor.name);
+        assert!(beside.contains(&at) && at + tensor.byte_len() <= beside.end);
+        // SAFETY: within the plain mapping, as just checked, which lives.
+        let there =
+            unsafe { std::slice::from_raw_parts(at as *const u8, tensor.byte_len() as usize) };
+        let bytes = &mapping[range.start as usize..range.end as usize];
+        assert!(there == bytes, "{}", tensor.name);
+    }
+    assert!(found > 0);
+    let small = StitchedMapping::new(&view, &file.file, 10_000, Steps::Small).unwrap();
+    assert!(small.beside().is_none());
+}

@@ -169,6 +169,21 @@ impl VirtualGguf {
         &self.extents
     }
 
+    /// Where the bytes of the logical `range` begin in the physical file, if
+    /// they lie there in one piece.
+    pub fn physical(&self, range: Range<u64>) -> Option<u64> {
+        let index = self
+            .extents
+            .partition_point(|e| e.offset + e.len <= range.start);
+        let extent = self.extents.get(index)?;
+        match extent.source {
+            ExtentSource::Physical(start) if range.end <= extent.offset + extent.len => {
+                Some(start + (range.start - extent.offset))
+            }
+            _ => None,
+        }
+    }
+
     /// Fills `buf` from the logical offset `offset`, given the bytes of the
     /// physical file; returns the number of bytes, fewer than asked only at
     /// the end.

@@ -3,7 +3,8 @@
 //
 // - fold: the CPU backend's own repacking type, over an arena of ours, so that
 //   equal repacked pages can become the same memory;
-// - map: weights stay where the loader has them, in the mapped file.
+// - map: weights stay in the mapped file, where the loader has them or where
+//   they lie better.
 //
 // ggml's buffer interface is internal; its header is taken from the sources
 // that this build of ggml was made of.
@@ -36,6 +37,8 @@ struct headshare_arena {
     bool (*repeated)(void * user, const char * name, const headshare_place * place);
     // The tensor's bytes are in place.
     void (*written)(void * user, const char * name, const headshare_place * place);
+    // Where a weight is to be used whose bytes the loader has at `data`.
+    const void * (*mapped)(void * user, const char * name, const void * data);
 };
 
 }
@@ -112,8 +115,10 @@ void fold_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const v
     arena.written(arena.user, tensor->name, &place);
 }
 
-void map_set_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, size_t, size_t) {
-    tensor->data = const_cast<void *>(data);
+void map_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, const void * data, size_t,
+                    size_t) {
+    const auto & arena = context_of(buffer)->type->arena;
+    tensor->data = const_cast<void *>(arena.mapped(arena.user, tensor->name, data));
 }
 
 void get_tensor(ggml_backend_buffer_t, const ggml_tensor * tensor, void * data, size_t offset,

@@ -22,6 +22,8 @@ const DEFAULT_MAX_MAPPINGS: u64 = 65530;
 pub struct StitchedMapping {
     _watch: Watch,
     region: Region,
+    /// Beside it, the physical file as it is.
+    plain: Option<(Watch, Region)>,
     mapped: Vec<StitchRun>,
     copied: Vec<Range<u64>>,
     given_up: u64,
@@ -70,6 +72,27 @@ impl StitchedMapping {
         Self::carry_out(plan, file, steps, |_, _| {})
     }
 
+    /// Where to find what lies in one piece from `physical` on in the file, and
+    /// from `logical` on in this mapping, so that the processor can translate
+    /// its addresses in large steps: in a mapping of the physical file beside
+    /// this one. `None` where this one does as well.
+    pub fn in_large_steps(&self, logical: u64, physical: u64) -> Option<*const u8> {
+        let (_, plain) = self.plain.as_ref()?;
+        let here = self.region.as_ptr() as u64 + logical;
+        let agree = here % HUGE_PAGE as u64 == physical % HUGE_PAGE as u64;
+        // The file was `plain.len()` bytes long.
+        let offset = usize::try_from(physical).ok()?;
+        (!agree && offset < plain.len()).then(|| plain.as_ptr().wrapping_add(offset).cast_const())
+    }
+
+    /// The addresses at which [`in_large_steps`](Self::in_large_steps) finds
+    /// things.
+    pub fn beside(&self) -> Option<Range<u64>> {
+        let (_, plain) = self.plain.as_ref()?;
+        let start = plain.as_ptr() as u64;
+        Some(start..start + plain.len() as u64)
+    }
+
     fn carry_out(
         plan: StitchPlan,
         file: &MappedFile,
@@ -97,9 +120,14 @@ impl StitchedMapping {
                 )
                 .map_err(refused())?;
         }
-        let start = region.as_ptr() as usize;
+        let moved = plan.maps.iter().any(|run| run.logical != run.physical);
+        // Only for speed: without the addresses for it, it is left out.
+        let plain = (steps == Steps::Large && moved)
+            .then(|| plain_region(file).ok())
+            .flatten();
         Ok(Self {
-            _watch: Watch::new(start..start + len, file.path()),
+            _watch: watch(&region, file),
+            plain: plain.map(|region| (watch(&region, file), region)),
             region,
             mapped: plan.maps,
             copied: plan.copies,
@@ -151,6 +179,18 @@ impl Deref for StitchedMapping {
     fn deref(&self) -> &[u8] {
         self.region.readable()
     }
+}
+
+fn watch(region: &Region, file: &MappedFile) -> Watch {
+    let start = region.as_ptr() as usize;
+    Watch::new(start..start + region.len(), file.path())
+}
+
+/// The physical file, its large pages at those of memory.
+fn plain_region(file: &MappedFile) -> std::io::Result<Region> {
+    let mut region = Region::reserve(file.len(), Some(0))?;
+    region.map_file(0, file.file(), 0, file.len(), false)?;
+    Ok(region)
 }
 
 /// How many more mappings this process can have: the kernel's limit less those

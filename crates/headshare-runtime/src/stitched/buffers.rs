@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 
 use ggml_sys as sys;
-use headshare_stitch::{FoldArena, page_size};
+use headshare_stitch::{FoldArena, StitchedMapping, page_size};
 
 use crate::recorder;
 
@@ -17,6 +17,7 @@ struct Arena {
     allocate: unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void,
     repeated: unsafe extern "C" fn(*mut c_void, *const c_char, *const Place) -> bool,
     written: unsafe extern "C" fn(*mut c_void, *const c_char, *const Place),
+    mapped: unsafe extern "C" fn(*mut c_void, *const c_char, *const c_void) -> *const c_void,
 }
 
 /// Where a tensor lies in the arena, and what decides how it lies there.
@@ -79,8 +80,12 @@ pub(super) struct WeightBuffers {
 }
 
 struct State {
-    /// Whether pages are folded; otherwise the memory only lends its addresses.
+    /// Whether pages are folded.
     fold: bool,
+    /// Addresses to lend where nothing is written.
+    lent: Range<usize>,
+    /// By tensor: where it lies better than where the loader has it.
+    better: HashMap<String, usize>,
     arenas: Vec<FoldArena>,
     /// By tensor: the twins that it is part of.
     twins: HashMap<String, Vec<Twin>>,
@@ -101,15 +106,28 @@ impl WeightBuffers {
     /// Buffers around the repacking type `real` whose equal pages, as `twins`
     /// name them, become the same memory.
     pub(super) fn fold(real: RepackingType, twins: &[Twin]) -> Self {
-        Self::new(real.0, twins)
+        Self::new(real.0, twins, 0..0, HashMap::new())
     }
 
-    /// Buffers whose tensors stay where the loader has them.
-    pub(super) fn map() -> Self {
-        Self::new(std::ptr::null_mut(), &[])
+    /// Buffers whose tensors stay in `mapping`, where the loader has them, or at
+    /// the addresses that are `better` for them and live as long.
+    pub(super) fn map(mapping: &StitchedMapping, better: HashMap<String, *const u8>) -> Self {
+        let start = mapping.as_ptr() as usize;
+        let better = better.into_iter().map(|(name, at)| (name, at as usize));
+        Self::new(
+            std::ptr::null_mut(),
+            &[],
+            start..start + mapping.len(),
+            better.collect(),
+        )
     }
 
-    fn new(real: sys::ggml_backend_buffer_type_t, twins: &[Twin]) -> Self {
+    fn new(
+        real: sys::ggml_backend_buffer_type_t,
+        twins: &[Twin],
+        lent: Range<usize>,
+        better: HashMap<String, usize>,
+    ) -> Self {
         let mut by_tensor: HashMap<String, Vec<Twin>> = HashMap::new();
         for twin in twins {
             let names: HashSet<&String> = [&twin.donor, &twin.alias].into();
@@ -122,6 +140,8 @@ impl WeightBuffers {
         }
         let state = Box::new(Mutex::new(State {
             fold: !real.is_null(),
+            lent,
+            better,
             arenas: Vec::new(),
             twins: by_tensor,
             places: HashMap::new(),
@@ -134,6 +154,7 @@ impl WeightBuffers {
             allocate,
             repeated,
             written,
+            mapped,
         };
         // SAFETY: the arena is copied; its state lives until `drop`, after the
         // model's buffers.
@@ -203,6 +224,15 @@ unsafe extern "C" fn allocate(user: *mut c_void, size: usize) -> *mut c_void {
     // SAFETY: the state that `new` passed, alive as long as the buffer type.
     let state = unsafe { &*user.cast::<Mutex<State>>() };
     let mut state = state.lock().unwrap_or_else(|e| e.into_inner());
+    if !state.lent.is_empty() {
+        // Every tensor begins on a page there, as it does here.
+        let start = state.lent.start as *mut c_void;
+        return if size <= state.lent.len() {
+            start
+        } else {
+            std::ptr::null_mut()
+        };
+    }
     match FoldArena::new(size) {
         Ok(arena) => {
             let start = arena.as_ptr();
@@ -237,6 +267,18 @@ unsafe extern "C" fn written(user: *mut c_void, name: *const c_char, place: *con
     if state.fold {
         state.written(&name.to_string_lossy(), *place);
     }
+}
+
+unsafe extern "C" fn mapped(
+    user: *mut c_void,
+    name: *const c_char,
+    data: *const c_void,
+) -> *const c_void {
+    // SAFETY: as in `repeated`.
+    let (state, name) = unsafe { (&*user.cast::<Mutex<State>>(), CStr::from_ptr(name)) };
+    let state = state.lock().unwrap_or_else(|e| e.into_inner());
+    let better = state.better.get(&*name.to_string_lossy());
+    better.map_or(data, |&at| at as *const c_void)
 }
 
 impl Twin {

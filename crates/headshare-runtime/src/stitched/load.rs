@@ -1,7 +1,7 @@
 //! The load itself: what is decided before llama.cpp is called, the call, and
 //! what stays behind the weights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CString;
 use std::ops::Range;
 use std::ptr;
@@ -40,7 +40,11 @@ impl Backing {
         let start = self.mapping.as_ptr() as u64;
         let mapped = start..start + self.mapping.len() as u64;
         let arenas = self.fold.iter().flat_map(WeightBuffers::ranges);
-        std::iter::once(mapped).chain(arenas).collect()
+        let beside = self.mapping.beside();
+        std::iter::once(mapped)
+            .chain(beside)
+            .chain(arenas)
+            .collect()
     }
 }
 
@@ -189,8 +193,14 @@ impl Plan {
             }
             _ => plan.unpacked = repacked.into_iter().map(name).collect(),
         }
+        let better = plan.better_places(&view);
+        let unpacked: BTreeSet<String> = std::mem::take(&mut plan.unpacked)
+            .into_iter()
+            .chain(better.keys().cloned())
+            .collect();
+        plan.unpacked = unpacked.into_iter().collect();
         if !plan.unpacked.is_empty() {
-            plan.map = Some(WeightBuffers::map());
+            plan.map = Some(WeightBuffers::map(&plan.mapping, better));
         }
         plan.mapped_tensors = kinds.len() - plan.folded.len();
         let in_place: Vec<Range<u64>> = kinds
@@ -201,6 +211,25 @@ impl Plan {
             .collect();
         plan.mapped_shared = shared_pages(&plan.mapping, &in_place);
         Ok(plan)
+    }
+
+    /// Weights that are multiplied with where they lie in the file, and lie
+    /// there in one piece, but so that addresses are translated in small steps.
+    fn better_places(&self, view: &VirtualGguf) -> HashMap<String, *const u8> {
+        let in_place = |tensor: &&TensorInfo| {
+            is_multiplied(tensor)
+                && (repacking_type(tensor).is_none() || self.unpacked.contains(&tensor.name))
+        };
+        view.tensors()
+            .iter()
+            .filter(in_place)
+            .filter_map(|tensor| {
+                let range = view.data_range(tensor);
+                let physical = view.physical(range.clone())?;
+                let at = self.mapping.in_large_steps(range.start, physical)?;
+                Some((tensor.name.clone(), at))
+            })
+            .collect()
     }
 
     fn plain(mapping: StitchedMapping) -> Self {
@@ -254,12 +283,16 @@ impl Plan {
 /// The type that llama.cpp repacks `tensor` into. Only weights that it
 /// multiplies with are repacked: those of the layers, and the output.
 fn repacking_type(tensor: &TensorInfo) -> Option<RepackingType> {
-    let multiplied = tensor.name.ends_with(".weight")
-        && (tensor.name.starts_with("blk.") || tensor.name == "output.weight");
-    if !multiplied || tensor.dims.len() < 2 {
+    if !is_multiplied(tensor) {
         return None;
     }
     RepackingType::of(tensor.ggml_type.id(), &tensor.dims)
+}
+
+fn is_multiplied(tensor: &TensorInfo) -> bool {
+    tensor.name.ends_with(".weight")
+        && (tensor.name.starts_with("blk.") || tensor.name == "output.weight")
+        && tensor.dims.len() >= 2
 }
 
 /// Large steps where most of the weights are used where they lie.
