@@ -403,11 +403,7 @@ fn what_cannot_be_analysed_is_refused_with_a_reason() {
     let bert = model(&folder, &small("tiny-bert"));
     run!["analyze", "weights", bert].ok();
     attention(&bert, &text).refused(3, &["model.gguf", "encoder"]);
-    let mamba = ModelSpec {
-        arch: "mamba".to_owned(),
-        ..small("tiny-llama")
-    };
-    let mamba = model(&folder, &mamba);
+    let mamba = model(&folder, &small("tiny-mamba"));
     run!["analyze", "weights", mamba].refused(1, &["model.gguf", "recurrent"]);
     attention(&mamba, &text).refused(1, &["model.gguf", "recurrent"]);
 }

@@ -303,8 +303,9 @@ fn a_model_of_one_layer_has_nothing_to_share() {
 #[test]
 fn every_layout_of_heads_expands_to_what_the_plan_says() {
     let folder = Folder::new();
-    let names = ModelSpec::PRESETS.iter().filter(|n| n.starts_with("tiny"));
-    for name in names {
+    let tiny = ModelSpec::PRESETS.iter().filter(|n| n.starts_with("tiny"));
+    let with_heads = tiny.filter(|name| preset(name).n_head.at(0) > 0);
+    for name in with_heads {
         let source = write(&folder, &preset(name));
         for function in ["qk", "separate"] {
             let result = check(&source, "0.5", function, "4096");

@@ -34,8 +34,14 @@ fn check(path: &Path, code: i32, says: &str) {
 #[test]
 fn architectures_without_heads_of_the_right_kind_are_lossless_only() {
     let folder = Folder::new();
+    let mamba = folder.file("mamba.gguf");
+    small("tiny-mamba").write(&mamba).unwrap();
+    check(
+        &mamba,
+        1,
+        "architecture \"mamba\": recurrent, without attention",
+    );
     for (arch, says) in [
-        ("mamba", "architecture \"mamba\": recurrent"),
         (
             "deepseek2",
             "architecture \"deepseek2\": multi-head latent attention",

@@ -16,6 +16,8 @@ pub(crate) enum Content {
     Norm,
     /// A bias: close to 0.
     Bias,
+    /// How fast states fade: negative, or they would grow without end.
+    Decay,
 }
 
 /// A small, fast generator (a Weyl sequence with a mixing step), enough for
@@ -103,6 +105,7 @@ impl Filler {
         match (self.content, self.ggml_type.name()) {
             (Content::Norm, _) => self.floats(out, 1.0, 0.1),
             (Content::Bias, _) => self.floats(out, 0.0, 0.02),
+            (Content::Decay, _) => self.floats(out, -0.5, 0.4),
             (Content::Weight, "f32") => {
                 let spread = self.sigma * 1.7;
                 self.floats(out, 0.0, spread);

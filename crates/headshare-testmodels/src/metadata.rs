@@ -2,7 +2,7 @@
 
 use headshare_format::gguf::{HeaderBuilder, KEY_ALIGNMENT, KEY_ARCHITECTURE};
 
-use crate::tensors::Tokenizer;
+use crate::tensors::{Layers, StateSpace, Tokenizer};
 use crate::{KeyOrder, ModelSpec, PerLayer};
 
 /// Adds all keys of `spec`.
@@ -54,7 +54,13 @@ fn hyperparameters(spec: &ModelSpec, header: &mut HeaderBuilder) {
     } else {
         header.f32(&key("attention.layer_norm_rms_epsilon"), 1e-5);
     }
-    if !family.positions {
+    if family.layers == Layers::StateSpace {
+        let size = StateSpace::of(spec.n_embd);
+        header.u32(&key("ssm.conv_kernel"), size.conv_kernel);
+        header.u32(&key("ssm.inner_size"), size.inner);
+        header.u32(&key("ssm.state_size"), size.state);
+        header.u32(&key("ssm.time_step_rank"), size.time_step_rank);
+    } else if !family.positions {
         header.u32(&key("rope.dimension_count"), spec.head_rows());
         header.f32(&key("rope.freq_base"), 10000.0);
     }

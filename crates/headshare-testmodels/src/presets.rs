@@ -19,6 +19,7 @@ impl ModelSpec {
         "tiny-gpt2",
         "tiny-falcon",
         "tiny-bert",
+        "tiny-mamba",
         "llama-2-7b",
         "llama-2-13b",
         "llama-3.2-1b",
@@ -71,6 +72,11 @@ impl ModelSpec {
                 qkv_bias: true,
                 tied_output: true,
                 ..Self::tiny("bert", 4, 4)
+            },
+            // Trained models state both, and that they are none.
+            "tiny-mamba" => Self {
+                n_ff: 0,
+                ..Self::tiny("mamba", 0, 0)
             },
             "llama-2-7b" => Self {
                 n_layer: 32,

@@ -11,6 +11,7 @@ use crate::fill::Content;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Family {
     pub arch: &'static str,
+    pub layers: Layers,
     /// Norms with a bias (LayerNorm) instead of a weight alone (RMSNorm).
     pub layer_norm: bool,
     /// Biases on attn_output and the feed-forward layer.
@@ -25,6 +26,14 @@ pub(crate) struct Family {
     /// Norms after the residual add, no output norm: BERT.
     pub encoder: bool,
     pub tokenizer: Tokenizer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layers {
+    /// Attention and feed-forward.
+    Attention,
+    /// A selective state space, and nothing else: Mamba.
+    StateSpace,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +55,7 @@ pub(crate) enum Tokenizer {
 
 const LLAMA: Family = Family {
     arch: "llama",
+    layers: Layers::Attention,
     layer_norm: false,
     bias: false,
     ffn: Ffn::Gated,
@@ -106,7 +116,33 @@ const FAMILIES: &[Family] = &[
         tokenizer: Tokenizer::WordPiece,
         ..LLAMA
     },
+    Family {
+        arch: "mamba",
+        layers: Layers::StateSpace,
+        tokenizer: Tokenizer::BytePairs,
+        ..LLAMA
+    },
 ];
+
+/// The sizes inside a Mamba layer: those that all trained models have, whatever
+/// their width.
+pub(crate) struct StateSpace {
+    pub inner: u32,
+    pub state: u32,
+    pub conv_kernel: u32,
+    pub time_step_rank: u32,
+}
+
+impl StateSpace {
+    pub fn of(n_embd: u32) -> Self {
+        Self {
+            inner: 2 * n_embd,
+            state: 16,
+            conv_kernel: 4,
+            time_step_rank: n_embd.div_ceil(16),
+        }
+    }
+}
 
 impl ModelSpec {
     /// The architectures whose own tensors are written.
@@ -189,8 +225,20 @@ impl List<'_> {
 
     /// Layer `layer` of the file, with the weights of layer `origin`.
     fn layer(&mut self, layer: u32, origin: u32) {
-        let s = self.spec;
         let first = self.tensors.len();
+        match self.family.layers {
+            Layers::Attention => self.attention_layer(origin),
+            Layers::StateSpace => self.state_space_layer(),
+        }
+        for tensor in &mut self.tensors[first..] {
+            let name = std::mem::take(&mut tensor.info.name);
+            tensor.info.name = format!("blk.{layer}.{name}");
+            tensor.origin = format!("blk.{origin}.{name}");
+        }
+    }
+
+    fn attention_layer(&mut self, origin: u32) {
+        let s = self.spec;
         let head = s.head_rows();
         let q_rows = s.n_head.at(origin) * head;
         let k_rows = s.n_head_kv.at(origin) * head;
@@ -246,12 +294,24 @@ impl List<'_> {
         } else if self.family.post_norms {
             self.norm("post_ffw_norm", s.n_embd);
         }
+    }
 
-        for tensor in &mut self.tensors[first..] {
-            let name = std::mem::take(&mut tensor.info.name);
-            tensor.info.name = format!("blk.{layer}.{name}");
-            tensor.origin = format!("blk.{origin}.{name}");
-        }
+    fn state_space_layer(&mut self) {
+        let n_embd = self.spec.n_embd;
+        let size = StateSpace::of(n_embd);
+        self.norm("attn_norm", n_embd);
+        self.matrix("ssm_in.weight", n_embd, 2 * size.inner);
+        // Rows of these two are too short for blocks of quantised types.
+        self.float_matrix("ssm_conv1d.weight", size.conv_kernel, size.inner);
+        self.vector("ssm_conv1d.bias", size.inner, Content::Bias);
+        let inputs = size.time_step_rank + 2 * size.state;
+        self.matrix("ssm_x.weight", size.inner, inputs);
+        self.float_matrix("ssm_dt.weight", size.time_step_rank, size.inner);
+        self.vector("ssm_dt.bias", size.inner, Content::Bias);
+        let decay = vec![size.state, size.inner];
+        self.push("ssm_a", GgmlType::F32, decay, Content::Decay);
+        self.vector("ssm_d", size.inner, Content::Norm);
+        self.matrix("ssm_out.weight", size.inner, n_embd);
     }
 
     fn linear(&mut self, name: &str, inputs: u32, outputs: u32) {
