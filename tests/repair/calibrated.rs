@@ -12,24 +12,12 @@ use headshare_gguf::repair::choose::{Subject, Survey, survey};
 use headshare_gguf::repair::{Options, Windows};
 use serde_json::Value;
 
-use super::{json, model, naive, program, text};
-
-/// Arguments that keep it short.
-pub const SMALL: [&str; 6] = ["--ratio", "0.4", "--windows", "6", "--window", "64"];
+use crate::naive;
+use crate::support::{SMALL, expand, json, model, repairing, text, tokens, verify};
 
 #[track_caller]
 pub fn convert(source: &Path, text: &Path, out: &Path, more: &[&str]) -> Value {
-    json(
-        program()
-            .arg("convert")
-            .arg(source)
-            .arg("-o")
-            .arg(out)
-            .arg("--repair")
-            .arg(text)
-            .arg("--json")
-            .args(more),
-    )
+    json(repairing(source, text, out).arg("--json").args(more))
 }
 
 fn measure(source: &ModelFile, text: String) -> (Survey, Windows) {
@@ -214,14 +202,7 @@ fn every_kind_of_decoder_is_chosen_in() {
             assert!(aliases.iter().all(|a| unit(a, "layer", "unit") != donor));
             assert!(alias["score"].as_f64().unwrap() <= 0.0);
         }
-        let report = json(
-            program()
-                .arg("verify")
-                .arg(&out)
-                .arg("--source")
-                .arg(&source)
-                .arg("--json"),
-        );
+        let report = verify(&out, &source);
         assert_eq!(report["ok"], true, "{preset}: {report}");
 
         // What was kept gives the same file, also to another run.
@@ -240,23 +221,8 @@ fn every_kind_of_decoder_is_chosen_in() {
         );
 
         let plain = folder.path().join(format!("{preset}.plain.gguf"));
-        program()
-            .arg("expand")
-            .arg(&out)
-            .arg("-o")
-            .arg(&plain)
-            .assert()
-            .success();
-        let run = |file: &Path| {
-            json(
-                program()
-                    .arg("run")
-                    .arg(file)
-                    .args(["-p", "a b", "-n", "8", "--temp", "0", "-t", "1", "--json"]),
-            )["tokens"]
-                .clone()
-        };
-        assert_eq!(run(&out), run(&plain), "{preset}");
+        expand(&out, &plain);
+        assert_eq!(tokens(&out), tokens(&plain), "{preset}");
     }
 }
 
@@ -280,16 +246,7 @@ fn bad_statistics_and_contradictions_are_refused() {
     };
     let out = folder.path().join("out.gguf");
     let refused = |source: &Path, more: &[&str], code: i32, says: &str| {
-        let output = program()
-            .arg("convert")
-            .arg(source)
-            .arg("-o")
-            .arg(&out)
-            .arg("--repair")
-            .arg(&text)
-            .args(more)
-            .output()
-            .unwrap();
+        let output = repairing(source, &text, &out).args(more).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{stderr}");
         assert!(

@@ -5,18 +5,8 @@ use std::path::{Path, PathBuf};
 use headshare_gguf::input::ModelFile;
 use serde_json::{Value, json as object};
 
-use super::calibrated::{SMALL, convert};
-use super::{json, model, program, text};
-
-fn run(file: &Path) -> Value {
-    json(
-        program()
-            .arg("run")
-            .arg(file)
-            .args(["-p", "a b", "-n", "8", "--temp", "0", "-t", "1", "--json"]),
-    )["tokens"]
-        .clone()
-}
+use crate::calibrated::convert;
+use crate::support::{SMALL, expand, json, model, program, repairing, text, tokens};
 
 fn perplexity(file: &Path, text: &Path) -> f64 {
     let arguments = ["--ctx", "64", "--chunks", "4", "--json"];
@@ -104,7 +94,7 @@ fn a_unit_that_goes_is_one_that_adds_nothing() {
         (perplexity(&source, &text) / b - 1.0).abs() > 1e-3,
         "dropping changes nothing"
     );
-    assert_eq!(run(&at("cut")), run(&at("silenced")));
+    assert_eq!(tokens(&at("cut")), tokens(&at("silenced")));
 
     // The rest can share, by numbers of the source.
     let alias = object!([{"layer": 2, "unit": 1, "donor_layer": 0, "donor_unit": 0,
@@ -113,14 +103,8 @@ fn a_unit_that_goes_is_one_that_adds_nothing() {
     by_plan(&source, &plan_file, &at("both")).success();
     let report = json(program().arg("verify").arg(at("both")).arg("--json"));
     assert_eq!(report["ok"], true, "{report}");
-    program()
-        .arg("expand")
-        .arg(at("both"))
-        .arg("-o")
-        .arg(at("plain"))
-        .assert()
-        .success();
-    assert_eq!(run(&at("both")), run(&at("plain")));
+    expand(&at("both"), &at("plain"));
+    assert_eq!(tokens(&at("both")), tokens(&at("plain")));
 }
 
 #[test]
@@ -146,7 +130,7 @@ fn dropped_units_are_repaired() {
         result["output"]["bytes"],
         std::fs::metadata(at("drop")).unwrap().len()
     );
-    assert!(!run(&at("drop")).as_array().unwrap().is_empty());
+    assert!(!tokens(&at("drop")).as_array().unwrap().is_empty());
 
     let auto = [&SMALL[..], &["--units", "auto", "--stats", stats]].concat();
     let result = convert(&source, &text, &at("auto"), &auto);
@@ -165,13 +149,7 @@ fn what_cannot_go_is_refused() {
     let text = text(folder.path());
     let out = folder.path().join("out.gguf");
     let gemma = model(folder.path(), "tiny-gemma3");
-    let output = program()
-        .arg("convert")
-        .arg(&gemma)
-        .arg("-o")
-        .arg(&out)
-        .arg("--repair")
-        .arg(&text)
+    let output = repairing(&gemma, &text, &out)
         .args(SMALL)
         .args(["--units", "drop"])
         .output()

@@ -3,9 +3,10 @@
 mod calibrated;
 mod dropped;
 mod naive;
+mod support;
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use faer::Par;
@@ -13,63 +14,18 @@ use headshare_gguf::input::ModelFile;
 use headshare_gguf::repair::normal::Normal;
 use headshare_gguf::repair::sites::{self, Role, Site, Target};
 use headshare_runtime::calibrate::{CalibrateError, Calibrator, CalibratorParams};
-use headshare_testmodels::ModelSpec;
 use serde_json::Value;
 
-fn program() -> assert_cmd::Command {
-    let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_headshare-gguf"));
-    command.timeout(std::time::Duration::from_secs(300));
-    command
-}
-
-/// A model of the preset's kind, written to `folder`.
-fn model(folder: &Path, preset: &str) -> PathBuf {
-    let path = folder.join(format!("{preset}.gguf"));
-    ModelSpec::preset(preset).unwrap().write(&path).unwrap();
-    path
-}
-
-/// Words without pattern.
-fn text(folder: &Path) -> PathBuf {
-    let path = folder.join("text.txt");
-    let mut state = 7u32;
-    let words: String = (0..6000)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            match (state >> 24) % 32 {
-                n @ 0..26 => char::from(b'a' + n as u8),
-                _ => ' ',
-            }
-        })
-        .collect();
-    std::fs::write(&path, words).unwrap();
-    path
-}
-
-#[track_caller]
-fn json(command: &mut assert_cmd::Command) -> Value {
-    let output = command.output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {stderr}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
+use support::{SMALL, expand, json, model, program, repairing, text, tokens, verify};
 
 #[track_caller]
 fn repair(source: &Path, text: &Path, out: &Path, more: &[&str]) -> Value {
     json(
-        program()
-            .arg("convert")
-            .arg(source)
-            .arg("-o")
-            .arg(out)
-            .arg("--repair")
-            .arg(text)
+        repairing(source, text, out)
             .args(["--choose", "match", "--json"])
             .args(more),
     )
 }
-
-const SMALL: [&str; 6] = ["--ratio", "0.4", "--windows", "6", "--window", "64"];
 
 #[test]
 fn what_the_engine_reads_is_what_a_naive_pass_computes() {
@@ -211,14 +167,7 @@ fn every_kind_of_decoder_is_repaired() {
                 "{preset}: {tensor}"
             );
         }
-        let report = json(
-            program()
-                .arg("verify")
-                .arg(&out)
-                .arg("--source")
-                .arg(&source)
-                .arg("--json"),
-        );
+        let report = verify(&out, &source);
         assert_eq!(report["ok"], true, "{preset}: {report}");
         assert_eq!(report["lossless"], false);
         // Those that a refit would not have helped are the source's still.
@@ -226,23 +175,8 @@ fn every_kind_of_decoder_is_repaired() {
         assert!(refitted > 0, "{preset}");
         assert_eq!(report["replaced_tensors"], refitted, "{preset}");
         let plain = folder.path().join(format!("{preset}.plain.gguf"));
-        program()
-            .arg("expand")
-            .arg(&out)
-            .arg("-o")
-            .arg(&plain)
-            .assert()
-            .success();
-        let run = |file: &Path| {
-            json(
-                program()
-                    .arg("run")
-                    .arg(file)
-                    .args(["-p", "a b", "-n", "8", "--temp", "0", "-t", "1", "--json"]),
-            )["tokens"]
-                .clone()
-        };
-        assert_eq!(run(&out), run(&plain), "{preset}");
+        expand(&out, &plain);
+        assert_eq!(tokens(&out), tokens(&plain), "{preset}");
     }
 }
 
@@ -297,14 +231,7 @@ fn a_real_model_is_repaired_from_its_last_layers_on() {
         assert_eq!(after < before, !tensor["lambda"].is_null(), "{tensor}");
     }
     assert!(tensors.iter().any(|t| !t["lambda"].is_null()));
-    let report = json(
-        program()
-            .arg("verify")
-            .arg(&out)
-            .arg("--source")
-            .arg(&source)
-            .arg("--json"),
-    );
+    let report = verify(&out, &source);
     assert_eq!(report["ok"], true, "{report}");
     let ran = json(program().arg("run").arg(&out).args([
         "-p",
@@ -323,13 +250,7 @@ fn a_real_model_is_repaired_from_its_last_layers_on() {
 fn refused(source: &Path, text: &Path, more: &[&str], code: i32, says: &str) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.gguf");
-    let output = program()
-        .arg("convert")
-        .arg(source)
-        .arg("-o")
-        .arg(&out)
-        .arg("--repair")
-        .arg(text)
+    let output = repairing(source, text, &out)
         .args(["--choose", "match"])
         .args(more)
         .output()

@@ -1,0 +1,93 @@
+//! Runs the program, and makes the files that it is run on.
+
+use std::path::{Path, PathBuf};
+
+use headshare_testmodels::ModelSpec;
+use serde_json::Value;
+
+/// Arguments that keep a conversion short.
+pub const SMALL: [&str; 6] = ["--ratio", "0.4", "--windows", "6", "--window", "64"];
+
+pub fn program() -> assert_cmd::Command {
+    let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_headshare-gguf"));
+    command.timeout(std::time::Duration::from_secs(300));
+    command
+}
+
+/// A model of the preset's kind, written to `folder`.
+pub fn model(folder: &Path, preset: &str) -> PathBuf {
+    let path = folder.join(format!("{preset}.gguf"));
+    ModelSpec::preset(preset).unwrap().write(&path).unwrap();
+    path
+}
+
+/// Words without pattern.
+pub fn text(folder: &Path) -> PathBuf {
+    let path = folder.join("text.txt");
+    let mut state = 7u32;
+    let words: String = (0..6000)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            match (state >> 24) % 32 {
+                n @ 0..26 => char::from(b'a' + n as u8),
+                _ => ' ',
+            }
+        })
+        .collect();
+    std::fs::write(&path, words).unwrap();
+    path
+}
+
+/// The one JSON object that `command` prints.
+#[track_caller]
+pub fn json(command: &mut assert_cmd::Command) -> Value {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// `convert SOURCE -o OUT --repair TEXT`; what else it is to do is added.
+pub fn repairing(source: &Path, text: &Path, out: &Path) -> assert_cmd::Command {
+    let mut command = program();
+    command
+        .arg("convert")
+        .arg(source)
+        .arg("-o")
+        .arg(out)
+        .arg("--repair")
+        .arg(text);
+    command
+}
+
+/// The plain file that a converted one stands for.
+#[track_caller]
+pub fn expand(converted: &Path, plain: &Path) {
+    program()
+        .arg("expand")
+        .arg(converted)
+        .arg("-o")
+        .arg(plain)
+        .assert()
+        .success();
+}
+
+/// What `verify` says of a converted file and its source.
+#[track_caller]
+pub fn verify(converted: &Path, source: &Path) -> Value {
+    json(
+        program()
+            .arg("verify")
+            .arg(converted)
+            .arg("--source")
+            .arg(source)
+            .arg("--json"),
+    )
+}
+
+/// The tokens that the model in `file` finds most probable.
+#[track_caller]
+pub fn tokens(file: &Path) -> Value {
+    let arguments = ["-p", "a b", "-n", "8", "--temp", "0", "-t", "1", "--json"];
+    json(program().arg("run").arg(file).args(arguments))["tokens"].clone()
+}
