@@ -22,13 +22,54 @@ pub struct Affine {
     has_min: bool,
 }
 
-/// A block's grid and codes.
+/// A block: its grid, and a place on it for each weight, d q + m.
 #[derive(Debug, Clone, Copy)]
-struct Codes {
+pub struct Grid {
     d: f16,
     m: f16,
-    codes: [u8; WIDTH],
-    cost: f64,
+    /// q; what is stored is that plus [`Affine::bias`].
+    codes: [i8; WIDTH],
+}
+
+impl Grid {
+    /// d.
+    pub fn step(&self) -> f64 {
+        f64::from(self.d.to_f32())
+    }
+
+    /// q of weight `i`.
+    pub fn code(&self, i: usize) -> f64 {
+        f64::from(self.codes[i])
+    }
+
+    /// Changes q of weight `i`, to a whole number in range.
+    pub fn set_code(&mut self, i: usize, code: f64) {
+        self.codes[i] = code as i8;
+    }
+
+    /// Weight `i`, as ggml's dequantiser computes it.
+    pub fn value(&self, i: usize) -> f64 {
+        f64::from(f32::from(self.codes[i]) * self.d.to_f32() + self.m.to_f32())
+    }
+
+    /// With m, as far as f16 can, `by` more; and by how much it is more.
+    pub fn moved_minimum(&self, by: f64) -> Option<(Self, f64)> {
+        let m = moved(self.m, by)?;
+        let by = f64::from(m.to_f32()) - f64::from(self.m.to_f32());
+        Some((Self { m, ..*self }, by))
+    }
+
+    /// The same for d.
+    pub fn moved_scale(&self, by: f64) -> Option<(Self, f64)> {
+        let d = moved(self.d, by)?;
+        let by = f64::from(d.to_f32()) - self.step();
+        Some((Self { d, ..*self }, by))
+    }
+}
+
+fn moved(from: f16, by: f64) -> Option<f16> {
+    let to = to_f16(f64::from(from.to_f32()) + by);
+    (to.is_finite() && to != from).then_some(to)
 }
 
 /// Grids that are tried: how far the range is narrowed (or widened).
@@ -58,7 +99,7 @@ impl Affine {
 
     /// The codes in use, inclusive; for types without minimum relative to the
     /// middle one.
-    fn range(self) -> (f64, f64) {
+    pub fn range(self) -> (f64, f64) {
         match (self.has_min, self.bits) {
             (true, bits) => (0.0, f64::from((1u32 << bits) - 1)),
             // ggml's q8_0 leaves -128 out.
@@ -68,6 +109,11 @@ impl Affine {
                 (-half, half - 1.0)
             }
         }
+    }
+
+    /// Whether weights have a minimum beside their scale.
+    pub fn has_minimum(self) -> bool {
+        self.has_min
     }
 
     /// What is added to a relative code to store it.
@@ -82,7 +128,7 @@ impl Affine {
     /// chosen by the cost that remains after each column's error has moved the
     /// columns after it; the grids of the `old` blocks are among those tried.
     pub fn encode(self, wanted: &[f64], block: &Block, old: Option<&[u8]>) -> Coded {
-        let blocks: Vec<Codes> = wanted
+        let blocks: Vec<Grid> = wanted
             .par_chunks(WIDTH)
             .enumerate()
             .map(|(row, wanted)| {
@@ -92,23 +138,11 @@ impl Affine {
             .collect();
         let mut bytes = Vec::with_capacity(blocks.len() * self.block_bytes());
         let mut values = Vec::with_capacity(wanted.len());
-        for codes in &blocks {
-            self.pack(codes, &mut bytes);
-            values.extend(codes.codes.iter().map(|&code| self.value(codes, code)));
+        for grid in &blocks {
+            self.pack(grid, &mut bytes);
+            values.extend((0..WIDTH).map(|i| grid.value(i) as f32));
         }
         Coded { bytes, values }
-    }
-
-    /// As ggml's dequantiser computes it.
-    fn value(self, codes: &Codes, code: u8) -> f32 {
-        let d = codes.d.to_f32();
-        if self.has_min {
-            f32::from(code) * d + codes.m.to_f32()
-        } else if self.bits == 8 {
-            f32::from(code.cast_signed()) * d
-        } else {
-            (f32::from(code) - self.bias() as f32) * d
-        }
     }
 
     /// Scale and minimum of a stored block.
@@ -117,16 +151,16 @@ impl Affine {
         (at(0), if self.has_min { at(2) } else { f16::ZERO })
     }
 
-    fn best(self, row: &[f64], block: &Block, old: Option<(f16, f16)>) -> Codes {
+    fn best(self, row: &[f64], block: &Block, old: Option<(f16, f16)>) -> Grid {
         let low = row.iter().copied().fold(f64::INFINITY, f64::min);
         let high = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let (first, last) = self.range();
-        let mut best: Option<Codes> = None;
+        let mut best: Option<(Grid, f64)> = None;
         if let Some((d, m)) = old.filter(|(d, m)| d.is_finite() && m.is_finite()) {
             best = self.codes(row, block, d, m, f64::INFINITY);
         }
         let mut consider = |d: f64, m: f64| {
-            let limit = best.map_or(f64::INFINITY, |best| best.cost);
+            let limit = best.map_or(f64::INFINITY, |(_, cost)| cost);
             if let Some(found) = self.codes(row, block, to_f16(d), to_f16(m), limit) {
                 best = Some(found);
             }
@@ -154,59 +188,83 @@ impl Affine {
             }
         }
         // Only weights that are no numbers cost nothing less than infinity.
-        best.unwrap_or(Codes {
-            d: f16::NAN,
-            m: f16::ZERO,
-            codes: [0; WIDTH],
-            cost: f64::INFINITY,
-        })
+        best.map_or(
+            Grid {
+                d: f16::NAN,
+                m: f16::ZERO,
+                codes: [0; WIDTH],
+            },
+            |(grid, _)| grid,
+        )
     }
 
     /// The codes on one grid, column by column: each error moves the columns
-    /// after it. `None` when they cost `limit` or more.
-    fn codes(self, row: &[f64], block: &Block, d: f16, m: f16, limit: f64) -> Option<Codes> {
+    /// after it; and what they cost. `None` when that is `limit` or more.
+    fn codes(self, row: &[f64], block: &Block, d: f16, m: f16, limit: f64) -> Option<(Grid, f64)> {
         let (first, last) = self.range();
         let mut rest = [0f64; WIDTH];
         rest.copy_from_slice(row);
         let (step, base) = (f64::from(d.to_f32()), f64::from(m.to_f32()));
         let inverse = if step == 0.0 { 0.0 } else { 1.0 / step };
-        let mut found = Codes {
+        let mut found = Grid {
             d,
             m,
             codes: [0; WIDTH],
-            cost: 0.0,
         };
+        let mut cost = 0.0;
         for i in 0..WIDTH {
             let code = ((rest[i] - base) * inverse).round().clamp(first, last);
-            let stored = (code + self.bias()) as i32;
-            found.codes[i] = stored as u8;
+            found.set_code(i, code);
             let factors = block.row(i);
             let error = (rest[i] - (code * step + base)) / factors[0];
-            found.cost += error * error;
-            if found.cost.is_nan() || found.cost >= limit {
+            cost += error * error;
+            if cost.is_nan() || cost >= limit {
                 return None;
             }
             for (later, factor) in rest[i + 1..].iter_mut().zip(&factors[1..]) {
                 *later -= error * factor;
             }
         }
-        Some(found)
+        Some((found, cost))
     }
 
-    fn pack(self, block: &Codes, out: &mut Vec<u8>) {
+    /// A stored block.
+    pub fn unpack(self, block: &[u8]) -> Grid {
+        let (d, m) = self.grid(block);
+        let (header, stored) = block.split_at(if self.has_min { 4 } else { 2 });
+        debug_assert!(header.len() + stored.len() >= self.block_bytes());
+        let codes = if self.bits == 8 {
+            std::array::from_fn(|i| stored[i].cast_signed())
+        } else {
+            let (high, low) = stored.split_at(if self.bits == 5 { 4 } else { 0 });
+            let fifth = |i: usize| high.get(i / 8).map_or(0, |byte| byte >> (i % 8) & 1);
+            let bias = self.bias() as i8;
+            std::array::from_fn(|i| {
+                let byte = low[i % (WIDTH / 2)];
+                let four = if i < WIDTH / 2 { byte & 15 } else { byte >> 4 };
+                (four | fifth(i) << 4).cast_signed() - bias
+            })
+        };
+        Grid { d, m, codes }
+    }
+
+    /// Appends a block as it is stored.
+    pub fn pack(self, block: &Grid, out: &mut Vec<u8>) {
         out.extend(block.d.to_le_bytes());
         if self.has_min {
             out.extend(block.m.to_le_bytes());
         }
+        let bias = self.bias() as i8;
+        let codes = block.codes.map(|code| (code + bias).cast_unsigned());
         if self.bits == 8 {
-            out.extend(block.codes);
+            out.extend(codes);
             return;
         }
         if self.bits == 5 {
-            let high = (0..WIDTH).fold(0u32, |bits, i| bits | u32::from(block.codes[i] >> 4) << i);
+            let high = (0..WIDTH).fold(0u32, |bits, i| bits | u32::from(codes[i] >> 4) << i);
             out.extend(high.to_le_bytes());
         }
-        let (low, high) = block.codes.split_at(WIDTH / 2);
+        let (low, high) = codes.split_at(WIDTH / 2);
         out.extend(low.iter().zip(high).map(|(a, b)| (a & 15) | (b & 15) << 4));
     }
 }

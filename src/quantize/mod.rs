@@ -5,15 +5,18 @@
 //! itself, column by column, ggml for all others, a block at a time.
 
 pub mod affine;
+pub mod descent;
 pub mod gptq;
 #[cfg(test)]
 mod tests;
 
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, Par};
 use headshare_runtime::quants::{self, QuantError, TypeInfo};
 use rayon::prelude::*;
 
 use affine::Affine;
-use gptq::Block;
+use gptq::{Block, Quantised};
 
 /// Why weights cannot be quantised.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +35,82 @@ pub enum QuantizeError {
     /// The Gram matrix cannot be inverted.
     #[error("the Gram matrix of the inputs is not positive definite")]
     Singular,
+}
+
+/// Quantises the matrix whose transpose is `wanted` (a column for each row),
+/// which was `stored` before and has moved little, so that the outputs for
+/// inputs of Gram matrix `hessian`, which must be positive definite, change
+/// little. Of what is stored, GPTQ's result, and what [`descent`] makes of
+/// both, each row is the best.
+///
+/// # Errors
+/// As [`gptq::quantise`].
+pub fn requantise(
+    wanted: &Mat<f64>,
+    hessian: &Mat<f64>,
+    coder: &Coder,
+    stored: &[u8],
+    par: Par,
+) -> Result<Quantised, QuantizeError> {
+    let rounded = gptq::quantise(wanted.clone(), hessian, coder, Some(stored), par)?;
+    let candidates = match coder {
+        Coder::Affine(affine) => {
+            let descend = |bytes: &[u8]| descent::descend(*affine, bytes, wanted, hessian, par);
+            vec![descend(stored)?, descend(&rounded.bytes)?]
+        }
+        Coder::Ggml(_) => vec![
+            rounded,
+            coder.decode(stored, wanted.nrows(), wanted.ncols())?,
+        ],
+    };
+    Ok(best_rows(&candidates, wanted, hessian, par))
+}
+
+/// (w - w*)^T H (w - w*) of each row.
+fn costs(of: &Quantised, wanted: &Mat<f64>, hessian: &Mat<f64>, par: Par) -> Vec<f64> {
+    let errors = &of.weights - wanted;
+    let mut image = Mat::zeros(errors.nrows(), errors.ncols());
+    matmul(&mut image, Accum::Replace, hessian, &errors, 1.0, par);
+    (0..errors.ncols())
+        .map(|row| {
+            (0..errors.nrows())
+                .map(|i| errors[(i, row)] * image[(i, row)])
+                .sum()
+        })
+        .collect()
+}
+
+/// Each row from the candidate that costs least there; at least one is there.
+fn best_rows(
+    candidates: &[Quantised],
+    wanted: &Mat<f64>,
+    hessian: &Mat<f64>,
+    par: Par,
+) -> Quantised {
+    let all: Vec<Vec<f64>> = candidates
+        .iter()
+        .map(|c| costs(c, wanted, hessian, par))
+        .collect();
+    let (p, n) = (wanted.nrows(), wanted.ncols());
+    let best: Vec<&Quantised> = (0..n)
+        .map(|row| {
+            let cost = |i: &usize| all[*i][row];
+            let least = (0..candidates.len()).min_by(|a, b| cost(a).total_cmp(&cost(b)));
+            &candidates[least.unwrap_or(0)]
+        })
+        .collect();
+    Quantised {
+        bytes: best
+            .iter()
+            .enumerate()
+            .flat_map(|(row, c)| {
+                let len = c.bytes.len() / n;
+                &c.bytes[row * len..(row + 1) * len]
+            })
+            .copied()
+            .collect(),
+        weights: Mat::from_fn(p, n, |i, row| best[row].weights[(i, row)]),
+    }
 }
 
 /// How blocks of a ggml type are made.
@@ -106,6 +185,28 @@ impl Coder {
                 Ok(coded)
             }
         }
+    }
+
+    /// What `bytes` stand for, `n` rows of `p` elements.
+    fn decode(&self, bytes: &[u8], p: usize, n: usize) -> Result<Quantised, QuantizeError> {
+        let values: Vec<f32> = match self {
+            Self::Affine(affine) => bytes
+                .par_chunks(affine.block_bytes())
+                .flat_map_iter(|block| {
+                    let grid = affine.unpack(block);
+                    (0..affine::WIDTH).map(move |i| grid.value(i) as f32)
+                })
+                .collect(),
+            Self::Ggml(info) => {
+                let mut values = vec![0f32; p * n];
+                quants::dequantise_row(info.id, bytes, &mut values)?;
+                values
+            }
+        };
+        Ok(Quantised {
+            bytes: bytes.to_vec(),
+            weights: Mat::from_fn(p, n, |i, row| f64::from(values[row * p + i])),
+        })
     }
 
     /// Puts the old blocks back where they cost less.

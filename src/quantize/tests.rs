@@ -1,8 +1,10 @@
 use faer::{Mat, Par};
 use headshare_runtime::quants;
 
-use super::Coder;
+use super::affine::{Affine, WIDTH};
+use super::descent::descend;
 use super::gptq::quantise;
+use super::{Coder, requantise};
 
 /// Small numbers without pattern, from -1 to 1.
 fn numbers(len: usize, seed: u64) -> Vec<f64> {
@@ -133,5 +135,96 @@ fn what_is_on_the_old_grid_stays_as_it_is() {
         assert_eq!(again.weights, first.weights, "{name}");
         let short = Some(&first.bytes[1..]);
         assert!(quantise(first.weights, &gram(p), &coder, short, Par::Seq).is_err());
+    }
+}
+
+const SIMPLE: [&str; 5] = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"];
+
+/// Weights that are stored, and others a fraction of a step away from them.
+fn moved_a_little(p: usize, n: usize, name: &str) -> (Vec<u8>, Mat<f64>, Mat<f64>) {
+    let info = by_name(name);
+    let values: Vec<f32> = numbers(p * n, 3).iter().map(|v| *v as f32 * 0.1).collect();
+    let stored = quants::quantise_rows(info.id, &values, p, None).expect("quantised");
+    let mut read = vec![0f32; p * n];
+    quants::dequantise_row(info.id, &stored, &mut read).expect("whole blocks");
+    let before = Mat::from_fn(p, n, |i, j| f64::from(read[j * p + i]));
+    let by = numbers(p * n, 4);
+    let scale = if name == "q8_0" { 0.0004 } else { 0.003 };
+    let wanted = Mat::from_fn(p, n, |i, j| before[(i, j)] + by[j * p + i] * scale);
+    (stored, before, wanted)
+}
+
+#[test]
+fn blocks_are_read_as_ggml_reads_them_and_written_back() {
+    for name in SIMPLE {
+        let affine = Affine::of(name).expect("a simple type");
+        let (stored, values, _) = moved_a_little(4 * WIDTH, 5, name);
+        let mut back = Vec::new();
+        for (i, block) in stored.chunks(affine.block_bytes()).enumerate() {
+            let grid = affine.unpack(block);
+            for j in 0..WIDTH {
+                let at = ((i % 4) * WIDTH + j, i / 4);
+                assert_eq!(grid.value(j), values[at], "{name}: block {i}, weight {j}");
+            }
+            affine.pack(&grid, &mut back);
+        }
+        assert_eq!(back, stored, "{name}");
+    }
+}
+
+#[test]
+fn descent_ends_where_no_single_code_helps() {
+    let (p, n) = (3 * WIDTH, 4);
+    let hessian = gram(p);
+    for name in SIMPLE {
+        let affine = Affine::of(name).expect("a simple type");
+        let (stored, before, wanted) = moved_a_little(p, n, name);
+        let made = descend(affine, &stored, &wanted, &hessian, Par::Seq).expect("whole blocks");
+        let (first, last) = affine.range();
+        let reached = cost(&hessian, &wanted, &made.weights);
+        let least = cost(&hessian, &wanted, &before);
+        assert!(reached < 0.7 * least, "{name}: {reached} against {least}");
+        for (block, bytes) in made.bytes.chunks(affine.block_bytes()).enumerate() {
+            let grid = affine.unpack(bytes);
+            for i in 0..WIDTH {
+                for by in [-1.0, 1.0] {
+                    let code = grid.code(i) + by;
+                    if !(first..=last).contains(&code) {
+                        continue;
+                    }
+                    let mut other = made.weights.clone();
+                    other[((block % 3) * WIDTH + i, block / 3)] += by * grid.step();
+                    let there = cost(&hessian, &wanted, &other);
+                    // It stops when a whole sweep gains hardly anything.
+                    assert!(there > reached * 0.998, "{name}: {there} against {reached}");
+                }
+            }
+        }
+        let short = &stored[1..];
+        assert!(descend(affine, short, &wanted, &hessian, Par::Seq).is_err());
+    }
+}
+
+#[test]
+fn no_row_costs_more_than_as_it_was_stored() {
+    let (p, n) = (256, 6);
+    let hessian = gram(p);
+    for name in ["q4_0", "q4_1", "q8_0", "q4_K", "q6_K", "f16"] {
+        let coder = Coder::of(by_name(name).id).expect("a type");
+        let (stored, before, wanted) = moved_a_little(p, n, name);
+        let made = requantise(&wanted, &hessian, &coder, &stored, Par::Seq).expect("quantised");
+        for row in 0..n {
+            let one = |of: &Mat<f64>| Mat::from_fn(p, 1, |i, _| of[(i, row)]);
+            let was = cost(&hessian, &one(&wanted), &one(&before));
+            let is = cost(&hessian, &one(&wanted), &one(&made.weights));
+            assert!(is <= was, "{name}, row {row}: {is} against {was}");
+        }
+        let mut read = vec![0f32; p * n];
+        quants::dequantise_row(by_name(name).id, &made.bytes, &mut read).expect("whole blocks");
+        let read = Mat::from_fn(p, n, |i, j| f64::from(read[j * p + i]));
+        assert_eq!(read, made.weights, "{name}");
+        // What is wanted and stored already stays.
+        let same = requantise(&before, &hessian, &coder, &stored, Par::Seq).expect("quantised");
+        assert_eq!(same.weights, before, "{name}");
     }
 }

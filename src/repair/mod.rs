@@ -12,17 +12,17 @@ pub mod choose;
 mod lockstep;
 pub mod normal;
 pub mod refit;
+mod run;
 pub mod sites;
 mod windows;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use faer::Par;
-use headshare_runtime::calibrate::{CalibrateError, Calibrator, CalibratorParams, Pass};
+use headshare_runtime::calibrate::{CalibrateError, Calibrator, CalibratorParams};
 use headshare_runtime::quants::{self, QuantError};
 use headshare_runtime::{ContextError, VocabError};
 use serde::Serialize;
@@ -30,18 +30,22 @@ use serde::Serialize;
 pub use refit::Refit;
 pub use windows::Windows;
 
-use crate::convert::cut::{Cut, cut_columns, spread_columns};
+use crate::convert::cut::{Cut, spread_columns};
 use crate::input::ModelFile;
 use crate::model::{AttentionMap, Residual};
 use crate::plan::Plan;
 use crate::quantize::QuantizeError;
-use refit::Problem;
+use run::Run;
 use sites::{Role, Site, Target};
 
-/// Tokens whose logits memory is set aside for, and their bytes, at most. Only
-/// these tokens pass through the last layer's feed-forward part.
-const MAX_OUTPUTS: u64 = 2048;
-const MAX_LOGITS_BYTES: u64 = 512 << 20;
+/// Tokens that pass through the last layer's feed-forward part, at most: memory
+/// is set aside for their logits, no more than [`logits_bytes`].
+const MAX_OUTPUTS: u64 = 8192;
+
+/// Bytes of logits that may be set aside, where `memory` is there in all.
+fn logits_bytes(memory: u64) -> u64 {
+    (1 << 30).min(memory / 8)
+}
 
 /// How a repair is done.
 #[derive(Debug, Clone)]
@@ -248,7 +252,7 @@ pub fn repair(
     let vocabulary = u64::from(windows.vocabulary).max(1);
     let n_tokens = windows.tokens.len();
     let outputs = MAX_OUTPUTS
-        .min(MAX_LOGITS_BYTES / (4 * vocabulary))
+        .min(logits_bytes(options.memory) / (4 * vocabulary))
         .clamp(windows.count.into(), n_tokens as u64) as usize;
     let is_output = move |i: usize| {
         // Spread evenly, and the last token of the text among them.
@@ -297,6 +301,8 @@ pub fn repair(
     let held_from = (windows.count - windows.held_out()) as usize * windows.window as usize;
     let run = Run {
         source,
+        map,
+        plan,
         cut: &cut,
         picked: &picked,
         held_from,
@@ -415,158 +421,6 @@ fn find_sites(
     Ok(sites)
 }
 
-/// What every refit of one run needs.
-struct Run<'a> {
-    source: &'a ModelFile,
-    cut: &'a Cut<'a>,
-    /// The tokens that pass through the last layer's end.
-    picked: &'a [usize],
-    /// The first token that ridges are chosen on.
-    held_from: usize,
-    n_tokens: usize,
-    par: Par,
-}
-
-impl Run<'_> {
-    /// Refits the matrix of `site`, `original` being the node of the original
-    /// stream that its target is made of.
-    fn refit(
-        &self,
-        site: &Site,
-        pass: &Pass<'_>,
-        original: Vec<f32>,
-    ) -> Result<Refit, RepairError> {
-        let index =
-            self.source.gguf.tensor_index(&site.name).ok_or_else(|| {
-                RepairError::Internal(format!("{} is not in the file", site.name))
-            })?;
-        let info = &self.source.gguf.tensors[index];
-        let p = info.row_elems() as usize;
-        let n = (info.byte_len() / info.row_bytes()) as usize;
-        let weights = dequantised(self.source, index).map_err(|e| site.cannot(e.into()))?;
-
-        let rows = original.len() / n;
-        let row_weights = refit::row_weights(&original, n);
-        let inputs = pass.f32s(site.input)?;
-        let inputs = self.rows(&inputs, p, rows)?;
-        let mut targets = original;
-        if let Target::Sum {
-            residual, scale, ..
-        } = site.target
-        {
-            let residual = pass.f32s(residual)?;
-            let residual = self.rows(&residual, n, rows)?;
-            for (target, x) in targets.iter_mut().zip(residual.iter()) {
-                *target = (*target - x) / scale;
-            }
-        }
-        if site.bias.is_some() {
-            let name = site.name.replace(".weight", ".bias");
-            let bias = self
-                .source
-                .gguf
-                .tensor_index(&name)
-                .ok_or_else(|| RepairError::Internal(format!("{name} is not in the file")))?;
-            let bias = dequantised(self.source, bias).map_err(|e| site.cannot(e.into()))?;
-            for row in targets.chunks_mut(n) {
-                row.iter_mut().zip(&bias).for_each(|(y, b)| *y -= b);
-            }
-        }
-        let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
-        if !finite(&inputs) || !finite(&targets) || !finite(&row_weights) {
-            return Err(RepairError::NotFinite {
-                layer: site.layer,
-                name: site.name.clone(),
-            });
-        }
-        let held = if rows == self.n_tokens {
-            self.held_from
-        } else {
-            self.picked.partition_point(|&i| i < self.held_from)
-        };
-        // The columns of units that go are left out, of weights and inputs.
-        let stored = self.source.bytes(self.source.gguf.data_range(info));
-        let kept = self.kept_columns(site);
-        let (inputs, weights, stored, p) = match &kept {
-            Some(kept) => (
-                keep_columns(&inputs, p, kept).into(),
-                keep_columns(&weights, p, kept),
-                cut_columns(info, stored, kept).into(),
-                kept.iter().map(Range::len).sum(),
-            ),
-            None => (inputs, weights, Cow::Borrowed(stored), p),
-        };
-        let problem = Problem {
-            inputs: &inputs,
-            targets: &targets,
-            row_weights: &row_weights,
-            held_from: held,
-            weights: &weights,
-            stored: &stored,
-            columns: p,
-            ggml_type: info.ggml_type.id(),
-        };
-        refit::refit(&problem, self.par).map_err(|e| site.cannot(e))
-    }
-
-    /// Writes a refitted matrix into the pass.
-    fn put(&self, site: &Site, fitted: &Refit, pass: &mut Pass<'_>) -> Result<(), RepairError> {
-        let info = self.source.gguf.tensor(&site.name);
-        match self.kept_columns(site).zip(info) {
-            Some((kept, info)) => {
-                let whole = spread_columns(info, &fitted.bytes, &kept);
-                pass.write_weight(site.weight, 0, &whole)?;
-            }
-            None => pass.write_weight(site.weight, 0, &fitted.bytes)?,
-        }
-        Ok(())
-    }
-
-    /// The columns of the matrix that stay, where some go.
-    fn kept_columns(&self, site: &Site) -> Option<Vec<Range<usize>>> {
-        match site.role {
-            Role::AttentionOutput => self.cut.kept_columns(site.layer),
-            Role::FeedForwardDown => None,
-        }
-    }
-
-    /// `wanted` rows of `width` elements: all, or those of the picked tokens.
-    fn rows<'a>(
-        &self,
-        values: &'a [f32],
-        width: usize,
-        wanted: usize,
-    ) -> Result<Cow<'a, [f32]>, RepairError> {
-        let have = values.len() / width;
-        if have == wanted {
-            return Ok(values.into());
-        }
-        if have == self.n_tokens && wanted == self.picked.len() {
-            let picked = self.picked.iter();
-            let rows = picked.flat_map(|&i| &values[i * width..(i + 1) * width]);
-            return Ok(rows.copied().collect::<Vec<f32>>().into());
-        }
-        Err(RepairError::Internal(format!(
-            "{have} rows where {wanted} were expected"
-        )))
-    }
-
-    fn note(&self, repaired: &mut Repaired, site: &Site, fitted: Refit) {
-        repaired.record.tensors.push(TensorRecord {
-            name: site.name.clone(),
-            lambda: fitted.lambda,
-            before: fitted.before,
-            after: fitted.after,
-        });
-        // What stayed is the source's still, unless columns of it go.
-        if let Some(index) = self.source.gguf.tensor_index(&site.name)
-            && (fitted.lambda.is_some() || self.kept_columns(site).is_some())
-        {
-            repaired.tensors.insert(index, fitted.bytes);
-        }
-    }
-}
-
 impl Site {
     pub(crate) fn cannot(&self, error: QuantizeError) -> RepairError {
         RepairError::Quantize {
@@ -574,14 +428,6 @@ impl Site {
             error,
         }
     }
-}
-
-/// Some columns of `rows`, which are `width` wide.
-fn keep_columns(rows: &[f32], width: usize, columns: &[Range<usize>]) -> Vec<f32> {
-    rows.chunks(width)
-        .flat_map(|row| columns.iter().flat_map(|c| &row[c.clone()]))
-        .copied()
-        .collect()
 }
 
 /// The weights of tensor `index`, row after row.

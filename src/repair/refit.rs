@@ -4,10 +4,10 @@ use faer::{Mat, Par};
 use rayon::prelude::*;
 
 use super::normal::Normal;
-use crate::quantize::{Coder, QuantizeError, gptq};
+use crate::quantize::{Coder, QuantizeError, requantise};
 
 /// The ridges that are tried, relative to the Gram matrix's mean diagonal.
-pub const LAMBDAS: [f64; 4] = [3e-3, 1e-2, 3e-2, 1e-1];
+pub const LAMBDAS: [f64; 7] = [3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0];
 
 /// A matrix to refit.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,9 @@ pub struct Problem<'a> {
     pub held_from: usize,
     /// Its weights now, row after row.
     pub weights: &'a [f32],
+    /// What the ridge draws them to, likewise: they themselves, but for columns
+    /// whose inputs are others than they were made for.
+    pub prior: &'a [f32],
     /// They as they are stored.
     pub stored: &'a [u8],
     /// Length of a row.
@@ -66,7 +69,8 @@ pub fn row_weights(rows: &[f32], width: usize) -> Vec<f32> {
 pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
     let p = problem.columns;
     let n = problem.weights.len() / p;
-    let from = Mat::from_fn(p, n, |i, j| f64::from(problem.weights[j * p + i]));
+    let transposed = |rows: &[f32]| Mat::from_fn(p, n, |i, j| f64::from(rows[j * p + i]));
+    let [now, prior] = [problem.weights, problem.prior].map(transposed);
     let held = problem.held_from;
     let sums = |range: std::ops::Range<usize>| {
         Normal::of(
@@ -79,26 +83,29 @@ pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
     let fitted_on = sums(0..held);
     let held_out = sums(held..problem.row_weights.len());
     let coder = Coder::of(problem.ggml_type)?;
-    let stored = Some(problem.stored);
+    let stored = problem.stored;
     let size = |sums: &Normal| if sums.target > 0.0 { sums.target } else { 1.0 };
-    let (lambda, solved) = choose(&fitted_on, &held_out, &from);
     let all = fitted_on.plus(&held_out);
-    let before = all.error(&from) / size(&all);
-    // A refit costs a rounding: it must be worth that, on other text.
-    let tried = match solved {
-        Some(solved) => gptq::quantise(solved, &fitted_on.ridged(lambda), &coder, stored, par)?,
-        None => return Err(QuantizeError::Singular),
+    let before = all.error(&now) / size(&all);
+    let kept = || Refit {
+        bytes: stored.to_vec(),
+        lambda: None,
+        before,
+        after: before,
     };
-    if held_out.error(&tried.weights) >= held_out.error(&from) {
-        return Ok(Refit {
-            bytes: problem.stored.to_vec(),
-            lambda: None,
-            before,
-            after: before,
-        });
+    // A refit follows noise, and costs a rounding: it must be worth both, on
+    // other text.
+    let limit = held_out.error(&now);
+    let (lambda, solved) = choose(&fitted_on, &held_out, &prior).ok_or(QuantizeError::Singular)?;
+    if held_out.error(&solved) >= limit {
+        return Ok(kept());
     }
-    let solved = all.solve(&from, lambda).ok_or(QuantizeError::Singular)?;
-    let coded = gptq::quantise(solved, &all.ridged(lambda), &coder, stored, par)?;
+    let tried = requantise(&solved, &fitted_on.ridged(lambda), &coder, stored, par)?;
+    if held_out.error(&tried.weights) >= limit {
+        return Ok(kept());
+    }
+    let solved = all.solve(&prior, lambda).ok_or(QuantizeError::Singular)?;
+    let coded = requantise(&solved, &all.ridged(lambda), &coder, stored, par)?;
     Ok(Refit {
         bytes: coded.bytes,
         lambda: Some(lambda),
@@ -109,18 +116,15 @@ pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
 
 /// The ridge with the smallest error on the tokens that were held out, and the
 /// solution on the others.
-fn choose(fitted_on: &Normal, held_out: &Normal, from: &Mat<f64>) -> (f64, Option<Mat<f64>>) {
-    let mut least = f64::INFINITY;
-    let mut best = (LAMBDAS[LAMBDAS.len() - 1], None);
-    let solutions = fitted_on.solve_each(from, &LAMBDAS);
-    for (lambda, solved) in LAMBDAS.into_iter().zip(solutions) {
-        if let Some(solved) = solved {
-            let error = held_out.error(&solved);
-            if error < least {
-                least = error;
-                best = (lambda, Some(solved));
-            }
-        }
-    }
-    best
+fn choose(fitted_on: &Normal, held_out: &Normal, prior: &Mat<f64>) -> Option<(f64, Mat<f64>)> {
+    let solutions = fitted_on.solve_each(prior, &LAMBDAS);
+    LAMBDAS
+        .into_iter()
+        .zip(solutions)
+        .filter_map(|(lambda, solved)| {
+            let solved = solved?;
+            Some((held_out.error(&solved), lambda, solved))
+        })
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, lambda, solved)| (lambda, solved))
 }

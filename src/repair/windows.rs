@@ -57,7 +57,7 @@ impl Windows {
             MIN_WINDOWS,
             headshare_runtime::calibrate::MAX_WINDOWS as usize,
         );
-        let needs = Needs::of(source, &model, window as u64);
+        let needs = Needs::of(source, &model, window as u64, options.memory);
         let count = needs.windows(options.memory, wanted)?;
         if count < wanted {
             remark(&format!(
@@ -122,7 +122,7 @@ impl Needs {
     /// activations at once, measured as about three times the feed-forward and
     /// nine times the residual stream's width; our copies of one node of each
     /// stream come on top.
-    fn of(source: &ModelFile, model: &Model, window: u64) -> Self {
+    fn of(source: &ModelFile, model: &Model, window: u64, memory: u64) -> Self {
         let embedding = u64::from(model.n_embd());
         let widest = source
             .gguf
@@ -143,7 +143,7 @@ impl Needs {
         let a_token = 2 * (2 * kv + activations) + 4 * (widest + 3 * embedding);
         let sums = 8 * 6 * widest * (widest + embedding);
         Self {
-            fixed: 2 * source.len() + sums + 2 * super::MAX_LOGITS_BYTES,
+            fixed: 2 * source.len() + sums + 2 * super::logits_bytes(memory),
             a_window: a_token * window,
         }
     }

@@ -16,7 +16,7 @@ use headshare_gguf::repair::sites::{self, Role, Site, Target};
 use headshare_runtime::calibrate::{CalibrateError, Calibrator, CalibratorParams};
 use serde_json::Value;
 
-use support::{SMALL, expand, json, model, program, repairing, text, tokens, verify};
+use support::{SMALL, expand, filled, json, model, program, repairing, text, tokens, verify};
 
 #[track_caller]
 fn repair(source: &Path, text: &Path, out: &Path, more: &[&str]) -> Value {
@@ -303,4 +303,52 @@ fn what_cannot_be_repaired_is_refused() {
     refused(&llama, &long, &little, 2, "--memory");
     let lossless = ["--lossless"];
     refused(&llama, &long, &lossless, 2, "--lossless");
+}
+
+/// A layer of zeros: its Gram matrices are zero, too, and the ridge must not be.
+#[test]
+fn a_layer_that_adds_nothing_is_no_trouble() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = text(folder.path());
+    let source = model(folder.path(), "tiny-gqa");
+    let dead = folder.path().join("dead.gguf");
+    let layer = ["attn_v", "attn_output", "ffn_up", "ffn_down"];
+    let names = layer.map(|name| format!("blk.2.{name}.weight"));
+    filled(&source, &dead, &names.each_ref().map(|n| n.as_str()), 0.0);
+    for choose in ["match", "calibrated"] {
+        let out = folder.path().join(format!("{choose}.gguf"));
+        let plain = folder.path().join(format!("{choose}-plain.gguf"));
+        let arguments = ["--choose", choose, "--json"];
+        let report = json(repairing(&dead, &text, &out).args(SMALL).args(arguments));
+        let errors = report["repair"]["tensors"].as_array().unwrap();
+        assert!(!errors.is_empty(), "{choose}: nothing was refitted");
+        for tensor in errors {
+            assert!(tensor["after"].as_f64().unwrap().is_finite(), "{tensor}");
+        }
+        expand(&out, &plain);
+        assert_eq!(tokens(&out), tokens(&plain), "{choose}");
+    }
+}
+
+#[test]
+fn activations_that_are_no_numbers_name_their_layer() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = text(folder.path());
+    let source = model(folder.path(), "tiny-gqa");
+    let broken = folder.path().join("broken.gguf");
+    filled(&source, &broken, &["blk.1.attn_v.weight"], f32::NAN);
+    let out = folder.path().join("out.gguf");
+    for choose in ["match", "calibrated"] {
+        let mut command = repairing(&broken, &text, &out);
+        let output = command
+            .args(SMALL)
+            .args(["--choose", choose])
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{choose}: {stderr}");
+        let says = "layer 1: the activations that go into blk.1.attn_output.weight are not finite";
+        assert!(stderr.contains(says), "{choose}: {stderr}");
+        assert!(!out.exists());
+    }
 }

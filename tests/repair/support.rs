@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use headshare_gguf::input::ModelFile;
 use headshare_testmodels::ModelSpec;
 use serde_json::Value;
 
@@ -90,4 +91,17 @@ pub fn verify(converted: &Path, source: &Path) -> Value {
 pub fn tokens(file: &Path) -> Value {
     let arguments = ["-p", "a b", "-n", "8", "--temp", "0", "-t", "1", "--json"];
     json(program().arg("run").arg(file).args(arguments))["tokens"].clone()
+}
+
+/// `source` with `value` for every weight of the F32 tensors `names`.
+pub fn filled(source: &Path, out: &Path, names: &[&str], value: f32) {
+    let file = ModelFile::open_plain(source).unwrap();
+    let mut bytes = std::fs::read(source).unwrap();
+    for name in names {
+        let data = file.gguf.data_range(file.gguf.tensor(name).unwrap());
+        for weight in bytes[data.start as usize..data.end as usize].chunks_mut(4) {
+            weight.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    std::fs::write(out, bytes).unwrap();
 }

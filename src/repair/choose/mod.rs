@@ -38,7 +38,7 @@ const LOGIT_WINDOWS: usize = 4;
 const MEASURED_UNITS: usize = 256;
 
 /// The version of [`Survey`] files.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What was measured of a model: enough to choose for any ratio.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -16,7 +16,11 @@ use super::{MEASURED_UNITS, Options, Unit, Windows};
 use crate::input::ModelFile;
 use crate::matching::UnitId;
 use crate::model::AttentionMap;
-use crate::repair::{MAX_LOGITS_BYTES, MAX_OUTPUTS, RepairError, dequantised};
+use crate::repair::{RepairError, dequantised};
+
+/// Tokens whose logits are compared, and their bytes, at most.
+const MAX_OUTPUTS: u64 = 2048;
+const MAX_LOGITS_BYTES: u64 = 512 << 20;
 
 /// A change of one unit whose effect is measured.
 struct Change {
@@ -321,7 +325,16 @@ struct Replays<'a> {
     end: usize,
 }
 
+/// How much smaller a change is made to tell its effect from that of rounding.
+const FRACTION: f32 = 0.25;
+
 /// The divergence that each change causes.
+///
+/// ggml rounds activations to 8 bits before it multiplies them with quantised
+/// weights, so the smallest change makes all later layers round differently,
+/// which alone diverges. A change's own divergence grows with its square, that
+/// of the rounding does not grow: a smaller change tells how much that is, once
+/// for each layer.
 fn effects(
     replays: &Replays<'_>,
     pass: &mut Pass<'_>,
@@ -334,42 +347,94 @@ fn effects(
         let later = |a: &&Attention<'_>| a.layer.layer >= change.unit.layer;
         1.0 + replays.attentions.iter().filter(later).count() as f64 / n_layers
     };
-    let all: f64 = changes.iter().map(cost).sum();
+    let layers: BTreeSet<u32> = changes.iter().map(|c| c.unit.layer).collect();
+    let all =
+        changes.iter().map(cost).sum::<f64>() * (1.0 + layers.len() as f64 / changes.len() as f64);
     let mut done = 0.0;
-    changes
-        .iter()
-        .map(|change| {
-            replays.replay(pass, change)?;
-            let divergence = reference.divergence(&pass.f32s(replays.end)?);
+    let mut rounding: BTreeMap<u32, f64> = BTreeMap::new();
+    let mut matrix: Option<Matrix> = None;
+    let mut result = Vec::with_capacity(changes.len());
+    for change in changes {
+        let layer = change.unit.layer;
+        if matrix.as_ref().is_none_or(|m| m.layer != layer) {
+            matrix = Some(replays.matrix(layer)?);
+        }
+        let matrix = matrix
+            .as_ref()
+            .ok_or_else(|| replays.missing(change.unit))?;
+        let mut divergence = |fraction: f32| {
+            replays.replay(pass, change, matrix, fraction)?;
             done += cost(change);
-            progress(done / all);
-            Ok(divergence)
-        })
-        .collect()
+            progress((done / all).min(1.0));
+            Ok::<_, RepairError>(reference.divergence(&pass.f32s(replays.end)?))
+        };
+        let whole = divergence(1.0)?;
+        let rounding = match rounding.get(&layer) {
+            Some(&known) => known,
+            None => {
+                let found = constant_part(whole, divergence(FRACTION)?);
+                *rounding.entry(layer).or_insert(found)
+            }
+        };
+        result.push((whole - rounding).max(0.0));
+    }
+    Ok(result)
+}
+
+/// What is the same in a change's divergence and in that of the same change
+/// made smaller by [`FRACTION`].
+fn constant_part(whole: f64, small: f64) -> f64 {
+    let square = f64::from(FRACTION).powi(2);
+    ((small - square * whole) / (1.0 - square)).max(0.0)
+}
+
+/// `attn_output` of a layer.
+struct Matrix {
+    layer: u32,
+    width: usize,
+    rows: Vec<f32>,
 }
 
 impl Replays<'_> {
-    fn replay(&self, pass: &mut Pass<'_>, change: &Change) -> Result<(), RepairError> {
-        let missing = || RepairError::Internal(format!("{} is not there", change.unit));
-        let attention = self
-            .attentions
-            .iter()
-            .find(|a| a.layer.layer == change.unit.layer)
-            .ok_or_else(missing)?;
-        let junction = self.junctions.get(&change.unit.layer).ok_or_else(missing)?;
-        let site = &attention.output;
-        let index = self
-            .source
-            .gguf
-            .tensor_index(&site.name)
-            .ok_or_else(missing)?;
-        let matrix = dequantised(self.source, index).map_err(|e| site.cannot(e.into()))?;
-        let width = self.source.gguf.tensors[index].row_elems() as usize;
-        let own = columns(attention.layer, width, change.unit.unit);
-        let part = cut(&matrix, width, &own);
+    fn missing(&self, unit: UnitId) -> RepairError {
+        RepairError::Internal(format!("{unit} is not there"))
+    }
+
+    fn attention(&self, layer: u32) -> Result<&Attention<'_>, RepairError> {
+        let missing = || RepairError::Internal(format!("layer {layer} is not there"));
+        let mut all = self.attentions.iter();
+        all.find(|a| a.layer.layer == layer).ok_or_else(missing)
+    }
+
+    fn matrix(&self, layer: u32) -> Result<Matrix, RepairError> {
+        let site = &self.attention(layer)?.output;
+        let index = self.source.gguf.tensor_index(&site.name);
+        let index =
+            index.ok_or_else(|| RepairError::Internal(format!("{} is not there", site.name)))?;
+        Ok(Matrix {
+            layer,
+            width: self.source.gguf.tensors[index].row_elems() as usize,
+            rows: dequantised(self.source, index).map_err(|e| site.cannot(e.into()))?,
+        })
+    }
+
+    /// Computes the rest of the pass with `fraction` of what `change` takes away.
+    fn replay(
+        &self,
+        pass: &mut Pass<'_>,
+        change: &Change,
+        matrix: &Matrix,
+        fraction: f32,
+    ) -> Result<(), RepairError> {
+        let attention = self.attention(change.unit.layer)?;
+        let junction = self.junctions.get(&change.unit.layer);
+        let junction = junction.ok_or_else(|| self.missing(change.unit))?;
+        let own = columns(attention.layer, matrix.width, change.unit.unit);
+        let part = cut(&matrix.rows, matrix.width, &own);
         let mut lost = product(&change.missing, &part, own.len());
-        let outputs = matrix.len() / width;
-        lost.iter_mut().for_each(|v| *v *= attention.scale());
+        let outputs = matrix.rows.len() / matrix.width;
+        let scale = attention.scale() * fraction;
+        lost.iter_mut().for_each(|v| *v *= scale);
         let values: Vec<(usize, Vec<f32>)> = junction
             .values
             .iter()
