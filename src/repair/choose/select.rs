@@ -5,8 +5,8 @@
 //! donor that is left, and its divergence grows as the loss does. Units are
 //! taken one after the other, always the one that adds least.
 //!
-//! The first layer, on which all others build, is dropped from once at most:
-//! there the count by single units misleads (docs/RESULTS.md).
+//! Nothing is dropped from the first layer, on which all others build: what its
+//! units cost by themselves misleads (docs/RESULTS.md).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -130,9 +130,7 @@ impl Survey {
     ) -> Option<(Chosen, u64)> {
         let together = (terms.together)(unit.layer).max(1);
         let first = self.units.first()?.layer;
-        let is_first = |id: &UnitId| id.layer == first;
-        let again = unit.layer == first && chosen.dropped.keys().any(is_first);
-        if again || !unit.unit.is_multiple_of(together) {
+        if unit.layer == first || !unit.unit.is_multiple_of(together) {
             return None;
         }
         let of_layer = || self.units.iter().filter(|u| u.layer == unit.layer);

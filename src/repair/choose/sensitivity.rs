@@ -550,6 +550,15 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_grow_with_a_change_is_told_apart() {
+        let (rounding, own) = (0.0025, 0.004);
+        let of = |part: f64| rounding + own * part * part;
+        let found = constant_part(of(1.0), of(f64::from(FRACTION)));
+        assert!((found - rounding).abs() < 1e-12);
+        assert_eq!(constant_part(0.004, 0.0001), 0.0);
+    }
+
+    #[test]
     fn what_is_not_measured_is_estimated_from_its_layer() {
         let effect = |loss, divergence, measured| {
             Some(Effect {
