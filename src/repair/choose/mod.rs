@@ -12,6 +12,7 @@
 //!
 //! `docs/METHOD.md` has the equations.
 
+mod divergence;
 mod features;
 mod pairs;
 mod select;
