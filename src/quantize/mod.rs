@@ -58,10 +58,16 @@ pub fn requantise(
             let descend = |bytes: &[u8]| descent::descend(*affine, bytes, wanted, hessian, par);
             vec![descend(stored)?, descend(&rounded.bytes)?]
         }
-        Coder::Ggml(_) => vec![
-            rounded,
-            coder.decode(stored, wanted.nrows(), wanted.ncols())?,
-        ],
+        Coder::Ggml(info) => {
+            let (p, n) = (wanted.nrows(), wanted.ncols());
+            let mut values = vec![0f32; p * n];
+            quants::dequantise_row(info.id, stored, &mut values)?;
+            let kept = Quantised {
+                bytes: stored.to_vec(),
+                weights: Mat::from_fn(p, n, |i, row| f64::from(values[row * p + i])),
+            };
+            vec![rounded, kept]
+        }
     };
     Ok(best_rows(&candidates, wanted, hessian, par))
 }
@@ -185,28 +191,6 @@ impl Coder {
                 Ok(coded)
             }
         }
-    }
-
-    /// What `bytes` stand for, `n` rows of `p` elements.
-    fn decode(&self, bytes: &[u8], p: usize, n: usize) -> Result<Quantised, QuantizeError> {
-        let values: Vec<f32> = match self {
-            Self::Affine(affine) => bytes
-                .par_chunks(affine.block_bytes())
-                .flat_map_iter(|block| {
-                    let grid = affine.unpack(block);
-                    (0..affine::WIDTH).map(move |i| grid.value(i) as f32)
-                })
-                .collect(),
-            Self::Ggml(info) => {
-                let mut values = vec![0f32; p * n];
-                quants::dequantise_row(info.id, bytes, &mut values)?;
-                values
-            }
-        };
-        Ok(Quantised {
-            bytes: bytes.to_vec(),
-            weights: Mat::from_fn(p, n, |i, row| f64::from(values[row * p + i])),
-        })
     }
 
     /// Puts the old blocks back where they cost less.
