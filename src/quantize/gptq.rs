@@ -44,22 +44,24 @@ pub fn quantise(
     par: Par,
 ) -> Result<Quantised, QuantizeError> {
     let (p, n) = (weights.nrows(), weights.ncols());
-    let width = coder.block_elems();
-    let bytes_needed = n * (p / width) * coder.block_bytes();
+    let row_bytes = coder.bytes_of(p);
     if p == 0
         || n == 0
-        || !p.is_multiple_of(width)
+        || row_bytes == 0
         || hessian.nrows() != p
-        || stored.is_some_and(|stored| stored.len() != bytes_needed)
+        || stored.is_some_and(|stored| stored.len() != n * row_bytes)
     {
+        let width = coder.block_elems();
         return Err(QuantizeError::Shape { columns: p, width });
     }
     let upper = inverse_factor(hessian, par).ok_or(QuantizeError::Singular)?;
-    let block_bytes = coder.block_bytes();
-    let mut bytes = vec![0u8; n * (p / width) * block_bytes];
+    let mut bytes = vec![0u8; n * row_bytes];
     let mut result = Mat::zeros(p, n);
-    for start in (0..p).step_by(width) {
-        let end = start + width;
+    for start in (0..p).step_by(coder.block_elems()) {
+        // Where the type has no blocks, the last one may be narrower.
+        let end = p.min(start + coder.block_elems());
+        let width = end - start;
+        let block_bytes = coder.bytes_of(width);
         let own = upper.submatrix(start, start, width, width);
         let block = Block::new(own);
         // Consecutive: the block of each row.
@@ -67,7 +69,7 @@ pub fn quantise(
             .flat_map(|row| (start..end).map(move |i| (i, row)))
             .map(|at| weights[at])
             .collect();
-        let place = |row: usize| (row * (p / width) + start / width) * block_bytes;
+        let place = |row: usize| row * row_bytes + coder.bytes_of(start);
         let old: Option<Vec<u8>> = stored.map(|stored| {
             (0..n)
                 .flat_map(|row| &stored[place(row)..place(row) + block_bytes])
@@ -137,6 +139,11 @@ impl Block {
                 .flat_map(|i| (0..width).map(move |j| upper[(i, j)]))
                 .collect(),
         }
+    }
+
+    /// Its columns.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Row `i` of U, from the diagonal on.

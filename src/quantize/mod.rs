@@ -153,7 +153,7 @@ impl Coder {
         })
     }
 
-    /// Elements of a block.
+    /// Columns that are quantised at a time: a block's.
     pub fn block_elems(&self) -> usize {
         match self {
             Self::Affine(_) => affine::WIDTH,
@@ -162,11 +162,16 @@ impl Coder {
         }
     }
 
-    /// Bytes of a block.
-    pub fn block_bytes(&self) -> usize {
-        match self {
-            Self::Affine(affine) => affine.block_bytes(),
-            Self::Ggml(info) => info.block_bytes * (self.block_elems() / info.block_elems),
+    /// Bytes of `columns` elements of a row; 0 when they are no whole blocks.
+    pub fn bytes_of(&self, columns: usize) -> usize {
+        let (elems, bytes) = match self {
+            Self::Affine(affine) => (affine::WIDTH, affine.block_bytes()),
+            Self::Ggml(info) => (info.block_elems, info.block_bytes),
+        };
+        if columns.is_multiple_of(elems) {
+            columns / elems * bytes
+        } else {
+            0
         }
     }
 
@@ -202,7 +207,8 @@ impl Coder {
         wanted: &[f64],
         block: &Block,
     ) -> Result<(), QuantizeError> {
-        let (width, bytes) = (self.block_elems(), self.block_bytes());
+        let width = block.width();
+        let bytes = self.bytes_of(width);
         let mut values = vec![0f32; wanted.len()];
         quants::dequantise_row(info.id, old, &mut values)?;
         for (row, wanted) in wanted.chunks(width).enumerate() {
@@ -223,7 +229,7 @@ impl Coder {
         wanted: &[f64],
         block: &Block,
     ) -> Result<Coded, QuantizeError> {
-        let width = self.block_elems();
+        let width = block.width();
         let importance: Vec<f32> = (0..width).map(|i| block.importance(i) as f32).collect();
         let importance = info.is_quantized.then_some(importance.as_slice());
         let parts: Vec<Coded> = wanted
