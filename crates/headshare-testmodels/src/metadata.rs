@@ -49,6 +49,10 @@ fn hyperparameters(spec: &ModelSpec, header: &mut HeaderBuilder) {
     if let Some(rows) = spec.value_length {
         header.u32(&key("attention.value_length"), rows);
     }
+    if spec.n_expert > 0 {
+        header.u32(&key("expert_count"), spec.n_expert);
+        header.u32(&key("expert_used_count"), 2);
+    }
     if family.layer_norm {
         header.f32(&key("attention.layer_norm_epsilon"), 1e-5);
     } else {

@@ -20,6 +20,8 @@ impl ModelSpec {
         "tiny-falcon",
         "tiny-bert",
         "tiny-mamba",
+        "tiny-moe",
+        "tiny-refact",
         "llama-2-7b",
         "llama-2-13b",
         "llama-3.2-1b",
@@ -78,6 +80,12 @@ impl ModelSpec {
                 n_ff: 0,
                 ..Self::tiny("mamba", 0, 0)
             },
+            "tiny-moe" => Self {
+                n_expert: 4,
+                ..Self::tiny("llama", 4, 2)
+            },
+            // llama's tensors, but positions by ALiBi.
+            "tiny-refact" => Self::tiny("refact", 4, 4),
             "llama-2-7b" => Self {
                 n_layer: 32,
                 n_embd: 4096,
@@ -121,6 +129,7 @@ impl ModelSpec {
             n_head: n_head.into(),
             n_head_kv: n_head_kv.into(),
             n_ff: 128,
+            n_expert: 0,
             n_vocab: 320,
             n_ctx: 256,
             key_length: None,

@@ -67,6 +67,9 @@ pub struct ModelSpec {
     pub n_head_kv: PerLayer,
     /// Width of the feed-forward layer.
     pub n_ff: u32,
+    /// Experts of each feed-forward layer, of which two are used; 0 for one
+    /// feed-forward network without a choice.
+    pub n_expert: u32,
     /// Tokens in the vocabulary.
     pub n_vocab: u32,
     /// Context length.

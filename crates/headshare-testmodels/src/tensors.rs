@@ -281,6 +281,7 @@ impl List<'_> {
             }
         }
         match self.family.ffn {
+            _ if s.n_expert > 0 => return self.experts(),
             Ffn::Gated => {
                 self.linear("ffn_gate", s.n_embd, s.n_ff);
                 self.linear("ffn_up", s.n_embd, s.n_ff);
@@ -293,6 +294,21 @@ impl List<'_> {
             self.norm("layer_output_norm", s.n_embd);
         } else if self.family.post_norms {
             self.norm("post_ffw_norm", s.n_embd);
+        }
+    }
+
+    /// A gate, and the matrices of all experts in one tensor.
+    fn experts(&mut self) {
+        let s = self.spec;
+        self.float_matrix("ffn_gate_inp.weight", s.n_embd, s.n_expert);
+        for (name, inputs, outputs) in [
+            ("ffn_gate_exps.weight", s.n_embd, s.n_ff),
+            ("ffn_up_exps.weight", s.n_embd, s.n_ff),
+            ("ffn_down_exps.weight", s.n_ff, s.n_embd),
+        ] {
+            let ggml_type = s.type_of(name);
+            let dims = vec![inputs, outputs, s.n_expert];
+            self.push(name, ggml_type, dims, Content::Weight);
         }
     }
 
