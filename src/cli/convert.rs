@@ -107,21 +107,18 @@ impl Args {
         let plan_file = self.what.plan.as_deref().map(open_plan).transpose()?;
         let mut inputs = vec![source.file.id()];
         inputs.extend(plan_file.as_ref().map(MappedFile::id));
+        inputs.extend(self.repair.inputs(&self.output)?);
         if !self.dry_run {
             AtomicFile::check(&self.output, self.force, &inputs)?;
         }
         let measures = self
             .repair
             .measures(self.matching.is_given(), plan_file.is_some())?;
-        let calibration = match self.repair.text()? {
-            Some(text) => {
-                let map = convert::attention_map(&source)?;
-                crate::repair::check_supported(&map)?;
-                Some(self.repair.calibration(&source, text, out)?)
-            }
+        let mut calibration = match self.repair.text()? {
+            Some(text) => Some(self.repair.calibration(&source, text, out)?),
             None => None,
         };
-        let sharing = match (&self.what, &calibration) {
+        let sharing = match (&self.what, &mut calibration) {
             _ if let Some(file) = &plan_file => Sharing::Plan(read_plan(file)?),
             (
                 What {
@@ -129,10 +126,15 @@ impl Args {
                 },
                 Some(calibration),
             ) if measures => {
-                Sharing::Plan(
-                    self.repair
-                        .choose(&source, *ratio, calibration, self.force, out)?,
-                )
+                let repair = &self.repair;
+                Sharing::Plan(repair.choose(
+                    &source,
+                    *ratio,
+                    calibration,
+                    &inputs,
+                    self.force,
+                    out,
+                )?)
             }
             (
                 What {

@@ -10,17 +10,17 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use headshare_format::FormatError;
 use headshare_runtime::memory;
-use headshare_stitch::{AtomicFile, MappedFile};
+use headshare_stitch::{AtomicFile, FileId, MappedFile};
 
 use super::failure::usage;
 use super::output::Output;
-use crate::convert::cut::Limits;
+use crate::convert::cut::{Cut, CutError, Limits};
 use crate::convert::{self, ConvertError, Replacement};
 use crate::input::{InputError, ModelFile};
 use crate::matching::aliases_for;
 use crate::model::AttentionMap;
 use crate::plan::Plan;
-use crate::repair::choose::{self, Goal, Subject, Survey, Terms, Units};
+use crate::repair::choose::{self, Goal, Subject, Survey, SurveyRecord, Terms, Units};
 use crate::repair::{self, Options, Record, Windows};
 
 /// Memory to stay within where the system does not tell how much there is.
@@ -38,7 +38,7 @@ pub(super) struct RepairArgs {
     /// What becomes of the units.
     #[arg(long, value_enum, default_value_t, requires = "repair")]
     units: Units,
-    /// Keep what was measured for the choice in this file.
+    /// Keep what was measured for the choice in this file; in a dry run, too.
     #[arg(
         long,
         value_name = "FILE",
@@ -134,16 +134,39 @@ impl RepairArgs {
         out: &Output,
     ) -> anyhow::Result<Calibration> {
         let options = self.options(text);
-        let windows = Windows::of(source, &options, &|text| out.remark(text))?;
-        Ok(Calibration { windows, options })
+        let map = convert::attention_map(source)?;
+        repair::check_supported(&map)?;
+        let windows = Windows::of(source, &map, &options, &|text| out.remark(text))?;
+        Ok(Calibration {
+            windows,
+            options,
+            choice: None,
+        })
     }
 
-    /// Chooses by measuring.
+    /// The files that are read, besides the model: nothing may overwrite them.
+    ///
+    /// # Errors
+    /// When one cannot be opened, or `output` is to be the file that what was
+    /// measured is kept in.
+    pub(super) fn inputs(&self, output: &Path) -> anyhow::Result<Vec<FileId>> {
+        let absolute = |path: &Path| std::path::absolute(path).ok();
+        if let Some(stats) = &self.save_stats
+            && absolute(stats) == absolute(output)
+        {
+            return Err(usage("--save-stats and -o are the same file").into());
+        }
+        let id = |path: &PathBuf| Ok(MappedFile::open(path).map_err(InputError::from)?.id());
+        self.repair.iter().chain(&self.stats).map(id).collect()
+    }
+
+    /// Chooses by measuring; none of `inputs` may be overwritten.
     pub(super) fn choose(
         &self,
         source: &ModelFile,
         ratio: f64,
-        calibration: &Calibration,
+        calibration: &mut Calibration,
+        inputs: &[FileId],
         force: bool,
         out: &Output,
     ) -> anyhow::Result<Plan> {
@@ -153,7 +176,7 @@ impl RepairArgs {
             limits(source, &map)?;
         }
         if let Some(path) = &self.save_stats {
-            AtomicFile::check(path, force, &[source.file.id()])?;
+            AtomicFile::check(path, force, inputs)?;
         }
         let digest = convert::digest_of(source);
         let subject = Subject {
@@ -164,7 +187,8 @@ impl RepairArgs {
         let survey = match &self.stats {
             Some(path) => {
                 let file = MappedFile::open(path).map_err(InputError::from)?;
-                Survey::from_json(&file, subject, &calibration.windows)
+                let dropping = self.units != Units::Share;
+                Survey::from_json(&file, subject, &calibration.windows, dropping)
                     .with_context(|| path.display().to_string())?
             }
             None => {
@@ -182,7 +206,7 @@ impl RepairArgs {
             }
         };
         if let Some(path) = &self.save_stats {
-            survey.write(path, force)?;
+            survey.write(path, force, inputs)?;
         }
         let units = map.units().len();
         let count = aliases_for(ratio, units)?;
@@ -210,16 +234,21 @@ impl RepairArgs {
         };
         let chosen = survey.select(goal, &terms);
         let found = chosen.shared.len() + chosen.dropped.len();
-        if found < count && self.units != Units::Auto {
-            out.remark(&format!(
-                "note: {count} units were asked for, {found} can {}",
-                if self.units == Units::Share {
-                    "share"
-                } else {
-                    "go"
-                }
-            ));
+        match self.units {
+            Units::Auto if found == 0 && count > 0 => {
+                out.remark("note: no unit can share or go");
+            }
+            Units::Share if found < count => {
+                out.remark(&format!(
+                    "note: {count} units were asked for, {found} can share"
+                ));
+            }
+            Units::Drop if found < count => out.remark(&format!(
+                "note: {count} units were asked for, {found} can go (none of the first layer)"
+            )),
+            _ => {}
         }
+        calibration.choice = Some(survey.record());
         Ok(Plan::calibrated(digest, ratio, units, &chosen))
     }
 
@@ -274,7 +303,7 @@ impl RepairArgs {
         if let Some(text) = self.text()? {
             let map = convert::attention_map(source)?;
             repair::check_supported(&map)?;
-            repair::check_text(source, &self.options(text), &|text| out.remark(text))?;
+            repair::check_text(source, &map, &self.options(text), &|text| out.remark(text))?;
         }
         Ok(())
     }
@@ -305,6 +334,7 @@ impl RepairArgs {
         let map = convert::attention_map(source)?;
         plan.check(&map).map_err(convert::ConvertError::from)?;
         repair::check_supported(&map)?;
+        Cut::new(source, &map, plan.dropped_units()).map_err(|error| cannot_cut(source, error))?;
         if dry_run && !plan.dropped.is_empty() {
             // Cutting alone tells the sizes.
             return Ok((Replacement::default(), None));
@@ -326,7 +356,7 @@ impl RepairArgs {
             ));
         }
         let bar = out.bar("repairing", 1000, false);
-        let repaired = repair::repair(
+        let mut repaired = repair::repair(
             source,
             &map,
             plan,
@@ -336,6 +366,7 @@ impl RepairArgs {
             &|text| out.remark(text),
         )?;
         bar.finish_and_clear();
+        repaired.record.choice.clone_from(&calibration.choice);
         let by = serde_json::to_string(&repaired.record)?;
         Ok((
             Replacement {
@@ -348,16 +379,22 @@ impl RepairArgs {
 }
 
 fn limits<'a>(source: &'a ModelFile, map: &'a AttentionMap) -> Result<Limits<'a>, ConvertError> {
-    Limits::of(source, map).map_err(|error| ConvertError::Cut {
+    Limits::of(source, map).map_err(|error| cannot_cut(source, error))
+}
+
+fn cannot_cut(source: &ModelFile, error: CutError) -> ConvertError {
+    ConvertError::Cut {
         path: source.path().to_owned(),
         error,
-    })
+    }
 }
 
 /// A text to calibrate on.
 pub(super) struct Calibration {
     windows: Windows,
     options: Options,
+    /// What the units were chosen by, once they are.
+    choice: Option<SurveyRecord>,
 }
 
 /// What `convert` says about a repair.
@@ -365,12 +402,14 @@ pub(super) fn render(record: Option<&Record>) -> String {
     let Some(record) = record else {
         return String::new();
     };
-    let n = record.tensors.len().max(1) as f64;
-    let mean =
-        |value: fn(&repair::TensorRecord) -> f64| record.tensors.iter().map(value).sum::<f64>() / n;
+    let all = &record.tensors;
+    let mean = |value: fn(&repair::TensorRecord) -> f64| {
+        all.iter().map(value).sum::<f64>() / all.len().max(1) as f64
+    };
     format!(
-        "repaired: {} tensors on {} windows of {} tokens; mean error of the residual stream {:.5} -> {:.5}\n",
-        record.tensors.len(),
+        "repaired: {} of {} tensors refitted, the others are best as they are; {} windows of {} tokens; mean error of what layers add {:.5} -> {:.5}\n",
+        all.iter().filter(|t| t.lambda.is_some()).count(),
+        all.len(),
         record.windows,
         record.window,
         mean(|t| t.before),

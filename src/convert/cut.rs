@@ -51,9 +51,15 @@ impl<'a> Limits<'a> {
     pub fn of(source: &'a ModelFile, map: &'a AttentionMap) -> Result<Self, CutError> {
         let name = map.architecture.name;
         if name != FROM {
-            return Err(CutError(format!(
-                "llama.cpp's {name} has one number of heads for all layers, so that none can go; only {FROM} models can ({TO} has a number for each layer)"
-            )));
+            return Err(CutError(if name == TO {
+                format!(
+                    "this is {TO}, of which units are gone already; let all go in one step, from the {FROM} model"
+                )
+            } else {
+                format!(
+                    "units can go from {FROM} models only, which llama.cpp also runs with another number of heads in each layer, as {TO}; this is {name}"
+                )
+            }));
         }
         let experts = source.gguf.u64_value("llama.expert_count");
         if experts.ok().flatten().is_some_and(|n| n > 0) {

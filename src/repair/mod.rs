@@ -84,8 +84,14 @@ pub struct Record {
     pub window: u32,
     /// Windows, of these, that ridges were chosen on.
     pub held_out: u32,
+    /// Tokens that the last layer was fitted on: as many as there was memory
+    /// for.
+    pub outputs: usize,
     /// Threads that it ran on: sums depend on them.
     pub threads: usize,
+    /// What the units were chosen by; absent where nothing was measured for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choice: Option<choose::SurveyRecord>,
     /// The refitted matrices, in the order in which they were refitted.
     pub tensors: Vec<TensorRecord>,
 }
@@ -131,12 +137,12 @@ pub enum RepairError {
         needed: u64,
     },
     /// The model computes no numbers.
-    #[error("layer {layer}: the activations that go into {name} are not finite")]
+    #[error("layer {layer}: {what} are not finite")]
     NotFinite {
         /// The layer.
         layer: u32,
-        /// The matrix.
-        name: String,
+        /// Which numbers.
+        what: String,
     },
     /// A matrix cannot be quantised.
     #[error("{name}: {error}")]
@@ -208,14 +214,15 @@ pub fn check_supported(map: &AttentionMap) -> Result<(), RepairError> {
 /// [`RepairError`], as [`repair()`].
 pub fn check_text(
     source: &ModelFile,
+    map: &AttentionMap,
     options: &Options,
     remark: &dyn Fn(&str),
 ) -> Result<(), RepairError> {
-    Windows::of(source, options, remark).map(drop)
+    Windows::of(source, map, options, remark).map(drop)
 }
 
-/// The tensors of `source` that repairing `plan` replaces: `attn_output` and
-/// `ffn_down` of every layer from the first alias on.
+/// The tensors of `source` that repairing `plan` may replace: `attn_output` and
+/// `ffn_down` of every layer from the first change on.
 pub fn tensors_to_repair(source: &ModelFile, map: &AttentionMap, plan: &Plan) -> Vec<usize> {
     layers_to_repair(map, plan)
         .flat_map(|layer| Role::ALL.map(|role| role.tensor_name(layer)))
@@ -223,13 +230,12 @@ pub fn tensors_to_repair(source: &ModelFile, map: &AttentionMap, plan: &Plan) ->
         .collect()
 }
 
-fn layers_to_repair<'a>(map: &'a AttentionMap, plan: &Plan) -> impl Iterator<Item = u32> + 'a {
+/// All layers from the first change on, those without heads among them.
+fn layers_to_repair(map: &AttentionMap, plan: &Plan) -> std::ops::Range<u32> {
     let aliases = plan.aliases.iter().map(|a| a.layer);
     let first = aliases.chain(plan.dropped.iter().map(|d| d.layer)).min();
-    map.layers
-        .iter()
-        .map(|l| l.layer)
-        .filter(move |&layer| first.is_some_and(|first| layer >= first))
+    let end = map.layers.len() as u32 + map.headless_layers;
+    first.unwrap_or(end)..end
 }
 
 /// Repairs `source` after `plan`, which was checked against `map`.
@@ -290,7 +296,9 @@ pub fn repair(
             windows: windows.count,
             window: windows.window,
             held_out: windows.held_out(),
+            outputs,
             threads: rayon::current_num_threads(),
+            choice: None,
             tensors: Vec::new(),
         },
     };
@@ -408,7 +416,7 @@ fn find_sites(
         for role in Role::ALL {
             match sites::find(changed.graph(), layer, role).map_err(unsupported)? {
                 Some(site) => sites.push(site),
-                None => without += 1,
+                None => without += u32::from(role == Role::FeedForwardDown),
             }
         }
     }

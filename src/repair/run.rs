@@ -75,10 +75,19 @@ impl Run<'_> {
             }
         }
         let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
-        if !finite(&inputs) || !finite(&targets) || !finite(&row_weights) {
+        let broken = [
+            (&weights[..], "the weights of"),
+            (&inputs[..], "the activations that go into"),
+            (&targets[..], "the activations that should come out of"),
+            (
+                &row_weights[..],
+                "the sizes of activations that come out of",
+            ),
+        ];
+        if let Some((_, what)) = broken.into_iter().find(|(values, _)| !finite(values)) {
             return Err(RepairError::NotFinite {
                 layer: site.layer,
-                name: site.name.clone(),
+                what: format!("{what} {}", site.name),
             });
         }
         let held = if rows == self.n_tokens {

@@ -1,10 +1,12 @@
 //! The calibration text as windows of tokens.
 
+use headshare_format::TensorInfo;
 use headshare_format::alias::format_digest;
 use headshare_runtime::{Model, ModelParams};
 
 use super::{Options, RepairError};
 use crate::input::ModelFile;
+use crate::model::AttentionMap;
 
 /// Windows of a text, one after the other.
 #[derive(Debug, Clone)]
@@ -30,6 +32,7 @@ impl Windows {
     /// the token that begins a text, if the model has one and uses it.
     pub fn of(
         source: &ModelFile,
+        map: &AttentionMap,
         options: &Options,
         remark: &dyn Fn(&str),
     ) -> Result<Self, RepairError> {
@@ -57,7 +60,7 @@ impl Windows {
             MIN_WINDOWS,
             headshare_runtime::calibrate::MAX_WINDOWS as usize,
         );
-        let needs = Needs::of(source, &model, window as u64, options.memory);
+        let needs = Needs::of(source, map, u64::from(model.n_embd()), window as u64);
         let count = needs.windows(options.memory, wanted)?;
         if count < wanted {
             remark(&format!(
@@ -121,41 +124,95 @@ impl Needs {
     /// token and stream the KV cache in f16 and what llama.cpp keeps of
     /// activations at once, measured as about three times the feed-forward and
     /// nine times the residual stream's width; our copies of one node of each
-    /// stream come on top.
-    fn of(source: &ModelFile, model: &Model, window: u64, memory: u64) -> Self {
-        let embedding = u64::from(model.n_embd());
-        let widest = source
-            .gguf
-            .tensors
-            .iter()
-            .filter(|t| t.name.ends_with("ffn_down.weight"))
-            .map(|t| t.row_elems())
-            .max()
-            .unwrap_or(embedding);
-        let kv: u64 = source
-            .gguf
-            .tensors
-            .iter()
-            .filter(|t| t.name.ends_with("attn_k.weight") || t.name.ends_with("attn_v.weight"))
-            .map(|t| t.dims.get(1).copied().unwrap_or(0))
+    /// stream come on top. Logits, for which more is set aside where there is
+    /// more, are not in it.
+    fn of(source: &ModelFile, map: &AttentionMap, embedding: u64, window: u64) -> Self {
+        let kv: u64 = (map.layers.iter())
+            .map(|layer| layer.k.rows() + layer.v.rows())
             .sum();
+        let widest = widest_feed_forward(source, map).max(embedding);
+        // The cache has whole steps of tokens for each window.
+        let cached = 2 * kv * window.next_multiple_of(CACHE_STEP);
         let activations = 4 * (3 * widest + 9 * embedding) + 4 * window;
-        let a_token = 2 * (2 * kv + activations) + 4 * (widest + 3 * embedding);
-        let sums = 8 * 6 * widest * (widest + embedding);
+        let a_token = 2 * activations + 4 * (widest + 3 * embedding);
+        let inputs = widest_input(source).max(embedding);
+        let sums = 8 * 6 * inputs * (inputs + embedding);
         Self {
-            fixed: 2 * source.len() + sums + 2 * super::logits_bytes(memory),
-            a_window: a_token * window,
+            fixed: 2 * source.len() + sums,
+            a_window: 2 * cached + a_token * window,
         }
     }
 
     fn windows(&self, bound: u64, wanted: usize) -> Result<usize, RepairError> {
-        let room = bound.saturating_sub(self.fixed) / self.a_window.max(1);
+        let fixed = self.fixed + 2 * super::logits_bytes(bound);
+        let room = bound.saturating_sub(fixed) / self.a_window.max(1);
         if (room as usize) < MIN_WINDOWS {
-            return Err(RepairError::Memory {
-                bound,
-                needed: self.fixed + MIN_WINDOWS as u64 * self.a_window,
-            });
+            let needed = self.least();
+            return Err(RepairError::Memory { bound, needed });
         }
         Ok(wanted.min(room as usize))
+    }
+
+    /// The smallest bound that is enough.
+    fn least(&self) -> u64 {
+        let without_logits = self.fixed + MIN_WINDOWS as u64 * self.a_window;
+        // For logits, twice an eighth of the bound, as far as that is not more
+        // than is ever set aside.
+        let with = without_logits.saturating_mul(4).div_ceil(3);
+        with.min(without_logits + 2 * super::logits_bytes(u64::MAX))
+    }
+}
+
+/// Tokens that llama.cpp's KV cache grows by.
+const CACHE_STEP: u64 = 256;
+
+/// Inputs of the widest matrix that is refitted.
+fn widest_input(source: &ModelFile) -> u64 {
+    let refitted = |t: &&TensorInfo| {
+        ["ffn_down.weight", "attn_output.weight"]
+            .iter()
+            .any(|suffix| t.name.ends_with(suffix))
+    };
+    let tensors = source.gguf.tensors.iter().filter(refitted);
+    tensors.map(TensorInfo::row_elems).max().unwrap_or(0)
+}
+
+/// Numbers that a token has at once in the widest feed-forward part: with
+/// experts, those of all that are used for it.
+fn widest_feed_forward(source: &ModelFile, map: &AttentionMap) -> u64 {
+    let key = format!("{}.expert_used_count", map.architecture.name);
+    let used = source.gguf.u64_value(&key).ok().flatten().unwrap_or(1);
+    let of = |t: &TensorInfo| {
+        if t.name.ends_with("ffn_down.weight") {
+            t.row_elems()
+        } else if t.name.ends_with("ffn_down_exps.weight") {
+            // What comes out is there for each expert before it is added up.
+            let comes_out = t.dims.get(1).copied().unwrap_or(0);
+            used.saturating_mul(t.row_elems() + comes_out)
+        } else {
+            0
+        }
+    };
+    source.gguf.tensors.iter().map(of).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_bound_is_enough_and_nothing_below_it() {
+        for (fixed, a_window) in [(0, 1), (12_345, 678), (5 << 30, 81 << 20), (40 << 30, 1)] {
+            let needs = Needs { fixed, a_window };
+            let least = needs.least();
+            assert!(needs.windows(least, 9).is_ok(), "{fixed} {a_window}");
+            // Eighths are rounded down.
+            let less = least.saturating_sub(8);
+            let refused = needs.windows(less, 9).unwrap_err();
+            let RepairError::Memory { needed, .. } = refused else {
+                panic!("{refused}")
+            };
+            assert_eq!(needed, least);
+        }
     }
 }

@@ -30,7 +30,7 @@ fn measure(source: &ModelFile, text: String) -> (Survey, Windows) {
         n_threads: Some(1),
         stop: Arc::default(),
     };
-    let windows = Windows::of(source, &options, &|_| ()).unwrap();
+    let windows = Windows::of(source, &map, &options, &|_| ()).unwrap();
     let subject = Subject {
         source,
         digest: "blake3:0",
@@ -182,6 +182,8 @@ fn every_kind_of_decoder_is_chosen_in() {
         "tiny-gemma3",
         "tiny-phi3",
         "tiny-gpt2",
+        "tiny-moe",
+        "tiny-refact",
     ] {
         let source = model(folder.path(), preset);
         let out = folder.path().join(format!("{preset}.out.gguf"));
@@ -325,4 +327,55 @@ fn bad_statistics_and_contradictions_are_refused() {
     );
     let exists = [&SMALL[..], &keep].concat();
     refused(&source, &exists, 2, "stats.json");
+    let share = stats.to_str().unwrap();
+    let drop = [&SMALL[..], &["--units", "drop", "--stats", share]].concat();
+    let auto = [&SMALL[..], &["--units", "auto", "--stats", share]].concat();
+    refused(
+        &source,
+        &drop,
+        3,
+        "what deleting units costs was not measured",
+    );
+    refused(
+        &source,
+        &auto,
+        3,
+        "measure again, with --units drop or auto",
+    );
+}
+
+/// What is read may not be what is written.
+#[test]
+fn text_and_statistics_are_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = text(folder.path());
+    let source = model(folder.path(), "tiny-llama");
+    let stats = folder.path().join("stats.json");
+    let keep = ["--save-stats", stats.to_str().unwrap()];
+    let first = folder.path().join("first.gguf");
+    convert(&source, &text, &first, &[&SMALL[..], &keep].concat());
+    let refused = |out: &Path, more: &[&str], says: &str| {
+        let files = [&source, &text, &stats];
+        let before = files.map(|path| std::fs::read(path).unwrap());
+        let output = repairing(&source, &text, out)
+            .args(SMALL)
+            .args(more)
+            .arg("--force")
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{more:?}: {stderr}");
+        assert!(stderr.contains(says), "{more:?}: {stderr}");
+        let after = files.map(|path| std::fs::read(path).unwrap());
+        assert!(before == after, "{more:?}");
+    };
+    let out = folder.path().join("out.gguf");
+    let [kept, words, model, new] =
+        [&stats, &text, &source, &out].map(|path| path.to_str().unwrap());
+    let itself = "is the input itself";
+    refused(&text, &[], itself);
+    refused(&stats, &["--stats", kept], itself);
+    refused(&out, &["--save-stats", words], itself);
+    refused(&out, &["--save-stats", model], itself);
+    refused(&out, &["--save-stats", new], "are the same file");
 }

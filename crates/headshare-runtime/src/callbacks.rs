@@ -143,12 +143,23 @@ impl<'a> Node<'a> {
 
     /// The factor of a node that multiplies by one number and adds nothing.
     pub(crate) fn scale(&self) -> Option<f32> {
-        let tensor = self.get();
-        if tensor.op != sys::GGML_OP_SCALE {
+        if self.get().op != sys::GGML_OP_SCALE {
             return None;
         }
-        let [factor, bias] = [0, 1].map(|i| f32::from_bits(tensor.op_params[i].cast_unsigned()));
+        let [factor, bias] = self.first_numbers();
         (bias == 0.0).then_some(factor)
+    }
+
+    /// Whether the node is an attention whose heads have slopes of their own.
+    pub(crate) fn alibi(&self) -> bool {
+        let [_, max_bias] = self.first_numbers();
+        let ops = [sys::GGML_OP_SOFT_MAX, sys::GGML_OP_FLASH_ATTN_EXT];
+        ops.contains(&self.get().op) && max_bias > 0.0
+    }
+
+    /// The first two parameters of an operation that takes numbers.
+    fn first_numbers(&self) -> [f32; 2] {
+        [0, 1].map(|i| f32::from_bits(self.get().op_params[i].cast_unsigned()))
     }
 
     fn get(&self) -> &'a sys::ggml_tensor {

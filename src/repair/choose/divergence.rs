@@ -27,7 +27,8 @@ impl Reference {
         }
     }
 
-    /// Mean KL divergence from the original, in nats.
+    /// Mean KL divergence from the original, in nats; not finite when `logits`
+    /// are not.
     pub fn divergence(&self, logits: &[f32]) -> f64 {
         let rows = self.logits.len() / self.vocabulary;
         let n = self.vocabulary;
@@ -43,7 +44,8 @@ impl Reference {
                     .zip(row)
                     .map(|((o, p), r)| f64::from(*p) * f64::from(o - r))
                     .sum();
-                (moved + shift).max(0.0)
+                let divergence = moved + shift;
+                if divergence < 0.0 { 0.0 } else { divergence }
             })
             .collect::<Vec<f64>>()
             .iter()
@@ -83,5 +85,7 @@ mod tests {
             .sum();
         assert!((reference.divergence(&changed) - naive / 2.0).abs() < 1e-6);
         assert!(reference.divergence(&original) < 1e-9);
+        let broken = [f32::NAN, 2.0, -1.0, 0.5, 0.0, 0.25];
+        assert!(!reference.divergence(&broken).is_finite());
     }
 }

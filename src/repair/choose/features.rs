@@ -17,8 +17,8 @@ use crate::plan;
 use crate::repair::normal::{GramSum, ProductSum, weighted};
 use crate::repair::{RepairError, dequantised, refit};
 
-/// Where heads have biases of their own, a donor's features depend on whose
-/// place it takes: so many places are tried.
+/// Where a head's features depend on whose place it takes (biases, ALiBi), a
+/// donor is tried in its units' own places: so many donors of a layer.
 const PLACES: usize = 8;
 
 /// What [`compare`] found.
@@ -58,25 +58,15 @@ pub(super) fn compare(
     let mut calibrator = Calibrator::load(source.path(), &params)?;
     let attentions = sites::find(&calibrator, map)?;
     let weights = Weights::of(source, map, &calibrator)?;
-    let biased = source.gguf.tensors.iter().any(|t| {
-        [
-            "attn_q.bias",
-            "attn_k.bias",
-            "attn_v.bias",
-            "attn_qkv.bias",
-            "attn_sinks.weight",
-        ]
-        .iter()
-        .any(|suffix| t.name.ends_with(suffix))
-    });
     let mut compared = Compared {
         units: Vec::new(),
         fits: BTreeMap::new(),
         screened: None,
     };
-    if biased && map.layers.iter().any(|l| l.n_head_kv as usize > PLACES) {
+    let by_place = |a: &Attention<'_>| a.by_place && a.layer.n_head_kv as usize > PLACES;
+    if attentions.iter().any(by_place) {
         compared.screened = Some(format!(
-            "note: heads have biases of their own, so each unit is compared with {PLACES} units of each earlier layer"
+            "note: what heads compute depends on their place (biases, ALiBi, gates), so each unit is compared with {PLACES} units of each earlier layer"
         ));
     }
     let stops: Vec<usize> = attentions
@@ -112,7 +102,6 @@ pub(super) fn compare(
                 weights: &weights,
                 attention: &attentions[at],
                 n_tokens,
-                biased,
                 dropping,
                 par: Par::rayon(rayon::current_num_threads()),
             };
@@ -210,7 +199,6 @@ struct Comparison<'a> {
     weights: &'a Weights<'a>,
     attention: &'a Attention<'a>,
     n_tokens: usize,
-    biased: bool,
     dropping: bool,
     par: Par,
 }
@@ -240,9 +228,12 @@ impl Comparison<'_> {
         };
         let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
         if !finite(&features) || !finite(&row_weights) {
+            return Err(self.not_finite());
+        }
+        if !finite(&output) {
             return Err(RepairError::NotFinite {
                 layer: layer.layer,
-                name: self.attention.output.name.clone(),
+                what: format!("the weights of {}", self.attention.output.name),
             });
         }
         let z = weighted(&features, &row_weights);
@@ -257,7 +248,7 @@ impl Comparison<'_> {
                 (columns, own)
             })
             .collect();
-        let stats = Layer::new(&gram.finish(), of_units).ok_or_else(|| self.singular())?;
+        let stats = Layer::new(&gram.finish(), of_units).ok_or_else(|| self.not_finite())?;
         // Rows are weighted so that each token's stream counts as much as its
         // elements are many.
         let scale = f64::from(self.attention.scale()).powi(2);
@@ -290,8 +281,7 @@ impl Comparison<'_> {
                     let mut own = GramSum::new(range.len());
                     own.add(&cut(&theirs, width, &range), self.par);
                     let donor = stats.donor(cross.subcols(range.start, range.len()), &own.finish());
-                    // Without biases the place does not matter.
-                    let units = if self.biased {
+                    let units = if self.attention.by_place {
                         to..to + 1
                     } else {
                         0..layer.n_head_kv
@@ -341,7 +331,9 @@ impl Comparison<'_> {
                 donors,
                 dropped: self
                     .dropping
-                    .then(|| effect(loss(stats.cost_of_dropping(a)))),
+                    .then(|| loss(stats.cost_of_dropping(a)))
+                    .filter(|loss| loss.is_finite())
+                    .map(effect),
             });
             compared.fits.insert(
                 unit,
@@ -365,7 +357,7 @@ impl Comparison<'_> {
         if !fits || here == 0 || there == 0 {
             return Vec::new();
         }
-        if self.biased {
+        if self.attention.by_place {
             let shifts = there.min(PLACES as u32);
             return (0..shifts)
                 .map(|shift| (0..here).map(|a| (a, (a + shift) % there)).collect())
@@ -391,10 +383,13 @@ impl Comparison<'_> {
         dequantised(self.source, index).map_err(|e| self.attention.output.cannot(e.into()))
     }
 
-    fn singular(&self) -> RepairError {
+    fn not_finite(&self) -> RepairError {
         RepairError::NotFinite {
             layer: self.attention.layer.layer,
-            name: self.attention.output.name.clone(),
+            what: format!(
+                "the activations that go into {}",
+                self.attention.output.name
+            ),
         }
     }
 }

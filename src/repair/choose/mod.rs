@@ -21,7 +21,8 @@ mod sites;
 
 use std::path::Path;
 
-use headshare_stitch::{AtomicFile, FileError};
+use headshare_format::alias::format_digest;
+use headshare_stitch::{AtomicFile, FileError, FileId};
 use serde::{Deserialize, Serialize};
 
 pub use select::{Chosen, Goal, Terms, Units};
@@ -183,6 +184,17 @@ pub fn survey(
     })
 }
 
+/// What a choice was made by, for the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SurveyRecord {
+    /// Digest of the survey, as `--save-stats` writes it.
+    pub digest: String,
+    /// The program that measured.
+    pub tool: String,
+    /// Windows of the text, before some were picked.
+    pub windows: u32,
+}
+
 /// Why a survey file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SurveyError {
@@ -200,7 +212,9 @@ pub enum SurveyError {
 }
 
 impl Survey {
-    /// Reads a survey and checks that it is about this model, text and windows.
+    /// Reads a survey and checks that it is about this model, text and length of
+    /// windows (their number may be another), and about deleting units where
+    /// `dropping` wants to know of that.
     ///
     /// # Errors
     /// [`SurveyError`].
@@ -208,6 +222,7 @@ impl Survey {
         json: &[u8],
         subject: Subject<'_>,
         windows: &Windows,
+        dropping: bool,
     ) -> Result<Self, SurveyError> {
         let Subject { digest, map, .. } = subject;
         let this: Self = serde_json::from_slice(json)?;
@@ -241,6 +256,11 @@ impl Survey {
         if ids != map.units() {
             return field("units", "these are not the model's".into());
         }
+        if dropping && this.units.iter().all(|unit| unit.dropped.is_none()) {
+            let problem = "what deleting units costs was not measured; measure again, \
+                           with --units drop or auto";
+            return field("units", problem.into());
+        }
         let known = |id: UnitId| ids.binary_search(&id).is_ok();
         for unit in &this.units {
             let loss = |v: f64| v.is_finite() && v >= 0.0;
@@ -262,14 +282,29 @@ impl Survey {
         Ok(this)
     }
 
-    /// Writes the survey to `path`.
+    /// The file's bytes.
+    fn to_json(&self) -> Vec<u8> {
+        let mut json = serde_json::to_vec(self).expect("a survey is plain data");
+        json.push(b'\n');
+        json
+    }
+
+    /// What a repaired file says of the survey.
+    pub fn record(&self) -> SurveyRecord {
+        SurveyRecord {
+            digest: format_digest(&blake3::hash(&self.to_json())),
+            tool: self.tool.clone(),
+            windows: self.windows,
+        }
+    }
+
+    /// Writes the survey to `path`, which must be none of `inputs`.
     ///
     /// # Errors
     /// When the file cannot be written; nothing is left behind then.
-    pub fn write(&self, path: &Path, force: bool) -> Result<(), FileError> {
-        let mut json = serde_json::to_vec(self).expect("a survey is plain data");
-        json.push(b'\n');
-        let file = AtomicFile::create(path, json.len() as u64, force, &[])?;
+    pub fn write(&self, path: &Path, force: bool, inputs: &[FileId]) -> Result<(), FileError> {
+        let json = self.to_json();
+        let file = AtomicFile::create(path, json.len() as u64, force, inputs)?;
         file.write_at(0, &json)?;
         file.commit()?;
         Ok(())

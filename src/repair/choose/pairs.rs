@@ -116,7 +116,8 @@ impl Layer {
                 cost += (rest[(i, j)] - ridge) * unit.outputs[(i, j)];
             }
         }
-        cost.max(0.0)
+        // Not `max`, which would make a sum that is no number cost nothing.
+        if cost < 0.0 { 0.0 } else { cost }
     }
 
     /// How unit `a`'s features follow from those of the others.
@@ -199,7 +200,6 @@ mod tests {
         let coefficients = gram.llt(Side::Lower).unwrap().solve(x.transpose() * z);
         let left = z - x * &coefficients;
         let cost = (&left * outputs.transpose()).squared_norm_l2()
-            + ridge * (&coefficients.transpose() * 1.0).squared_norm_l2() * 0.0
             + ridge * (outputs * coefficients.transpose()).squared_norm_l2();
         (coefficients, cost)
     }

@@ -326,6 +326,9 @@ struct Replays<'a> {
     end: usize,
 }
 
+/// What a change costs, in nats, that leaves no finite logits: it is taken last.
+const WORST: f64 = 1e6;
+
 /// How much smaller a change is made to tell its effect from that of rounding.
 const FRACTION: f32 = 0.25;
 
@@ -370,6 +373,10 @@ fn effects(
             Ok::<_, RepairError>(reference.divergence(&pass.f32s(replays.end)?))
         };
         let whole = divergence(1.0)?;
+        if !whole.is_finite() {
+            result.push(WORST);
+            continue;
+        }
         let rounding = match rounding.get(&layer) {
             Some(&known) => known,
             None => {
@@ -386,6 +393,7 @@ fn effects(
 /// made smaller by [`FRACTION`].
 fn constant_part(whole: f64, small: f64) -> f64 {
     let square = f64::from(FRACTION).powi(2);
+    // Without finite logits of the smaller one, nothing is known of it.
     ((small - square * whole) / (1.0 - square)).max(0.0)
 }
 

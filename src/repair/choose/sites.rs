@@ -1,6 +1,8 @@
 //! Where a layer's attention begins and ends in llama.cpp's graph.
 
-use headshare_runtime::calibrate::{Calibrator, Graph, Source};
+use std::ops::RangeInclusive;
+
+use headshare_runtime::calibrate::{Calibrator, Graph, Source, Weight};
 
 use crate::model::{AttentionLayer, AttentionMap};
 use crate::repair::RepairError;
@@ -12,6 +14,9 @@ pub(super) struct Attention<'a> {
     pub layer: &'a AttentionLayer,
     /// The node that goes into q, k and v.
     pub input: usize,
+    /// Whether a head's features depend on its place among the heads, not on
+    /// its weights alone.
+    pub by_place: bool,
     /// `attn_output`, whose input are the features.
     pub output: Site,
 }
@@ -62,6 +67,7 @@ pub(super) fn find<'a>(
             Ok(Attention {
                 layer,
                 input,
+                by_place: depends_on_place(graph, layer, input + 1..=output.input),
                 output,
             })
         })
@@ -92,6 +98,30 @@ fn input(graph: &Graph, layer: u32, features: usize) -> Result<usize, String> {
         .ok_or_else(|| format!("layer {layer} has no attention that could be computed again"))
 }
 
+/// Whether what the heads of `layer` compute in `stretch` differs by more than
+/// their q, k and v: by ALiBi's slopes, or by another weight (bias, sink, gate)
+/// that has parts for single heads.
+fn depends_on_place(graph: &Graph, layer: &AttentionLayer, stretch: RangeInclusive<usize>) -> bool {
+    let of_all_heads = |weight: &Weight| {
+        let name = &weight.name;
+        let matrices = ["attn_q", "attn_k", "attn_v", "attn_qkv"];
+        let is_matrix = |stem: &&str| *name == format!("blk.{}.{stem}.weight", layer.layer);
+        let elements: u64 = weight.dims.iter().product();
+        let one_head = [layer.key_length, layer.value_length].contains(&elements);
+        matrices.iter().any(|stem| is_matrix(stem))
+            || name.contains("rope")
+            || (name.ends_with("_norm.weight") && one_head)
+    };
+    graph.nodes[stretch].iter().any(|node| {
+        let mut sources = node.sources.iter();
+        node.alibi
+            || sources.any(|source| match *source {
+                Source::Weight(at) => !of_all_heads(&graph.weights[at]),
+                Source::Node(_) | Source::Input => false,
+            })
+    })
+}
+
 /// The nodes up to `last` that nodes after it are computed from.
 pub(super) fn crossing(graph: &Graph, last: usize) -> Vec<usize> {
     let mut found: Vec<usize> = graph.nodes[last + 1..]
@@ -105,4 +135,50 @@ pub(super) fn crossing(graph: &Graph, last: usize) -> Vec<usize> {
     found.sort_unstable();
     found.dedup();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use headshare_runtime::calibrate::CalibratorParams;
+    use headshare_testmodels::ModelSpec;
+
+    use super::*;
+    use crate::convert::attention_map;
+    use crate::input::ModelFile;
+
+    #[test]
+    fn biases_and_alibi_tie_features_to_a_place() {
+        let folder = tempfile::tempdir().unwrap();
+        for (preset, expected) in [
+            ("tiny-llama", false),
+            ("tiny-gqa", false),
+            ("tiny-moe", false),
+            // Norms that all heads have in common.
+            ("tiny-qwen3", false),
+            ("tiny-gemma3", false),
+            ("tiny-phi3", false),
+            ("tiny-qwen2", true),
+            ("tiny-gpt2", true),
+            ("tiny-refact", true),
+        ] {
+            let path = folder.path().join(preset);
+            ModelSpec::preset(preset).unwrap().write(&path).unwrap();
+            let source = ModelFile::open_plain(&path).unwrap();
+            let map = attention_map(&source).unwrap();
+            let params = CalibratorParams {
+                windows: 1,
+                window: 8,
+                outputs: 8,
+                n_threads: Some(1),
+                stop: Arc::default(),
+            };
+            let calibrator = Calibrator::load(&path, &params).unwrap();
+            for attention in find(&calibrator, &map).unwrap() {
+                let layer = attention.layer.layer;
+                assert_eq!(attention.by_place, expected, "{preset}, layer {layer}");
+            }
+        }
+    }
 }

@@ -32,6 +32,8 @@ pub struct GraphNode {
     pub sources: Vec<Source>,
     /// The factor of a `SCALE` that adds nothing.
     pub scale: Option<f32>,
+    /// Whether it is an attention with ALiBi's slopes, one for each head.
+    pub alibi: bool,
 }
 
 /// A weight of the model that the graph uses.
@@ -127,6 +129,7 @@ impl Observer for Discovery {
             nth,
             sources,
             scale: node.scale(),
+            alibi: node.alibi(),
         });
         false
     }
