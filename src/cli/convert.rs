@@ -36,7 +36,8 @@ pub(super) struct Args {
         value_parser = PossibleValuesParser::new(["4096", "16384", "65536"])
             .map(|text| text.parse::<u64>().expect("one of the listed numbers")))]
     page_size: u64,
-    /// Show what would be done and what it saves, and write nothing.
+    /// Show what would be done and what it saves, and write nothing. Sizes leave
+    /// out the some kilobytes in which a repair is recorded.
     #[arg(long)]
     dry_run: bool,
     /// Replace the output if it exists.
