@@ -132,10 +132,12 @@ pub struct Made {
     pub digest: String,
     /// Units that use another unit's weights, or tensors at a lower type.
     pub changed: u64,
+    /// Units that are deleted.
+    pub dropped: u64,
     /// Of so many.
     pub of: u64,
-    /// The share of the units that is aliased, or of the body's weights that is
-    /// lower.
+    /// The share of the units that is aliased or deleted, or of the body's
+    /// weights that is lower.
     pub share: f64,
     /// What was done, in words: types, repair.
     pub how: String,

@@ -31,6 +31,7 @@ fn row(form: Form, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
             file_bytes,
             digest: "blake3:0".into(),
             changed: 1,
+            dropped: 0,
             of: 4,
             share: 0.25,
             how: "made up".into(),
@@ -101,9 +102,10 @@ fn the_lower_perplexity_wins_where_the_difference_counts() {
     assert_eq!(winner, Winner::Lower);
     assert_eq!(
         words,
-        "10,000 bytes saved (10.0%): 40% of the body one type lower wins. Perplexity 27.00 (10% \
-         shared) against 21.03 (40% of the body one type lower); the source has 20.00. In memory, \
-         the weights take 10,000 bytes less than the source's, the rival's 11,000 bytes less."
+        "10,000 bytes saved (10.0%): 40% of the body one type lower wins over sharing heads. \
+         Perplexity 27.00 (10% shared) against 21.03 (40% of the body one type lower); the source \
+         has 20.00. In memory, the weights take 10,000 bytes less than the source's, the rival's \
+         11,000 bytes less."
     );
     assert!(
         all.contains("one type lower is better than sharing"),
@@ -111,16 +113,51 @@ fn the_lower_perplexity_wins_where_the_difference_counts() {
     );
 
     let (winner, words, all) = outcome(&contest(0.05, Some(0.3), 90_000));
-    assert_eq!(winner, Winner::Sharing);
-    assert!(words.contains(": 10% shared wins."), "{words}");
+    assert_eq!(winner, Winner::Converted);
+    assert!(words.contains(": sharing heads wins."), "{words}");
     assert!(all.contains("sharing heads is better"), "{all}");
 
     // 0.02 apart, with an error of 0.014.
     let (winner, words, all) = outcome(&contest(0.05, Some(0.07), 90_000));
     assert_eq!(winner, Winner::Neither);
-    assert!(words.contains("neither is clearly better"), "{words}");
+    assert!(words.contains("is clearly better"), "{words}");
+    assert!(all.contains("is clearly better at ratio 0.1"), "{all}");
+}
+
+#[test]
+fn what_wins_is_called_what_it_is() {
+    for (changed, dropped, deed) in [
+        (3, 0, "sharing heads"),
+        (0, 3, "deleting heads"),
+        (1, 2, "sharing and deleting heads"),
+    ] {
+        for (rival, outcome_of) in [
+            (0.3, format!("{deed} is better than storing")),
+            (0.01, format!("lower is better than {deed},")),
+        ] {
+            let mut rows = contest(0.05, Some(rival), 90_000);
+            rows[1].made.changed = changed;
+            rows[1].made.dropped = dropped;
+            let (_, words, all) = outcome(&rows);
+            assert!(words.contains(deed), "{words}");
+            assert!(all.contains(&outcome_of), "{all}");
+        }
+    }
+    // One ratio is won by the one, another by the other.
+    let mut rows = contest(0.05, Some(0.3), 90_000);
+    rows.push(Row {
+        ratio: Some(0.2),
+        rival: Some(2),
+        ..row(Form::Converted, "20% dropped", 90_000, 0.05)
+    });
+    (rows[3].made.changed, rows[3].made.dropped) = (0, 4);
+    let all = summary(&rows, &verdicts(&rows));
     assert!(
-        all.contains("neither is clearly better at ratio 0.1"),
+        all.contains("sharing heads is better at ratio 0.1;"),
+        "{all}"
+    );
+    assert!(
+        all.contains("deleting heads is better at ratio 0.2."),
         "{all}"
     );
 }
@@ -138,15 +175,41 @@ fn what_saves_nothing_or_has_no_rival_is_said() {
     assert_eq!(winner, Winner::Source);
     assert!(words.contains("nothing is saved"), "{words}");
 
-    let (winner, words, _) = outcome(&contest(0.1, None, 50_000));
-    assert_eq!(winner, Winner::Sharing);
-    assert!(words.contains("stands alone"), "{words}");
-
     // Exact, and the rival is not: however small the difference.
     let (winner, words, all) = outcome(&contest(0.0, Some(0.001), 90_000));
-    assert_eq!(winner, Winner::Sharing);
+    assert_eq!(winner, Winner::Converted);
     assert!(words.contains("because it changes nothing"), "{words}");
     assert!(all.contains("costs nothing"), "{all}");
+}
+
+#[test]
+fn nobody_wins_without_a_rival() {
+    let mut rows = contest(0.1, None, 50_000);
+    let (winner, words, all) = outcome(&rows);
+    assert_eq!(winner, Winner::Alone);
+    assert!(words.contains("has no rival"), "{words}");
+    assert!(
+        all.contains("nothing to compare sharing heads with"),
+        "{all}"
+    );
+    assert!(!all.contains("better"), "{all}");
+
+    // Another ratio has one, and wins.
+    rows.push(Row {
+        ratio: Some(0.05),
+        rival: Some(3),
+        ..row(Form::Converted, "5% shared", 95_000, 0.05)
+    });
+    rows.push(row(Form::Lower, "all one type lower", 95_000, 0.3));
+    let all = summary(&rows, &verdicts(&rows));
+    assert!(
+        all.contains("sharing heads is better at ratio 0.05;"),
+        "{all}"
+    );
+    assert!(
+        all.contains("nothing to compare sharing heads with at ratio 0.1."),
+        "{all}"
+    );
 }
 
 #[test]
@@ -180,7 +243,27 @@ fn of_several_conversions_the_best_is_held_against_its_own_rival() {
         0.6,
     ));
     let all = verdicts(&rows);
-    assert_eq!((all[0].row, all[0].winner), (4, Winner::Sharing));
+    assert_eq!((all[0].row, all[0].winner), (4, Winner::Converted));
+}
+
+#[test]
+fn what_cannot_be_compared_is_not_the_best() {
+    // Worse than its rival by more than the others are than the source.
+    let mut rows = contest(0.5, Some(0.05), 90_000);
+    let other = |label, bytes, ln_ratio| Row {
+        series: Some("repaired"),
+        ratio: Some(0.1),
+        ..row(Form::Converted, label, bytes, ln_ratio)
+    };
+    // Larger than the source, and smaller than any plain file.
+    rows.push(other("larger", 100_500, 0.0));
+    rows.push(other("tiny", 10_000, 0.1));
+    let all = verdicts(&rows);
+    assert_eq!((all[0].row, all[0].winner), (1, Winner::Lower));
+    // Without a rival for any, the best of those that save something.
+    rows[1].rival = None;
+    let all = verdicts(&rows);
+    assert_eq!((all[0].row, all[0].winner), (4, Winner::Alone));
 }
 
 fn report(rows: Vec<Row>) -> Report {

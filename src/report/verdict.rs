@@ -1,21 +1,24 @@
-//! Who wins, in numbers and words: sharing, or the plain file of the same size.
+//! Who wins, in numbers and words: the converted file, or the plain file that
+//! is as small.
 
 use serde::Serialize;
 
-use super::rows::{Form, Row};
+use super::rows::{Form, Made, Row};
 
 /// Who is better at one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Winner {
     /// The converted file.
-    Sharing,
+    Converted,
     /// The plain file that is as small.
     Lower,
     /// Neither: the difference is within its error.
     Neither,
     /// The source: the converted file is not smaller.
     Source,
+    /// Nobody: no plain file is as small as the converted one.
+    Alone,
 }
 
 /// The outcome at one ratio: of the conversions, the one that does best against
@@ -60,29 +63,19 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
     };
     let all: Vec<usize> = (0..rows.len()).collect();
     let forms: Vec<usize> = all.iter().filter(here).copied().collect();
-    // By how much each is worse than its rival, or than the source.
-    let excess = |i: usize| {
-        let rival = rows[i].rival.map_or(0.0, |rival| rows[rival].ln_ratio().0);
-        rows[i].ln_ratio().0 - rival
-    };
-    let best = *forms
-        .iter()
-        .min_by(|a, b| excess(**a).total_cmp(&excess(**b)))?;
+    let best = best(rows, &forms)?;
     let (row, saved) = (&rows[best], rows[best].saved(source));
     let rival = row.rival.map(|rival| &rows[rival]);
     let winner = match rival {
         _ if saved <= 0 => Winner::Source,
-        None => Winner::Sharing,
+        None => Winner::Alone,
         // Whatever the error of the perplexity: one changes nothing.
-        Some(rival) if is_exact(row) && !is_exact(rival) => Winner::Sharing,
+        Some(rival) if is_exact(row) && !is_exact(rival) => Winner::Converted,
         Some(rival) => {
-            let ((a, a_error), (b, b_error)) = (row.ln_ratio(), rival.ln_ratio());
-            // As if the two errors were independent: they are of the same
-            // tokens, so this is rather too careful.
-            let error = a_error.hypot(b_error);
-            match a - b {
+            let (difference, error) = difference(row, rival);
+            match difference {
                 d if d.abs() <= SIGNIFICANT * error => Winner::Neither,
-                d if d < 0.0 => Winner::Sharing,
+                d if d < 0.0 => Winner::Converted,
                 _ => Winner::Lower,
             }
         }
@@ -98,9 +91,50 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
         file_bytes: row.made.file_bytes,
         saved_bytes: saved,
         winner,
-        ratio_to_rival: rival.map(|rival| row.quality.perplexity / rival.quality.perplexity),
+        ratio_to_rival: rival.map(|rival| difference(row, rival).0.exp()),
         words: words(source, row, rival, &others, winner),
     })
+}
+
+/// Which of the conversions `forms` stands for all. Only numbers of one kind
+/// are compared: where any has a rival, how they do against their rivals; else
+/// how those that save anything do against the source; else what they cost.
+fn best(rows: &[Row], forms: &[usize]) -> Option<usize> {
+    let source = rows.first()?;
+    let saved = |i: &usize| rows[*i].saved(source);
+    let least = |of: Vec<usize>, number: &dyn Fn(usize) -> f64| {
+        of.into_iter()
+            .min_by(|a, b| number(*a).total_cmp(&number(*b)))
+    };
+    let saving: Vec<usize> = forms.iter().copied().filter(|i| saved(i) > 0).collect();
+    let rival = |i: usize| rows[i].rival.map(|rival| &rows[rival]);
+    let contested: Vec<usize> = (saving.iter().copied())
+        .filter(|i| rival(*i).is_some())
+        .collect();
+    let over_rival =
+        |i: usize| rival(i).map_or(f64::INFINITY, |rival| difference(&rows[i], rival).0);
+    least(contested, &over_rival)
+        .or_else(|| least(saving, &|i| rows[i].ln_ratio().0))
+        .or_else(|| forms.iter().copied().max_by_key(saved))
+}
+
+/// By how much `row` is worse than its rival, with the standard error:
+/// logarithm of the ratio of their perplexities.
+fn difference(row: &Row, rival: &Row) -> (f64, f64) {
+    let ((a, a_error), (b, b_error)) = (row.ln_ratio(), rival.ln_ratio());
+    // As if the two errors were independent: they are of the same tokens, so
+    // this is rather too careful.
+    (a - b, a_error.hypot(b_error))
+}
+
+/// What was done to heads, as a doing.
+fn deed(made: &Made) -> &'static str {
+    match (made.changed, made.dropped) {
+        (0, 0) => "storing once what is byte-equal",
+        (_, 0) => "sharing heads",
+        (0, _) => "deleting heads",
+        _ => "sharing and deleting heads",
+    }
 }
 
 fn words(source: &Row, row: &Row, rival: Option<&Row>, others: &[&Row], winner: Winner) -> String {
@@ -110,6 +144,7 @@ fn words(source: &Row, row: &Row, rival: Option<&Row>, others: &[&Row], winner: 
         format!("{share:.1}%")
     };
     let perplexity = |row: &Row| format!("{:.2}", row.quality.perplexity);
+    let deed = deed(&row.made);
     let mut text = match (winner, rival) {
         (Winner::Source, _) if saved == 0 => format!(
             "{}: nothing is saved, so there is nothing to win.",
@@ -122,12 +157,12 @@ fn words(source: &Row, row: &Row, rival: Option<&Row>, others: &[&Row], winner: 
         ),
         (_, Some(rival)) => {
             let outcome = match winner {
-                Winner::Sharing if is_exact(row) => {
-                    format!("{} wins, because it changes nothing", row.label)
+                Winner::Converted if is_exact(row) => {
+                    format!("{deed} wins, because it changes nothing")
                 }
-                Winner::Sharing => format!("{} wins", row.label),
-                Winner::Lower => format!("{} wins", rival.label),
-                _ => "neither is clearly better".to_owned(),
+                Winner::Converted => format!("{deed} wins"),
+                Winner::Lower => format!("{} wins over {deed}", rival.label),
+                _ => format!("neither {deed} nor the plain file is clearly better"),
             };
             format!(
                 "{} saved ({}): {outcome}. Perplexity {} ({}) against {} ({}); the source has {}.",
@@ -141,12 +176,12 @@ fn words(source: &Row, row: &Row, rival: Option<&Row>, others: &[&Row], winner: 
             )
         }
         (_, None) => format!(
-            "{} saved ({}): {} stands alone, with perplexity {} where the source has {}; the \
-             types below the source's do not make a plain file as small.",
+            "{} saved ({}): {deed} has no rival, for the types below the source's do not make a \
+             plain file as small. Perplexity {} ({}); the source has {}.",
             bytes(saved),
             percent(saved),
-            row.label,
             perplexity(row),
+            row.label,
             perplexity(source)
         ),
     };
@@ -184,47 +219,76 @@ fn memory(source: &Row, row: &Row, rival: &Row) -> String {
 
 /// What all outcomes together say.
 pub fn summary(rows: &[Row], verdicts: &[Verdict]) -> String {
-    let contested: Vec<&Verdict> = verdicts
-        .iter()
-        .filter(|v| v.winner != Winner::Source)
-        .collect();
-    let of = |winner: Winner| -> Vec<String> {
-        let won = contested.iter().filter(|v| v.winner == winner);
-        won.map(|v| format!("{}", v.ratio)).collect()
-    };
-    let (sharing, lower, neither) = (of(Winner::Sharing), of(Winner::Lower), of(Winner::Neither));
-    if contested.is_empty() {
-        return "No conversion saves anything on this model: keep the source.".to_owned();
-    }
-    if lower.len() == contested.len() {
-        return "On this model, storing part of the tensors one type lower is better than sharing \
-                heads, at every size that was measured."
-            .to_owned();
-    }
-    if sharing.len() == contested.len() {
-        let lossless = contested.iter().all(|v| is_exact(&rows[v.row]));
-        return if lossless {
-            "On this model sharing wins, and costs nothing: what is shared is byte-equal."
-        } else {
-            "On this model, sharing heads is better than storing part of the tensors one type \
-             lower, at every size that was measured."
-        }
-        .to_owned();
-    }
-    let mut parts = Vec::new();
-    for (ratios, outcome) in [
-        (sharing, "sharing heads is better"),
-        (
-            lower,
-            "storing part of the tensors one type lower is better",
-        ),
-        (neither, "neither is clearly better"),
-    ] {
-        if !ratios.is_empty() {
-            parts.push(format!("{outcome} at ratio {}", ratios.join(", ")));
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for verdict in verdicts.iter().filter(|v| v.winner != Winner::Source) {
+        let row = &rows[verdict.row];
+        let outcome = (verdict.winner, deed(&row.made), is_exact(row));
+        let known = outcomes.iter_mut().find(|known| known.what == outcome);
+        match known {
+            Some(known) => known.ratios.push(verdict.ratio.to_string()),
+            None => outcomes.push(Outcome {
+                what: outcome,
+                ratios: vec![verdict.ratio.to_string()],
+            }),
         }
     }
-    format!("On this model, at equal bytes, {}.", parts.join("; "))
+    match &outcomes[..] {
+        [] => "No conversion saves anything on this model: keep the source.".to_owned(),
+        [only] => only.everywhere(),
+        several => {
+            let parts: Vec<String> = several.iter().map(Outcome::at_its_ratios).collect();
+            format!("On this model, at equal bytes, {}.", parts.join("; "))
+        }
+    }
+}
+
+/// What came out at some ratios.
+struct Outcome {
+    /// Who won; what the conversion did; whether that changes nothing.
+    what: (Winner, &'static str, bool),
+    ratios: Vec<String>,
+}
+
+/// What rivals are, as a doing.
+const LOWERING: &str = "storing part of the tensors one type lower";
+
+impl Outcome {
+    /// The same at all ratios.
+    fn everywhere(&self) -> String {
+        match self.what {
+            (Winner::Converted, deed, true) => {
+                format!("On this model {deed} wins, and costs nothing.")
+            }
+            (Winner::Converted, deed, false) => format!(
+                "On this model, {deed} is better than {LOWERING}, at every size that was measured."
+            ),
+            (Winner::Lower, deed, _) => format!(
+                "On this model, {LOWERING} is better than {deed}, at every size that was measured."
+            ),
+            (Winner::Alone, deed, _) => format!(
+                "On this model there was nothing to compare {deed} with: the types below the \
+                 source's do not make a plain file as small."
+            ),
+            _ => format!("On this model, at equal bytes, {}.", self.at_its_ratios()),
+        }
+    }
+
+    fn at_its_ratios(&self) -> String {
+        let ratios = self.ratios.join(", ");
+        match self.what {
+            (Winner::Converted, deed, true) => format!("{deed} costs nothing at ratio {ratios}"),
+            (Winner::Converted, deed, false) => format!("{deed} is better at ratio {ratios}"),
+            (Winner::Lower, deed, _) => {
+                format!("{LOWERING} is better than {deed} at ratio {ratios}")
+            }
+            (Winner::Alone, deed, _) => {
+                format!("there was nothing to compare {deed} with at ratio {ratios}")
+            }
+            (_, deed, _) => {
+                format!("neither {deed} nor {LOWERING} is clearly better at ratio {ratios}")
+            }
+        }
+    }
 }
 
 /// A size that people can read.

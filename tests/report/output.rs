@@ -153,7 +153,7 @@ fn what_is_byte_equal_wins_at_no_cost() {
     let rows = json["rows"].as_array().unwrap();
     assert_eq!(rows[1]["made"]["changed"], 0);
     assert_eq!(rows[1]["quality"]["base"]["kl_mean"], 0.0);
-    assert_eq!(json["verdicts"][0]["winner"], "sharing", "{json}");
+    assert_eq!(json["verdicts"][0]["winner"], "converted", "{json}");
     let summary = json["summary"].as_str().unwrap();
     assert!(summary.contains("costs nothing"), "{summary}");
 }

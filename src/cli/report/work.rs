@@ -1,6 +1,6 @@
 //! Cell by cell: what is kept is taken, what is missing is made and measured.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -245,6 +245,7 @@ impl<'a> Work<'a> {
                 file_bytes: self.inputs.source.bytes,
                 digest: self.inputs.source.digest.clone(),
                 changed: 0,
+                dropped: 0,
                 of: 0,
                 share: 0.0,
                 how: "the source as it is".into(),
@@ -438,9 +439,16 @@ fn row(form: Form, ratio: Option<f64>, label: String, mut measured: Measured) ->
 /// What `convert --json` says of its output.
 fn made_by_convert(found: &Value, path: &Path) -> anyhow::Result<Made> {
     let plan = &found["plan"];
-    let aliases = plan["aliases"].as_array().map_or(0, Vec::len) as u64;
     let units = plan["units"].as_u64().unwrap_or(0);
-    let mut how = format!("{aliases} of {units} units use another unit's weights");
+    let (aliases, dropped) = (units_in(&plan["aliases"]), units_in(&plan["dropped"]));
+    let mut doings = Vec::new();
+    if dropped > 0 {
+        doings.push(format!("{dropped} are deleted"));
+    }
+    if aliases > 0 || dropped == 0 {
+        doings.push(format!("{aliases} use another unit's weights"));
+    }
+    let mut how = format!("of {units} units {}", doings.join(" and "));
     if let Some(duplicates) = found["duplicates"]["bytes"].as_u64().filter(|n| *n > 0) {
         how += &format!(", {duplicates} bytes of exact duplicates are stored once");
     }
@@ -456,10 +464,20 @@ fn made_by_convert(found: &Value, path: &Path) -> anyhow::Result<Made> {
         file_bytes: file.bytes,
         digest: file.digest,
         changed: aliases,
+        dropped,
         of: units,
-        share: aliases as f64 / units.max(1) as f64,
+        share: (aliases + dropped) as f64 / units.max(1) as f64,
         how,
     })
+}
+
+/// Units in a list of a plan: one whose parts are matched apart stands there
+/// several times.
+fn units_in(list: &Value) -> u64 {
+    let unit = |entry: &Value| Some((entry["layer"].as_u64()?, entry["unit"].as_u64()?));
+    let units: Option<BTreeSet<(u64, u64)>> =
+        list.as_array().into_iter().flatten().map(unit).collect();
+    units.map_or(0, |units| units.len() as u64)
 }
 
 fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> anyhow::Result<Made> {
@@ -478,6 +496,7 @@ fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> anyhow::Resu
         file_bytes: file.bytes,
         digest: file.digest,
         changed: lowered.types.len() as u64,
+        dropped: 0,
         of: Lowering::of(gguf).order.len() as u64,
         share: lowered.share(),
         how: kinds.join(", "),
@@ -488,4 +507,35 @@ fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> anyhow::Resu
 fn percent(share: f64) -> String {
     let text = format!("{:.3}", share * 100.0);
     format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_whose_parts_are_matched_apart_counts_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made.gguf");
+        std::fs::write(&path, "made").unwrap();
+        let alias = |unit: u32, part: &str| json!({"layer": 2, "unit": unit, "parts": [part]});
+        let aliases = [alias(0, "q"), alias(0, "k"), alias(0, "v"), alias(1, "v")];
+        let plan = json!({ "units": 8, "aliases": aliases, "dropped": [] });
+        let made = made_by_convert(&json!({ "plan": plan }), &path).unwrap();
+        assert_eq!((made.changed, made.dropped, made.of), (2, 0, 8));
+        assert_eq!(made.share, 0.25);
+        assert_eq!(made.how, "of 8 units 2 use another unit's weights");
+
+        let dropped = [json!({"layer": 3, "unit": 1, "score": -0.1})];
+        let mut plan = json!({ "units": 8, "aliases": aliases, "dropped": dropped });
+        let made = made_by_convert(&json!({ "plan": plan }), &path).unwrap();
+        assert_eq!((made.changed, made.dropped, made.share), (2, 1, 0.375));
+        assert_eq!(
+            made.how,
+            "of 8 units 1 are deleted and 2 use another unit's weights"
+        );
+        plan["aliases"] = json!([]);
+        let made = made_by_convert(&json!({ "plan": plan }), &path).unwrap();
+        assert_eq!(made.how, "of 8 units 1 are deleted");
+    }
 }
