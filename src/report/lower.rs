@@ -105,17 +105,19 @@ pub struct Lowering<'a> {
 
 impl<'a> Lowering<'a> {
     /// The body of the file whose header is `gguf`, in the order in which it
-    /// goes down: layers spread evenly, what is sensitive last.
+    /// goes down: layers spread evenly, what is sensitive last, and in both
+    /// halves layer 0 last, which all others build on: an error made there costs
+    /// more than one made anywhere else.
     pub fn of(gguf: &'a Gguf) -> Self {
-        let mut body: Vec<(bool, u64, usize)> = Vec::new();
+        let mut body: Vec<(bool, bool, u64, usize)> = Vec::new();
         for (i, info) in gguf.tensors.iter().enumerate() {
             if let Some(layer) = layer_of_body(info) {
                 let sensitive = SENSITIVE.iter().any(|part| info.name.contains(part));
-                body.push((sensitive, spread(layer), i));
+                body.push((sensitive, layer == 0, spread(layer), i));
             }
         }
         body.sort_unstable();
-        let order: Vec<usize> = body.into_iter().map(|(_, _, i)| i).collect();
+        let order: Vec<usize> = body.into_iter().map(|(.., i)| i).collect();
         let mut types: Vec<GgmlType> = order.iter().map(|&i| gguf.tensors[i].ggml_type).collect();
         let mut steps = Vec::new();
         loop {
@@ -230,5 +232,28 @@ mod tests {
         // Of the first ten, each third of the layers has some.
         let third = |n: u32| layers[..10].iter().filter(|&&l| l / 10 == n).count();
         assert!((0..3).all(|n| third(n) >= 3), "{layers:?}");
+    }
+
+    #[test]
+    fn layer_0_goes_down_last_of_its_class() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let spec = headshare_testmodels::ModelSpec::preset("tiny-gqa").unwrap();
+        spec.write(&path).unwrap();
+        let gguf = crate::input::ModelFile::open(&path).unwrap().gguf;
+        let order = Lowering::of(&gguf).order;
+        let name = |i: &usize| gguf.tensors[*i].name.as_str();
+        let names: Vec<&str> = order.iter().map(name).collect();
+        let (sensitive, others): (Vec<&str>, Vec<&str>) = names
+            .iter()
+            .partition(|name| SENSITIVE.iter().any(|part| name.contains(part)));
+        assert_eq!([&others[..], &sensitive[..]].concat(), names);
+        for class in [others, sensitive] {
+            let first = class.iter().filter(|name| name.starts_with("blk.0."));
+            let first = first.count();
+            assert!(0 < first && first < class.len(), "{class:?}");
+            let tail = &class[class.len() - first..];
+            assert!(tail.iter().all(|n| n.starts_with("blk.0.")), "{class:?}");
+        }
     }
 }

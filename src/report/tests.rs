@@ -103,8 +103,8 @@ fn the_lower_perplexity_wins_where_the_difference_counts() {
     assert_eq!(
         words,
         "10,000 bytes saved (10.0%): 40% of the body one type lower wins over sharing heads. \
-         Perplexity 27.00 (10% shared) against 21.03 (40% of the body one type lower); the source \
-         has 20.00. In memory, the weights take 10,000 bytes less than the source's, the rival's \
+         Perplexity 27.00 (10% shared) against 21.03 (40% of the body one type lower; 89,000 \
+         bytes, which saves another 1,000 bytes); the source has 20.00. In memory, the weights take 10,000 bytes less than the source's, the rival's \
          11,000 bytes less."
     );
     assert!(
@@ -117,8 +117,8 @@ fn the_lower_perplexity_wins_where_the_difference_counts() {
     assert!(words.contains(": sharing heads wins."), "{words}");
     assert!(all.contains("sharing heads is better"), "{all}");
 
-    // 0.02 apart, with an error of 0.014.
-    let (winner, words, all) = outcome(&contest(0.05, Some(0.07), 90_000));
+    // 0.01 apart, with an error of 0.014.
+    let (winner, words, all) = outcome(&contest(0.05, Some(0.06), 90_000));
     assert_eq!(winner, Winner::Neither);
     assert!(words.contains("is clearly better"), "{words}");
     assert!(all.contains("is clearly better at ratio 0.1"), "{all}");
@@ -180,6 +180,25 @@ fn what_saves_nothing_or_has_no_rival_is_said() {
     assert_eq!(winner, Winner::Converted);
     assert!(words.contains("because it changes nothing"), "{words}");
     assert!(all.contains("costs nothing"), "{all}");
+}
+
+#[test]
+fn a_rival_that_is_much_smaller_is_not_of_equal_bytes() {
+    // 5% of what is saved are 500 bytes.
+    for (bytes, size, more) in [
+        (89_400, "lower; 89,400 bytes", Some("another 600 bytes")),
+        (89_500, "lower; 89,500 bytes", None),
+    ] {
+        let mut rows = contest(0.05, Some(0.06), 90_000);
+        rows[2].made.file_bytes = bytes;
+        let (_, words, all) = outcome(&rows);
+        assert!(words.contains(size), "{words}");
+        match more {
+            Some(more) => assert!(words.contains(more), "{words}"),
+            None => assert!(!words.contains("another"), "{words}"),
+        }
+        assert_eq!(all.contains("at equal bytes"), more.is_none(), "{all}");
+    }
 }
 
 #[test]

@@ -127,6 +127,25 @@ fn difference(row: &Row, rival: &Row) -> (f64, f64) {
     (a - b, a_error.hypot(b_error))
 }
 
+/// Whole tensors go down: a rival may be that much smaller, as a share of what
+/// is saved, and still be called as small.
+const AS_SMALL: f64 = 0.05;
+
+/// Bytes that the rival saves beyond what `row` does, where they count.
+fn saves_more(source: &Row, row: &Row, rival: &Row) -> Option<i64> {
+    let saved = row.saved(source);
+    let more = rival.saved(source) - saved;
+    (more as f64 > AS_SMALL * saved as f64).then_some(more)
+}
+
+fn size_of_rival(source: &Row, row: &Row, rival: &Row) -> String {
+    let size = bytes(rival.made.file_bytes as i64);
+    match saves_more(source, row, rival) {
+        Some(more) => format!("{size}, which saves another {}", bytes(more)),
+        None => size,
+    }
+}
+
 /// What was done to heads, as a doing.
 fn deed(made: &Made) -> &'static str {
     match (made.changed, made.dropped) {
@@ -165,13 +184,14 @@ fn words(source: &Row, row: &Row, rival: Option<&Row>, others: &[&Row], winner: 
                 _ => format!("neither {deed} nor the plain file is clearly better"),
             };
             format!(
-                "{} saved ({}): {outcome}. Perplexity {} ({}) against {} ({}); the source has {}.",
+                "{} saved ({}): {outcome}. Perplexity {} ({}) against {} ({}; {}); the source has {}.",
                 bytes(saved),
                 percent(saved),
                 perplexity(row),
                 row.label,
                 perplexity(rival),
                 rival.label,
+                size_of_rival(source, row, rival),
                 perplexity(source)
             )
         }
@@ -232,12 +252,21 @@ pub fn summary(rows: &[Row], verdicts: &[Verdict]) -> String {
             }),
         }
     }
+    let smaller = verdicts.iter().any(|verdict| {
+        let row = &rows[verdict.row];
+        let rival = row.rival.map(|rival| &rows[rival]);
+        rival.is_some_and(|rival| saves_more(&rows[0], row, rival).is_some())
+    });
+    let sizes = match smaller {
+        true => "with plain files as small or smaller",
+        false => "at equal bytes",
+    };
     match &outcomes[..] {
         [] => "No conversion saves anything on this model: keep the source.".to_owned(),
-        [only] => only.everywhere(),
-        several => {
-            let parts: Vec<String> = several.iter().map(Outcome::at_its_ratios).collect();
-            format!("On this model, at equal bytes, {}.", parts.join("; "))
+        [only] if only.what.0 != Winner::Neither => only.everywhere(),
+        all => {
+            let parts: Vec<String> = all.iter().map(Outcome::at_its_ratios).collect();
+            format!("On this model, {sizes}, {}.", parts.join("; "))
         }
     }
 }
@@ -253,7 +282,7 @@ struct Outcome {
 const LOWERING: &str = "storing part of the tensors one type lower";
 
 impl Outcome {
-    /// The same at all ratios.
+    /// When all ratios came out alike, with a winner or without a rival.
     fn everywhere(&self) -> String {
         match self.what {
             (Winner::Converted, deed, true) => {
@@ -265,11 +294,10 @@ impl Outcome {
             (Winner::Lower, deed, _) => format!(
                 "On this model, {LOWERING} is better than {deed}, at every size that was measured."
             ),
-            (Winner::Alone, deed, _) => format!(
+            (_, deed, _) => format!(
                 "On this model there was nothing to compare {deed} with: the types below the \
                  source's do not make a plain file as small."
             ),
-            _ => format!("On this model, at equal bytes, {}.", self.at_its_ratios()),
         }
     }
 
