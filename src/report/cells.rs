@@ -2,7 +2,8 @@
 //!
 //! A cell is one measure of one form of the model, a JSON file that appears
 //! whole or not at all. It holds its key: everything that its value depends on
-//! (digests, settings, versions), and nothing else, such as paths. A cell is
+//! (digests, settings, this build of the program), and nothing else, such as
+//! paths. A cell is
 //! found again by its key, so a changed input leaves exactly those cells
 //! unused that depend on it.
 

@@ -97,7 +97,8 @@ impl Lowered {
 /// What there is to lower in a file.
 #[derive(Debug)]
 pub struct Lowering<'a> {
-    gguf: &'a Gguf,
+    /// The file's header.
+    pub gguf: &'a Gguf,
     /// Indices of the body's tensors, those that go down first in front.
     pub order: Vec<usize>,
     steps: Vec<(usize, GgmlType)>,

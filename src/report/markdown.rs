@@ -90,7 +90,7 @@ fn quality(row: &Row) -> Vec<String> {
         ],
         None => Default::default(),
     });
-    cells.extend(row.tasks.iter().map(|task| match task.stderr {
+    cells.extend(row.tasks.iter().map(|task| match task.stderr_norm {
         Some(stderr) => format!("{:.3} ± {stderr:.3}", task.accuracy_norm),
         None => format!("{:.3}", task.accuracy_norm),
     }));
@@ -137,8 +137,7 @@ fn notes(report: &Report) -> String {
             Some(limit) => format!(", the first {limit} questions of each"),
             None => String::new(),
         };
-        text +=
-            &format!("- Tasks show accuracy_norm with the standard error of accuracy{limit}.\n");
+        text += &format!("- Tasks show accuracy_norm with its standard error{limit}.\n");
     }
     text += &format!(
         "- Memory is the PSS of the weights after generation, in a process of its own. Speed is \

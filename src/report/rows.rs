@@ -113,6 +113,8 @@ pub struct Row {
     /// The row of the plain file that is as small; null where nothing is
     /// saved, or where no plain file gets as small.
     pub rival: Option<usize>,
+    /// Perplexity against that of the rival; null without one.
+    pub to_rival: Option<Paired>,
     /// How the file came to be.
     pub made: Made,
     /// How well it predicts the text.
@@ -180,6 +182,20 @@ pub struct Against {
     pub same_top: f64,
 }
 
+/// Two perplexities on the same tokens: what both find hard is no error of
+/// their ratio.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Paired {
+    /// The one over the other.
+    pub ratio: f64,
+    /// Its standard error.
+    pub ratio_stderr: f64,
+    /// Its logarithm.
+    pub ln_ratio: f64,
+    /// The logarithm's standard error.
+    pub ln_ratio_stderr: f64,
+}
+
 /// The score of one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskScore {
@@ -191,6 +207,8 @@ pub struct TaskScore {
     pub accuracy_norm: f64,
     /// Standard error of `accuracy`.
     pub stderr: Option<f64>,
+    /// Standard error of `accuracy_norm`.
+    pub stderr_norm: Option<f64>,
     /// Questions.
     pub n: usize,
 }
@@ -233,10 +251,8 @@ impl Row {
         source.made.file_bytes as i64 - self.made.file_bytes as i64
     }
 
-    /// Logarithm of the perplexity's ratio to the source's, with its standard
-    /// error.
-    pub fn ln_ratio(&self) -> (f64, f64) {
-        let against = self.quality.against.as_ref();
-        against.map_or((0.0, 0.0), |a| (a.ln_ratio, a.ln_ratio_stderr))
+    /// Logarithm of the perplexity's ratio to the source's.
+    pub fn ln_ratio(&self) -> f64 {
+        self.quality.against.as_ref().map_or(0.0, |a| a.ln_ratio)
     }
 }

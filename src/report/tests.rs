@@ -27,6 +27,7 @@ fn row(form: Form, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
         ratio: None,
         label: label.into(),
         rival: None,
+        to_rival: None,
         made: Made {
             file_bytes,
             digest: "blake3:0".into(),
@@ -48,6 +49,7 @@ fn row(form: Form, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
             accuracy: 0.6,
             accuracy_norm: 0.625,
             stderr: Some(0.02),
+            stderr_norm: Some(0.03),
             n: 100,
         }],
         speed: Speed {
@@ -67,6 +69,16 @@ fn row(form: Form, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
     }
 }
 
+/// Against a rival that is worse by this much.
+fn paired(ln_ratio: f64) -> Option<Paired> {
+    Some(Paired {
+        ratio: ln_ratio.exp(),
+        ratio_stderr: 0.01 * ln_ratio.exp(),
+        ln_ratio,
+        ln_ratio_stderr: 0.01,
+    })
+}
+
 /// The source, one conversion at ratio 0.1, and its rival.
 fn contest(shared: f64, rival: Option<f64>, bytes: u64) -> Vec<Row> {
     let mut rows = vec![row(Form::Source, "source", 100_000, 0.0)];
@@ -74,6 +86,7 @@ fn contest(shared: f64, rival: Option<f64>, bytes: u64) -> Vec<Row> {
         series: Some("shared"),
         ratio: Some(0.1),
         rival: rival.map(|_| 2),
+        to_rival: rival.and_then(|rival| paired(shared - rival)),
         ..row(Form::Converted, "10% shared", bytes, shared)
     });
     if let Some(rival) = rival {
@@ -104,7 +117,7 @@ fn the_lower_perplexity_wins_where_the_difference_counts() {
         words,
         "10,000 bytes saved (10.0%): 40% of the body one type lower wins over sharing heads. \
          Perplexity 27.00 (10% shared) against 21.03 (40% of the body one type lower; 89,000 \
-         bytes, which saves another 1,000 bytes); the source has 20.00. In memory, the weights take 10,000 bytes less than the source's, the rival's \
+         bytes, which saves another 1,000 bytes), 1.284 ± 0.013 of it; the source has 20.00. In memory, the weights take 10,000 bytes less than the source's, the rival's \
          11,000 bytes less."
     );
     assert!(
@@ -117,11 +130,25 @@ fn the_lower_perplexity_wins_where_the_difference_counts() {
     assert!(words.contains(": sharing heads wins."), "{words}");
     assert!(all.contains("sharing heads is better"), "{all}");
 
-    // 0.01 apart, with an error of 0.014.
+    // 0.01 apart, with an error of 0.01.
     let (winner, words, all) = outcome(&contest(0.05, Some(0.06), 90_000));
     assert_eq!(winner, Winner::Neither);
     assert!(words.contains("is clearly better"), "{words}");
     assert!(all.contains("is clearly better at ratio 0.1"), "{all}");
+}
+
+#[test]
+fn the_error_is_that_of_the_pair() {
+    // Errors against the source say nothing: both are of the same tokens.
+    let mut rows = contest(0.05, Some(0.06), 90_000);
+    rows[1].to_rival.as_mut().unwrap().ln_ratio_stderr = 0.004;
+    let all = verdicts(&rows);
+    assert_eq!(all[0].winner, Winner::Converted);
+    let paired = rows[1].to_rival.as_ref().unwrap();
+    assert_eq!(all[0].ratio_to_rival, Some(paired.ratio));
+    assert_eq!(all[0].ratio_to_rival_stderr, Some(paired.ratio_stderr));
+    rows[1].to_rival.as_mut().unwrap().ln_ratio_stderr = 0.006;
+    assert_eq!(verdicts(&rows)[0].winner, Winner::Neither);
 }
 
 #[test]
@@ -148,6 +175,7 @@ fn what_wins_is_called_what_it_is() {
     rows.push(Row {
         ratio: Some(0.2),
         rival: Some(2),
+        to_rival: paired(0.05 - 0.3),
         ..row(Form::Converted, "20% dropped", 90_000, 0.05)
     });
     (rows[3].made.changed, rows[3].made.dropped) = (0, 4);
@@ -217,6 +245,7 @@ fn nobody_wins_without_a_rival() {
     rows.push(Row {
         ratio: Some(0.05),
         rival: Some(3),
+        to_rival: paired(0.05 - 0.3),
         ..row(Form::Converted, "5% shared", 95_000, 0.05)
     });
     rows.push(row(Form::Lower, "all one type lower", 95_000, 0.3));
@@ -238,6 +267,7 @@ fn of_several_conversions_the_best_is_held_against_its_own_rival() {
         series: Some("repaired"),
         ratio: Some(0.1),
         rival: Some(2),
+        to_rival: paired(0.2 - 0.05),
         ..row(Form::Converted, "10% shared, repaired", 90_000, 0.2)
     });
     let all = verdicts(&rows);
@@ -253,6 +283,7 @@ fn of_several_conversions_the_best_is_held_against_its_own_rival() {
         series: Some("dropped"),
         ratio: Some(0.1),
         rival: Some(5),
+        to_rival: paired(0.4 - 0.6),
         ..row(Form::Converted, "10% dropped", 70_000, 0.4)
     });
     rows.push(row(
@@ -280,7 +311,7 @@ fn what_cannot_be_compared_is_not_the_best() {
     let all = verdicts(&rows);
     assert_eq!((all[0].row, all[0].winner), (1, Winner::Lower));
     // Without a rival for any, the best of those that save something.
-    rows[1].rival = None;
+    (rows[1].rival, rows[1].to_rival) = (None, None);
     let all = verdicts(&rows);
     assert_eq!((all[0].row, all[0].winner), (4, Winner::Alone));
 }
@@ -335,6 +366,8 @@ fn the_table_has_a_line_for_each_row_and_way() {
     assert!(lines.iter().all(|l| cells(l) == cells(lines[0])), "{table}");
     assert!(lines[0].contains("a\\|b"), "{table}");
     assert!(lines[4].contains("| 10.0% |"), "{table}");
+    // The error of the accuracy that is shown.
+    assert!(lines[4].contains("| 0.625 ± 0.030 |"), "{table}");
     let text = markdown::render(&report, "quality.svg");
     assert!(text.contains("![Perplexity against file size](quality.svg)"));
     assert!(text.contains(&report.verdicts[0].words));

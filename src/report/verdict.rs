@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::rows::{Form, Made, Row};
+use super::rows::{Form, Made, Paired, Row};
 
 /// Who is better at one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -37,6 +37,8 @@ pub struct Verdict {
     pub winner: Winner,
     /// Perplexity over the rival's; null without a rival.
     pub ratio_to_rival: Option<f64>,
+    /// Its standard error.
+    pub ratio_to_rival_stderr: Option<f64>,
     /// The whole outcome in words.
     pub words: String,
 }
@@ -65,20 +67,20 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
     let forms: Vec<usize> = all.iter().filter(here).copied().collect();
     let best = best(rows, &forms)?;
     let (row, saved) = (&rows[best], rows[best].saved(source));
-    let rival = row.rival.map(|rival| &rows[rival]);
+    let rival = row
+        .rival
+        .map(|rival| &rows[rival])
+        .zip(row.to_rival.as_ref());
     let winner = match rival {
         _ if saved <= 0 => Winner::Source,
         None => Winner::Alone,
         // Whatever the error of the perplexity: one changes nothing.
-        Some(rival) if is_exact(row) && !is_exact(rival) => Winner::Converted,
-        Some(rival) => {
-            let (difference, error) = difference(row, rival);
-            match difference {
-                d if d.abs() <= SIGNIFICANT * error => Winner::Neither,
-                d if d < 0.0 => Winner::Converted,
-                _ => Winner::Lower,
-            }
-        }
+        Some((rival, _)) if is_exact(row) && !is_exact(rival) => Winner::Converted,
+        Some((_, paired)) => match paired.ln_ratio {
+            d if d.abs() <= SIGNIFICANT * paired.ln_ratio_stderr => Winner::Neither,
+            d if d < 0.0 => Winner::Converted,
+            _ => Winner::Lower,
+        },
     };
     let others: Vec<&Row> = forms
         .iter()
@@ -91,7 +93,8 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
         file_bytes: row.made.file_bytes,
         saved_bytes: saved,
         winner,
-        ratio_to_rival: rival.map(|rival| difference(row, rival).0.exp()),
+        ratio_to_rival: rival.map(|(_, paired)| paired.ratio),
+        ratio_to_rival_stderr: rival.map(|(_, paired)| paired.ratio_stderr),
         words: words(source, row, rival, &others, winner),
     })
 }
@@ -107,24 +110,13 @@ fn best(rows: &[Row], forms: &[usize]) -> Option<usize> {
             .min_by(|a, b| number(*a).total_cmp(&number(*b)))
     };
     let saving: Vec<usize> = forms.iter().copied().filter(|i| saved(i) > 0).collect();
-    let rival = |i: usize| rows[i].rival.map(|rival| &rows[rival]);
+    let over_rival = |i: usize| rows[i].to_rival.as_ref().map(|paired| paired.ln_ratio);
     let contested: Vec<usize> = (saving.iter().copied())
-        .filter(|i| rival(*i).is_some())
+        .filter(|i| over_rival(*i).is_some())
         .collect();
-    let over_rival =
-        |i: usize| rival(i).map_or(f64::INFINITY, |rival| difference(&rows[i], rival).0);
-    least(contested, &over_rival)
-        .or_else(|| least(saving, &|i| rows[i].ln_ratio().0))
+    least(contested, &|i| over_rival(i).unwrap_or(f64::INFINITY))
+        .or_else(|| least(saving, &|i| rows[i].ln_ratio()))
         .or_else(|| forms.iter().copied().max_by_key(saved))
-}
-
-/// By how much `row` is worse than its rival, with the standard error:
-/// logarithm of the ratio of their perplexities.
-fn difference(row: &Row, rival: &Row) -> (f64, f64) {
-    let ((a, a_error), (b, b_error)) = (row.ln_ratio(), rival.ln_ratio());
-    // As if the two errors were independent: they are of the same tokens, so
-    // this is rather too careful.
-    (a - b, a_error.hypot(b_error))
 }
 
 /// Whole tensors go down: a rival may be that much smaller, as a share of what
@@ -156,7 +148,13 @@ fn deed(made: &Made) -> &'static str {
     }
 }
 
-fn words(source: &Row, row: &Row, rival: Option<&Row>, others: &[&Row], winner: Winner) -> String {
+fn words(
+    source: &Row,
+    row: &Row,
+    rival: Option<(&Row, &Paired)>,
+    others: &[&Row],
+    winner: Winner,
+) -> String {
     let saved = row.saved(source);
     let percent = |bytes: i64| {
         let share = bytes as f64 * 100.0 / source.made.file_bytes.max(1) as f64;
@@ -174,7 +172,7 @@ fn words(source: &Row, row: &Row, rival: Option<&Row>, others: &[&Row], winner: 
             row.label,
             bytes(-saved)
         ),
-        (_, Some(rival)) => {
+        (_, Some((rival, paired))) => {
             let outcome = match winner {
                 Winner::Converted if is_exact(row) => {
                     format!("{deed} wins, because it changes nothing")
@@ -184,7 +182,8 @@ fn words(source: &Row, row: &Row, rival: Option<&Row>, others: &[&Row], winner: 
                 _ => format!("neither {deed} nor the plain file is clearly better"),
             };
             format!(
-                "{} saved ({}): {outcome}. Perplexity {} ({}) against {} ({}; {}); the source has {}.",
+                "{} saved ({}): {outcome}. Perplexity {} ({}) against {} ({}; {}), {:.3} ± {:.3} of \
+                 it; the source has {}.",
                 bytes(saved),
                 percent(saved),
                 perplexity(row),
@@ -192,6 +191,8 @@ fn words(source: &Row, row: &Row, rival: Option<&Row>, others: &[&Row], winner: 
                 perplexity(rival),
                 rival.label,
                 size_of_rival(source, row, rival),
+                paired.ratio,
+                paired.ratio_stderr,
                 perplexity(source)
             )
         }
@@ -208,7 +209,7 @@ fn words(source: &Row, row: &Row, rival: Option<&Row>, others: &[&Row], winner: 
     for other in others {
         text += &format!(" {}: {}.", capital(&other.label), perplexity(other));
     }
-    if let Some(rival) = rival.filter(|_| winner != Winner::Source) {
+    if let Some((rival, _)) = rival.filter(|_| winner != Winner::Source) {
         text += &memory(source, row, rival);
     }
     text

@@ -129,16 +129,17 @@ fn what_changes_is_measured_again_and_nothing_else() {
         };
         kept_and_new(&ran.ok())
     };
-    // Source, conversion, rival: perplexity and speed of each.
-    assert_eq!(run("64", false, "1"), (0, 6));
-    assert_eq!(run("64", false, "1"), (6, 0));
-    assert_eq!(run("32", false, "1"), (3, 3));
-    assert_eq!(run("64", true, "1"), (6, 3));
-    assert_eq!(run("64", false, "2"), (3, 3));
+    // Source, conversion, rival: perplexity and speed of each, and perplexity
+    // of the conversion against its rival.
+    assert_eq!(run("64", false, "1"), (0, 7));
+    assert_eq!(run("64", false, "1"), (7, 0));
+    assert_eq!(run("32", false, "1"), (3, 4));
+    assert_eq!(run("64", true, "1"), (7, 3));
+    assert_eq!(run("64", false, "2"), (4, 3));
     // Back again: what was measured then is still there.
-    assert_eq!(run("64", false, "1"), (6, 0));
+    assert_eq!(run("64", false, "1"), (7, 0));
     std::fs::write(&text, &crate::support::read(&crate::valley())[100..]).unwrap();
-    assert_eq!(run("64", true, "1"), (6, 3));
+    assert_eq!(run("64", true, "1"), (6, 4));
     // Another model: everything.
     headshare_testmodels::ModelSpec {
         n_embd: 128,
@@ -147,5 +148,37 @@ fn what_changes_is_measured_again_and_nothing_else() {
     }
     .write(&model)
     .unwrap();
-    assert_eq!(run("64", true, "1"), (0, 9));
+    assert_eq!(run("64", true, "1"), (0, 10));
+}
+
+#[test]
+fn tasks_are_known_by_what_they_hold() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let all = String::from_utf8(crate::support::read(&questions())).unwrap();
+    let (first, rest) = all.split_once('\n').unwrap();
+    let names = |tasks: [(&str, &str); 2]| {
+        let paths = tasks.map(|(name, text)| folder.write(name, text));
+        let paths = paths.each_ref().map(|path| path.to_str().unwrap());
+        let more = ["--ratios", "0", "--task", paths[0], "--task", paths[1]];
+        let counts = kept_and_new(&report(&model, &folder, &more).ok());
+        let json = crate::support::read(&folder.file("out/report.json"));
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let row = json["rows"][0]["tasks"].as_array().unwrap();
+        let named = row
+            .iter()
+            .map(|task| task["task"].as_str().unwrap().to_owned());
+        let n = row.iter().map(|task| task["n"].as_u64().unwrap());
+        (counts, named.collect::<Vec<_>>(), n.collect::<Vec<_>>())
+    };
+    let lines = rest.lines().count() as u64;
+    let (counts, named, n) = names([("question-a.jsonl", first), ("question-b.jsonl", rest)]);
+    assert_eq!(named, ["question-a", "question-b"]);
+    assert_eq!(n, [1, lines]);
+    // Source and conversion: perplexity, two tasks and speed of each.
+    assert_eq!(counts, (0, 8));
+    // The other way round and under other names, nothing is measured again.
+    let (counts, named, n) = names([("question-c.jsonl", rest), ("question-a.jsonl", first)]);
+    assert_eq!((counts, n), ((8, 0), vec![lines, 1]));
+    assert_eq!(named, ["question-c", "question-a"]);
 }

@@ -1,7 +1,10 @@
 //! `report`: arguments, what is checked before any long work, and the order of
-//! things. The measuring is in [`work`], what is made of it in
+//! things. [`work`] goes from cell to cell, [`make`] says how files come to be
+//! and [`measures`] what is measured of them; what is made of it all is in
 //! [`crate::report`].
 
+mod make;
+mod measures;
 mod speed;
 mod work;
 mod worker;
@@ -11,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use headshare_format::alias::format_digest;
 use headshare_stitch::MappedFile;
+use serde_json::{Value, json};
 
 use self::work::Work;
 use super::Exit;
@@ -27,6 +31,7 @@ use crate::eval::perplexity::{self, MIN_CTX};
 use crate::input::{InputError, ModelFile};
 use crate::repair::choose::Units;
 use crate::report::cells::Store;
+use crate::report::lower::Lowering;
 use crate::report::verdict::{summary, verdicts};
 use crate::report::{File, Report, Series, Settings, markdown, picture};
 
@@ -43,7 +48,8 @@ use crate::analyze::picture::Format;
 ///
 /// DIR holds the result (report.md, report.json, quality.svg, quality.png) and
 /// what was measured (cells). The same command goes on where it was stopped;
-/// what changed inputs make stale is measured again, and nothing else.
+/// what changed inputs make stale is measured again, and nothing else. Another
+/// build of this program makes all of it stale.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Ratio 0 shares nothing but what is byte-equal: in self-merges, that is a lot.
@@ -100,6 +106,22 @@ struct Inputs {
     text: File,
     tasks: Vec<File>,
     repair: Option<File>,
+    /// The digest of this program.
+    build: String,
+}
+
+impl Inputs {
+    /// A cell's key: the programs, the measure, and what else its value depends
+    /// on.
+    fn key(&self, measure: &str, on: Value) -> Value {
+        json!({
+            "tool": convert::TOOL,
+            "build": self.build,
+            "llama_cpp": headshare_runtime::backend::llama_cpp_revision(),
+            "measure": measure,
+            "on": on,
+        })
+    }
 }
 
 impl Args {
@@ -108,7 +130,9 @@ impl Args {
         self.ratios.dedup();
         let inputs = self.check(out)?;
         let store = Store::open(&self.output)?;
-        let mut work = Work::new(&self, &inputs, &store, out);
+        let gguf = ModelFile::open(&self.src)?.gguf;
+        let lowering = Lowering::of(&gguf);
+        let mut work = Work::new(&self, &inputs, &store, &lowering, out)?;
         let (rows, source_ways) = work.rows()?;
         store.tidy();
         let verdicts = verdicts(&rows);
@@ -241,6 +265,7 @@ impl Args {
                 .map(|path| digested(path))
                 .collect::<anyhow::Result<_>>()?,
             repair: self.repair.path().map(digested).transpose()?,
+            build: digested(&std::env::current_exe().context("cannot find this program")?)?.digest,
         };
         if inputs
             .repair

@@ -1,44 +1,18 @@
 //! Cell by cell: what is kept is taken, what is missing is made and measured.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-
 use anyhow::Context as _;
-use headshare_format::{GgmlType, Gguf};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::make::{Recipe, Stats, Target};
+use super::measures::Measure;
 use super::{Args, Inputs, digested, speed, worker};
 use crate::cli::output::Output;
-use crate::convert;
-use crate::input::ModelFile;
+use crate::eval::task_file::task_name;
 use crate::report::cells::Store;
 use crate::report::lower::{Lowered, Lowering};
-use crate::report::{Form, Made, Quality, Row, Series, TaskScore, Way, requantise};
-
-/// How a model file comes to be.
-enum Recipe {
-    /// It is the source.
-    Source,
-    /// By `convert` with these arguments, and a repair's text.
-    Convert {
-        ratio: f64,
-        arguments: Vec<String>,
-        repair: bool,
-    },
-    /// By storing tensors at these types.
-    Lower(Box<Lowered>),
-}
-
-/// A model file: to be made, or there.
-struct Target {
-    /// The beginning of its cells' names.
-    name: String,
-    recipe: Recipe,
-    path: PathBuf,
-}
+use crate::report::{Form, Made, Paired, Quality, Row, Series, TaskScore, Way};
 
 /// A form's measures.
 struct Measured {
@@ -48,11 +22,21 @@ struct Measured {
     ways: Vec<Way>,
 }
 
+/// What `eval perplexity` says of a file against its rival.
+#[derive(Serialize, Deserialize)]
+struct Pair {
+    base: Paired,
+}
+
 pub(super) struct Work<'a> {
-    args: &'a Args,
-    inputs: &'a Inputs,
-    store: &'a Store,
-    out: &'a Output,
+    pub(super) args: &'a Args,
+    pub(super) inputs: &'a Inputs,
+    pub(super) store: &'a Store,
+    pub(super) out: &'a Output,
+    /// The plain alternatives to what is made of the source.
+    lowering: &'a Lowering<'a>,
+    /// Digest of a file from which units are chosen.
+    pub(super) stats: Option<String>,
 }
 
 impl<'a> Work<'a> {
@@ -60,69 +44,89 @@ impl<'a> Work<'a> {
         args: &'a Args,
         inputs: &'a Inputs,
         store: &'a Store,
+        lowering: &'a Lowering<'a>,
         out: &'a Output,
-    ) -> Self {
-        Self {
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
             args,
             inputs,
             store,
             out,
-        }
+            lowering,
+            stats: Stats::digest(args, inputs, store)?,
+        })
     }
 
     /// All rows, and the source in llama.cpp's own ways of loading.
     pub(super) fn rows(&mut self) -> anyhow::Result<(Vec<Row>, Vec<Way>)> {
-        let gguf = ModelFile::open(&self.args.src)?.gguf;
-        let lowering = Lowering::of(&gguf);
         let source = Target {
             name: "source".into(),
             recipe: Recipe::Source,
             path: self.args.src.clone(),
         };
-        let mut measured = self.measure(&source, "source")?;
+        let mut measured = self.measure(&source, "source", &|_| Ok(false))?;
         let ways = measured.ways.split_off(1);
         let mut rows = vec![row(Form::Source, None, "source".into(), measured)];
         let mut rivals: Vec<(Lowered, usize)> = Vec::new();
         for &ratio in &self.args.ratios {
-            for (i, series) in self.args.series().into_iter().enumerate() {
-                // Nothing is shared: nothing to repair.
-                let plain = rows
-                    .iter()
-                    .find(|r| r.ratio == Some(ratio) && r.series == Some("shared"));
-                if i > 0 && plain.is_some_and(|row| row.made.changed == 0) {
-                    continue;
-                }
-                rows.push(self.converted(&series, ratio)?);
-            }
-            let here: Vec<usize> = (0..rows.len())
-                .filter(|&i| rows[i].ratio == Some(ratio))
-                .collect();
-            for i in here {
-                let bytes = rows[i].made.file_bytes;
-                if bytes >= self.inputs.source.bytes {
-                    continue;
-                }
-                let Some(lowered) = lowering.down_to(bytes) else {
-                    continue;
-                };
-                let known = rivals
-                    .iter()
-                    .find(|(known, _)| known.types == lowered.types);
-                let rival = match known {
-                    Some((_, rival)) => *rival,
-                    None => {
-                        rows.push(self.lowered(&gguf, &lowered)?);
-                        rivals.push((lowered, rows.len() - 1));
-                        rows.len() - 1
-                    }
-                };
-                rows[i].rival = Some(rival);
-            }
+            self.rows_at(ratio, &mut rows, &mut rivals)?;
         }
         Ok((rows, ways))
     }
 
-    fn converted(&self, series: &Series, ratio: f64) -> anyhow::Result<Row> {
+    /// Adds the conversions at one ratio and their rivals, and holds each
+    /// against its own, for which both files are needed at once.
+    fn rows_at(
+        &self,
+        ratio: f64,
+        rows: &mut Vec<Row>,
+        rivals: &mut Vec<(Lowered, usize)>,
+    ) -> anyhow::Result<()> {
+        let first = rows.len();
+        let mut files: Vec<Target> = Vec::new();
+        for series in self.args.series() {
+            // Nothing is shared: nothing to repair.
+            let plain = (rows[first..].iter()).find(|row| row.series == Some("shared"));
+            if series.name != "shared" && plain.is_some_and(|row| row.made.changed == 0) {
+                continue;
+            }
+            let (row, file) = self.converted(&series, ratio)?;
+            rows.push(row);
+            files.push(file);
+        }
+        for i in first..rows.len() {
+            let Some(lowered) = self.rival_of(&rows[i].made) else {
+                continue;
+            };
+            let rival = self.lowered(&lowered)?;
+            let known = rivals
+                .iter()
+                .find(|(known, _)| known.types == lowered.types);
+            let row = match known {
+                Some((_, row)) => *row,
+                None => {
+                    let label = self.label(&lowered);
+                    let of_rival = |_: &Made| self.needs_rival(&files[i - first], &rows[i].made);
+                    let measured = self.measure(&rival, &label, &of_rival)?;
+                    rows.push(self::row(Form::Lower, None, label, measured));
+                    rivals.push((lowered, rows.len() - 1));
+                    rows.len() - 1
+                }
+            };
+            rows[i].rival = Some(row);
+            rows[i].to_rival =
+                Some(self.against(&files[i - first], &rival, (&rows[i], &rows[row]))?);
+            files.push(rival);
+        }
+        if !self.args.keep {
+            for file in files {
+                let _ = std::fs::remove_file(&file.path);
+            }
+        }
+        Ok(())
+    }
+
+    fn converted(&self, series: &Series, ratio: f64) -> anyhow::Result<(Row, Target)> {
         let name = format!("{}-{ratio}", series.name);
         let label = match series.name {
             "shared" => format!("{} shared", percent(ratio)),
@@ -139,43 +143,99 @@ impl<'a> Work<'a> {
             path: self.store.model(&name)?,
             name,
         };
-        let measured = self.measure(&target, &label)?;
+        let needed = |made: &Made| self.needs_rival(&target, made);
+        let measured = self.measure(&target, &label, &needed)?;
         let mut row = row(Form::Converted, Some(ratio), label, measured);
         row.series = Some(series.name);
-        Ok(row)
+        Ok((row, target))
     }
 
-    fn lowered(&self, gguf: &Gguf, lowered: &Lowered) -> anyhow::Result<Row> {
-        let share = percent((lowered.share() * 100.0).round() / 100.0);
-        let label = match lowered.steps(gguf) {
-            0 | 1 => format!("{share} of the body one type lower"),
-            n => format!("{share} of the body up to {n} types lower"),
-        };
+    /// The plain file that is as small, where something is saved and one gets
+    /// that small.
+    fn rival_of(&self, made: &Made) -> Option<Lowered> {
+        let saves = made.file_bytes < self.inputs.source.bytes;
+        saves.then(|| self.lowering.down_to(made.file_bytes))?
+    }
+
+    fn lowered(&self, lowered: &Lowered) -> anyhow::Result<Target> {
         let name = format!("lower-{}", lowered.file_bytes);
-        let target = Target {
+        Ok(Target {
             recipe: Recipe::Lower(Box::new(lowered.clone())),
             path: self.store.model(&name)?,
             name,
-        };
-        let measured = self.measure(&target, &label)?;
-        Ok(row(Form::Lower, None, label, measured))
+        })
     }
 
-    /// Takes the cells that there are, and makes the others.
-    fn measure(&self, target: &Target, label: &str) -> anyhow::Result<Measured> {
-        let key = self.recipe_key(&target.recipe)?;
-        let file_cell = format!("{}.file", target.name);
-        let kept: Option<Made> = self.store.get(&file_cell, &key);
-        let complete = |made: &Made| {
-            let mut measures = self.measures(target, made).into_iter();
-            measures.all(|m| self.store.get::<Value>(&m.cell, &m.key).is_some())
+    fn label(&self, lowered: &Lowered) -> String {
+        let share = percent((lowered.share() * 100.0).round() / 100.0);
+        match lowered.steps(self.lowering.gguf) {
+            0 | 1 => format!("{share} of the body one type lower"),
+            n => format!("{share} of the body up to {n} types lower"),
+        }
+    }
+
+    /// Whether a file is still to be held against its rival.
+    fn needs_rival(&self, target: &Target, made: &Made) -> anyhow::Result<bool> {
+        let Some(lowered) = self.rival_of(made) else {
+            return Ok(false);
         };
-        let made = match kept {
+        let rival = self.lowered(&lowered)?;
+        let Some(rival_made) = self.kept(&rival) else {
+            return Ok(true);
+        };
+        let pair = self.pair((target, made), (&rival, &rival_made));
+        Ok(!self.has(&pair))
+    }
+
+    /// How a file does against its rival. Both are mostly there; a rival that
+    /// belongs to an earlier ratio, too, is made again.
+    fn against(
+        &self,
+        file: &Target,
+        rival: &Target,
+        (row, rival_row): (&Row, &Row),
+    ) -> anyhow::Result<Paired> {
+        let measure = self.pair((file, &row.made), (rival, &rival_row.made));
+        if !self.has(&measure) {
+            for (target, row) in [(file, row), (rival, rival_row)] {
+                if !self.is_there(target, &row.made)? {
+                    self.make(target, &row.label)?;
+                }
+            }
+        }
+        let pair: Pair = self.cell(&measure, &row.label, |pair: &Pair| {
+            format!("perplexity {:.4} times the rival's", pair.base.ratio)
+        })?;
+        Ok(pair.base)
+    }
+
+    /// What the cells say of a file that was made once.
+    fn kept(&self, target: &Target) -> Option<Made> {
+        let key = self.recipe_key(&target.recipe);
+        self.store.get(&target.file_cell(), &key)
+    }
+
+    fn has(&self, measure: &Measure) -> bool {
+        let value: Option<Value> = self.store.get(&measure.cell, &measure.key);
+        value.is_some()
+    }
+
+    /// Takes the cells that there are, and makes the others; `needed` says
+    /// whether the file must be there even when all of its cells are.
+    fn measure(
+        &self,
+        target: &Target,
+        label: &str,
+        needed: &dyn Fn(&Made) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<Measured> {
+        let complete = |made: &Made| self.measures(target, made).iter().all(|m| self.has(m));
+        let made = match self.kept(target) {
             Some(made) if self.is_there(target, &made)? => made,
-            Some(made) if complete(&made) && !self.args.keep => made,
+            Some(made) if complete(&made) && !self.args.keep && !needed(&made)? => made,
             _ => {
                 let made = self.make(target, label)?;
-                self.store.put(&file_cell, &key, &made)?;
+                let key = self.recipe_key(&target.recipe);
+                self.store.put(&target.file_cell(), &key, &made)?;
                 made
             }
         };
@@ -185,10 +245,16 @@ impl<'a> Work<'a> {
             format!("perplexity {:.4}", q.perplexity)
         })?;
         let mut tasks = Vec::new();
-        for _ in &self.args.tasks {
-            tasks.push(self.cell(&next(), label, |t: &TaskScore| {
-                format!("{} {:.4}", t.task, t.accuracy_norm)
-            })?);
+        for path in &self.args.tasks {
+            // A cell is found by what the file holds, whatever its name.
+            let name = task_name(path);
+            let score: TaskScore = self.cell(&next(), label, |t: &TaskScore| {
+                format!("{name} {:.4}", t.accuracy_norm)
+            })?;
+            tasks.push(TaskScore {
+                task: name,
+                ..score
+            });
         }
         let bench: Value = self.cell(&next(), label, |_| "speed".into())?;
         let (reference, this) = match target.recipe {
@@ -200,9 +266,6 @@ impl<'a> Work<'a> {
         anyhow::ensure!(ways.len() > this, "bench measured {} ways", ways.len());
         ways.swap(0, this);
         ways[1..].sort_by(|a, b| a.name.cmp(&b.name));
-        if !self.args.keep && !matches!(target.recipe, Recipe::Source) {
-            let _ = std::fs::remove_file(&target.path);
-        }
         Ok(Measured {
             made,
             quality,
@@ -238,188 +301,6 @@ impl<'a> Work<'a> {
         }
         Ok(target.path.is_file() && digested(&target.path)?.digest == made.digest)
     }
-
-    fn make(&self, target: &Target, label: &str) -> anyhow::Result<Made> {
-        match &target.recipe {
-            Recipe::Source => Ok(Made {
-                file_bytes: self.inputs.source.bytes,
-                digest: self.inputs.source.digest.clone(),
-                changed: 0,
-                dropped: 0,
-                of: 0,
-                share: 0.0,
-                how: "the source as it is".into(),
-            }),
-            Recipe::Convert {
-                ratio,
-                arguments,
-                repair,
-            } => {
-                let mut all: Vec<OsString> = vec!["convert".into(), self.args.src.clone().into()];
-                all.extend(["--ratio".into(), ratio.to_string().into()]);
-                all.extend(arguments.iter().map(Into::into));
-                if let Some(text) = self.args.repair.path().filter(|_| *repair) {
-                    all.extend(["--repair".into(), text.into()]);
-                    if self.args.measures() {
-                        let stats = self.store.stats(&self.stats_key())?;
-                        all.extend(self.args.repair.stats_arguments(&stats));
-                    }
-                }
-                all.extend(["-o".into(), target.path.clone().into()]);
-                all.extend(["--force".into(), "--json".into()]);
-                let found = worker::ask(&all, self.out).with_context(|| label.to_owned())?;
-                self.out.remark(&format!("{label}: converted"));
-                made_by_convert(&found, &target.path)
-            }
-            Recipe::Lower(lowered) => {
-                // Mapped only while it is read: pages that two processes map
-                // would count half in the other's PSS.
-                let source = ModelFile::open(&self.args.src)?;
-                let bar = self.out.bar("requantising", lowered.file_bytes, true);
-                requantise::write(&source, &lowered.types, &target.path, &|done| {
-                    bar.set_position(done);
-                })?;
-                bar.finish_and_clear();
-                self.out.remark(&format!("{label}: requantised"));
-                made_by_lowering(&source.gguf, lowered, &target.path)
-            }
-        }
-    }
-
-    /// What the choice of units depends on.
-    fn stats_key(&self) -> Value {
-        let text = self.inputs.repair.as_ref().map(|file| &file.digest);
-        let arguments = self.args.repair.arguments(true);
-        let source = &self.inputs.source.digest;
-        self.key(
-            "choice",
-            json!({ "source": source, "repair": text, "arguments": arguments }),
-        )
-    }
-
-    fn recipe_key(&self, recipe: &Recipe) -> anyhow::Result<Value> {
-        let how = match recipe {
-            Recipe::Source => json!("source"),
-            Recipe::Convert {
-                ratio,
-                arguments,
-                repair,
-            } => {
-                let text = self.inputs.repair.as_ref().filter(|_| *repair);
-                json!({
-                    "convert": arguments,
-                    "ratio": ratio,
-                    "repair": text.map(|file| &file.digest),
-                })
-            }
-            Recipe::Lower(lowered) => {
-                let types: BTreeMap<String, &str> = lowered
-                    .types
-                    .iter()
-                    .map(|(tensor, to)| (tensor.to_string(), to.name()))
-                    .collect();
-                json!({ "lower": types })
-            }
-        };
-        Ok(self.key(
-            "file",
-            json!({ "source": self.inputs.source.digest, "how": how }),
-        ))
-    }
-
-    /// A key: the programs, the measure, and what else its value depends on.
-    fn key(&self, measure: &str, on: Value) -> Value {
-        json!({
-            "tool": convert::TOOL,
-            "llama_cpp": headshare_runtime::backend::llama_cpp_revision(),
-            "measure": measure,
-            "on": on,
-        })
-    }
-
-    /// All measures of a file, in the order in which they are taken.
-    fn measures(&self, target: &Target, made: &Made) -> Vec<Measure> {
-        let args = self.args;
-        let path = || OsString::from(&target.path);
-        let source = OsString::from(&args.src);
-        let is_source = matches!(target.recipe, Recipe::Source);
-        let base = &self.inputs.source.digest;
-        let threads: Vec<OsString> = match args.test.threads {
-            Some(n) => vec!["--threads".into(), n.to_string().into()],
-            None => Vec::new(),
-        };
-        let mut all = Vec::new();
-
-        let mut arguments: Vec<OsString> = vec!["eval".into(), "perplexity".into(), path()];
-        arguments.extend(["--text".into(), args.text.clone().into()]);
-        arguments.extend(["--ctx".into(), args.ctx.to_string().into()]);
-        if let Some(chunks) = args.chunks {
-            arguments.extend(["--chunks".into(), chunks.to_string().into()]);
-        }
-        if !is_source {
-            arguments.extend(["--base".into(), source.clone()]);
-        }
-        arguments.extend(threads.clone());
-        arguments.push("--json".into());
-        let on = json!({
-            "file": made.digest,
-            "base": (!is_source).then_some(base),
-            "text": self.inputs.text.digest,
-            "ctx": args.ctx,
-            "chunks": args.chunks,
-        });
-        all.push(Measure {
-            cell: format!("{}.perplexity", target.name),
-            key: self.key("perplexity", on),
-            arguments,
-        });
-
-        for (i, (task, file)) in args.tasks.iter().zip(&self.inputs.tasks).enumerate() {
-            let mut arguments: Vec<OsString> = vec!["eval".into(), "choice".into(), path()];
-            arguments.extend(["--task".into(), task.clone().into()]);
-            if let Some(limit) = args.limit {
-                arguments.extend(["--limit".into(), limit.to_string().into()]);
-            }
-            arguments.extend(threads.clone());
-            arguments.push("--json".into());
-            let on = json!({ "file": made.digest, "task": file.digest, "limit": args.limit });
-            all.push(Measure {
-                cell: format!("{}.task-{i}", target.name),
-                key: self.key("choice", on),
-                arguments,
-            });
-        }
-
-        let mut arguments: Vec<OsString> = vec!["bench".into()];
-        arguments.extend(match is_source {
-            true => ["--stock".into(), source],
-            false => [source, path()],
-        });
-        let test = args.test.arguments();
-        arguments.extend(test.iter().map(Into::into));
-        arguments.extend(["--repetitions".into(), args.repetitions.to_string().into()]);
-        arguments.extend(["-o".into(), "json".into()]);
-        let on = json!({
-            "file": made.digest,
-            "beside": base,
-            "test": test,
-            "repetitions": args.repetitions,
-            "cpu": crate::cli::bench::report::cpu_info(),
-        });
-        all.push(Measure {
-            cell: format!("{}.speed", target.name),
-            key: self.key("speed", on),
-            arguments,
-        });
-        all
-    }
-}
-
-/// A measure that this program takes when it is called so.
-struct Measure {
-    cell: String,
-    key: Value,
-    arguments: Vec<OsString>,
 }
 
 fn row(form: Form, ratio: Option<f64>, label: String, mut measured: Measured) -> Row {
@@ -429,6 +310,7 @@ fn row(form: Form, ratio: Option<f64>, label: String, mut measured: Measured) ->
         ratio,
         label,
         rival: None,
+        to_rival: None,
         made: measured.made,
         quality: measured.quality,
         tasks: measured.tasks,
@@ -436,106 +318,8 @@ fn row(form: Form, ratio: Option<f64>, label: String, mut measured: Measured) ->
     }
 }
 
-/// What `convert --json` says of its output.
-fn made_by_convert(found: &Value, path: &Path) -> anyhow::Result<Made> {
-    let plan = &found["plan"];
-    let units = plan["units"].as_u64().unwrap_or(0);
-    let (aliases, dropped) = (units_in(&plan["aliases"]), units_in(&plan["dropped"]));
-    let mut doings = Vec::new();
-    if dropped > 0 {
-        doings.push(format!("{dropped} are deleted"));
-    }
-    if aliases > 0 || dropped == 0 {
-        doings.push(format!("{aliases} use another unit's weights"));
-    }
-    let mut how = format!("of {units} units {}", doings.join(" and "));
-    if let Some(duplicates) = found["duplicates"]["bytes"].as_u64().filter(|n| *n > 0) {
-        how += &format!(", {duplicates} bytes of exact duplicates are stored once");
-    }
-    if let Some(tensors) = found["repair"]["tensors"].as_array() {
-        let windows = &found["repair"]["windows"];
-        how += &format!(
-            ", {} tensors are refitted on {windows} windows",
-            tensors.len()
-        );
-    }
-    let file = digested(path)?;
-    Ok(Made {
-        file_bytes: file.bytes,
-        digest: file.digest,
-        changed: aliases,
-        dropped,
-        of: units,
-        share: (aliases + dropped) as f64 / units.max(1) as f64,
-        how,
-    })
-}
-
-/// Units in a list of a plan: one whose parts are matched apart stands there
-/// several times.
-fn units_in(list: &Value) -> u64 {
-    let unit = |entry: &Value| Some((entry["layer"].as_u64()?, entry["unit"].as_u64()?));
-    let units: Option<BTreeSet<(u64, u64)>> =
-        list.as_array().into_iter().flatten().map(unit).collect();
-    units.map_or(0, |units| units.len() as u64)
-}
-
-fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> anyhow::Result<Made> {
-    let mut kinds: BTreeMap<(GgmlType, GgmlType), usize> = BTreeMap::new();
-    for (&tensor, &to) in &lowered.types {
-        *kinds
-            .entry((gguf.tensors[tensor].ggml_type, to))
-            .or_default() += 1;
-    }
-    let kinds: Vec<String> = kinds
-        .into_iter()
-        .map(|((from, to), n)| format!("{n} tensors from {from} to {to}"))
-        .collect();
-    let file = digested(path)?;
-    Ok(Made {
-        file_bytes: file.bytes,
-        digest: file.digest,
-        changed: lowered.types.len() as u64,
-        dropped: 0,
-        of: Lowering::of(gguf).order.len() as u64,
-        share: lowered.share(),
-        how: kinds.join(", "),
-    })
-}
-
 /// A share in percent, without digits that it does not need.
 fn percent(share: f64) -> String {
     let text = format!("{:.3}", share * 100.0);
     format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_unit_whose_parts_are_matched_apart_counts_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("made.gguf");
-        std::fs::write(&path, "made").unwrap();
-        let alias = |unit: u32, part: &str| json!({"layer": 2, "unit": unit, "parts": [part]});
-        let aliases = [alias(0, "q"), alias(0, "k"), alias(0, "v"), alias(1, "v")];
-        let plan = json!({ "units": 8, "aliases": aliases, "dropped": [] });
-        let made = made_by_convert(&json!({ "plan": plan }), &path).unwrap();
-        assert_eq!((made.changed, made.dropped, made.of), (2, 0, 8));
-        assert_eq!(made.share, 0.25);
-        assert_eq!(made.how, "of 8 units 2 use another unit's weights");
-
-        let dropped = [json!({"layer": 3, "unit": 1, "score": -0.1})];
-        let mut plan = json!({ "units": 8, "aliases": aliases, "dropped": dropped });
-        let made = made_by_convert(&json!({ "plan": plan }), &path).unwrap();
-        assert_eq!((made.changed, made.dropped, made.share), (2, 1, 0.375));
-        assert_eq!(
-            made.how,
-            "of 8 units 1 are deleted and 2 use another unit's weights"
-        );
-        plan["aliases"] = json!([]);
-        let made = made_by_convert(&json!({ "plan": plan }), &path).unwrap();
-        assert_eq!(made.how, "of 8 units 1 are deleted");
-    }
 }
