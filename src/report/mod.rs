@@ -13,6 +13,7 @@ pub mod cells;
 mod error;
 pub mod lower;
 pub mod markdown;
+pub mod overlap;
 pub mod picture;
 pub mod requantise;
 mod rows;

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::verdict::Verdict;
+use crate::eval::choice::Kind;
 
 /// A report.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -57,6 +58,9 @@ pub struct Settings {
     pub chunks: Option<u64>,
     /// Questions of each task at most; null for all.
     pub limit: Option<u32>,
+    /// The way of scoring that all tasks were forced to; null where their fields
+    /// tell.
+    pub kind: Option<Kind>,
     /// Tokens of the prompt of the speed test.
     pub n_prompt: u32,
     /// Tokens generated in it.

@@ -335,6 +335,7 @@ fn report(rows: Vec<Row>) -> Report {
             ctx: 512,
             chunks: None,
             limit: None,
+            kind: None,
             n_prompt: 8,
             n_gen: 0,
             repetitions: 2,

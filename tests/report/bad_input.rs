@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::support::{Folder, Ran, preset};
-use crate::{model, report, valley};
+use crate::{model, questions, report, valley};
 
 /// Refused, and the report's folder not even begun.
 #[track_caller]
@@ -87,6 +87,59 @@ fn texts_and_tasks() {
     let ran = with(&text, &window).exits(2);
     assert!(ran.stderr.contains("error: --memory"), "{ran:#?}");
     assert!(!folder.file("out").exists());
+}
+
+#[test]
+fn nothing_to_measure() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let more = ["--ratios", "0.5", "--ctx", "64", "-p", "0", "-n", "0"];
+    let ran = bare(&folder, &model, &valley(), &more);
+    let ran = refused(&folder, ran, 2, &["-p 0 -n 0"]);
+    assert!(ran.hint().contains("-p 512"), "{ran:#?}");
+    // A task that cannot be scored so.
+    let task = questions();
+    let more = ["--ratios", "0.5", "--kind", "partial", "--task"];
+    let ran = report(
+        &model,
+        &folder,
+        &[&more[..], &[task.to_str().unwrap()]].concat(),
+    );
+    refused(&folder, ran, 3, &["--task", "cannot be scored as partial"]);
+}
+
+#[test]
+fn a_text_that_the_model_is_fitted_to_is_warned_of() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let all = String::from_utf8(crate::support::read(&valley())).unwrap();
+    let more = |text: &Path| {
+        let text = text.to_str().unwrap();
+        let repair = ["--repair", text, "--window", "64", "--ctx", "64", "-q"];
+        let test = ["-p", "8", "-n", "2", "-r", "1", "--windows", "2"];
+        let ran = bare(
+            &folder,
+            &model,
+            &valley(),
+            &[
+                &["--ratios", "0", "--chunks", "2", "-t", "1"],
+                &repair[..],
+                &test,
+            ]
+            .concat(),
+        );
+        ran.ok().stderr
+    };
+    let part = folder.write("part.txt", &all[all.len() / 2..]);
+    let warning = more(&part);
+    assert!(warning.starts_with("warning: "), "{warning}");
+    assert!(
+        warning.contains("% of --text is in what --repair"),
+        "{warning}"
+    );
+    let other = folder.write("other.txt", crate::backwards(&all));
+    let warnings = more(&other);
+    assert!(!warnings.contains("--repair"), "{warnings}");
 }
 
 #[test]

@@ -22,6 +22,11 @@ fn valley() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/valley.txt")
 }
 
+/// The same words in another order.
+fn backwards(text: &str) -> String {
+    text.split_whitespace().rev().collect::<Vec<_>>().join(" ")
+}
+
 /// Questions.
 fn questions() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/choice/question.jsonl")

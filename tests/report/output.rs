@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::support::{Folder, preset, read};
-use crate::{model, questions, report, valley};
+use crate::{backwards, model, questions, report, valley};
 
 #[test]
 fn one_table_one_picture_and_who_wins() {
@@ -12,7 +12,7 @@ fn one_table_one_picture_and_who_wins() {
     let task = questions();
     let task = task.to_str().unwrap();
     let valley_text = String::from_utf8(read(&valley())).unwrap();
-    let text = folder.write("fit.txt", &valley_text[1000..]);
+    let text = folder.write("fit.txt", backwards(&valley_text));
     let repair = [
         "--repair",
         text.to_str().unwrap(),

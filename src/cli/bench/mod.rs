@@ -74,13 +74,7 @@ struct Configuration {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        if self.test.n_prompt == 0 && self.test.n_gen == 0 {
-            return Err(RunError::usage(
-                "-p 0 -n 0 leaves nothing to measure",
-                Some("give one of them a number of tokens: -p 512, -n 128"),
-            )
-            .into());
-        }
+        self.test.check()?;
         let configurations = self.configurations()?;
         let mut measured: Vec<Vec<Measured>> = vec![Vec::new(); configurations.len()];
         let mut known = BTreeSet::new();

@@ -93,6 +93,18 @@ pub(in crate::cli) struct Test {
 }
 
 impl Test {
+    /// Whether there is anything to measure.
+    pub(in crate::cli) fn check(&self) -> anyhow::Result<()> {
+        if self.n_prompt == 0 && self.n_gen == 0 {
+            return Err(RunError::usage(
+                "-p 0 -n 0 leaves nothing to measure",
+                Some("give one of them a number of tokens: -p 512, -n 128"),
+            )
+            .into());
+        }
+        Ok(())
+    }
+
     /// The arguments that ask for this.
     pub(in crate::cli) fn arguments(&self) -> Vec<String> {
         let all = [

@@ -72,7 +72,7 @@ pub(super) struct Args {
 
 /// How items are scored; names of tasks stand for what is usual for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum KindArg {
+pub(in crate::cli) enum KindArg {
     /// The query as it is, then each choice.
     #[value(aliases = ["openbookqa", "hellaswag", "race"])]
     Choices,

@@ -5,7 +5,7 @@ mod choice;
 mod generate;
 mod perplexity;
 
-pub(super) use choice::item_context;
+pub(super) use choice::{KindArg, item_context};
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -41,11 +41,16 @@ impl Work<'_> {
             if let Some(limit) = args.limit {
                 arguments.extend(["--limit".into(), limit.to_string().into()]);
             }
+            let kind = args.kind();
+            if let Some(kind) = kind {
+                arguments.extend(["--kind".into(), kind.name().into()]);
+            }
             arguments.extend(self.threads());
             arguments.push("--json".into());
             let on = json!({
                 "file": made.digest,
                 "task": file.digest,
+                "kind": kind,
                 "limit": args.limit,
             });
             all.push(Measure {

@@ -19,19 +19,20 @@ use serde_json::{Value, json};
 use self::work::Work;
 use super::Exit;
 use super::bench::{self, Test, check_generates};
-use super::eval::{item_context, read_text};
+use super::eval::{KindArg, item_context, read_text};
 use super::loading::{self, Resolve};
 use super::output::Output;
 use super::plan::{MatchArgs, parse_ratio};
 use super::repair::RepairArgs;
 use crate::convert;
-use crate::eval::choice::Task;
 use crate::eval::choice::encode::encode;
+use crate::eval::choice::{Kind, Task};
 use crate::eval::perplexity::{self, MIN_CTX};
 use crate::input::{InputError, ModelFile};
 use crate::repair::choose::Units;
 use crate::report::cells::Store;
 use crate::report::lower::Lowering;
+use crate::report::overlap::share_in;
 use crate::report::verdict::{summary, verdicts};
 use crate::report::{File, Report, Series, Settings, markdown, picture};
 
@@ -70,6 +71,9 @@ pub(super) struct Args {
     /// given several times.
     #[arg(long = "task", value_name = "FILE")]
     tasks: Vec<PathBuf>,
+    /// How to score the questions, where the fields do not tell.
+    #[arg(long, value_enum, requires = "tasks")]
+    kind: Option<KindArg>,
     /// The folder of the report; a report that is in it is continued.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
@@ -216,6 +220,11 @@ impl Args {
         all
     }
 
+    /// The way of scoring that all tasks are forced to.
+    fn kind(&self) -> Option<Kind> {
+        self.kind.map(Kind::from)
+    }
+
     fn settings(&self) -> Settings {
         Settings {
             function: self.matching.function().to_string(),
@@ -223,6 +232,7 @@ impl Args {
             ctx: self.ctx,
             chunks: self.chunks,
             limit: self.limit,
+            kind: self.kind(),
             n_prompt: self.test.n_prompt,
             n_gen: self.test.n_gen,
             repetitions: self.repetitions,
@@ -234,13 +244,14 @@ impl Args {
     /// Whatever can be wrong with the inputs, before any long work.
     fn check(&self, out: &Output) -> anyhow::Result<Inputs> {
         Store::check(&self.output)?;
+        self.test.check()?;
         let source = ModelFile::open_plain(&self.src)?;
         convert::attention_map(&source)?;
         check_generates(&source)?;
         let text = read_text(&self.text, "--text")?;
         let limit = self.limit.map(|n| n as usize);
         let tasks = (self.tasks.iter())
-            .map(|path| Task::read(path, None, limit).context("--task"))
+            .map(|path| Task::read(path, self.kind(), limit).context("--task"))
             .collect::<anyhow::Result<Vec<_>>>()?;
         {
             let loaded = loading::load(&self.src, Resolve::Auto, true, &mut |_| true, out)?;
@@ -267,18 +278,37 @@ impl Args {
             repair: self.repair.path().map(digested).transpose()?,
             build: digested(&std::env::current_exe().context("cannot find this program")?)?.digest,
         };
-        if inputs
-            .repair
-            .as_ref()
-            .is_some_and(|repair| repair.digest == inputs.text.digest)
-        {
-            out.warning(
-                "--text is what --repair fits the model to: its perplexity will flatter; \
-                 give --text another text",
-            );
+        if let Some(fitted) = self.repair.text()? {
+            warn_of_overlap(&text, &fitted, out);
         }
         Ok(inputs)
     }
+}
+
+/// Texts may have so much in common by chance, or by quoting a third.
+const OVERLAP: f64 = 0.05;
+
+/// Says so when the model is judged by what it is fitted to.
+fn warn_of_overlap(text: &str, fitted: &str, out: &Output) {
+    let (text, fitted) = (text.as_bytes(), fitted.as_bytes());
+    let what = match (share_in(text, fitted), share_in(fitted, text)) {
+        (seen, _) if seen > OVERLAP => {
+            format!(
+                "{:.0}% of --text is in what --repair fits the model to",
+                seen * 100.0
+            )
+        }
+        (_, used) if used > OVERLAP => {
+            format!(
+                "{:.0}% of what --repair fits the model to is in --text",
+                used * 100.0
+            )
+        }
+        _ => return,
+    };
+    out.warning(&format!(
+        "{what}: its perplexity will flatter; give --text another text"
+    ));
 }
 
 fn digested(path: &Path) -> anyhow::Result<File> {
