@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use headshare_gguf::input::ModelFile;
 use headshare_testmodels::ModelSpec;
 use serde_json::Value;
 
@@ -379,6 +380,19 @@ fn what_cannot_be_analysed_is_refused_with_a_reason() {
     };
     let ran = attention(&source, &short).refused(3, &["short.txt", "too short", "64"]);
     assert!(ran.hint().contains("--ctx"), "{ran:#?}");
+    // Before all weights are compared: these are no numbers.
+    let nan = folder.file("nan.gguf");
+    small("tiny-gqa").write(&nan).unwrap();
+    let weights = {
+        let file = ModelFile::open_plain(&nan).unwrap();
+        let info = file.gguf.tensor("blk.1.attn_k.weight").unwrap();
+        file.gguf.data_range(info)
+    };
+    let mut bytes = read(&nan);
+    bytes[weights.start as usize..weights.end as usize].fill(0xff);
+    std::fs::write(&nan, bytes).unwrap();
+    attention(&nan, &short).refused(3, &["short.txt", "too short"]);
+    attention(&nan, &text).refused(1, &["nan.gguf"]);
     let ran = run![
         "analyze",
         "attention",
@@ -392,7 +406,7 @@ fn what_cannot_be_analysed_is_refused_with_a_reason() {
     ];
     let ran = ran.refused(2, &["--ctx 1024", "model.gguf", "256 tokens"]);
     assert!(ran.hint().contains("--ctx"), "{ran:#?}");
-    attention(&source, &folder.file("none.txt")).refused(1, &["none.txt"]);
+    attention(&source, &folder.file("none.txt")).refused(3, &["none.txt (--text)"]);
     attention(&text, &text).refused(3, &["text.txt"]);
     run!["analyze", "ratios", source].refused(3, &["model.gguf", "plain GGUF"]);
     run!["analyze", "ratios"].exits(2);

@@ -99,83 +99,130 @@ struct Text {
     windows: Vec<Vec<Token>>,
 }
 
+/// A model that is ready to read a text.
+pub struct Reader<'m> {
+    model: &'m PlainModel,
+    settings: &'m Settings,
+    context: Context,
+    text: Text,
+    chunk: u32,
+}
+
 /// Runs `model` on a text, and compares the attention maps with each other and
 /// with all of `weights`, which are of the same model. `progress` is told the share of
 /// the run that is done.
 ///
 /// # Errors
-/// When llama.cpp does not load or run the model, the model has no attention
-/// maps, or the text is shorter than a window.
+/// As [`Reader::new`] and [`Reader::read`].
 pub fn attention(
     model: &PlainModel,
-    (text_path, text): (&std::path::Path, &str),
+    text: (&std::path::Path, &str),
     settings: &Settings,
     weights: &[Weights],
     progress: &dyn Fn(f64),
 ) -> Result<Attention, AnalyzeError> {
-    let params = ModelParams::default();
-    let runtime = Model::load(model.file.path(), &params, None);
-    let runtime = runtime.map_err(|error| model.load_error(error))?;
-    let runtime = Arc::new(runtime);
-    let not_generative = |problem: String| AnalyzeError::NotGenerative {
-        path: model.path.clone(),
-        problem,
-    };
-    let generative = runtime.check_generative();
-    generative.map_err(|error| not_generative(error.to_string()))?;
-    let trained = runtime.n_ctx_train();
-    if trained > 0 && settings.ctx > trained {
-        return Err(AnalyzeError::CtxTooLarge {
+    Reader::new(model, text, settings)?.read(weights, progress)
+}
+
+impl<'m> Reader<'m> {
+    /// Loads `model`, and cuts the text into windows: whatever can be wrong
+    /// with either is found out here.
+    ///
+    /// # Errors
+    /// When llama.cpp does not load the model, it does not generate, or the text
+    /// is shorter than a window.
+    pub fn new(
+        model: &'m PlainModel,
+        text: (&std::path::Path, &str),
+        settings: &'m Settings,
+    ) -> Result<Self, AnalyzeError> {
+        let params = ModelParams::default();
+        let runtime = Model::load(model.file.path(), &params, None);
+        let runtime = runtime.map_err(|error| model.load_error(error))?;
+        let runtime = Arc::new(runtime);
+        let not_generative = |problem: String| AnalyzeError::NotGenerative {
             path: model.path.clone(),
-            ctx: settings.ctx,
-            trained,
-        });
-    }
-    let text = Text::new(&runtime, (text_path, text), settings)?;
-
-    let heads: u64 = model.map.layers.iter().map(|l| u64::from(l.n_head)).sum();
-    let fitting = || maps::chunk_tokens(heads, settings.ctx);
-    let chunk = settings.chunk.unwrap_or_else(fitting);
-    let params = ContextParams {
-        n_ctx: Some(settings.ctx),
-        n_batch: chunk,
-        n_ubatch: chunk,
-        n_threads: settings.threads,
-        flash_attention: FlashAttention::Off,
-        observable: true,
-        ..ContextParams::default()
-    };
-    let mut context = Context::new(&runtime, &params)?;
-    let generative = context.check_generative();
-    generative.map_err(|error| not_generative(error.to_string()))?;
-
-    let mut sums = MapSums::new(&model.map);
-    let mut means = Means::new(&model.map);
-    let tokens = text.windows.len() * settings.ctx as usize;
-    let mut done = 0;
-    for window in &text.windows {
-        context.clear();
-        sums.clear();
-        let mut past = 0;
-        for tokens_now in window.chunks(chunk as usize) {
-            sums.begin(past, tokens_now.len());
-            let decoded = context.decode_observed(tokens_now, &mut sums);
-            let taken = match decoded {
-                Ok(()) | Err(ContextError::Halted) => sums.finish(),
-                Err(error) => return Err(error.into()),
-            };
-            taken.map_err(|(layer, problem)| AnalyzeError::NoMap {
+            problem,
+        };
+        let generative = runtime.check_generative();
+        generative.map_err(|error| not_generative(error.to_string()))?;
+        let trained = runtime.n_ctx_train();
+        if trained > 0 && settings.ctx > trained {
+            return Err(AnalyzeError::CtxTooLarge {
                 path: model.path.clone(),
-                layer,
-                problem,
-            })?;
-            past += tokens_now.len();
-            done += tokens_now.len();
-            progress(done as f64 / tokens as f64);
+                ctx: settings.ctx,
+                trained,
+            });
         }
-        means.add(&sums);
+        let text = Text::new(&runtime, text, settings)?;
+        let heads: u64 = model.map.layers.iter().map(|l| u64::from(l.n_head)).sum();
+        let fitting = || maps::chunk_tokens(heads, settings.ctx);
+        let chunk = settings.chunk.unwrap_or_else(fitting);
+        let params = ContextParams {
+            n_ctx: Some(settings.ctx),
+            n_batch: chunk,
+            n_ubatch: chunk,
+            n_threads: settings.threads,
+            flash_attention: FlashAttention::Off,
+            observable: true,
+            ..ContextParams::default()
+        };
+        let context = Context::new(&runtime, &params)?;
+        let generative = context.check_generative();
+        generative.map_err(|error| not_generative(error.to_string()))?;
+        Ok(Self {
+            model,
+            settings,
+            context,
+            text,
+            chunk,
+        })
     }
-    Ok(means.finish(model, settings, text.windows.len(), weights))
+
+    /// Reads the text.
+    ///
+    /// # Errors
+    /// When llama.cpp does not run the model, or it has no attention maps.
+    pub fn read(
+        self,
+        weights: &[Weights],
+        progress: &dyn Fn(f64),
+    ) -> Result<Attention, AnalyzeError> {
+        let Self {
+            model,
+            settings,
+            mut context,
+            text,
+            chunk,
+        } = self;
+        let mut sums = MapSums::new(&model.map);
+        let mut means = Means::new(&model.map);
+        let tokens = text.windows.len() * settings.ctx as usize;
+        let mut done = 0;
+        for window in &text.windows {
+            context.clear();
+            sums.clear();
+            let mut past = 0;
+            for tokens_now in window.chunks(chunk as usize) {
+                sums.begin(past, tokens_now.len());
+                let decoded = context.decode_observed(tokens_now, &mut sums);
+                let taken = match decoded {
+                    Ok(()) | Err(ContextError::Halted) => sums.finish(),
+                    Err(error) => return Err(error.into()),
+                };
+                taken.map_err(|(layer, problem)| AnalyzeError::NoMap {
+                    path: model.path.clone(),
+                    layer,
+                    problem,
+                })?;
+                past += tokens_now.len();
+                done += tokens_now.len();
+                progress(done as f64 / tokens as f64);
+            }
+            means.add(&sums);
+        }
+        Ok(means.finish(model, settings, text.windows.len(), weights))
+    }
 }
 
 impl Attention {

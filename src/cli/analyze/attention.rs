@@ -3,14 +3,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use headshare_runtime::log;
 
 use super::{PictureArgs, render_summaries};
 use crate::analyze::PlainModel;
-use crate::analyze::attention::{Attention, Settings, attention};
+use crate::analyze::attention::{Attention, Reader, Settings};
 use crate::analyze::weights::weights;
 use crate::cli::Exit;
+use crate::cli::eval::read_bytes;
 use crate::cli::output::Output;
 use crate::cli::plan::parse_ratio;
 use crate::matching::MatchFunction;
@@ -61,10 +61,16 @@ impl Args {
         let model = PlainModel::open(&self.file)?;
         let inputs = [model.id];
         self.picture.check(&inputs)?;
-        let text = std::fs::read(&self.text)
-            .with_context(|| format!("cannot read the text from {}", self.text.display()))?;
+        let text = read_bytes(&self.text, "--text")?;
         // What is not UTF-8 is read as llama.cpp's own programs would print it.
         let text = String::from_utf8_lossy(&text);
+        let settings = Settings {
+            ctx: self.ctx,
+            windows: self.windows as usize,
+            chunk: None,
+            threads: self.threads,
+        };
+        let reader = Reader::new(&model, (&self.text, &text), &settings)?;
         let bar = out.bar("weights", 1000, false);
         let each = 1.0 / self.functions.len() as f64;
         let scores = self.functions.iter().enumerate().map(|(i, &function)| {
@@ -75,14 +81,8 @@ impl Args {
         let scores = scores.collect::<Result<Vec<_>, _>>();
         bar.finish_and_clear();
         let scores = scores?;
-        let settings = Settings {
-            ctx: self.ctx,
-            windows: self.windows as usize,
-            chunk: None,
-            threads: self.threads,
-        };
         let bar = out.bar("attention", 1000, false);
-        let found = attention(&model, (&self.text, &text), &settings, &scores, &|done| {
+        let found = reader.read(&scores, &|done| {
             bar.set_position((done * 1000.0) as u64);
         });
         bar.finish_and_clear();

@@ -131,15 +131,20 @@ impl Common {
     }
 }
 
+/// Reads a file; `option` is the one that names it.
+pub(super) fn read_bytes(path: &Path, option: &str) -> Result<Vec<u8>, RunError> {
+    std::fs::read(path).map_err(|e| {
+        let path = path.display();
+        RunError::bad_input(format!("cannot read {path} ({option}): {e}"))
+    })
+}
+
 /// Reads a text; `option` is the one that names it.
 pub(super) fn read_text(path: &Path, option: &str) -> anyhow::Result<String> {
-    let path_shown = path.display();
-    let bytes = std::fs::read(path)
-        .map_err(|e| RunError::bad_input(format!("cannot read {path_shown} ({option}): {e}")))?;
-    let mut text = String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
+    let mut text = String::from_utf8(read_bytes(path, option)?).map_err(|e| {
+        let (path, at) = (path.display(), e.utf8_error().valid_up_to());
         RunError::bad_input(format!(
-            "{path_shown} ({option}) is not UTF-8: byte {at} belongs to no character"
+            "{path} ({option}) is not UTF-8: byte {at} belongs to no character"
         ))
     })?;
     // A file ends with a line end that is not meant, as for llama.cpp.
