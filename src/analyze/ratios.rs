@@ -5,16 +5,17 @@ use std::path::Path;
 
 use headshare_format::alias::keys;
 use headshare_format::{FormatError, Gguf};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::picture::{ColumnPlot, MARGIN, Scene, Series, TITLE_SPACE};
 use super::{AnalyzeError, file_name};
+use crate::convert::cut::MADE_BY;
 use crate::convert::{ConvertError, source_view};
 use crate::input::{InputError, ModelFile};
 use crate::inspect;
 use crate::matching::Part;
 use crate::model::AttentionMap;
-use crate::plan::{Choice, Plan};
+use crate::plan::{Choice, Dropped, Plan};
 
 /// What several converted files share, by layer.
 #[derive(Debug, Clone, Serialize)]
@@ -35,6 +36,9 @@ pub struct FileRatios {
     pub choice: Option<Choice>,
     /// The share of units that the plan was made for.
     pub ratio: Option<f64>,
+    /// Bytes of the rows that the plan takes from elsewhere; what is byte-equal
+    /// comes on top.
+    pub planned_bytes: u64,
     /// The layers, ascending.
     pub layers: Vec<LayerRatios>,
 }
@@ -46,6 +50,8 @@ pub struct LayerRatios {
     pub layer: u32,
     /// Its units; 0 where a lossless file's heads are not known.
     pub units: u32,
+    /// Those that it had before and that were deleted.
+    pub dropped: u32,
     /// Units whose q, k or v rows are another unit's, by the plan.
     pub aliased: Parts,
     /// Bytes of the layer's tensors.
@@ -78,7 +84,7 @@ impl Parts {
 /// One column of the table, one line of the picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Column {
-    /// What is shared: `units`, `q`, `k`, `v` or `bytes`.
+    /// What is shared: `units`, `q`, `k`, `v` or `bytes`; or `dropped`.
     pub what: &'static str,
     /// Layer and share, from 0 to 1.
     pub shares: Vec<(u32, f64)>,
@@ -106,6 +112,7 @@ fn file_ratios(path: &Path) -> Result<FileRatios, AnalyzeError> {
             let ratios = LayerRatios {
                 layer,
                 units: 0,
+                dropped: 0,
                 aliased: Parts::default(),
                 bytes: sharing.bytes,
                 shared_bytes: sharing.shared_bytes,
@@ -116,12 +123,15 @@ fn file_ratios(path: &Path) -> Result<FileRatios, AnalyzeError> {
     let view = source_view(&file, &table)?;
     let logical =
         Gguf::parse_header(view.header(), view.len()).map_err(InputError::content(path))?;
+    let mut planned_bytes = 0;
     match (AttentionMap::of(&logical), &plan) {
         (Ok(map), plan) => {
             if let Some(Err(error)) = plan.as_ref().map(|plan| plan.check(&map)) {
                 let error = FormatError::key(keys::PLAN, error.to_string());
                 return Err(InputError::content(path)(error).into());
             }
+            let rows = plan.iter().flat_map(|plan| plan.shared_rows(&map));
+            planned_bytes = rows.map(|(alias, _)| alias.len).sum();
             for layer in &map.layers {
                 if let Some(ratios) = layers.get_mut(&layer.layer) {
                     ratios.units = layer.n_head_kv;
@@ -142,8 +152,14 @@ fn file_ratios(path: &Path) -> Result<FileRatios, AnalyzeError> {
             }
         }
     }
+    for unit in dropped_from(&logical, path)? {
+        if let Some(ratios) = layers.get_mut(&unit.layer) {
+            ratios.dropped += 1;
+        }
+    }
     Ok(FileRatios {
         path: path.display().to_string(),
+        planned_bytes,
         planned: plan.is_some(),
         choice: plan.as_ref().map(|plan: &Plan| plan.choice),
         ratio: plan.as_ref().map(|plan| plan.ratio),
@@ -151,9 +167,26 @@ fn file_ratios(path: &Path) -> Result<FileRatios, AnalyzeError> {
     })
 }
 
+/// The units that a model was written without. The plan by which it shares
+/// counts what was left; its own key has the plan before that.
+fn dropped_from(model: &Gguf, path: &Path) -> Result<Vec<Dropped>, AnalyzeError> {
+    #[derive(Deserialize)]
+    struct MadeBy {
+        plan: Plan,
+    }
+    let content = || InputError::content(path);
+    let Some(json) = model.str_value(MADE_BY).map_err(content())? else {
+        return Ok(Vec::new());
+    };
+    let made: MadeBy = serde_json::from_str(json)
+        .map_err(|error| content()(FormatError::key(MADE_BY, error.to_string())))?;
+    Ok(made.plan.dropped)
+}
+
 impl FileRatios {
-    /// What the file is about: the shares of its units, of each part when these
-    /// differ, or of the bytes when there is no plan.
+    /// What the file is about: the shares of its units, or of each part when
+    /// these differ; of units that were dropped, where there are any; and of
+    /// bytes, where more is shared than the plan says.
     pub fn columns(&self) -> Vec<Column> {
         let column = |what, share: &dyn Fn(&LayerRatios) -> f64| Column {
             what,
@@ -163,20 +196,28 @@ impl FileRatios {
             0 => 0.0,
             whole => f64::from(part) / f64::from(whole),
         };
-        if !self.planned {
-            return vec![column("bytes", &|l| {
-                l.shared_bytes as f64 / l.bytes.max(1) as f64
-            })];
-        }
         let alike = |l: &LayerRatios| l.aliased.q == l.aliased.k && l.aliased.q == l.aliased.v;
-        if self.layers.iter().all(alike) {
-            return vec![column("units", &|l| of(l.aliased.q, l.units))];
+        let mut columns = match self.planned {
+            false => Vec::new(),
+            true if self.layers.iter().all(alike) => {
+                vec![column("units", &|l| of(l.aliased.q, l.units))]
+            }
+            true => vec![
+                column("q", &|l| of(l.aliased.q, l.units)),
+                column("k", &|l| of(l.aliased.k, l.units)),
+                column("v", &|l| of(l.aliased.v, l.units)),
+            ],
+        };
+        if self.layers.iter().any(|l| l.dropped > 0) {
+            columns.push(column("dropped", &|l| of(l.dropped, l.units + l.dropped)));
         }
-        vec![
-            column("q", &|l| of(l.aliased.q, l.units)),
-            column("k", &|l| of(l.aliased.k, l.units)),
-            column("v", &|l| of(l.aliased.v, l.units)),
-        ]
+        let shared: u64 = self.layers.iter().map(|l| l.shared_bytes).sum();
+        if !self.planned || shared > self.planned_bytes {
+            columns.push(column("bytes", &|l| {
+                l.shared_bytes as f64 / l.bytes.max(1) as f64
+            }));
+        }
+        columns
     }
 
     /// The file's name and how it was made.
@@ -205,7 +246,7 @@ impl Ratios {
             })
         });
         let plot = ColumnPlot {
-            meaning: "shared",
+            meaning: "share",
             series: panels.collect(),
         };
         let (width, height) = plot.size();
@@ -213,7 +254,7 @@ impl Ratios {
             width + 2 * MARGIN,
             TITLE_SPACE + height + MARGIN,
             "Which layers use other layers' weights",
-            "units, or their q, k, v rows: of those of the layer; bytes: of the layer's tensors",
+            "units or their q, k, v rows: of the layer's; dropped: of those it had; bytes: of its tensors",
         );
         plot.draw(&mut scene, (MARGIN, TITLE_SPACE));
         scene

@@ -310,6 +310,54 @@ fn ratios_are_those_of_the_plans() {
 }
 
 #[test]
+fn what_a_plan_does_not_explain_has_a_column_of_its_own() {
+    let folder = Folder::new();
+    let (planned, cut) = (folder.file("planned.gguf"), folder.file("cut.gguf"));
+    // Layers written twice: a plan for a few units, the rest is byte-equal.
+    let twice_four = ModelSpec {
+        repeat: 2,
+        ..preset("tiny-gqa")
+    };
+    let source = model(&folder, &twice_four);
+    run!["convert", source, "--ratio", "0.2", "-o", planned].ok();
+    // Two units go, one shares.
+    let source = model(&folder, &preset("tiny-gqa"));
+    let mut plan = run!["plan", source, "--ratio", "0", "--json"].ok().json();
+    let unit =
+        |layer: u32, unit: u32| serde_json::json!({"layer": layer, "unit": unit, "score": 0.0});
+    plan["dropped"] = [unit(1, 0), unit(3, 1)].into();
+    plan["aliases"] = serde_json::json!([{"layer": 2, "unit": 1, "donor_layer": 0, "donor_unit": 0,
+        "matched_layer": 0, "matched_unit": 0, "parts": ["q", "k", "v"], "score": 0.5}]);
+    let plan = folder.write("plan.json", plan.to_string());
+    run!["convert", source, "--plan", plan, "-o", cut].ok();
+
+    let svg = folder.file("r.svg");
+    let found = run!["analyze", "ratios", planned, cut, "-o", svg, "--json"];
+    let found = found.ok().json();
+    let dropped = found["files"][1]["layers"].as_array().unwrap();
+    let dropped: Vec<u64> = dropped
+        .iter()
+        .map(|l| l["dropped"].as_u64().unwrap())
+        .collect();
+    assert_eq!(dropped, [0, 1, 0, 1]);
+    let texts = svg_texts(&svg);
+    for label in [
+        "units: planned.gguf",
+        "bytes: planned.gguf",
+        "units: cut.gguf",
+        "dropped: cut.gguf",
+    ] {
+        assert!(texts.contains(label), "{label}: {texts}");
+    }
+    for label in ["dropped: planned.gguf", "bytes: cut.gguf"] {
+        assert!(!texts.contains(label), "{label}: {texts}");
+    }
+    let table = run!["analyze", "ratios", cut].ok().stdout;
+    let last = table.lines().last().unwrap();
+    assert_eq!(last, "    3    0.0%   50.0%", "{table}");
+}
+
+#[test]
 fn outputs_are_never_replaced_unasked() {
     let folder = Folder::new();
     let source = model(&folder, &small("tiny-gqa"));
