@@ -186,8 +186,9 @@ impl PlainModel {
     }
 }
 
-/// The last part of a path, cut in the middle when it is long.
-fn file_name(path: &std::path::Path) -> String {
+/// The last part of a path, cut in the middle when it is long, and without
+/// control characters.
+pub(crate) fn file_name(path: &std::path::Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     let name: Vec<char> = name
         .to_string_lossy()

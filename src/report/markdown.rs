@@ -1,10 +1,14 @@
 //! The report as Markdown.
 
+use std::path::Path;
+
 use super::rows::{Form, Pace, Report, Row, Speed};
+use crate::analyze::file_name;
 
 /// The whole report; `picture` is the picture's file name.
 pub fn render(report: &Report, picture: &str) -> String {
-    let mut text = format!("# {}\n\n{}\n\n", title(report), report.summary);
+    let title = escaped(&title(report));
+    let mut text = format!("# {title}\n\n{}\n\n", report.summary);
     for verdict in &report.verdicts {
         text += &format!("- Ratio {}: {}\n", verdict.ratio, verdict.words);
     }
@@ -17,9 +21,10 @@ pub fn render(report: &Report, picture: &str) -> String {
 
 /// What the report is about.
 pub(super) fn title(report: &Report) -> String {
-    let path = std::path::Path::new(&report.source.path);
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    format!("Sharing heads of {}", name.to_string_lossy())
+    format!(
+        "Sharing heads of {}",
+        file_name(Path::new(&report.source.path))
+    )
 }
 
 /// One line for each form.
@@ -163,13 +168,26 @@ fn line(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// A cell's text: a bar would end the cell, a line end the table.
+/// A name as text: whatever stands in it begins no markup, ends no cell and no
+/// line.
 fn escaped(text: &str) -> String {
-    text.replace('|', "\\|").replace('\n', " ")
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '$' => escaped.extend(['\\', c]),
+            c if c.is_control() => escaped.push(' '),
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 fn code(text: &str) -> String {
-    format!("`{}`", text.replace(['`', '\n'], " "))
+    let plain = |c: char| if c == '`' || c.is_control() { ' ' } else { c };
+    format!("`{}`", text.chars().map(plain).collect::<String>())
 }
 
 /// Groups of three digits.

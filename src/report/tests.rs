@@ -375,6 +375,24 @@ fn the_table_has_a_line_for_each_row_and_way() {
 }
 
 #[test]
+fn names_are_text_and_nothing_else() {
+    let mut report = report(contest(0.3, Some(0.05), 90_000));
+    report.source.path = "folder/my_[model](x)<b>\u{1b}[31m|&\nend.gguf".into();
+    report.rows[0].tasks[0].task = "a_b|<i>\u{7}".into();
+    let text = markdown::render(&report, "quality.svg");
+    let heading = text.lines().next().unwrap();
+    assert_eq!(
+        heading,
+        "# Sharing heads of my\\_\\[model\\](x)&lt;b&gt;?\\[31m\\|&amp;?end.gguf"
+    );
+    assert!(text.contains("| a\\_b\\|&lt;i&gt;  |"), "{text}");
+    let svg = String::from_utf8(picture(&report).encode(Format::Svg)).unwrap();
+    let control = |c: char| c.is_control() && c != '\n';
+    assert!(!svg.contains(control) && !svg.contains("<b>"), "{svg}");
+    assert!(svg.contains("my_[model](x)&lt;b&gt;?"), "{svg}");
+}
+
+#[test]
 fn the_picture_names_its_axes_and_series() {
     let narrow = report(contest(0.3, Some(0.05), 90_000));
     let svg = picture(&narrow).encode(Format::Svg);

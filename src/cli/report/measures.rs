@@ -18,9 +18,8 @@ pub(super) struct Measure {
 }
 
 impl Work<'_> {
-    /// All measures of a file, in the order in which they are taken.
-    /// Cells are called by what is measured, not by its place among the
-    /// arguments.
+    /// All measures of a file, in the order in which they are taken. Those of
+    /// tasks are called by what the task holds, whatever its name and place.
     pub(super) fn measures(&self, target: &Target, made: &Made) -> Vec<Measure> {
         let args = self.args;
         let path = || OsString::from(&target.path);
