@@ -115,11 +115,28 @@ fn an_archive_is_counted_by_subjects() {
         zip.write_all(rows.as_bytes()).unwrap();
     }
     zip.finish().unwrap();
-    let found = json(&eval!("choice", smollm2(), "--task", path, "--json"));
+    let out = eval!("choice", smollm2(), "--task", path, "--json");
+    let found = json(&out);
     assert_eq!((&found["form"], &found["n"]), (&"mmlu".into(), &3.into()));
+    // Fewer examples than there should be.
+    let warnings: Vec<_> = text(&out.stderr).lines().collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    for (warning, (shots, subject)) in warnings.iter().zip([(0, "numbers"), (1, "colours")]) {
+        assert!(warning.starts_with("warning: "), "{warning}");
+        let says = format!("{shots} solved examples instead of 5");
+        assert!(
+            warning.contains(&says) && warning.ends_with(subject),
+            "{warning}"
+        );
+    }
+    assert!(found.get("shots").is_none(), "{found}");
     let subjects = found["subjects"].as_array().unwrap();
     assert_eq!(subjects[0]["subject"], "colours");
-    assert_eq!(subjects[0]["n"], 2);
+    assert_eq!(
+        (&subjects[0]["n"], &subjects[0]["shots"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!(subjects[1]["shots"], 0);
     assert!(found["mean_of_subjects"].is_number());
     assert_eq!(found["accuracy"], found["accuracy_norm"]);
     let out = eval!("choice", smollm2(), "--task", path);
@@ -149,6 +166,7 @@ fn help_explains_what_the_figures_are() {
     for (measure, part) in [
         ("perplexity", "Kullback-Leibler divergence"),
         ("choice", "lm-evaluation-harness: accuracy by the"),
+        ("choice", "has ARC's fields: it needs --kind choices"),
         ("generate", "corpus BLEU as sacreBLEU"),
     ] {
         let out = std::process::Command::new(env!("CARGO_BIN_EXE_headshare-gguf"))

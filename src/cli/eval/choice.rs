@@ -17,7 +17,7 @@ use crate::eval::choice::encode::encode;
 use crate::eval::choice::plan::{Limits, Plan};
 use crate::eval::choice::score::{DECODE, Scores, check, plan_alone, score, score_alone};
 use crate::eval::choice::summary::{Summary, Verdict};
-use crate::eval::choice::{Kind, Task};
+use crate::eval::choice::{Kind, SHOTS, Task};
 
 /// Tokens of the items that are in the context side by side, at most.
 const TOKENS: usize = 480;
@@ -37,7 +37,10 @@ const SEQUENCES: usize = 64;
 /// how often the model itself would have written the last word, and there is a
 /// perplexity); PIQA, OpenBookQA, BoolQ, ARC, HellaSwag, SIQA, WinoGrande and
 /// RACE (passage, question, options) as they are published; and the zip files
-/// of MMLU and C-Eval (5 examples from dev, each subject and the mean).
+/// of MMLU and C-Eval (5 examples from dev, each subject and the mean). PIQA and
+/// SIQA, whose labels are published apart, need the label in the row, and
+/// OpenBookQA as its authors publish it ({question: {stem, choices}, answerKey})
+/// has ARC's fields: it needs --kind choices.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Models that keep a state instead of a KV cache (Mamba, RWKV and hybrids) are
@@ -146,6 +149,9 @@ impl Args {
         let tasks = (self.tasks.iter())
             .map(|path| Task::read(path, kind, limit))
             .collect::<Result<Vec<_>, _>>()?;
+        for (task, path) in tasks.iter().zip(&self.tasks) {
+            Self::warn_of_examples(task, path, out);
+        }
         let subject = self.common.load(&self.file, out)?;
         let mut reports = Vec::with_capacity(tasks.len());
         for (task, path) in tasks.iter().zip(&self.tasks) {
@@ -160,6 +166,17 @@ impl Args {
         };
         out.result(&report, self.common.json, render)?;
         Ok(Exit::Done)
+    }
+
+    /// Figures of MMLU and C-Eval are comparable with five examples in front.
+    fn warn_of_examples(task: &Task, path: &Path, out: &Output) {
+        for (shots, subjects) in task.short_of_examples() {
+            out.warning(&format!(
+                "{}: {shots} solved examples instead of {SHOTS} in front of the questions of {}",
+                path.display(),
+                subjects.join(", ")
+            ));
+        }
     }
 
     fn task(

@@ -71,7 +71,8 @@ pub(super) struct Args {
     /// given several times.
     #[arg(long = "task", value_name = "FILE")]
     tasks: Vec<PathBuf>,
-    /// How to score the questions, where the fields do not tell.
+    /// How to score the questions, where the fields do not tell (see eval
+    /// choice --help).
     #[arg(long, value_enum, requires = "tasks")]
     kind: Option<KindArg>,
     /// The folder of the report; a report that is in it is continued.

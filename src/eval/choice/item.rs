@@ -1,9 +1,13 @@
 //! Tasks as they are scored: contexts and continuations.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
+
+/// Solved examples that stand in front of the questions of MMLU and C-Eval.
+pub const SHOTS: usize = 5;
 
 /// How items are put to the model and scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -123,6 +127,8 @@ pub struct Subject {
     pub name: String,
     /// Its questions.
     pub items: Vec<Item>,
+    /// Solved examples in front of each, where the file has such examples apart.
+    pub shots: Option<usize>,
 }
 
 /// A task file.
@@ -145,6 +151,18 @@ impl Task {
     /// All items, in order.
     pub fn items(&self) -> impl Iterator<Item = &Item> {
         self.subjects.iter().flat_map(|subject| &subject.items)
+    }
+
+    /// The subjects whose questions have fewer examples in front than they are
+    /// meant to have, by the number of these.
+    pub fn short_of_examples(&self) -> BTreeMap<usize, Vec<&str>> {
+        let mut short: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+        for subject in &self.subjects {
+            if let Some(shots) = subject.shots.filter(|shots| *shots < SHOTS) {
+                short.entry(shots).or_default().push(&subject.name);
+            }
+        }
+        short
     }
 
     /// Number of items.

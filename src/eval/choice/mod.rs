@@ -26,4 +26,4 @@ pub mod score;
 pub mod summary;
 
 pub use encode::ChoiceError;
-pub use item::{Item, Kind, Place, Subject, Task};
+pub use item::{Item, Kind, Place, SHOTS, Subject, Task};

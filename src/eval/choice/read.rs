@@ -37,6 +37,7 @@ impl Task {
             subjects: vec![Subject {
                 name: name.clone(),
                 items,
+                shots: None,
             }],
             name,
             has_subjects: false,

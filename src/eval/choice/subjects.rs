@@ -2,7 +2,8 @@
 //! four choices and a letter), and C-Eval, whose tables have column names.
 //!
 //! Prompts are lm-evaluation-harness's: a line that names the subject, five
-//! solved examples (the first of `dev`), the question, its choices by letters.
+//! solved examples (the first of `dev`, or as many as there are), the question,
+//! its choices by letters.
 //! The questions are those of `test`; of `val` where `test` has no answers, as
 //! in C-Eval.
 
@@ -13,12 +14,10 @@ use std::sync::Arc;
 
 use zip::ZipArchive;
 
-use super::item::{Item, Kind, Place, Subject, Task};
+use super::item::{Item, Kind, Place, SHOTS, Subject, Task};
 use super::question::{CHINESE, LONG, Question};
 use crate::eval::task_file::{TaskError, task_name};
 
-/// Solved examples in front of a question.
-const SHOTS: usize = 5;
 /// No table of one subject is as large as this.
 const MAX_TABLE: u64 = 64 << 20;
 /// Endings of a table's name: split and file type.
@@ -67,7 +66,9 @@ pub(super) fn read(
     let named = asked.values().any(|table| table.named);
     let subjects = (asked.into_iter())
         .map(|(name, table)| {
-            let lead: Arc<str> = lead(&name, &table, examples.get(&name)).into();
+            let examples = examples.get(&name);
+            let lead: Arc<str> = lead(&name, &table, examples).into();
+            let shots = Some(examples.map_or(0, |table| table.questions.len()));
             let items = (table.questions.iter())
                 .map(|(line, question)| {
                     let mut item = question.item(Kind::Letters)?;
@@ -80,7 +81,7 @@ pub(super) fn read(
                 })
                 .collect::<Result<Vec<Item>, String>>()
                 .map_err(|problem| TaskError::content(path, problem))?;
-            Ok(Subject { name, items })
+            Ok(Subject { name, items, shots })
         })
         .collect::<Result<_, TaskError>>()?;
     Ok(Task {
@@ -311,6 +312,23 @@ mod tests {
         );
         assert_eq!((item.pairs[3].continuation.as_str(), item.gold), (" D", 3));
         assert!(!task.subjects[0].items[0].lead.contains("Answer"));
+        let shots: Vec<_> = task.subjects.iter().map(|s| s.shots).collect();
+        assert_eq!(shots, [Some(0), Some(1)]);
+        let short = task.short_of_examples();
+        assert_eq!(short[&0], ["anatomy"]);
+        assert_eq!(short[&1], ["world_religions"]);
+    }
+
+    #[test]
+    fn five_examples_are_as_it_should_be() {
+        let dev = DEV.repeat(7);
+        let files = [
+            ("a_dev.csv", dev.as_str()),
+            ("a_test.csv", "Who?,a,b,c,d,D\n"),
+        ];
+        let task = task(&files, 9).unwrap();
+        assert_eq!(task.subjects[0].shots, Some(5));
+        assert!(task.short_of_examples().is_empty());
     }
 
     #[test]

@@ -126,6 +126,9 @@ fn stderr(right: usize, n: usize) -> Option<f64> {
 pub struct SubjectSummary {
     /// Its name.
     pub subject: String,
+    /// Solved examples in front of each question, where subjects differ in that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shots: Option<usize>,
     /// Its accuracies.
     #[serde(flatten)]
     pub accuracy: Accuracy,
@@ -140,6 +143,10 @@ pub struct Summary {
     pub kind: Kind,
     /// The form of its rows.
     pub form: &'static str,
+    /// Solved examples in front of each question; of archives whose subjects all
+    /// have as many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shots: Option<usize>,
     /// Over all items.
     #[serde(flatten)]
     pub accuracy: Accuracy,
@@ -162,6 +169,8 @@ impl Summary {
         let verdicts: Vec<Verdict> = (task.items().zip(scores))
             .map(|(item, scores)| Verdict::of(task.kind, item, scores))
             .collect();
+        let first = task.subjects.first().and_then(|subject| subject.shots);
+        let alike = task.subjects.iter().all(|subject| subject.shots == first);
         let mut rest = verdicts.as_slice();
         let mut subjects = Vec::new();
         for subject in task.subjects.iter().filter(|_| task.has_subjects) {
@@ -169,6 +178,7 @@ impl Summary {
             rest = others;
             subjects.push(SubjectSummary {
                 subject: subject.name.clone(),
+                shots: subject.shots.filter(|_| !alike),
                 accuracy: Accuracy::of(own),
             });
         }
@@ -178,6 +188,7 @@ impl Summary {
             task: task.name.clone(),
             kind: task.kind,
             form: task.form,
+            shots: first.filter(|_| alike),
             accuracy: if subjects.is_empty() {
                 Accuracy::of(&verdicts)
             } else {
@@ -261,6 +272,7 @@ mod tests {
             subjects: vec![Subject {
                 name: "t".into(),
                 items: vec![item(&["a"], 0), item(&["b"], 0)],
+                shots: None,
             }],
             has_subjects: false,
         };
@@ -277,6 +289,7 @@ mod tests {
         let subject = |name: &str, n| Subject {
             name: name.into(),
             items: vec![item(&["a", "b"], 0); n],
+            shots: Some(n),
         };
         let task = Task {
             name: "t".into(),
@@ -292,8 +305,16 @@ mod tests {
         assert_eq!(summary.accuracy.accuracy, 4.0 / 6.0);
         assert_eq!(summary.mean_of_subjects, Some((0.5 + 0.75) / 2.0));
         assert_eq!(summary.subjects[1].accuracy.accuracy, 0.75);
+        assert_eq!((summary.shots, summary.subjects[1].shots), (None, Some(4)));
         // Variances 0.5 and 0.25 of 2 and 4 items: (1 * 0.5 + 3 * 0.25) / 4 / 6.
         let error = summary.accuracy.stderr.unwrap();
         assert!((error - (1.25f64 / 4.0 / 6.0).sqrt()).abs() < 1e-12);
+        // All with as many examples: said once.
+        let mut task = task;
+        for subject in &mut task.subjects {
+            subject.shots = Some(5);
+        }
+        let summary = Summary::new(&task, &all, 0);
+        assert_eq!((summary.shots, summary.subjects[1].shots), (Some(5), None));
     }
 }
