@@ -108,7 +108,7 @@ fn depends_on_place(graph: &Graph, layer: &AttentionLayer, stretch: RangeInclusi
         let is_matrix = |stem: &&str| *name == format!("blk.{}.{stem}.weight", layer.layer);
         let elements: u64 = weight.dims.iter().product();
         let one_head = [layer.key_length, layer.value_length].contains(&elements);
-        matrices.iter().any(|stem| is_matrix(stem))
+        matrices.iter().any(is_matrix)
             || name.contains("rope")
             || (name.ends_with("_norm.weight") && one_head)
     };
