@@ -278,9 +278,8 @@ impl RepairArgs {
         }
         all.extend(["--windows".to_owned(), self.windows.to_string()]);
         all.extend(["--window".to_owned(), self.window.to_string()]);
-        if let Some(memory) = self.memory {
-            all.extend(["--memory".to_owned(), memory.to_string()]);
-        }
+        // Said also where it is this machine's: it decides how much is read.
+        all.extend(["--memory".to_owned(), self.memory_bound().to_string()]);
         all
     }
 
@@ -308,14 +307,18 @@ impl RepairArgs {
         Ok(())
     }
 
+    /// Bytes to stay within.
+    fn memory_bound(&self) -> u64 {
+        self.memory
+            .unwrap_or_else(|| memory::physical_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2))
+    }
+
     fn options(&self, text: String) -> Options {
         Options {
             text,
             windows: self.windows,
             window: self.window,
-            memory: self.memory.unwrap_or_else(|| {
-                memory::physical_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2)
-            }),
+            memory: self.memory_bound(),
             n_threads: None,
             stop: Arc::default(),
         }

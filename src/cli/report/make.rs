@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use headshare_format::{GgmlType, Gguf};
-use headshare_runtime::memory;
 use serde_json::{Value, json};
 
 use super::work::Work;
@@ -60,7 +59,6 @@ impl Work<'_> {
                     "convert": arguments,
                     "ratio": ratio,
                     "repair": text.map(|file| &file.digest),
-                    "memory": text.and_then(|_| memory_of(arguments)),
                     "stats": text.and(self.stats.as_ref()),
                 })
             }
@@ -154,7 +152,6 @@ impl Stats {
             json!({
                 "source": inputs.source.digest,
                 "repair": inputs.repair.as_ref().map(|file| &file.digest),
-                "memory": memory_of(&arguments),
                 "arguments": arguments,
             }),
         );
@@ -201,14 +198,6 @@ impl Stats {
         }
         Ok(())
     }
-}
-
-/// The memory that a repair with these arguments stays within, which decides how
-/// much of the text it reads; `None` where they say so themselves.
-fn memory_of(arguments: &[String]) -> Option<u64> {
-    let given = arguments.iter().any(|argument| argument == "--memory");
-    let half = || memory::physical_memory().map(|bytes| bytes / 2);
-    if given { None } else { half() }
 }
 
 /// What `convert --json` says of its output.
@@ -336,8 +325,15 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_repair_is_always_told() {
-        assert_eq!(memory_of(&[]), memory::physical_memory().map(|n| n / 2));
-        assert_eq!(memory_of(&["--memory".into(), "9".into()]), None);
+        let memory = |more: &[&str]| {
+            let all = ["", "m.gguf", "--ratios", "0.5", "--text", "t", "-o", "o"];
+            let args = <Cli as clap::Parser>::parse_from([&all[..], more].concat()).args;
+            let arguments = args.repair.arguments(true);
+            let at = arguments.iter().position(|a| a == "--memory").unwrap();
+            arguments[at + 1].parse::<u64>().unwrap()
+        };
+        assert_eq!(memory(&["--repair", "r", "--memory", "9"]), 9);
+        assert!(memory(&["--repair", "r"]) > 1 << 20);
     }
 
     #[test]
