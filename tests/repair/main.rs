@@ -416,32 +416,26 @@ fn activations_that_are_no_numbers_name_their_layer() {
     let text = text(folder.path());
     let source = model(folder.path(), "tiny-gqa");
     let broken = folder.path().join("broken.gguf");
-    filled(&source, &broken, &["blk.1.attn_v.weight"], f32::NAN);
     let out = folder.path().join("out.gguf");
-    for choose in ["match", "calibrated"] {
-        let mut command = repairing(&broken, &text, &out);
-        let output = command
-            .args(SMALL)
-            .args(["--choose", choose])
-            .output()
-            .unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(3), "{choose}: {stderr}");
-        let says = "layer 1: the activations that go into blk.1.attn_output.weight are not finite";
-        assert!(stderr.contains(says), "{choose}: {stderr}");
-        assert!(!out.exists());
-    }
-    filled(&source, &broken, &["blk.2.attn_output.weight"], f32::NAN);
-    for choose in ["match", "calibrated"] {
-        let output = repairing(&broken, &text, &out)
-            .args(SMALL)
-            .args(["--choose", choose])
-            .output()
-            .unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(3), "{choose}: {stderr}");
-        let says = "layer 2: the weights of blk.2.attn_output.weight are not finite";
-        assert!(stderr.contains(says), "{choose}: {stderr}");
-        assert!(!out.exists());
+    for (tensor, says) in [
+        (
+            "blk.1.attn_v.weight",
+            "layer 1: the activations that go into blk.1.attn_output.weight are not finite",
+        ),
+        (
+            "blk.2.attn_output.weight",
+            "layer 2: the weights of blk.2.attn_output.weight are not finite",
+        ),
+    ] {
+        filled(&source, &broken, &[tensor], f32::NAN);
+        for choose in ["match", "calibrated"] {
+            let mut command = repairing(&broken, &text, &out);
+            command.args(SMALL).args(["--choose", choose]);
+            let output = command.output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(3), "{choose}: {stderr}");
+            assert!(stderr.contains(says), "{choose}: {stderr}");
+            assert!(!out.exists());
+        }
     }
 }

@@ -393,8 +393,9 @@ fn effects(
 /// made smaller by [`FRACTION`].
 fn constant_part(whole: f64, small: f64) -> f64 {
     let square = f64::from(FRACTION).powi(2);
+    let part = (small - square * whole) / (1.0 - square);
     // Without finite logits of the smaller one, nothing is known of it.
-    ((small - square * whole) / (1.0 - square)).max(0.0)
+    if part.is_finite() { part.max(0.0) } else { 0.0 }
 }
 
 /// `attn_output` of a layer.
