@@ -109,6 +109,10 @@ impl VirtualGguf {
             .flatten()
             .map(|t| physical.data_range(t));
         let mut filler_pos = filler.as_ref().map(|r| r.start);
+        let stored_paddings = match layout {
+            LogicalLayout::Source => Vec::new(),
+            LogicalLayout::Pages(_) => physical.filler_ranges(),
+        };
         let mut pad = |builder: &mut ExtentBuilder, until: u64| {
             let len = until - builder.end;
             match &mut filler_pos {
@@ -116,7 +120,7 @@ impl VirtualGguf {
                     builder.push(len, ExtentSource::Physical(*pos));
                     *pos += len;
                 }
-                None => builder.push(len, ExtentSource::Zero),
+                None => builder.push(len, builder.padding(&stored_paddings, len)),
             }
         };
         for (index, tensor) in tensors.iter().enumerate() {
@@ -155,6 +159,11 @@ impl VirtualGguf {
     /// The logical tensors, with their offsets in this layout.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
+    }
+
+    /// Where the tensors' data begins, in bytes.
+    pub fn data_offset(&self) -> u64 {
+        self.data_offset
     }
 
     /// Where the data of `tensor`, one of [`tensors`](Self::tensors), lies in
@@ -344,6 +353,29 @@ struct ExtentBuilder {
 }
 
 impl ExtentBuilder {
+    /// Where `len` bytes of padding may come from: what comes next in the
+    /// physical file if that is one of its `paddings` (ascending), so that a
+    /// tensor's last page can be mapped as well.
+    fn padding(&self, paddings: &[Range<u64>], len: u64) -> ExtentSource {
+        let Some(Extent {
+            source: ExtentSource::Physical(start),
+            len: last_len,
+            ..
+        }) = self.extents.last()
+        else {
+            return ExtentSource::Zero;
+        };
+        let next = start + last_len;
+        let padding = paddings
+            .binary_search_by_key(&next, |padding| padding.start)
+            .ok()
+            .map(|index| &paddings[index]);
+        match padding {
+            Some(padding) if padding.end - padding.start >= len => ExtentSource::Physical(next),
+            _ => ExtentSource::Zero,
+        }
+    }
+
     fn push(&mut self, len: u64, source: ExtentSource) {
         if len == 0 {
             return;

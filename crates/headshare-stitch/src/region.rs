@@ -161,6 +161,15 @@ impl Region {
         }
     }
 
+    /// Releases the memory behind the anonymous pages of `range`, which are
+    /// zeros from now on.
+    pub(crate) fn drop_copies(&mut self, range: Range<usize>) {
+        let at = self.at(&range);
+        // SAFETY: pages of this region only, which nobody else has references
+        // to: `&mut self`.
+        let _ = unsafe { rustix::mm::madvise(at, range.len(), Advice::LinuxDontNeed) };
+    }
+
     fn at(&self, range: &Range<usize>) -> *mut c_void {
         let page = page_size() as usize;
         assert!(

@@ -171,6 +171,21 @@ impl StitchedMapping {
             self.region.drop_file_pages(start as usize..end as usize);
         }
     }
+
+    /// Gives up the first `len` bytes of the logical file, which nobody reads
+    /// any more: the whole pages that are copies are zeros from now on, those
+    /// that are the file's are as after [`drop_pages`](Self::drop_pages).
+    pub fn give_up_first(&mut self, len: u64) {
+        self.drop_pages(0..len);
+        let page = page_size();
+        for copy in &self.copied {
+            let end = copy.end.min(len / page * page);
+            if copy.start < end {
+                self.region
+                    .drop_copies(copy.start as usize..end as usize);
+            }
+        }
+    }
 }
 
 impl Deref for StitchedMapping {

@@ -226,21 +226,27 @@ impl<'a> Placement<'a> {
                     (pooled, kept)
                 },
             );
-        let kept_len: u64 = kept.iter().map(|r| r.end - r.start).sum();
-        let kept_in_pool = kept_len < self.page;
-        for range in pooled {
+        // What would lie at another page residue than in the logical tensor
+        // could not be mapped there: the pool can put it at its own.
+        let mut kept_len = 0;
+        let (mut kept, mut pooled_too) = kept.into_iter().partition::<Vec<_>, _>(|range| {
+            let agrees = range.start % self.page == kept_len % self.page;
+            if agrees {
+                kept_len += range.end - range.start;
+            }
+            agrees
+        });
+        if kept_len < self.page {
+            pooled_too.append(&mut kept);
+            pooled_too.sort_by_key(|range| range.start);
+        }
+        for range in pooled.into_iter().chain(pooled_too) {
             self.items.push(PoolItem {
                 tensor: index,
                 range,
             });
         }
-        if kept_in_pool {
-            for range in kept {
-                self.items.push(PoolItem {
-                    tensor: index,
-                    range,
-                });
-            }
+        if kept.is_empty() {
             return;
         }
         let data = self.source.data_range(info);

@@ -75,12 +75,9 @@ impl Pool {
 }
 
 /// The residue at which whole pages of the item can be the pages of the most
-/// of its users; `None` when nobody else uses it or no whole page fits.
+/// of its users, its owner among them; `None` when no whole page fits.
 fn wanted_residue(item: &PoolItem, ownership: &Ownership, page: u64) -> Option<u64> {
     let places = ownership.places(item.tensor, &item.range);
-    if places.len() < 2 {
-        return None;
-    }
     let len = item.range.end - item.range.start;
     let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
     for place in &places {

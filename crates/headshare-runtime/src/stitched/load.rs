@@ -64,7 +64,7 @@ impl Model {
         mut progress: Option<Progress<'_>>,
     ) -> Result<Self, ModelError> {
         let path = source.file.path();
-        let plan = Plan::new(source, sharing)?;
+        let mut plan = Plan::new(source, sharing)?;
         let fd = source
             .file
             .file()
@@ -107,6 +107,8 @@ impl Model {
         if drop_consumed {
             plan.mapping.drop_pages(0..len);
         }
+        // llama.cpp unmaps what lies before the tensors; we keep the addresses.
+        plan.mapping.give_up_first(plan.header_len);
         let backing = plan.into_backing(registration);
         if sharing == Sharing::Fold
             && let Some(trouble) = &backing.shared.trouble
@@ -123,6 +125,8 @@ impl Model {
 /// What is decided before llama.cpp is called.
 struct Plan {
     mapping: StitchedMapping,
+    /// What lies before the first tensor, in bytes.
+    header_len: u64,
     /// Tensors to fold, and to map although llama.cpp would repack them.
     folded: Vec<String>,
     unpacked: Vec<String>,
@@ -137,10 +141,9 @@ struct Plan {
 impl Plan {
     fn new(source: &Source<'_>, sharing: Sharing) -> Result<Self, StitchError> {
         let Some(table) = source.table else {
-            return Ok(Self::plain(StitchedMapping::plain(
-                source.file,
-                steps(&source.gguf.tensors, sharing),
-            )?));
+            let steps = steps(&source.gguf.tensors, sharing);
+            let mapping = StitchedMapping::plain(source.file, steps)?;
+            return Ok(Self::plain(mapping, source.gguf.data_offset));
         };
         let view = VirtualGguf::new(source.gguf, table, LogicalLayout::Pages(page_size()))?;
         let mapping = StitchedMapping::new(
@@ -166,7 +169,7 @@ impl Plan {
             .collect();
         let mut plan = Self {
             alias_bytes: ranges.iter().map(|r| r.len).sum(),
-            ..Self::plain(mapping)
+            ..Self::plain(mapping, view.data_offset())
         };
         let real = repacked.iter().find_map(|t| kinds[t]);
         match real {
@@ -232,9 +235,10 @@ impl Plan {
             .collect()
     }
 
-    fn plain(mapping: StitchedMapping) -> Self {
+    fn plain(mapping: StitchedMapping, header_len: u64) -> Self {
         Self {
             mapping,
+            header_len,
             folded: Vec::new(),
             unpacked: Vec::new(),
             fold: None,
