@@ -138,7 +138,7 @@ fn inspect_sharing(file: &ModelFile, table: &AliasTable) -> Result<SharingInspec
         shared_bytes: layers.iter().map(|l| l.shared_bytes).sum(),
         saved: Saved {
             file_bytes: table.source.size as i64 - file.len() as i64,
-            resident_bytes: view.stitch_plan(page_size).shared_bytes(),
+            resident_bytes: view.resident_saving(page_size),
         },
         plan,
         layers: layers.into_iter().filter(|l| l.shared_bytes > 0).collect(),

@@ -35,7 +35,7 @@ fuzz_target!(|file: &[u8]| {
         let mapped: u64 = plan.maps.iter().map(|r| r.len).sum();
         let copied: u64 = plan.copies.iter().map(|r| r.end - r.start).sum();
         assert_eq!(mapped + copied, logical.len());
-        assert!(plan.shared_bytes() <= mapped);
+        assert!(logical.resident_saving(page) <= mapped);
         let Some(bytes) = read(&logical, file) else {
             continue;
         };

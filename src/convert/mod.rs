@@ -196,7 +196,7 @@ pub fn prepare_with(
     Ok(Prepared {
         saved: Saved {
             file_bytes: source.len() as i64 - output_bytes as i64,
-            resident_bytes: view.stitch_plan(page).shared_bytes(),
+            resident_bytes: view.resident_saving(page),
         },
         layout,
         plan,

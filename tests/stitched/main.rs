@@ -201,6 +201,30 @@ fn weights_that_could_be_repacked_are_mapped_on_request() {
 }
 
 #[test]
+fn a_large_vocabulary_is_not_kept_beside_the_weights() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("vocabulary.gguf");
+    let spec = ModelSpec {
+        n_vocab: 100_000,
+        weight_type: type_named("f16").unwrap(),
+        ..ModelSpec::preset("tiny-gqa").unwrap()
+    };
+    spec.write(&source).unwrap();
+    let header = ModelFile::open(&source).unwrap().gguf.data_offset;
+    let (converted, _) = convert_and_expand(&source, &How::Ratio(0.0));
+    let loaded = load(&converted, Sharing::Auto);
+    logits(&loaded.model, 2);
+    let weights = loaded.weights.pss_bytes().unwrap();
+    assert!(header > 1 << 20, "{header} bytes are enough to be seen");
+    assert!(
+        weights < loaded.unique_bytes + header / 2,
+        "{weights} bytes of weights in memory, {} in the file, {header} before them",
+        loaded.unique_bytes
+    );
+}
+
+#[test]
 fn loads_and_frees_leave_no_mappings_behind() {
     let _turn = turn();
     let folder = tempfile::tempdir().unwrap();

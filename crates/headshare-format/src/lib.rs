@@ -17,4 +17,6 @@ mod virtual_gguf;
 pub use error::FormatError;
 pub use ggml_type::GgmlType;
 pub use gguf::{Gguf, TensorInfo};
-pub use virtual_gguf::{Extent, ExtentSource, LogicalLayout, StitchPlan, StitchRun, VirtualGguf};
+pub use virtual_gguf::{
+    Extent, ExtentSource, LogicalLayout, StitchPlan, StitchRun, VirtualGguf, shared_bytes,
+};

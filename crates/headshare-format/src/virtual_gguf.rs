@@ -79,6 +79,13 @@ pub struct StitchRun {
 }
 
 impl VirtualGguf {
+    /// Bytes of tensors that are in memory once instead of several times when
+    /// the stitching plan for pages of `page` bytes is carried out.
+    pub fn resident_saving(&self, page: u64) -> u64 {
+        let tensors: Vec<Range<u64>> = self.tensors.iter().map(|t| self.data_range(t)).collect();
+        shared_bytes(&self.stitch_plan(page).maps, &tensors)
+    }
+
     /// The logical view of `physical`, whose validated alias table is `table`.
     ///
     /// # Errors
@@ -264,26 +271,29 @@ impl VirtualGguf {
     }
 }
 
-impl StitchPlan {
-    /// Bytes of the logical file whose pages are also pages of another logical
-    /// range: what mapping saves over one copy for each.
-    pub fn shared_bytes(&self) -> u64 {
-        let mut runs: Vec<Range<u64>> = self
-            .maps
-            .iter()
-            .map(|r| r.physical..r.physical + r.len)
-            .collect();
-        runs.sort_by_key(|r| (r.start, r.end));
-        let mut mapped = 0;
-        let mut distinct = 0;
-        let mut end = 0;
-        for run in runs {
-            mapped += run.end - run.start;
-            distinct += run.end.saturating_sub(run.start.max(end));
-            end = end.max(run.end);
+/// Bytes of the logical `ranges` that `runs` map to where they have mapped
+/// others before: what mapping saves over one copy for each place.
+pub fn shared_bytes(runs: &[StitchRun], ranges: &[Range<u64>]) -> u64 {
+    let mut physical: Vec<Range<u64>> = Vec::new();
+    for run in runs {
+        for range in ranges {
+            let start = run.logical.max(range.start);
+            let end = (run.logical + run.len).min(range.end);
+            if start < end {
+                let at = run.physical + (start - run.logical);
+                physical.push(at..at + (end - start));
+            }
         }
-        mapped - distinct
     }
+    physical.sort_by_key(|r| (r.start, r.end));
+    let mut end = 0;
+    let mut shared = 0;
+    for range in physical {
+        let fresh = range.end.saturating_sub(range.start.max(end));
+        shared += (range.end - range.start) - fresh;
+        end = end.max(range.end);
+    }
+    shared
 }
 
 /// The source's header, restored from a physical file's.

@@ -64,13 +64,26 @@ fn stored(layout: &PhysicalLayout) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// Bytes that mapping shares between logical ranges, at the file's page size.
-fn resident_saving(shared: &[SharedRows]) -> u64 {
-    let physical = convert(&source().bytes(), shared, 4096).unwrap();
+/// The logical view of what `source` becomes, at pages of 4,096 bytes.
+fn logical(source: &RawGguf, shared: &[SharedRows]) -> VirtualGguf {
+    let physical = convert(&source.bytes(), shared, 4096).unwrap();
     let gguf = Gguf::parse(&physical).unwrap();
     let table = AliasTable::read(&gguf).unwrap().unwrap();
-    let logical = VirtualGguf::new(&gguf, &table, LogicalLayout::Pages(4096)).unwrap();
-    logical.stitch_plan(4096).shared_bytes()
+    VirtualGguf::new(&gguf, &table, LogicalLayout::Pages(4096)).unwrap()
+}
+
+/// Bytes that mapping shares between logical ranges, at the file's page size.
+fn resident_saving(shared: &[SharedRows]) -> u64 {
+    logical(&source(), shared).resident_saving(4096)
+}
+
+/// Pages that are copied although they hold tensors' bytes.
+fn copied_pages(logical: &VirtualGguf) -> Vec<u64> {
+    let data = logical.data_offset();
+    let plan = logical.stitch_plan(4096);
+    let pages = plan.copies.iter().flat_map(|c| c.clone().step_by(4096));
+    let of_tensors = pages.filter(|&page| page >= data);
+    of_tensors.map(|page| (page - data) / 4096).collect()
 }
 
 #[test]
@@ -113,6 +126,45 @@ fn a_tensor_used_whole_stays_whole() {
     let layout = plan(&[whole, block((1, 0), (0, 3))]).unwrap();
     let names: Vec<_> = layout.stored.iter().map(|t| t.info.name.as_str()).collect();
     assert_eq!(names, ["a", "bb", "wide"]);
+}
+
+#[test]
+fn rows_behind_shared_ones_keep_their_place_in_a_page() {
+    // Three rows end within a page; what follows them in "a" and in "bb" would
+    // lie askew if it moved up. In "a" it still follows them, so that only the
+    // page of "bb" where they meet is copied.
+    let shared = SharedRows {
+        alias: 1,
+        alias_offset: 0,
+        donor: 0,
+        donor_offset: 0,
+        len: 3 * 1024,
+    };
+    assert_eq!(copied_pages(&logical(&source(), &[shared])), [8]);
+    // With rows in the middle, the first ones stay where they are.
+    let middle = SharedRows {
+        alias_offset: 9 * 1024,
+        donor_offset: 9 * 1024,
+        ..shared
+    };
+    assert_eq!(copied_pages(&logical(&source(), &[middle])), [2, 10]);
+    let layout = plan(&[middle]).unwrap();
+    assert_eq!(layout.stored[0].info.dims, [256, 9]);
+}
+
+#[test]
+fn a_tensor_that_ends_within_a_page_is_mapped_to_its_end() {
+    let source = RawGguf {
+        tensors: vec![
+            f32_tensor("a", &[256, 10]),
+            f32_tensor("bb", &[256, 7]),
+            f32_tensor("small", &[256, 1]),
+            f32_tensor("ccc", &[256, 5]),
+        ],
+        ..source()
+    };
+    // A tensor smaller than a page lies among others like it.
+    assert_eq!(copied_pages(&logical(&source, &[])), [5]);
 }
 
 #[test]

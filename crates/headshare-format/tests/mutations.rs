@@ -177,7 +177,7 @@ fn read(file: &[u8]) -> &'static str {
         let Ok(logical) = VirtualGguf::new(&gguf, &table, layout) else {
             continue;
         };
-        logical.stitch_plan(4096).shared_bytes();
+        logical.resident_saving(4096);
         for i in 0..64 {
             let at = (u128::from(logical.len()) * i / 63) as u64;
             logical.read_at(file, at, &mut buffer);

@@ -49,13 +49,18 @@ fn stitch(plan: &StitchPlan, logical: &VirtualGguf, physical: &[u8]) -> Vec<u8> 
     out
 }
 
-/// Bytes of pages mapped again, counted page by page.
-fn pages_mapped_again(plan: &StitchPlan) -> u64 {
-    let mut pages = std::collections::HashSet::new();
+/// Tensors' bytes that are mapped again, counted byte by byte.
+fn bytes_mapped_again(plan: &StitchPlan, logical: &VirtualGguf, physical_len: usize) -> u64 {
+    let mut seen = vec![false; physical_len];
     let mut again = 0;
-    for run in &plan.maps {
-        for page in (run.physical..run.physical + run.len).step_by(plan.page as usize) {
-            again += if pages.insert(page) { 0 } else { plan.page };
+    let mut runs = plan.maps.iter().peekable();
+    for tensor in logical.tensors() {
+        for byte in logical.data_range(tensor) {
+            while runs.next_if(|run| run.logical + run.len <= byte).is_some() {}
+            if let Some(run) = runs.peek().filter(|run| run.logical <= byte) {
+                let at = (run.physical + (byte - run.logical)) as usize;
+                again += u64::from(std::mem::replace(&mut seen[at], true));
+            }
         }
     }
     again
@@ -97,7 +102,10 @@ fn check(file: &[u8], shared: &[SharedRows], page: u64) {
         for page in PAGE_SIZES {
             let plan = logical.stitch_plan(page);
             assert!(stitch(&plan, &logical, &physical) == bytes);
-            assert_eq!(plan.shared_bytes(), pages_mapped_again(&plan));
+            assert_eq!(
+                logical.resident_saving(page),
+                bytes_mapped_again(&plan, &logical, physical.len())
+            );
         }
         read_in_pieces(&logical, &physical, &bytes);
     }

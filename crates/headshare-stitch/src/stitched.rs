@@ -181,8 +181,7 @@ impl StitchedMapping {
         for copy in &self.copied {
             let end = copy.end.min(len / page * page);
             if copy.start < end {
-                self.region
-                    .drop_copies(copy.start as usize..end as usize);
+                self.region.drop_copies(copy.start as usize..end as usize);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::ptr;
 
 use ggml_sys as sys;
-use headshare_format::{LogicalLayout, TensorInfo, VirtualGguf};
+use headshare_format::{LogicalLayout, TensorInfo, VirtualGguf, shared_bytes};
 use headshare_stitch::{Steps, StitchedMapping, mappings_left, page_size};
 
 use super::buffers::{RepackingType, Twin, WeightBuffers};
@@ -212,7 +212,7 @@ impl Plan {
             .filter(|tensor| !plan.folded.contains(&tensor.name))
             .map(|tensor| view.data_range(tensor))
             .collect();
-        plan.mapped_shared = shared_pages(&plan.mapping, &in_place);
+        plan.mapped_shared = shared_bytes(plan.mapping.mapped(), &in_place);
         Ok(plan)
     }
 
@@ -313,31 +313,6 @@ fn steps(tensors: &[TensorInfo], sharing: Sharing) -> Steps {
     } else {
         Steps::Small
     }
-}
-
-/// Bytes of pages in `ranges` of the logical file that are pages of another
-/// place in them too, beyond the first.
-fn shared_pages(mapping: &StitchedMapping, ranges: &[Range<u64>]) -> u64 {
-    let mut physical: Vec<Range<u64>> = Vec::new();
-    for run in mapping.mapped() {
-        for range in ranges {
-            let start = run.logical.max(range.start);
-            let end = (run.logical + run.len).min(range.end);
-            if start < end {
-                let at = run.physical + (start - run.logical);
-                physical.push(at..at + (end - start));
-            }
-        }
-    }
-    physical.sort_by_key(|r| (r.start, r.end));
-    let mut end = 0;
-    let mut shared = 0;
-    for range in physical {
-        let fresh = range.end.saturating_sub(range.start.max(end));
-        shared += (range.end - range.start) - fresh;
-        end = end.max(range.end);
-    }
-    shared
 }
 
 /// One regular expression that matches exactly `names`. Layers of one kind of
