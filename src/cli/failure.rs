@@ -143,7 +143,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     } else if let Some(e) = cause.downcast_ref::<TaskError>() {
         e.hint().map(str::to_owned)
     } else if let Some(MatchError::NonFinite { .. }) = cause.downcast_ref::<MatchError>() {
-        Some("--lossless compares bytes, not weights, and works for this file".to_owned())
+        Some("convert --lossless compares bytes, not weights, and works for this file".to_owned())
     } else {
         match cause.downcast_ref::<ConvertError>()? {
             ConvertError::Input(e) => e.hint().map(str::to_owned),

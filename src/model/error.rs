@@ -66,7 +66,7 @@ impl ModelError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::NotAModel(_) | Self::NotShareable { .. } | Self::UnknownArchitecture(_) => {
-                Some("--lossless needs no knowledge of heads and works for this file")
+                Some("convert --lossless needs no knowledge of heads and works for this file")
             }
             Self::Converted => Some("turn it back first: headshare-gguf expand FILE -o OUT"),
             Self::Format(error) => error.hint.as_deref(),
