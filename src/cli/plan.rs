@@ -114,8 +114,12 @@ pub(super) fn match_model(
     bar.finish_and_clear();
     let skipped = matching.skipped.len();
     if skipped > 0 {
+        let units = match skipped {
+            1 => "1 unit has".to_owned(),
+            _ => format!("{skipped} units have"),
+        };
         out.remark(&format!(
-            "note: {skipped} units have no earlier unit of the same types and shapes, and cannot share"
+            "note: {units} no earlier unit of the same types and shapes, and cannot share"
         ));
     }
     if matching.aliases.len() < matching.requested {
