@@ -1,12 +1,28 @@
 #!/usr/bin/env bash
-# Installs what the build needs and the machine lacks: cmake, libclang and a
-# C++ compiler. As root through apt, otherwise cmake and libclang through pip.
+# Installs what the build and the tests need and the machine lacks: cmake,
+# libclang, a C++ compiler and pip. As root through apt, otherwise cmake and
+# libclang through pip.
 # Sourced by demo.sh and test.sh, so that the variables it sets reach cargo.
 
 have_libclang() {
   [ -n "${LIBCLANG_PATH:-}" ] && return 0
   ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so' && return 0
   compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null
+}
+
+# A fresh virtual environment. Debian keeps what `venv` needs in a package of
+# its own; where that is missing, PyPI's virtualenv does the same.
+make_venv() { # make_venv FOLDER
+  if python3 -c 'import ensurepip' 2>/dev/null; then
+    python3 -m venv --clear "$1"
+    return
+  fi
+  local virtualenv status=0
+  virtualenv=$(mktemp -d)
+  python3 -m pip install --quiet --target "$virtualenv" virtualenv >&2 &&
+    PYTHONPATH="$virtualenv" python3 -m virtualenv --quiet --clear "$1" >&2 || status=$?
+  rm -r "$virtualenv"
+  return "$status"
 }
 
 setup_build_tools() {
@@ -18,6 +34,7 @@ setup_build_tools() {
   command -v c++ >/dev/null || missing+=(g++)
   command -v make >/dev/null || missing+=(make)
   have_libclang || missing+=(libclang-dev)
+  python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
   if [ ${#missing[@]} -eq 0 ]; then return 0; fi
 
   if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
@@ -28,12 +45,12 @@ setup_build_tools() {
   fi
 
   case " ${missing[*]} " in
-    *" g++ "* | *" make "*)
-      echo "error: a C++ compiler and make are needed: apt-get install g++ make" >&2
+    *" g++ "* | *" make "* | *" python3-pip "*)
+      echo "error: a C++ compiler, make and pip are needed: apt-get install g++ make python3-pip" >&2
       return 1 ;;
   esac
   echo "setup: pip install cmake libclang (into target/tools)" >&2
-  [ -x "$tools/bin/python" ] || python3 -m venv "$tools"
+  [ -x "$tools/bin/pip" ] || make_venv "$tools"
   "$tools/bin/pip" install --quiet cmake libclang >&2
   export PATH="$tools/bin:$PATH"
   if ! have_libclang; then
@@ -53,7 +70,7 @@ setup_xllamacpp() {
   venv="$root/target/tools/xllamacpp"
   if [ "$(cat "$venv/version" 2>/dev/null)" != "$version" ]; then
     echo "setup: pip install xllamacpp==$version (into target/tools/xllamacpp)" >&2
-    python3 -m venv --clear "$venv"
+    make_venv "$venv"
     "$venv/bin/pip" install --quiet --no-deps "xllamacpp==$version" >&2
     echo "$version" >"$venv/version"
   fi

@@ -7,6 +7,7 @@
 mod analyze;
 mod bench;
 mod child;
+mod completions;
 mod convert;
 mod eval;
 #[cfg(target_os = "linux")]
@@ -26,7 +27,7 @@ mod verify;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::Exit;
 use output::Output;
@@ -61,8 +62,6 @@ enum Command {
     Bench(bench::Args),
     /// Measure how good a model is.
     Eval(eval::Args),
-    /// Measure what sharing does to a model at several ratios, next to what else
-    /// could be done for the same bytes: one table, one picture, and who wins.
     Report(report::Args),
     #[command(hide = true)]
     BenchWorker(bench::WorkerArgs),
@@ -74,6 +73,8 @@ enum Command {
     /// shared block in memory once.
     #[cfg(target_os = "linux")]
     Exec(exec::Args),
+    /// Print a shell's completions for this program.
+    Completions(completions::Args),
 }
 
 impl Command {
@@ -93,6 +94,7 @@ impl Command {
             Self::Analyze(args) => args.run(out),
             #[cfg(target_os = "linux")]
             Self::Exec(args) => args.run(out),
+            Self::Completions(args) => args.run(out, Cli::command()),
         }
     }
 }

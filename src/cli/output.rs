@@ -22,20 +22,24 @@ impl Output {
     }
 
     /// Prints `result` as JSON, or as the text that `render` makes of it.
-    ///
-    /// A reader that is gone had enough: that is no error, and does not change
-    /// what the program found out.
     pub(super) fn result<T: Serialize>(
         &self,
         result: &T,
         json: bool,
         render: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
-        let mut text = if json {
+        self.text(if json {
             serde_json::to_string(result)?
         } else {
             printable(&render(result))
-        };
+        })
+    }
+
+    /// Prints `text` as it is, as lines.
+    ///
+    /// A reader that is gone had enough: that is no error, and does not change
+    /// what the program found out.
+    pub(super) fn text(&self, mut text: String) -> anyhow::Result<()> {
         if !text.ends_with('\n') {
             text.push('\n');
         }

@@ -32,13 +32,14 @@ pub(super) struct RepairArgs {
     #[arg(long, value_name = "TEXT")]
     repair: Option<PathBuf>,
     /// How the units are chosen: by what is measured of the running model, or by
-    /// --match. With --ratio only; `calibrated` where --match is not given.
+    /// --match; `calibrated` where --match is not given.
     #[arg(long, value_enum, value_name = "HOW", requires = "repair")]
     choose: Option<Choose>,
     /// What becomes of the units.
     #[arg(long, value_enum, default_value_t, requires = "repair")]
     units: Units,
-    /// Keep what was measured for the choice in this file; in a dry run, too.
+    /// Keep what was measured for the choice in this file (`convert`: in a dry
+    /// run, too).
     #[arg(
         long,
         value_name = "FILE",
@@ -49,18 +50,38 @@ pub(super) struct RepairArgs {
     /// Choose by what --save-stats has kept, instead of measuring again.
     #[arg(long, value_name = "FILE", requires = "repair")]
     stats: Option<PathBuf>,
-    /// Bytes of memory that repair stays within, by default half of what the
-    /// machine has.
-    #[arg(long, value_name = "BYTES", requires = "repair")]
+    /// Bytes of memory that repair stays within, such as 8G; by default half of
+    /// what the machine has.
+    #[arg(long, value_name = "BYTES", requires = "repair", value_parser = bytes)]
     memory: Option<u64>,
-    /// Windows of the text that repair looks at, at most.
+    /// Windows of the text that repair looks at, 2 to 256; fewer where the text
+    /// or --memory has no room for them.
     #[arg(long, value_name = "N", default_value = "128", requires = "repair",
         value_parser = clap::value_parser!(u32).range(2..=256))]
     windows: u32,
-    /// Tokens of a window.
+    /// Tokens of a window, 8 to 65536.
     #[arg(long, value_name = "TOKENS", default_value = "512", requires = "repair",
         value_parser = clap::value_parser!(u32).range(8..=65536))]
     window: u32,
+}
+
+/// A number of bytes, with K, M, G or T for powers of 1024.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err("a number of bytes, or of K, M, G or T, is wanted".to_owned()),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a number of bytes, such as 8G, is wanted".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "that is more than there can be".to_owned())
 }
 
 /// How the units are chosen.
@@ -418,4 +439,19 @@ pub(super) fn render(record: Option<&Record>) -> String {
         mean(|t| t.before),
         mean(|t| t.after)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn bytes_have_suffixes_of_powers_of_1024() {
+        assert_eq!(bytes("20000000000"), Ok(20_000_000_000));
+        assert_eq!(bytes("8G"), Ok(8 << 30));
+        assert_eq!(bytes("3m"), Ok(3 << 20));
+        for wrong in ["", "G", "8X", "8.5G", "-1", "18446744073709551615K"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
 }

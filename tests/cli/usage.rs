@@ -97,6 +97,41 @@ fn help_and_version_are_results() {
 }
 
 #[test]
+fn completions_know_commands_and_flags() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = run!["completions", shell].ok().stdout;
+        for word in ["convert", "perplexity", "page-size"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+        assert!(!script.contains("bench-worker"), "{shell}");
+    }
+    // The shell itself takes it.
+    let bash = std::process::Command::new("bash")
+        .args(["-n", "/dev/stdin"])
+        .stdin(std::process::Stdio::piped())
+        .spawn();
+    let mut bash = bash.unwrap();
+    let script = run!["completions", "bash"].ok().stdout;
+    let mut stdin = bash.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, script.as_bytes()).unwrap();
+    drop(stdin);
+    assert!(bash.wait().unwrap().success());
+}
+
+#[test]
+fn memory_sizes_have_suffixes() {
+    let wrong = |memory: &str| {
+        let ran = run![
+            "convert", "x.gguf", "-o", "y", "--ratio", "0.1", "--repair", "t", "--memory", memory
+        ];
+        wrong(ran, "--memory");
+    };
+    for memory in ["8X", "G", "8.5G", "99999999999G", "", "8Gé"] {
+        wrong(memory);
+    }
+}
+
+#[test]
 fn json_is_one_object_and_nothing_else() {
     let folder = Folder::new();
     let [m, c, e] = ["m", "c", "e"].map(|name| folder.file(name));

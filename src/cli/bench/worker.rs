@@ -86,7 +86,7 @@ pub(in crate::cli) struct Test {
     /// Tokens of the prompt handed to llama.cpp at once.
     #[arg(short, long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
     pub(in crate::cli) batch_size: u32,
-    /// Tokens computed at once.
+    /// Tokens computed at once (-ub).
     #[arg(long, visible_alias = "ub", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(in crate::cli) ubatch_size: u32,

@@ -173,25 +173,28 @@ struct EngineArgs {
     threads_batch: Option<u32>,
 }
 
-/// llama-cli's short options of more than one letter, which clap has not.
-const SHORT_NAMES: [(&str, &str); 4] = [
-    ("-cnv", "--chat"),
-    ("-sys", "--system"),
-    ("-tb", "--threads-batch"),
-    ("-ub", "--ubatch-size"),
+/// llama.cpp's short options of more than one letter, which clap has not, and
+/// the commands that have them.
+const SHORT_NAMES: [(&str, &str, &[&str]); 4] = [
+    ("-cnv", "--chat", &["run"]),
+    ("-sys", "--system", &["run"]),
+    ("-tb", "--threads-batch", &["run"]),
+    ("-ub", "--ubatch-size", &["run", "bench", "report"]),
 ];
 
-/// Spells out those short options in the arguments of `run`; the arguments of
-/// other commands stay as they are.
+/// Spells out those short options in the arguments of their commands.
 pub(in crate::cli) fn spell_out(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let is_option = |arg: &OsString| arg.to_string_lossy().starts_with('-');
-    let command = args.iter().skip(1).position(|arg| !is_option(arg));
-    let Some(command) = command.map(|at| at + 1).filter(|&at| args[at] == "run") else {
+    let Some(at) = args.iter().skip(1).position(|arg| !is_option(arg)) else {
         return args;
     };
-    for arg in args[command..].iter_mut().take_while(|arg| *arg != "--") {
-        if let Some((_, long)) = SHORT_NAMES.iter().find(|(short, _)| arg == short) {
+    let command = args[at + 1].to_string_lossy().into_owned();
+    for arg in args[at + 2..].iter_mut().take_while(|arg| *arg != "--") {
+        let name = SHORT_NAMES
+            .iter()
+            .find(|(short, _, commands)| *arg == *short && commands.contains(&&*command));
+        if let Some((_, long, _)) = name {
             *arg = long.into();
         }
     }
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn short_names_of_llama_cli_are_spelled_out_for_run_alone() {
+    fn short_names_of_llama_cpp_are_spelled_out_for_their_commands() {
         assert_eq!(
             spelled(&[
                 "p", "-q", "run", "m", "-cnv", "-sys", "-x", "-tb", "2", "--", "-tb"
@@ -346,6 +349,10 @@ mod tests {
                 "--",
                 "-tb"
             ]
+        );
+        assert_eq!(
+            spelled(&["p", "bench", "m", "-ub", "8", "-tb", "2"]),
+            ["p", "bench", "m", "--ubatch-size", "8", "-tb", "2"]
         );
         let other = ["p", "exec", "--", "run", "-tb", "2"];
         assert_eq!(spelled(&other), other);
