@@ -111,8 +111,8 @@ impl TryFrom<String> for Choice {
 pub struct Saved {
     /// Size of the source minus size of the converted file.
     pub file_bytes: i64,
-    /// Bytes of pages that are in memory once instead of several times, by
-    /// the stitching plan for pages of 4096 bytes or the file's page size.
+    /// Bytes of tensors in pages that are in memory once instead of several
+    /// times, by the stitching plan for pages of 4096 bytes or the file's page size.
     pub resident_bytes: u64,
 }
 

@@ -26,6 +26,11 @@ fuzz_target!(|file: &[u8]| {
         assert_eq!(AliasTable::read(&plain), Ok(None));
     }
 
+    let all = || 0..table.tensors.len() as u32;
+    let shared: u64 = table.shared_bytes(all()).iter().sum();
+    if let Ok(ranges) = table.shared_ranges(all()) {
+        assert_eq!(ranges.iter().map(|r| r.len).sum::<u64>(), shared);
+    }
     for page in [4096, 65536] {
         let layout = LogicalLayout::Pages(page);
         let Ok(logical) = VirtualGguf::new(&gguf, &table, layout) else {

@@ -17,10 +17,15 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output, mut program: Command) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output, program: Command) -> anyhow::Result<Exit> {
         let name = program.get_name().to_owned();
+        // clap_complete offers hidden commands, too.
+        let commands = program.get_subcommands().filter(|c| !c.is_hide_set());
+        let mut shown = Command::new(name.clone())
+            .args(program.get_arguments().cloned())
+            .subcommands(commands.cloned());
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut program, name, &mut script);
+        clap_complete::generate(self.shell, &mut shown, name, &mut script);
         out.text(String::from_utf8(script)?)?;
         Ok(Exit::Done)
     }

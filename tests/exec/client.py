@@ -116,6 +116,14 @@ def map_(path, out):
     assert libc.munmap(start, 2 * PAGE) == 0
     assert ctypes.string_at(start + 2 * PAGE, stream.len - 2 * PAGE) == content[2 * PAGE :]
 
+    written = stream.map(prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE)
+    ctypes.memset(written, 7, stream.len)
+    stream.close()
+    assert ctypes.string_at(written, stream.len) == b"\7" * stream.len
+    assert libc.munmap(written, stream.len) == 0
+    assert libc.munmap(start + 2 * PAGE, stream.len - 2 * PAGE) == 0
+
+    stream = Stream(path)
     start = stream.map()
     end = stream.len - 3 * PAGE
     assert libc.munmap(start, 2 * PAGE) == 0
@@ -213,6 +221,27 @@ def freed(path):
     assert ctypes.string_at(other, n) == b"\1" * n
     assert pss(other, n) == before
     assert libc.munmap(other, n) == 0
+    # The same addresses, now one buffer's again: it is not its own copy.
+    stream = Stream(path)
+    libc.free(allocate(n))
+    buffer = allocate(n)
+    ctypes.memmove(buffer, os.urandom(n), n)
+    stream.close()
+    with open("/proc/self/maps") as maps:
+        assert "headshare-folded" not in maps.read()
+    libc.free(buffer)
+
+
+def no_files(path):
+    """A process that may not write files loads, and nothing is folded."""
+    n = 2 << 20
+    stream = Stream(path)
+    buffer = allocate(n)
+    ctypes.memset(buffer, 4, n)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    stream.close()
+    assert ctypes.string_at(buffer, n) == b"\4" * n
+    libc.free(buffer)
 
 
 def threads(path):
@@ -250,6 +279,7 @@ def threads(path):
     assert not libc.fopen(path.encode(), b"rb")
     for stream in many:
         stream.close()
+    fold(path)
 
 
 def stored(path):

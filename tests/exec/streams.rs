@@ -71,6 +71,11 @@ fn buffers_that_are_freed_while_loading_are_left_alone() {
 }
 
 #[test]
+fn a_process_that_may_not_write_files_loads() {
+    assert_quiet_success(&Models::small().client("no_files", &[]));
+}
+
+#[test]
 fn threads_load_side_by_side() {
     assert_quiet_success(&Models::small().client("threads", &[]));
 }

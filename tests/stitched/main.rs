@@ -207,6 +207,7 @@ fn a_large_vocabulary_is_not_kept_beside_the_weights() {
     let source = folder.path().join("vocabulary.gguf");
     let spec = ModelSpec {
         n_vocab: 100_000,
+        tied_output: true,
         weight_type: type_named("f16").unwrap(),
         ..ModelSpec::preset("tiny-gqa").unwrap()
     };
@@ -217,6 +218,10 @@ fn a_large_vocabulary_is_not_kept_beside_the_weights() {
     logits(&loaded.model, 2);
     let weights = loaded.weights.pss_bytes().unwrap();
     assert!(header > 1 << 20, "{header} bytes are enough to be seen");
+    assert!(
+        weights > loaded.unique_bytes * 9 / 10,
+        "{weights} are there"
+    );
     assert!(
         weights < loaded.unique_bytes + header / 2,
         "{weights} bytes of weights in memory, {} in the file, {header} before them",

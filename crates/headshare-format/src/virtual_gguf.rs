@@ -272,13 +272,17 @@ impl VirtualGguf {
 }
 
 /// Bytes of the logical `ranges` that `runs` map to where they have mapped
-/// others before: what mapping saves over one copy for each place.
+/// others before: what mapping saves over one copy for each place. Both are
+/// ascending, and apart from each other.
 pub fn shared_bytes(runs: &[StitchRun], ranges: &[Range<u64>]) -> u64 {
     let mut physical: Vec<Range<u64>> = Vec::new();
+    let mut rest = ranges;
     for run in runs {
-        for range in ranges {
+        let run_end = run.logical + run.len;
+        rest = &rest[rest.partition_point(|range| range.end <= run.logical)..];
+        for range in rest.iter().take_while(|range| range.start < run_end) {
             let start = run.logical.max(range.start);
-            let end = (run.logical + run.len).min(range.end);
+            let end = run_end.min(range.end);
             if start < end {
                 let at = run.physical + (start - run.logical);
                 physical.push(at..at + (end - start));

@@ -172,6 +172,11 @@ fn read(file: &[u8]) -> &'static str {
     };
     stored_digests(&gguf).unwrap();
     metadata_is_intact(&gguf).unwrap();
+    let all = || 0..table.tensors.len() as u32;
+    let shared: u64 = table.shared_bytes(all()).iter().sum();
+    if let Ok(ranges) = table.shared_ranges(all()) {
+        assert_eq!(ranges.iter().map(|r| r.len).sum::<u64>(), shared);
+    }
     let mut buffer = [0; 4096];
     for layout in [LogicalLayout::Source, LogicalLayout::Pages(16384)] {
         let Ok(logical) = VirtualGguf::new(&gguf, &table, layout) else {

@@ -40,6 +40,10 @@ static void make_mark(const struct buffer *b, uint64_t out[2]) {
   out[1] = b->len;
 }
 
+static bool overlap(const struct buffer *a, const struct buffer *b, size_t page) {
+  return a->start < b->start + b->len + page && b->start < a->start + a->len + page;
+}
+
 int allocate_remembered(void **out, size_t alignment, size_t len) {
   Dl_info allocator, libc;
   /* Only glibc's memory with a mapping of its own is known to be unmapped when
@@ -54,6 +58,10 @@ int allocate_remembered(void **out, size_t alignment, size_t len) {
   int error = REAL(posix_memalign)(out, alignment, whole + page);
   if (error == 0 && (((const size_t *)*out)[-1] & 2)) { /* glibc's IS_MMAPPED */
     struct buffer b = {.start = *out, .len = len};
+    /* What lay here has been freed: twice in the list, it would be its own copy. */
+    for (int i = thread.buffers; i-- > 0;)
+      if (overlap(&thread.buffer[i], &b, page))
+        thread.buffer[i] = thread.buffer[--thread.buffers];
     make_mark(&b, (uint64_t *)(void *)(b.start + whole));
     thread.buffer[thread.buffers++] = b;
   }
@@ -216,8 +224,10 @@ uint64_t fold(void) {
     return 0;
   }
   struct rlimit limit; /* writing beyond it would be a signal */
-  uint64_t pages = keep_allocated(f.fd, f.page), slots = 1, saved = 0;
-  if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur / f.page < pages) pages = 0;
+  uint64_t pages = 0, slots = 1, saved = 0;
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur >= f.page)
+    pages = keep_allocated(f.fd, f.page);
+  if (limit.rlim_cur / f.page < pages) pages = 0;
   while (slots < 2 * pages) slots *= 2;
   size_t len = pages * (sizeof(uint64_t) + 2 * sizeof(uint32_t)) + slots * sizeof(uint32_t);
   uint64_t *hashes = pages == 0 || pages >= NONE

@@ -45,17 +45,25 @@ struct stream {
   _Atomic(FILE *) handle;
   atomic_int fd; /* of the stored file */
   const struct file *file;
-  const void *owner; /* the thread that opened it */
+  _Atomic(const void *) owner; /* the thread that opened it */
   uint64_t pos;
   struct stitched map; /* the mapping made through it, if any */
 };
 
 static struct stream streams[MAX_STREAMS];
 static atomic_int open_streams;
-/* How many of them this thread has opened; its address names the thread. */
-static __thread int own_streams;
+/* Its address names the thread. */
+static __thread char this_thread;
+
+/* Whether this thread has opened one that is still open. */
+static bool has_stream(void) {
+  for (int i = 0; atomic_load(&open_streams) != 0 && i < MAX_STREAMS; i++)
+    if (atomic_load(&streams[i].owner) == &this_thread) return true;
+  return false;
+}
 
 static void forget(struct stream *s) {
+  atomic_store(&s->owner, NULL);
   atomic_store(&s->handle, NULL);
   atomic_store(&s->fd, -1);
   atomic_fetch_sub(&open_streams, 1);
@@ -89,7 +97,7 @@ static int cookie_close(void *cookie) {
   int fd = atomic_load(&s->fd);
   uint64_t folded = 0;
   drop_mapped(&s->map);
-  if (s->owner == &own_streams && --own_streams == 0) folded = fold();
+  if (atomic_exchange(&s->owner, NULL) == &this_thread && !has_stream()) folded = fold();
   if ((plan->flags & PLAN_REPORT) && (s->map.start || folded))
     say("%s: %llu bytes mapped, %llu copied, %llu saved in the program's own buffers",
         path_of(s->file), (unsigned long long)s->map.mapped, (unsigned long long)s->map.copied,
@@ -106,8 +114,9 @@ static FILE *open_logical(const struct file *f, int fd) {
     if (++s == streams + MAX_STREAMS) return errno = EMFILE, NULL;
   s->file = f;
   s->pos = 0;
-  s->map = (struct stitched){0};
-  s->owner = &own_streams;
+  s->map.start = NULL;
+  forget_stitched(&s->map);
+  atomic_store(&s->owner, &this_thread);
   atomic_store(&s->fd, fd);
   atomic_fetch_add(&open_streams, 1);
   cookie_io_functions_t functions = {
@@ -115,7 +124,6 @@ static FILE *open_logical(const struct file *f, int fd) {
   FILE *handle = fopencookie(s, "r", functions);
   if (!handle) return forget(s), NULL;
   atomic_store(&s->handle, handle);
-  own_streams++;
   return handle;
 }
 
@@ -160,12 +168,12 @@ EXPORT void *mmap(void *address, size_t len, int prot, int flags, int fd, off_t 
 EXPORT int munmap(void *address, size_t len) {
   for (int i = 0; atomic_load(&open_streams) != 0 && i < MAX_STREAMS; i++)
     if (atomic_load(&streams[i].used))
-      stitched_unmapped(&streams[i].map, address, (const char *)address + len);
+      stitched_unmapped(&streams[i].map, address, (char *)address + len);
   return REAL(munmap)(address, len);
 }
 
 EXPORT int posix_memalign(void **out, size_t alignment, size_t len) {
-  if (own_streams != 0) return allocate_remembered(out, alignment, len);
+  if (has_stream()) return allocate_remembered(out, alignment, len);
   return REAL(posix_memalign)(out, alignment, len);
 }
 

@@ -73,10 +73,13 @@ void *resolve(_Atomic(void *) *slot, const char *name);
 
 /* ---- Stitching (stitch.c). ---- */
 
-/* A mapping of a file's logical bytes, as far as it still exists. */
+/* A mapping of a file's logical bytes, as far as it still exists. Other threads
+ * look at `live_start` and `live_end`: NULL where there is none (any more). */
 struct stitched {
   const struct file *file;
-  char *start, *live_start, *live_end;
+  char *start;
+  _Atomic(char *) live_start, live_end;
+  bool writable;     /* its pages may be the program's own by now */
   uint64_t at;       /* the logical offset of `start` */
   uint64_t smallest; /* runs from this length on are mapped */
   uint64_t mapped, copied;
@@ -87,7 +90,10 @@ void *stitch(struct stitched *m, const struct file *f, int fd, size_t len, int p
              uint64_t offset);
 
 /* Takes notice that `start..end` is being unmapped. */
-void stitched_unmapped(struct stitched *m, const char *start, const char *end);
+void stitched_unmapped(struct stitched *m, char *start, char *end);
+
+/* From now on there is no mapping. */
+void forget_stitched(struct stitched *m);
 
 /* Gives back the mapped pages; they return from the page cache when used. */
 void drop_mapped(const struct stitched *m);

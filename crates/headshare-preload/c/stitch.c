@@ -72,7 +72,12 @@ void *stitch(struct stitched *m, const struct file *f, int fd, size_t len, int p
   char *start = REAL(mmap)(NULL, len, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (start == MAP_FAILED) return MAP_FAILED;
-  *m = (struct stitched){.file = f, .start = start, .at = offset};
+  forget_stitched(m);
+  m->file = f;
+  m->start = start;
+  m->at = offset;
+  m->writable = prot & PROT_WRITE;
+  m->mapped = m->copied = 0;
   m->smallest = smallest_mapped(f, mapping_budget());
   if (end > f->len) end = f->len;
   bool done = true;
@@ -92,27 +97,34 @@ void *stitch(struct stitched *m, const struct file *f, int fd, size_t len, int p
   if (!done || !copy_range(m, fd, pos, end, prot)) {
     int error = errno;
     REAL(munmap)(start, len);
-    *m = (struct stitched){0};
+    m->start = NULL;
     return errno = error, MAP_FAILED;
   }
-  m->live_start = start;
-  m->live_end = start + len;
+  atomic_store(&m->live_end, start + len);
+  atomic_store(&m->live_start, start);
   watch_for_truncation();
   return start;
 }
 
-void stitched_unmapped(struct stitched *m, const char *start, const char *end) {
-  if (end <= m->live_start || start >= m->live_end) return;
-  if (start > m->live_start) m->live_end = m->start + (start - m->start);
-  else if (end < m->live_end) m->live_start = m->start + (end - m->start);
-  else m->live_end = m->live_start;
+void stitched_unmapped(struct stitched *m, char *start, char *end) {
+  char *live_start = atomic_load(&m->live_start), *live_end = atomic_load(&m->live_end);
+  if (!live_start || end <= live_start || start >= live_end) return;
+  if (start > live_start) atomic_store(&m->live_end, start);
+  else if (end < live_end) atomic_store(&m->live_start, end);
+  else forget_stitched(m);
   /* What lies behind a hole counts as gone. */
 }
 
+void forget_stitched(struct stitched *m) {
+  atomic_store(&m->live_start, NULL);
+  atomic_store(&m->live_end, NULL);
+}
+
 void drop_mapped(const struct stitched *m) {
-  if (m->live_start == m->live_end) return;
-  uint64_t live_from = m->at + (uint64_t)(m->live_start - m->start);
-  uint64_t live_to = m->at + (uint64_t)(m->live_end - m->start);
+  char *live_start = atomic_load(&m->live_start), *live_end = atomic_load(&m->live_end);
+  if (!live_start || live_start >= live_end || m->writable) return;
+  uint64_t live_from = m->at + (uint64_t)(live_start - m->start);
+  uint64_t live_to = m->at + (uint64_t)(live_end - m->start);
   const struct run *runs = runs_of(m->file);
   for (uint64_t i = 0; i < m->file->runs && runs[i].at < live_to; i++) {
     uint64_t from = runs[i].at, to = from + runs[i].len;

@@ -19,7 +19,8 @@ use crate::{guard, log, recorder};
 pub struct ModelParams {
     /// Map the file instead of reading it.
     pub use_mmap: bool,
-    /// Keep the weights from being swapped out.
+    /// Keep the weights from being swapped out; those that
+    /// [`load_stitched`](Model::load_stitched) folds or maps are not.
     pub use_mlock: bool,
     /// Layers to keep on a GPU; negative means all. Without a GPU backend in
     /// the build it changes nothing.

@@ -21,6 +21,21 @@ pub(crate) struct Taken {
     pub refused: bool,
 }
 
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+impl Taken {
+    fn forget(&mut self, gone: &Range<u64>) {
+        let mut behind = Vec::new();
+        for range in &mut self.ranges {
+            if range.start < gone.end && gone.start < range.end {
+                behind.push(gone.end..range.end);
+                range.end = gone.start;
+            }
+        }
+        self.ranges.append(&mut behind);
+        self.ranges.retain(|range| range.start < range.end);
+    }
+}
+
 thread_local! {
     static NOTED: RefCell<Option<Taken>> = const { RefCell::new(None) };
 }
@@ -42,6 +57,15 @@ pub(crate) fn note(start: *const std::ffi::c_void, len: usize) {
     }
 }
 
+/// Forgets what of the `len` bytes at `start` was noted: the memory is given
+/// back, and may become something else's.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub(crate) fn forget(start: *const std::ffi::c_void, len: usize) {
+    let start = start as u64;
+    let gone = start..start.saturating_add(len as u64);
+    with(|taken| taken.forget(&gone));
+}
+
 /// Notes that there was no memory, if a load goes on in this thread.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub(crate) fn note_refused() {
@@ -58,6 +82,28 @@ fn with(f: impl FnOnce(&mut Taken)) {
             f(taken);
         }
     });
+}
+
+#[cfg(all(test, target_os = "linux", target_pointer_width = "64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_back_is_cut_out() {
+        let cut = |gone: Range<u64>| {
+            let mut taken = Taken {
+                ranges: vec![10..20, 30..40],
+                refused: false,
+            };
+            taken.forget(&gone);
+            taken.ranges
+        };
+        assert_eq!(cut(0..10), [10..20, 30..40]);
+        assert_eq!(cut(0..12), [30..40, 12..20]);
+        assert_eq!(cut(13..15), [10..13, 30..40, 15..20]);
+        assert_eq!(cut(15..35), [10..15, 35..40]);
+        assert_eq!(cut(5..45), Vec::<Range<u64>>::new());
+    }
 }
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]

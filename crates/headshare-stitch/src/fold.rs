@@ -26,6 +26,8 @@ pub struct FoldArena {
     places: Vec<u32>,
     /// For each place whether pages other than its own are there too.
     lent: Vec<bool>,
+    /// How many more mappings folding may take.
+    mappings: u64,
 }
 
 /// Pages `page..` that are to move to `place..`.
@@ -37,11 +39,12 @@ struct Move {
 }
 
 impl FoldArena {
-    /// An arena of `len` bytes, all zero.
+    /// An arena of `len` bytes, all zero, whose folding takes at most
+    /// `max_mappings` more mappings.
     ///
     /// # Errors
     /// When the system has no memory.
-    pub fn new(len: usize) -> io::Result<Self> {
+    pub fn new(len: usize, max_mappings: u64) -> io::Result<Self> {
         let page = page_size() as usize;
         let len = len.max(1).next_multiple_of(page);
         let pages = u32::try_from(len / page).map_err(|_| io::ErrorKind::OutOfMemory)?;
@@ -58,6 +61,7 @@ impl FoldArena {
             store,
             places: (0..pages).collect(),
             lent: vec![false; pages as usize],
+            mappings: max_mappings,
         })
     }
 
@@ -185,6 +189,13 @@ impl FoldArena {
     /// Maps the places over the pages.
     fn carry_out(&mut self, run: Move) -> io::Result<()> {
         let page = page_size();
+        // A run is cut out of a mapping: what was one can be three then.
+        self.mappings = self.mappings.checked_sub(2).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                "the process may not have more mappings (vm.max_map_count)",
+            )
+        })?;
         let store = match &self.store {
             Ok(store) => store,
             Err(errno) => return Err((*errno).into()),
@@ -265,7 +276,7 @@ mod tests {
     #[test]
     fn equal_congruent_ranges_share_their_whole_pages() {
         let page = page_size() as usize;
-        let mut arena = FoldArena::new(16 * page).unwrap();
+        let mut arena = FoldArena::new(16 * page, 99).unwrap();
         let block = pattern(1, 3 * page + 100);
         write(&arena, page - 50, &block);
         write(&arena, 9 * page - 50, &block);
@@ -285,7 +296,7 @@ mod tests {
     #[test]
     fn several_aliases_of_one_donor_and_overlapping_donors_share_one_copy() {
         let page = page_size() as usize;
-        let mut arena = FoldArena::new(16 * page).unwrap();
+        let mut arena = FoldArena::new(16 * page, 99).unwrap();
         let block = pattern(2, 4 * page);
         write(&arena, 0, &block);
         write(&arena, 6 * page, &block);
@@ -311,7 +322,7 @@ mod tests {
     #[test]
     fn pages_that_differ_and_ranges_that_lie_differently_are_left_alone() {
         let page = page_size() as usize;
-        let mut arena = FoldArena::new(12 * page).unwrap();
+        let mut arena = FoldArena::new(12 * page, 99).unwrap();
         let block = pattern(3, 3 * page);
         write(&arena, 0, &block);
         write(&arena, 6 * page, &block);
@@ -330,7 +341,7 @@ mod tests {
     #[test]
     fn an_alias_that_others_use_stays_where_it_is() {
         let page = page_size() as usize;
-        let mut arena = FoldArena::new(8 * page).unwrap();
+        let mut arena = FoldArena::new(8 * page, 99).unwrap();
         let block = pattern(4, 2 * page);
         for at in [0, 2 * page, 4 * page, 6 * page] {
             write(&arena, at, &block);
@@ -349,9 +360,27 @@ mod tests {
     }
 
     #[test]
+    fn without_mappings_left_the_rest_stays_as_it_is() {
+        let page = page_size() as usize;
+        let mut arena = FoldArena::new(8 * page, 3).unwrap();
+        let block = pattern(6, 2 * page);
+        for at in [0, 3 * page, 6 * page] {
+            write(&arena, at, &block);
+        }
+        let range = |at: usize| at * page..(at + 2) * page;
+        assert_eq!(arena.fold(range(0), range(3)).unwrap(), 2 * page as u64);
+        let error = arena.fold(range(0), range(6)).unwrap_err();
+        assert!(error.to_string().contains("max_map_count"), "{error}");
+        assert_eq!(distinct(&arena), 6);
+        for at in [0, 3, 6] {
+            assert_eq!(arena.region.readable()[range(at)], block);
+        }
+    }
+
+    #[test]
     fn a_range_not_written_repeats_another() {
         let page = page_size() as usize;
-        let mut arena = FoldArena::new(9 * page).unwrap();
+        let mut arena = FoldArena::new(9 * page, 99).unwrap();
         let block = pattern(5, 3 * page);
         write(&arena, 0, &block);
         arena.repeat(0..3 * page, 6 * page..9 * page).unwrap();

@@ -172,16 +172,22 @@ impl StitchedMapping {
         }
     }
 
-    /// Gives up the first `len` bytes of the logical file, which nobody reads
-    /// any more: the whole pages that are copies are zeros from now on, those
-    /// that are the file's are as after [`drop_pages`](Self::drop_pages).
-    pub fn give_up_first(&mut self, len: u64) {
-        self.drop_pages(0..len);
+    /// Gives up the whole pages in `range` of the logical file, which nobody
+    /// reads any more: those that are copies are zeros from now on, those that
+    /// are the file's are as after [`drop_pages`](Self::drop_pages).
+    pub fn give_up(&mut self, range: Range<u64>) {
+        self.drop_pages(range.clone());
         let page = page_size();
-        for copy in &self.copied {
-            let end = copy.end.min(len / page * page);
-            if copy.start < end {
-                self.region.drop_copies(copy.start as usize..end as usize);
+        let range = range.start.next_multiple_of(page)..range.end / page * page;
+        let first = self.copied.partition_point(|c| c.end <= range.start);
+        let inside = self.copied[first..]
+            .iter()
+            .take_while(|c| c.start < range.end);
+        for copy in inside {
+            let start = copy.start.max(range.start) as usize;
+            let end = copy.end.min(range.end) as usize;
+            if start < end {
+                self.region.drop_copies(start..end);
             }
         }
     }

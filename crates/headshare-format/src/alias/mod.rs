@@ -14,8 +14,8 @@ pub use read::{metadata_is_intact, stored_digests};
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::TensorInfo;
 use crate::gguf::{Gguf, KEY_ARCHITECTURE, Value};
+use crate::{FormatError, TensorInfo};
 
 /// `general.architecture` of a physical file: a program that does not know the
 /// format refuses it by this name.
@@ -95,7 +95,7 @@ impl SourceLayout {
     ///
     /// # Errors
     /// When its architecture is no UTF-8 string.
-    pub fn of(source: &Gguf) -> Result<Self, crate::FormatError> {
+    pub fn of(source: &Gguf) -> Result<Self, FormatError> {
         Ok(Self {
             version: source.version,
             architecture: source.architecture()?.map(str::to_owned),
@@ -156,8 +156,16 @@ impl AliasTable {
     /// The logical ranges that are stored where bytes of a tensor that is
     /// earlier in `order` (or earlier bytes of the same tensor) are; in that
     /// order, each with the earlier range. That one is never an alias itself.
-    pub fn shared_ranges(&self, order: impl IntoIterator<Item = u32>) -> Vec<SharedRange> {
-        let mut shared = Vec::new();
+    ///
+    /// # Errors
+    /// When there are many more of them than segments, as no writer makes them:
+    /// segments that overlap in ever other ways.
+    pub fn shared_ranges(
+        &self,
+        order: impl IntoIterator<Item = u32>,
+    ) -> Result<Vec<SharedRange>, FormatError> {
+        let most = 4 * self.segments.len() + 4096;
+        let mut shared: Vec<SharedRange> = Vec::new();
         // Per stored tensor: disjoint ranges by their start, with their end and
         // the logical bytes that came first.
         let mut owned: HashMap<u32, BTreeMap<u64, (u64, LogicalPlace)>> = HashMap::new();
@@ -181,30 +189,59 @@ impl AliasTable {
                     at = start;
                 }
                 let until = owner_end.min(end);
-                shared.push(SharedRange {
+                let next = SharedRange {
                     alias: place(at),
                     donor: LogicalPlace {
                         tensor: owner.tensor,
                         offset: owner.offset + (at - start),
                     },
                     len: until - at,
-                });
+                };
                 at = until;
+                let full = shared.len() == most;
+                match shared.last_mut() {
+                    Some(last) if last.is_continued_by(&next) => last.len += next.len,
+                    _ if full => {
+                        let problem = format!("segments overlap in more than {most} places");
+                        return Err(FormatError::new("alias table", problem)
+                            .hint("headshare-gguf expand FILE -o PLAIN.gguf needs no such list"));
+                    }
+                    _ => shared.push(next),
+                }
             }
             if at < end {
                 new.push((at, (end, place(at))));
             }
             owners.extend(new);
         }
-        shared
+        Ok(shared)
     }
 
     /// For each logical tensor, how many of its bytes are in
     /// [`shared_ranges`](Self::shared_ranges).
     pub fn shared_bytes(&self, order: impl IntoIterator<Item = u32>) -> Vec<u64> {
         let mut shared = vec![0; self.tensors.len()];
-        for range in self.shared_ranges(order) {
-            shared[range.alias.tensor as usize] += range.len;
+        // Per stored tensor: what earlier segments cover, by start, with the
+        // end; apart from each other.
+        let mut covered: HashMap<u32, BTreeMap<u64, u64>> = HashMap::new();
+        for s in order.into_iter().flat_map(|t| self.segments_of(t)) {
+            let covered = covered.entry(s.stored).or_default();
+            let (mut start, mut end) = (s.stored_offset, s.stored_offset + s.len);
+            let before = covered.range(..start).next_back();
+            let first = before.map_or(start, |(&first, _)| first);
+            let touching: Vec<(u64, u64)> = covered
+                .range(first..=end)
+                .map(|(&from, &to)| (from, to))
+                .filter(|&(_, to)| to >= start)
+                .collect();
+            for (from, to) in touching {
+                let within = to.min(s.stored_offset + s.len) - from.max(s.stored_offset);
+                shared[s.tensor as usize] += within;
+                start = start.min(from);
+                end = end.max(to);
+                covered.remove(&from);
+            }
+            covered.insert(start, end);
         }
         shared
     }
@@ -222,6 +259,15 @@ pub struct SharedRange {
     pub len: u64,
 }
 
+impl SharedRange {
+    fn is_continued_by(&self, next: &Self) -> bool {
+        let follows = |a: LogicalPlace, b: LogicalPlace| {
+            a.tensor == b.tensor && a.offset + self.len == b.offset
+        };
+        follows(self.alias, next.alias) && follows(self.donor, next.donor)
+    }
+}
+
 /// A place in a logical tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogicalPlace {
@@ -235,4 +281,76 @@ pub struct LogicalPlace {
 /// out to be malformed).
 pub fn is_converted(gguf: &Gguf) -> bool {
     gguf.value(KEY_ARCHITECTURE) == Some(Value::String(ARCHITECTURE.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::GgmlType;
+
+    /// Tensor 0 has `rows` rows of one byte, stored backwards; each of `users`
+    /// others is all of what is stored, in the stored order.
+    fn table(rows: u64, users: u32) -> AliasTable {
+        let tensor = |index: u32| TensorInfo {
+            name: format!("t{index}"),
+            ggml_type: GgmlType::I8,
+            dims: vec![1, rows],
+            offset: 0,
+        };
+        let backwards = (0..rows).map(|row| Segment {
+            tensor: 0,
+            offset: row,
+            len: 1,
+            stored: 0,
+            stored_offset: rows - 1 - row,
+        });
+        let whole = (1..=users).map(|tensor| Segment {
+            tensor,
+            offset: 0,
+            len: rows,
+            stored: 0,
+            stored_offset: 0,
+        });
+        AliasTable {
+            source: SourceLayout {
+                version: 3,
+                architecture: None,
+                alignment: 32,
+                has_alignment_key: false,
+                size: 0,
+            },
+            provenance: Provenance {
+                tool: String::new(),
+                lossless: true,
+                source_digest: String::new(),
+                plan: None,
+                replaced: None,
+            },
+            tensors: (0..=users).map(tensor).collect(),
+            segments: backwards.chain(whole).collect(),
+        }
+    }
+
+    #[test]
+    fn bytes_are_counted_where_a_list_of_ranges_would_be_too_long() {
+        let table = table(3000, 3000);
+        let shared = table.shared_bytes(0..=3000);
+        assert_eq!(shared[0], 0);
+        assert!(shared[1..].iter().all(|&bytes| bytes == 3000));
+        let error = table.shared_ranges(0..=3000).unwrap_err().to_string();
+        assert!(error.contains("overlap in more than"), "{error}");
+    }
+
+    #[test]
+    fn ranges_that_go_on_are_one() {
+        let table = table(5, 2);
+        // The first user's bytes come first, in one piece; so do the second's.
+        let ranges = table.shared_ranges([1, 2, 0]).unwrap();
+        assert_eq!(ranges.len(), 1 + 5);
+        assert_eq!((ranges[0].alias.tensor, ranges[0].donor.tensor), (2, 1));
+        assert_eq!(ranges[0].len, 5);
+        assert_eq!(table.shared_bytes([1, 2, 0]), [5, 0, 5]);
+        // In the other order, the second tensor's go on where the first's do not.
+        assert_eq!(table.shared_ranges([0, 1, 2]).unwrap().len(), 10);
+    }
 }

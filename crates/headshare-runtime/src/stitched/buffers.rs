@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 
 use ggml_sys as sys;
-use headshare_stitch::{FoldArena, StitchedMapping, page_size};
+use headshare_stitch::{FoldArena, StitchedMapping, mappings_left, page_size};
 
 use crate::recorder;
 
@@ -233,7 +233,7 @@ unsafe extern "C" fn allocate(user: *mut c_void, size: usize) -> *mut c_void {
             std::ptr::null_mut()
         };
     }
-    match FoldArena::new(size) {
+    match FoldArena::new(size, mappings_left()) {
         Ok(arena) => {
             let start = arena.as_ptr();
             state.arenas.push(arena);

@@ -124,7 +124,8 @@ unsafe extern "C" fn fileno(stream: *mut FILE) -> c_int {
     }
 }
 
-/// `mmap(2)`, but for registered files mapped in whole.
+/// `mmap(2)`, but for registered files: they are mapped in whole, read-only, or
+/// not at all, since their stored bytes are others.
 ///
 /// # Safety
 /// As the C library's.
@@ -137,13 +138,15 @@ unsafe extern "C" fn mmap(
     fd: c_int,
     offset: off_t,
 ) -> *mut c_void {
-    if fd >= 0 && address.is_null() && offset == 0 && prot == libc::PROT_READ {
-        let ours = registered().find(|(_, slot)| {
-            slot.fd.load(Ordering::Relaxed) == fd && slot.len.load(Ordering::Relaxed) == len
-        });
-        if let Some((start, _)) = ours {
+    let ours = registered().find(|(_, slot)| fd >= 0 && slot.fd.load(Ordering::Relaxed) == fd);
+    if let Some((start, slot)) = ours {
+        let whole = offset == 0 && slot.len.load(Ordering::Relaxed) == len;
+        if whole && address.is_null() && prot == libc::PROT_READ {
             return start as *mut c_void;
         }
+        // SAFETY: this thread's own error number.
+        unsafe { *libc::__errno_location() = libc::EINVAL };
+        return libc::MAP_FAILED;
     }
     // SAFETY: the caller's arguments, passed on; a `long` holds a pointer.
     let mapped = unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) }
@@ -187,6 +190,7 @@ unsafe extern "C" fn munmap(address: *mut c_void, len: size_t) -> c_int {
     if inside {
         return 0;
     }
+    recorder::forget(address, len);
     // SAFETY: the caller's arguments, passed on.
     unsafe { libc::syscall(libc::SYS_munmap, address, len) as c_int }
 }

@@ -1,7 +1,7 @@
 //! The load itself: what is decided before llama.cpp is called, the call, and
 //! what stays behind the weights.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
 use std::ops::Range;
 use std::ptr;
@@ -108,7 +108,10 @@ impl Model {
             plan.mapping.drop_pages(0..len);
         }
         // llama.cpp unmaps what lies before the tensors; we keep the addresses.
-        plan.mapping.give_up_first(plan.header_len);
+        // And what was folded lies in its buffer now.
+        for range in std::mem::take(&mut plan.read_once) {
+            plan.mapping.give_up(range);
+        }
         let backing = plan.into_backing(registration);
         if sharing == Sharing::Fold
             && let Some(trouble) = &backing.shared.trouble
@@ -125,8 +128,8 @@ impl Model {
 /// What is decided before llama.cpp is called.
 struct Plan {
     mapping: StitchedMapping,
-    /// What lies before the first tensor, in bytes.
-    header_len: u64,
+    /// Pages of the logical file that nobody reads once it is loaded.
+    read_once: Vec<Range<u64>>,
     /// Tensors to fold, and to map although llama.cpp would repack them.
     folded: Vec<String>,
     unpacked: Vec<String>,
@@ -152,7 +155,7 @@ impl Plan {
             mappings_left(),
             steps(view.tensors(), sharing),
         )?;
-        let ranges = table.shared_ranges(0..table.tensors.len() as u32);
+        let ranges = table.shared_ranges(0..table.tensors.len() as u32)?;
         let mut kinds: BTreeMap<u32, Option<RepackingType>> = BTreeMap::new();
         for range in &ranges {
             for tensor in [range.alias.tensor, range.donor.tensor] {
@@ -206,12 +209,17 @@ impl Plan {
             plan.map = Some(WeightBuffers::map(&plan.mapping, better));
         }
         plan.mapped_tensors = kinds.len() - plan.folded.len();
-        let in_place: Vec<Range<u64>> = kinds
+        let names: HashSet<&String> = plan.folded.iter().collect();
+        let (folded, in_place): (Vec<&TensorInfo>, Vec<&TensorInfo>) = kinds
             .keys()
             .map(|&t| &view.tensors()[t as usize])
-            .filter(|tensor| !plan.folded.contains(&tensor.name))
-            .map(|tensor| view.data_range(tensor))
-            .collect();
+            .partition(|tensor| names.contains(&tensor.name));
+        plan.read_once.extend(folded.into_iter().map(|tensor| {
+            let range = view.data_range(tensor);
+            // Every tensor begins on a page: the rest of its last one is its own.
+            range.start..range.end.next_multiple_of(page_size())
+        }));
+        let in_place: Vec<Range<u64>> = in_place.iter().map(|t| view.data_range(t)).collect();
         plan.mapped_shared = shared_bytes(plan.mapping.mapped(), &in_place);
         Ok(plan)
     }
@@ -238,7 +246,7 @@ impl Plan {
     fn plain(mapping: StitchedMapping, header_len: u64) -> Self {
         Self {
             mapping,
-            header_len,
+            read_once: std::iter::once(0..header_len).collect(),
             folded: Vec::new(),
             unpacked: Vec::new(),
             fold: None,
