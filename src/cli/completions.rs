@@ -18,10 +18,10 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output, program: Command) -> anyhow::Result<Exit> {
-        let name = program.get_name().to_owned();
+        let name = env!("CARGO_PKG_NAME");
         // clap_complete offers hidden commands, too.
         let commands = program.get_subcommands().filter(|c| !c.is_hide_set());
-        let mut shown = Command::new(name.clone())
+        let mut shown = Command::new(name)
             .args(program.get_arguments().cloned())
             .subcommands(commands.cloned());
         let mut script = Vec::new();

@@ -4,6 +4,12 @@ use super::markdown::title;
 use super::rows::{Form, Report, Row};
 use crate::analyze::picture::{LinePlot, LineSeries, MARGIN, Point, Scene, TITLE_SPACE};
 
+/// From this many times the source's perplexity on, what is better than that is
+/// drawn once more by itself.
+const CLOSE: f64 = 2.0;
+/// Pixels between two plots.
+const GAP: u32 = 24;
+
 /// Perplexity against file size, a line for each series and one for the plain
 /// alternative. All begin at the source.
 pub fn picture(report: &Report) -> Scene {
@@ -61,8 +67,13 @@ pub fn picture(report: &Report) -> Scene {
         y_meaning: "perplexity".into(),
         level: Some((source.quality.perplexity, "source".into())),
         series,
+        heading: None,
     };
-    let (width, height) = plot.size();
+    let close = close_up(&plot, source.quality.perplexity * CLOSE);
+    let (width, mut height) = plot.size();
+    if let Some(close) = &close {
+        height += GAP + close.size().1;
+    }
     let small_print = format!(
         "{} windows of {} tokens; lower and further left is better",
         source.quality.chunks, report.settings.ctx
@@ -74,5 +85,29 @@ pub fn picture(report: &Report) -> Scene {
         &small_print,
     );
     plot.draw(&mut scene, (MARGIN, TITLE_SPACE + 8));
+    if let Some(close) = close {
+        let below = TITLE_SPACE + 8 + plot.size().1 + GAP;
+        close.draw(&mut scene, (MARGIN, below));
+    }
     scene
+}
+
+/// What of `plot` lies below `limit`; `None` if that is all, or nothing but the
+/// source.
+fn close_up(plot: &LinePlot, limit: f64) -> Option<LinePlot> {
+    let points = |plot: &LinePlot| -> usize { plot.series.iter().map(|s| s.points.len()).sum() };
+    let mut series = plot.series.clone();
+    for series in &mut series {
+        series.points.retain(|point| point.at.1 < limit);
+    }
+    series.retain(|series| series.points.len() > 1);
+    let close = LinePlot {
+        heading: Some(format!(
+            "The same below {CLOSE} times the source's perplexity"
+        )),
+        series,
+        ..plot.clone()
+    };
+    let left_out = points(&close) < points(plot);
+    (left_out && !close.series.is_empty()).then_some(close)
 }

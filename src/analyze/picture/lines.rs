@@ -4,6 +4,7 @@ use super::axes::{Frame, X_AXIS, Y_AXIS, round_ticks};
 use super::{Align, Colour, LABEL, Scene, TICK};
 
 /// A point, perhaps with a text beside it.
+#[derive(Debug, Clone)]
 pub struct Point {
     /// Where it stands.
     pub at: (f64, f64),
@@ -12,6 +13,7 @@ pub struct Point {
 }
 
 /// A line through points.
+#[derive(Debug, Clone)]
 pub struct LineSeries {
     /// Its name in the legend.
     pub name: String,
@@ -24,6 +26,7 @@ pub struct LineSeries {
 }
 
 /// Series over the same axes.
+#[derive(Debug, Clone)]
 pub struct LinePlot {
     /// What the numbers along the lower edge are.
     pub x_meaning: String,
@@ -33,6 +36,8 @@ pub struct LinePlot {
     pub level: Option<(f64, String)>,
     /// The series, the first at the back.
     pub series: Vec<LineSeries>,
+    /// What stands above instead of the legend.
+    pub heading: Option<String>,
 }
 
 const PLOT: (u32, u32) = (860, 460);
@@ -44,8 +49,16 @@ const WIDE: f64 = 3.0;
 impl LinePlot {
     /// Pixels that it takes.
     pub fn size(&self) -> (u32, u32) {
-        let legend = LEGEND_LINE * self.series.len() as u32 + 12;
-        (Y_AXIS + PLOT.0 + 20, legend + PLOT.1 + X_AXIS)
+        (Y_AXIS + PLOT.0 + 20, self.above() + PLOT.1 + X_AXIS)
+    }
+
+    /// Pixels above the axes.
+    fn above(&self) -> u32 {
+        let lines = match self.heading {
+            Some(_) => 1,
+            None => self.series.len() as u32,
+        };
+        LEGEND_LINE * lines + 12
     }
 
     fn points(&self) -> impl Iterator<Item = &Point> {
@@ -60,10 +73,9 @@ impl LinePlot {
         let (low, high) = range(heights.chain(self.level.as_ref().map(|l| l.0)));
         let log = low > 0.0 && high / low > WIDE;
         let scale = |y: f64| if log { y.log10() } else { y };
-        let legend = LEGEND_LINE * self.series.len() as u32 + 12;
         let frame = Frame {
             left: (at.0 + Y_AXIS) as i32,
-            top: (at.1 + legend) as i32,
+            top: (at.1 + self.above()) as i32,
             width: PLOT.0 as i32,
             height: PLOT.1 as i32,
             x: widened(x.0, x.1),
@@ -95,21 +107,33 @@ impl LinePlot {
             let at = (frame.left + 8, y + 12);
             scene.text(at, name, TICK, Colour::FAINT_INK, Align::Start);
         }
+        if let Some(heading) = &self.heading {
+            let at = (frame.left, at.1 as i32 + 12);
+            scene.text(at, heading, LABEL, Colour::INK, Align::Start);
+        }
+        let mut labels = Labels::default();
         for (i, series) in self.series.iter().enumerate() {
             let colour = Colour::SERIES[series.colour % Colour::SERIES.len()];
-            let pixels: Vec<(i32, i32)> = series
+            let points: Vec<((i32, i32), &str)> = series
                 .points
                 .iter()
                 .filter(|p| p.at.0.is_finite() && scale(p.at.1).is_finite())
-                .map(|p| (frame.x_pixel(p.at.0), frame.y_pixel(scale(p.at.1))))
+                .map(|p| {
+                    let at = (frame.x_pixel(p.at.0), frame.y_pixel(scale(p.at.1)));
+                    (at, &*p.label)
+                })
                 .collect();
-            if pixels.len() > 1 {
-                scene.line(pixels.clone(), colour, 2);
+            if points.len() > 1 {
+                scene.line(points.iter().map(|p| p.0).collect::<Vec<_>>(), colour, 2);
             }
-            for (&at, point) in pixels.iter().zip(&series.points) {
+            for &(at, label) in &points {
                 dot(scene, at, colour, series.open);
-                let beside = (at.0 + 9, at.1 - 13);
-                scene.text(beside, &point.label, TICK, colour, Align::Start);
+                if let Some(place) = labels.place(at, label, series.open) {
+                    scene.text(place, label, TICK, colour, Align::Start);
+                }
+            }
+            if self.heading.is_some() {
+                continue;
             }
             let y = at.1 as i32 + 12 + (LEGEND_LINE as usize * i) as i32;
             scene.line([(frame.left, y), (frame.left + 34, y)], colour, 2);
@@ -118,6 +142,40 @@ impl LinePlot {
             scene.text(name, &series.name, LABEL, Colour::INK, Align::Start);
         }
         frame.border(scene);
+    }
+}
+
+/// The texts beside points that have been placed.
+#[derive(Default)]
+struct Labels {
+    /// Left, top, right and bottom of each.
+    taken: Vec<(i32, i32, i32, i32)>,
+}
+
+impl Labels {
+    /// Where `label` can stand beside the point `at`, preferably `below` it,
+    /// without covering another: none if there is no room.
+    fn place(&mut self, at: (i32, i32), label: &str, below: bool) -> Option<(i32, i32)> {
+        let width = label.chars().count() as i32 * TICK as i32 * 2 / 3;
+        let (above, under) = (at.1 - 13, at.1 + 15);
+        let rows = if below {
+            [under, above]
+        } else {
+            [above, under]
+        };
+        let right = rows.map(|y| (at.0 + 9, y));
+        let left = rows.map(|y| (at.0 - 9 - width, y));
+        right.into_iter().chain(left).find(|&(x, y)| {
+            let half = TICK as i32 / 2;
+            let area = (x, y - half, x + width, y + half);
+            let free = self.taken.iter().all(|other| {
+                area.2 <= other.0 || other.2 <= area.0 || area.3 <= other.1 || other.3 <= area.1
+            });
+            if free {
+                self.taken.push(area);
+            }
+            free
+        })
     }
 }
 
@@ -185,6 +243,19 @@ mod tests {
         assert_eq!(texts, ["20", "30", "50", "70", "100", "150"]);
         let texts: Vec<String> = log_ticks((-1.0, 1.0)).into_iter().map(|t| t.1).collect();
         assert_eq!(texts, ["0.1", "0.2", "0.5", "1", "2", "5", "10"]);
+    }
+
+    #[test]
+    fn labels_do_not_cover_each_other() {
+        let mut labels = Labels::default();
+        let places: Vec<_> = (0..5)
+            .map(|i| labels.place((100 + i, 100), "30%", i % 2 == 1))
+            .collect();
+        let distinct: std::collections::HashSet<_> = places[..4].iter().collect();
+        assert!(places[..4].iter().all(Option::is_some), "{places:?}");
+        assert_eq!(distinct.len(), 4);
+        assert_eq!(places[4], None);
+        assert!(labels.place((300, 100), "30%", false).is_some());
     }
 
     #[test]
