@@ -223,7 +223,7 @@ uint64_t fold(void) {
     thread.buffers = 0;
     return 0;
   }
-  struct rlimit limit; /* writing beyond it would be a signal */
+  struct rlimit limit = {0}; /* writing beyond it would be a signal */
   uint64_t pages = 0, slots = 1, saved = 0;
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur >= f.page)
     pages = keep_allocated(f.fd, f.page);
