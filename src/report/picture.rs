@@ -4,8 +4,8 @@ use super::markdown::title;
 use super::rows::{Form, Report, Row};
 use crate::analyze::picture::{LinePlot, LineSeries, MARGIN, Point, Scene, TITLE_SPACE};
 
-/// From this many times the source's perplexity on, what is better than that is
-/// drawn once more by itself.
+/// Where points lie above this many times the source's perplexity, those below
+/// are drawn once more by themselves.
 const CLOSE: f64 = 2.0;
 /// Pixels between two plots.
 const GAP: u32 = 24;
@@ -110,4 +110,39 @@ fn close_up(plot: &LinePlot, limit: f64) -> Option<LinePlot> {
     };
     let left_out = points(&close) < points(plot);
     (left_out && !close.series.is_empty()).then_some(close)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plot(heights: &[&[f64]]) -> LinePlot {
+        let series = heights.iter().map(|heights| LineSeries {
+            name: String::new(),
+            points: (heights.iter().zip(0..))
+                .map(|(&y, x)| Point {
+                    at: (f64::from(x), y),
+                    label: String::new(),
+                })
+                .collect(),
+            colour: 0,
+            open: false,
+        });
+        LinePlot {
+            x_meaning: String::new(),
+            y_meaning: String::new(),
+            level: None,
+            series: series.collect(),
+            heading: None,
+        }
+    }
+
+    #[test]
+    fn what_is_near_the_source_is_drawn_by_itself_where_not_all_is() {
+        let close = close_up(&plot(&[&[10.0, 600.0], &[10.0, 12.0, 15.0]]), 20.0).unwrap();
+        assert_eq!(close.series.len(), 1);
+        assert_eq!(close.series[0].points.len(), 3);
+        assert!(close_up(&plot(&[&[10.0, 15.0], &[10.0, 12.0]]), 20.0).is_none());
+        assert!(close_up(&plot(&[&[10.0, 600.0]]), 20.0).is_none());
+    }
 }
