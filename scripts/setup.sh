@@ -28,7 +28,7 @@ make_venv() { # make_venv FOLDER
 setup_build_tools() {
   local root tools missing=()
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-  tools="$root/target/tools"
+  tools="$root/target/tools/build"
   command -v cargo >/dev/null || { echo "error: cargo is missing; install Rust first" >&2; return 1; }
   command -v cmake >/dev/null || missing+=(cmake)
   command -v c++ >/dev/null || missing+=(g++)
@@ -49,7 +49,7 @@ setup_build_tools() {
       echo "error: a C++ compiler, make and pip are needed: apt-get install g++ make python3-pip" >&2
       return 1 ;;
   esac
-  echo "setup: pip install cmake libclang (into target/tools)" >&2
+  echo "setup: pip install cmake libclang (into target/tools/build)" >&2
   [ -x "$tools/bin/pip" ] || make_venv "$tools"
   "$tools/bin/pip" install --quiet cmake libclang >&2
   export PATH="$tools/bin:$PATH"

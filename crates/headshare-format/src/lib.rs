@@ -18,5 +18,5 @@ pub use error::FormatError;
 pub use ggml_type::GgmlType;
 pub use gguf::{Gguf, TensorInfo};
 pub use virtual_gguf::{
-    Extent, ExtentSource, LogicalLayout, StitchPlan, StitchRun, VirtualGguf, shared_bytes,
+    Extent, ExtentSource, LogicalLayout, StitchPlan, StitchRun, VirtualGguf, bytes_mapped_again,
 };

@@ -79,13 +79,6 @@ pub struct StitchRun {
 }
 
 impl VirtualGguf {
-    /// Bytes of tensors that are in memory once instead of several times when
-    /// the stitching plan for pages of `page` bytes is carried out.
-    pub fn resident_saving(&self, page: u64) -> u64 {
-        let tensors: Vec<Range<u64>> = self.tensors.iter().map(|t| self.data_range(t)).collect();
-        shared_bytes(&self.stitch_plan(page).maps, &tensors)
-    }
-
     /// The logical view of `physical`, whose validated alias table is `table`.
     ///
     /// # Errors
@@ -269,12 +262,19 @@ impl VirtualGguf {
         }
         plan
     }
+
+    /// Bytes of tensors that are in memory once instead of several times when
+    /// the stitching plan for pages of `page` bytes is carried out.
+    pub fn resident_saving(&self, page: u64) -> u64 {
+        let tensors: Vec<Range<u64>> = self.tensors.iter().map(|t| self.data_range(t)).collect();
+        bytes_mapped_again(&self.stitch_plan(page).maps, &tensors)
+    }
 }
 
 /// Bytes of the logical `ranges` that `runs` map to where they have mapped
 /// others before: what mapping saves over one copy for each place. Both are
 /// ascending, and apart from each other.
-pub fn shared_bytes(runs: &[StitchRun], ranges: &[Range<u64>]) -> u64 {
+pub fn bytes_mapped_again(runs: &[StitchRun], ranges: &[Range<u64>]) -> u64 {
     let mut physical: Vec<Range<u64>> = Vec::new();
     let mut rest = ranges;
     for run in runs {

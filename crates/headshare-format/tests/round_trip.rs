@@ -50,7 +50,11 @@ fn stitch(plan: &StitchPlan, logical: &VirtualGguf, physical: &[u8]) -> Vec<u8> 
 }
 
 /// Tensors' bytes that are mapped again, counted byte by byte.
-fn bytes_mapped_again(plan: &StitchPlan, logical: &VirtualGguf, physical_len: usize) -> u64 {
+fn counted_bytes_mapped_again(
+    plan: &StitchPlan,
+    logical: &VirtualGguf,
+    physical_len: usize,
+) -> u64 {
     let mut seen = vec![false; physical_len];
     let mut again = 0;
     let mut runs = plan.maps.iter().peekable();
@@ -104,7 +108,7 @@ fn check(file: &[u8], shared: &[SharedRows], page: u64) {
             assert!(stitch(&plan, &logical, &physical) == bytes);
             assert_eq!(
                 logical.resident_saving(page),
-                bytes_mapped_again(&plan, &logical, physical.len())
+                counted_bytes_mapped_again(&plan, &logical, physical.len())
             );
         }
         read_in_pieces(&logical, &physical, &bytes);

@@ -189,6 +189,10 @@ impl FoldArena {
     /// Maps the places over the pages.
     fn carry_out(&mut self, run: Move) -> io::Result<()> {
         let page = page_size();
+        let store = match &self.store {
+            Ok(store) => store,
+            Err(errno) => return Err((*errno).into()),
+        };
         // A run is cut out of a mapping: what was one can be three then.
         self.mappings = self.mappings.checked_sub(2).ok_or_else(|| {
             io::Error::new(
@@ -196,10 +200,6 @@ impl FoldArena {
                 "the process may not have more mappings (vm.max_map_count)",
             )
         })?;
-        let store = match &self.store {
-            Ok(store) => store,
-            Err(errno) => return Err((*errno).into()),
-        };
         let start = run.page * page as usize;
         let len = run.count * page as usize;
         // Populated: memory that is there should be seen to be there.

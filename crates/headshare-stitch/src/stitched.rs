@@ -172,11 +172,9 @@ impl StitchedMapping {
         }
     }
 
-    /// Gives up the whole pages in `range` of the logical file, which nobody
-    /// reads any more: those that are copies are zeros from now on, those that
-    /// are the file's are as after [`drop_pages`](Self::drop_pages).
-    pub fn give_up(&mut self, range: Range<u64>) {
-        self.drop_pages(range.clone());
+    /// Releases the memory behind the whole pages in `range` of the logical file
+    /// that are copies, which nobody reads any more: they are zeros from now on.
+    pub fn give_up_copies(&mut self, range: Range<u64>) {
         let page = page_size();
         let range = range.start.next_multiple_of(page)..range.end / page * page;
         let first = self.copied.partition_point(|c| c.end <= range.start);

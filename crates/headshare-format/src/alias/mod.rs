@@ -158,8 +158,8 @@ impl AliasTable {
     /// order, each with the earlier range. That one is never an alias itself.
     ///
     /// # Errors
-    /// When there are many more of them than segments, as no writer makes them:
-    /// segments that overlap in ever other ways.
+    /// When there are many more of them than segments: no writer makes segments
+    /// that overlap in so many ways.
     pub fn shared_ranges(
         &self,
         order: impl IntoIterator<Item = u32>,
@@ -221,8 +221,8 @@ impl AliasTable {
     /// [`shared_ranges`](Self::shared_ranges).
     pub fn shared_bytes(&self, order: impl IntoIterator<Item = u32>) -> Vec<u64> {
         let mut shared = vec![0; self.tensors.len()];
-        // Per stored tensor: what earlier segments cover, by start, with the
-        // end; apart from each other.
+        // Without the list, which can be too long. Per stored tensor: what
+        // earlier segments cover, by start, with the end; apart from each other.
         let mut covered: HashMap<u32, BTreeMap<u64, u64>> = HashMap::new();
         for s in order.into_iter().flat_map(|t| self.segments_of(t)) {
             let covered = covered.entry(s.stored).or_default();

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::ptr;
 
 use ggml_sys as sys;
-use headshare_format::{LogicalLayout, TensorInfo, VirtualGguf, shared_bytes};
+use headshare_format::{LogicalLayout, TensorInfo, VirtualGguf, bytes_mapped_again};
 use headshare_stitch::{Steps, StitchedMapping, mappings_left, page_size};
 
 use super::buffers::{RepackingType, Twin, WeightBuffers};
@@ -107,10 +107,8 @@ impl Model {
         if drop_consumed {
             plan.mapping.drop_pages(0..len);
         }
-        // llama.cpp unmaps what lies before the tensors; we keep the addresses.
-        // And what was folded lies in its buffer now.
         for range in std::mem::take(&mut plan.read_once) {
-            plan.mapping.give_up(range);
+            plan.mapping.give_up_copies(range);
         }
         let backing = plan.into_backing(registration);
         if sharing == Sharing::Fold
@@ -128,7 +126,8 @@ impl Model {
 /// What is decided before llama.cpp is called.
 struct Plan {
     mapping: StitchedMapping,
-    /// Pages of the logical file that nobody reads once it is loaded.
+    /// Pages of the logical file that nobody reads once it is loaded: the header,
+    /// and what lies in a buffer then.
     read_once: Vec<Range<u64>>,
     /// Tensors to fold, and to map although llama.cpp would repack them.
     folded: Vec<String>,
@@ -145,8 +144,7 @@ impl Plan {
     fn new(source: &Source<'_>, sharing: Sharing) -> Result<Self, StitchError> {
         let Some(table) = source.table else {
             let steps = steps(&source.gguf.tensors, sharing);
-            let mapping = StitchedMapping::plain(source.file, steps)?;
-            return Ok(Self::plain(mapping, source.gguf.data_offset));
+            return Ok(Self::plain(StitchedMapping::plain(source.file, steps)?));
         };
         let view = VirtualGguf::new(source.gguf, table, LogicalLayout::Pages(page_size()))?;
         let mapping = StitchedMapping::new(
@@ -172,7 +170,7 @@ impl Plan {
             .collect();
         let mut plan = Self {
             alias_bytes: ranges.iter().map(|r| r.len).sum(),
-            ..Self::plain(mapping, view.data_offset())
+            ..Self::plain(mapping)
         };
         let real = repacked.iter().find_map(|t| kinds[t]);
         match real {
@@ -214,13 +212,14 @@ impl Plan {
             .keys()
             .map(|&t| &view.tensors()[t as usize])
             .partition(|tensor| names.contains(&tensor.name));
+        plan.read_once.push(0..view.data_offset());
         plan.read_once.extend(folded.into_iter().map(|tensor| {
             let range = view.data_range(tensor);
             // Every tensor begins on a page: the rest of its last one is its own.
             range.start..range.end.next_multiple_of(page_size())
         }));
         let in_place: Vec<Range<u64>> = in_place.iter().map(|t| view.data_range(t)).collect();
-        plan.mapped_shared = shared_bytes(plan.mapping.mapped(), &in_place);
+        plan.mapped_shared = bytes_mapped_again(plan.mapping.mapped(), &in_place);
         Ok(plan)
     }
 
@@ -243,10 +242,10 @@ impl Plan {
             .collect()
     }
 
-    fn plain(mapping: StitchedMapping, header_len: u64) -> Self {
+    fn plain(mapping: StitchedMapping) -> Self {
         Self {
             mapping,
-            read_once: std::iter::once(0..header_len).collect(),
+            read_once: Vec::new(),
             folded: Vec::new(),
             unpacked: Vec::new(),
             fold: None,
