@@ -1,13 +1,42 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need and the machine lacks: cmake,
-# libclang, a C++ compiler and pip. As root through apt, otherwise cmake and
-# libclang through pip.
+# libclang, a C++ compiler, make and pip. As root on Debian through apt,
+# otherwise cmake, libclang and ninja through pip.
 # Sourced by demo.sh and test.sh, so that the variables it sets reach cargo.
 
+# Whether bindgen can load libclang and read a header with it: asks bindgen
+# itself, which looks in many places and for many names. What it says goes to
+# target/tools/libclang-probe.log. What is compiled here serves the build, too.
 have_libclang() {
-  [ -n "${LIBCLANG_PATH:-}" ] && return 0
-  ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so' && return 0
-  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null
+  local root log
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  log="$root/target/tools/libclang-probe.log"
+  mkdir -p "$root/target/tools"
+  (cd "$root" && cargo build --release --quiet -p libclang-probe) >"$log" 2>&1
+}
+
+# LIBCLANG_PATH is the only place where bindgen looks when it is set. Where it
+# leads nowhere, looking without it is better than failing.
+find_libclang() {
+  have_libclang && return 0
+  [ -n "${LIBCLANG_PATH:-}" ] || return 1
+  echo "setup: LIBCLANG_PATH=$LIBCLANG_PATH holds no libclang that bindgen can use; going on without it" >&2
+  unset LIBCLANG_PATH
+  have_libclang
+}
+
+# After an installation: bindgen has to find what was installed.
+require_libclang() {
+  have_libclang && return 0
+  echo "error: bindgen cannot use libclang, although it was installed:" >&2
+  tail -n 25 "$(dirname "${BASH_SOURCE[0]}")/../target/tools/libclang-probe.log" >&2
+  return 1
+}
+
+apt_install() {
+  echo "setup: apt-get install $*" >&2
+  apt-get update -qq >&2 &&
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
 }
 
 # A fresh virtual environment. Debian keeps what `venv` needs in a package of
@@ -26,39 +55,52 @@ make_venv() { # make_venv FOLDER
 }
 
 setup_build_tools() {
-  local root tools missing=()
+  local root tools missing=() wanted=()
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   tools="$root/target/tools/build"
   command -v cargo >/dev/null || { echo "error: cargo is missing; install Rust first" >&2; return 1; }
-  command -v cmake >/dev/null || missing+=(cmake)
-  command -v c++ >/dev/null || missing+=(g++)
-  command -v make >/dev/null || missing+=(make)
-  have_libclang || missing+=(libclang-dev)
-  python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
-  if [ ${#missing[@]} -eq 0 ]; then return 0; fi
+  command -v python3 >/dev/null || { echo "error: python3 is missing; install Python first" >&2; return 1; }
 
   if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
-    echo "setup: apt-get install ${missing[*]}" >&2
-    apt-get update -qq >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
-    return 0
+    command -v cmake >/dev/null || missing+=(cmake)
+    command -v c++ >/dev/null || missing+=(g++)
+    command -v make >/dev/null || missing+=(make)
+    python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+    [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}" || return 1
+    find_libclang && return 0
+    apt_install libclang-dev && require_libclang
+    return
   fi
 
-  case " ${missing[*]} " in
-    *" g++ "* | *" make "* | *" python3-pip "*)
-      echo "error: a C++ compiler, make and pip are needed: apt-get install g++ make python3-pip" >&2
-      return 1 ;;
-  esac
-  echo "setup: pip install cmake libclang (into target/tools/build)" >&2
-  [ -x "$tools/bin/pip" ] || make_venv "$tools"
-  "$tools/bin/pip" install --quiet cmake libclang >&2
-  export PATH="$tools/bin:$PATH"
-  if ! have_libclang; then
-    LIBCLANG_PATH=$("$tools/bin/python" -c 'import clang, os; print(os.path.join(os.path.dirname(clang.__file__), "native"))')
-    # PyPI's libclang brings no headers of its own: it uses the compiler's.
-    BINDGEN_EXTRA_CLANG_ARGS="-I$(gcc -print-file-name=include)"
-    export LIBCLANG_PATH BINDGEN_EXTRA_CLANG_ARGS
+  command -v c++ >/dev/null || missing+=(g++)
+  python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+  if [ ${#missing[@]} -gt 0 ]; then
+    echo "error: a C++ compiler and pip are needed; on Debian, as root: apt-get install ${missing[*]}" >&2
+    return 1
   fi
+  # What an earlier run installed counts as there.
+  use_pip_tools "$tools"
+  command -v cmake >/dev/null || wanted+=(cmake)
+  command -v make >/dev/null || command -v ninja >/dev/null || wanted+=(ninja)
+  find_libclang || wanted+=(libclang)
+  [ ${#wanted[@]} -eq 0 ] && return 0
+  echo "setup: pip install ${wanted[*]} (into target/tools/build)" >&2
+  [ -x "$tools/bin/pip" ] || make_venv "$tools" || return 1
+  "$tools/bin/pip" install --quiet "${wanted[@]}" >&2 || return 1
+  use_pip_tools "$tools"
+  require_libclang
+}
+
+# Lets cargo find what pip installed into FOLDER.
+use_pip_tools() { # use_pip_tools FOLDER
+  local native
+  [ -d "$1/bin" ] || return 0
+  case ":$PATH:" in *":$1/bin:"*) ;; *) export PATH="$1/bin:$PATH" ;; esac
+  command -v make >/dev/null || export CMAKE_GENERATOR=Ninja
+  native=$("$1/bin/python" -c 'import clang, os; print(os.path.join(os.path.dirname(clang.__file__), "native"))' 2>/dev/null) || return 0
+  # PyPI's libclang brings no headers of its own: it uses the compiler's.
+  export LIBCLANG_PATH="$native"
+  export BINDGEN_EXTRA_CLANG_ARGS="-I$(cc -print-file-name=include)"
 }
 
 # A llama.cpp that nobody here built, for the tests: PyPI's xllamacpp in a
