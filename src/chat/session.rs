@@ -5,7 +5,7 @@ use std::io;
 
 use headshare_runtime::{
     Context, GenerateError, Generated, Generator, Sampler, SamplerError, SamplerParams, StopReason,
-    Token, Vocab, VocabError,
+    ThreadUse, Token, Vocab, VocabError,
 };
 
 use super::template::{ChatTemplate, Message, Role, TemplateError};
@@ -114,6 +114,11 @@ impl Session {
         };
         this.prepare("Hello")?;
         Ok(this)
+    }
+
+    /// How many tokens each number of threads has evaluated.
+    pub fn thread_use(&self) -> ThreadUse {
+        self.context.thread_use()
     }
 
     /// The seed of the first answer; each further one takes the next number.

@@ -248,6 +248,7 @@ impl Shape {
                 n_batch: self.n_part.saturating_mul(self.n_seq),
                 n_seq_max: self.n_seq,
                 n_threads,
+                reproducible: true,
                 ..ContextParams::default()
             },
         )?;

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use ggml_sys as sys;
 
-use crate::log;
+use crate::{log, threads};
 
 static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
 
@@ -38,6 +38,7 @@ pub fn system_info() -> Result<String, BackendError> {
 pub fn start() -> Result<(), BackendError> {
     STARTED
         .get_or_init(|| {
+            threads::note_start();
             log::install();
             // SAFETY: called once; no other llama.cpp call came before it but
             // the one that sets the log.

@@ -16,12 +16,19 @@ use ggml_sys as sys;
 use crate::batch::Batch;
 use crate::callbacks::{self, Observer, Slot, Watched};
 use crate::model::Model;
+use crate::threads::{Governor, ThreadUse};
 use crate::vocab::Token;
 use crate::{guard, log, threads};
 
 /// Tokens of context when none are asked for, or the model's training context
 /// where that is smaller.
 pub const DEFAULT_N_CTX: u32 = 4096;
+
+/// Cells of the KV cache up to which llama.cpp's flash attention gives one token
+/// the same bits with any number of threads; with more of them, it splits the
+/// cells among the threads and adds up what each found. It does so from 512 on,
+/// and counts in steps of 256.
+const SAME_BITS_CELLS: u32 = 256;
 
 /// When llama.cpp uses flash attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,10 +62,15 @@ pub struct ContextParams {
     /// Tokens of one batch whose logits can be asked for, which memory is set
     /// aside for; 0 means all of them.
     pub n_outputs_max: u32,
-    /// Threads; `None` means one a physical core that this process may use.
+    /// Threads; `None` means one a physical core that this process may use, and
+    /// fewer while other programs keep processors busy.
     pub n_threads: Option<u32>,
-    /// Threads when a prompt is evaluated; `None` means as many.
+    /// Threads when more than one token is evaluated; `None` means as many.
     pub n_threads_batch: Option<u32>,
+    /// The same bits whatever other programs do: where the number of threads
+    /// would change them (one token after 256 or more, with flash attention), it
+    /// stays what it is when nothing else runs.
+    pub reproducible: bool,
     /// When to use flash attention.
     pub flash_attention: FlashAttention,
     /// Allow [`Context::decode_observed`]; costs a call for each node of the
@@ -79,6 +91,7 @@ impl Default for ContextParams {
             n_outputs_max: 0,
             n_threads: None,
             n_threads_batch: None,
+            reproducible: false,
             flash_attention: FlashAttention::Auto,
             observable: false,
             stop: Arc::default(),
@@ -144,6 +157,12 @@ pub struct Context {
     n_outputs_max: usize,
     /// Where llama.cpp finds the observer; an Arc, since it keeps a pointer.
     observed: Option<Arc<Slot>>,
+    /// Chooses the number of threads, where none was ordered.
+    governor: Option<Governor>,
+    /// Threads that were ordered for more than one token.
+    n_threads_batch: Option<u32>,
+    reproducible: bool,
+    thread_use: ThreadUse,
     n_past: u32,
     /// Where in the last evaluated batch the tokens stand whose logits are
     /// there.
@@ -234,6 +253,14 @@ impl Context {
                     n => n as usize,
                 },
                 observed,
+                governor: match (params.n_threads, params.observable) {
+                    // Who watches the graph sees it evaluated in one way.
+                    (Some(_), _) | (None, true) => None,
+                    (None, false) => Governor::new(n_threads),
+                },
+                n_threads_batch: params.n_threads_batch,
+                reproducible: params.reproducible,
+                thread_use: ThreadUse::default(),
                 n_past: 0,
                 outputs: Vec::new(),
             }),
@@ -289,11 +316,58 @@ impl Context {
         unsafe { sys::llama_n_batch(self.raw.as_ptr()) }
     }
 
-    /// Threads that evaluate.
+    /// Tokens computed at once, at most.
+    pub fn n_ubatch(&self) -> u32 {
+        // SAFETY: the context lives.
+        unsafe { sys::llama_n_ubatch(self.raw.as_ptr()) }
+    }
+
+    /// Threads that evaluate, or do so when nothing else runs.
     pub fn n_threads(&self) -> u32 {
+        if let Some(governor) = &self.governor {
+            return governor.all();
+        }
         // SAFETY: the context lives.
         let threads = unsafe { sys::llama_n_threads(self.raw.as_ptr()) };
         u32::try_from(threads).unwrap_or(0)
+    }
+
+    /// How many tokens each number of threads has evaluated so far.
+    pub fn thread_use(&self) -> ThreadUse {
+        ThreadUse {
+            others: self.governor.as_ref().map_or(0.0, Governor::others),
+            ..self.thread_use.clone()
+        }
+    }
+
+    /// Sets the number of threads for `n_tokens` tokens of sequences that end
+    /// before the position `end`.
+    fn set_threads(&mut self, n_tokens: u32, end: u32) {
+        // SAFETY: the context lives.
+        let (now, now_batch) = unsafe {
+            (
+                sys::llama_n_threads(self.raw.as_ptr()),
+                sys::llama_n_threads_batch(self.raw.as_ptr()),
+            )
+        };
+        let (mut n, mut n_batch) = (now, now_batch);
+        if let Some(governor) = &mut self.governor {
+            let (one, several) = governor.n_threads();
+            n = match self.reproducible && end > SAME_BITS_CELLS {
+                true => governor.all().cast_signed(),
+                false => one.cast_signed(),
+            };
+            if self.n_threads_batch.is_none() {
+                n_batch = several.cast_signed();
+            }
+        }
+        if (n, n_batch) != (now, now_batch) {
+            // SAFETY: the context lives, and no evaluation runs.
+            unsafe { sys::llama_set_n_threads(self.raw.as_ptr(), n, n_batch) };
+        }
+        let used = if n_tokens == 1 { n } else { n_batch };
+        self.thread_use
+            .count(used.unsigned_abs(), u64::from(n_tokens));
     }
 
     /// Tokens of the first sequence that were evaluated so far.
@@ -329,6 +403,7 @@ impl Context {
                 n_ctx: self.n_ctx_seq(),
             });
         }
+        self.set_threads(len.unsigned_abs(), self.n_past + len.unsigned_abs());
         let mark = log::mark();
         // llama.cpp takes a mutable pointer, which it does not write to.
         let mut tokens = tokens.to_vec();
@@ -370,6 +445,7 @@ impl Context {
             let message = format!("{wanted} outputs, where there is room for {room}");
             return Err(ContextError::Batch(message));
         }
+        self.set_threads(len.unsigned_abs(), batch.end());
         let mark = log::mark();
         let mut status = 0;
         let called = batch.with_raw(len, |raw| {

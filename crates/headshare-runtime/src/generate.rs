@@ -178,7 +178,10 @@ impl<'a> Generator<'a> {
 
     fn prefill(&mut self, prompt: &[Token]) -> Result<(), GenerateError> {
         let started = Instant::now();
-        for batch in prompt.chunks(self.context.n_batch().max(1) as usize) {
+        // What is computed at once is handed over at once, so that the number of
+        // threads is chosen anew for each part.
+        let part = self.context.n_batch().min(self.context.n_ubatch()).max(1);
+        for batch in prompt.chunks(part as usize) {
             if !self.evaluate(batch)? {
                 break;
             }

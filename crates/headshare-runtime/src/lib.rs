@@ -50,5 +50,6 @@ pub use generate::{GenerateError, Generated, Generator, StopReason, Timings};
 pub use model::{Model, ModelError, ModelParams};
 pub use sampler::{Sampler, SamplerError, SamplerParams};
 pub use stop::StopStrings;
+pub use threads::ThreadUse;
 pub use utf8::Utf8Stream;
 pub use vocab::{Token, Vocab, VocabError};

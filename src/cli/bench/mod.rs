@@ -8,6 +8,7 @@
 //! second round in the opposite order: what slows the machine down for a while
 //! slows all of them down, and ratios are taken within a round.
 
+mod busy;
 mod render;
 pub(super) mod report;
 mod worker;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::ValueEnum;
 
+use self::busy::Busy;
 use self::report::{Report, Row};
 use self::worker::{Measured, Way};
 use super::Exit;
@@ -42,6 +44,13 @@ pub(super) struct Args {
     stock: Option<PathBuf>,
     #[command(flatten)]
     test: Test,
+    /// Threads; each of several numbers is a configuration. "auto" is one a
+    /// physical core, and fewer while other programs are busy, as for `run`.
+    #[arg(short, long, value_delimiter = ',', default_value = "auto", value_parser = threads)]
+    threads: Vec<Threads>,
+    /// Keep this many processors busy meanwhile, as other programs would.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=512))]
+    busy: u32,
     /// Times that each configuration is measured.
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repetitions: u32,
@@ -70,6 +79,20 @@ struct Configuration {
     file: PathBuf,
     file_bytes: u64,
     way: Way,
+    threads: Threads,
+}
+
+/// A number of threads; `None` leaves it to the runtime.
+type Threads = Option<u32>;
+
+fn threads(text: &str) -> Result<Threads, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    match text.parse() {
+        Ok(n @ 1..=512) => Ok(Some(n)),
+        _ => Err("it is not \"auto\" and no number from 1 to 512".to_owned()),
+    }
 }
 
 impl Args {
@@ -78,6 +101,7 @@ impl Args {
         let configurations = self.configurations()?;
         let mut measured: Vec<Vec<Measured>> = vec![Vec::new(); configurations.len()];
         let mut known = BTreeSet::new();
+        let busy = Busy::start(self.busy);
         for round in 0..self.repetitions {
             let mut order: Vec<usize> = (0..configurations.len()).collect();
             if round % 2 == 1 {
@@ -89,6 +113,7 @@ impl Args {
                 let one = worker::measure(
                     &configuration.file,
                     configuration.way,
+                    configuration.threads,
                     &self.test,
                     &mut known,
                 )
@@ -103,12 +128,13 @@ impl Args {
                 measured[i].push(one);
             }
         }
+        drop(busy);
         let rows = configurations
             .into_iter()
             .zip(measured)
             .map(|(configuration, measured)| Row::new(configuration, measured))
             .collect();
-        let report = Report::new(rows, self.test);
+        let report = Report::new(rows, self.test, self.busy);
         let json = self.output == Form::Json;
         out.result(&report.elements(), json, |_| match self.output {
             Form::Md => render::markdown(&report),
@@ -121,9 +147,15 @@ impl Args {
     /// anything is run.
     fn configurations(&self) -> anyhow::Result<Vec<Configuration>> {
         let mut all: Vec<Configuration> = Vec::new();
-        let mut add = |path: &Path, file: &ModelFile, what: &str, way: Way| {
+        let several = self.threads.len() > 1;
+        let mut add_one = |path: &Path, file: &ModelFile, what: &str, way: Way, threads| {
             let name = path.file_name().unwrap_or(path.as_os_str());
-            let label = format!("{}: {what}", name.to_string_lossy());
+            let mut label = format!("{}: {what}", name.to_string_lossy());
+            match threads {
+                _ if !several => {}
+                Some(n) => label += &format!(", -t {n}"),
+                None => label += ", -t auto",
+            }
             let same =
                 |c: &&Configuration| c.label == label || c.label.starts_with(&format!("{label} #"));
             let label = match all.iter().filter(same).count() {
@@ -135,7 +167,13 @@ impl Args {
                 file: path.to_owned(),
                 file_bytes: file.len(),
                 way,
+                threads,
             });
+        };
+        let mut add = |path: &Path, file: &ModelFile, what: &str, way: Way| {
+            for &threads in &self.threads {
+                add_one(path, file, what, way, threads);
+            }
         };
         if let Some(path) = &self.stock {
             let file = ModelFile::open_plain(path)?;

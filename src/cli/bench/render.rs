@@ -72,13 +72,18 @@ pub(super) fn table(report: &Report) -> String {
     }
     let first = &report.rows[0];
     format!(
-        "{}, {} threads, {} rounds\n\n{}\n{}\n\
+        "{}, {} threads, {}{} rounds\n\n{}\n{}\n\
          load and ratio are medians; ratio (smallest..largest) is to \"{}\" in the same round.\n\
          cpu is the same ratio by processor time, which other programs change less. t/s is mean\n\
          ± standard deviation. Memory is PSS: the weights' after loading and after generating,\n\
          the process's after generating.\n",
         model(first),
         first.loaded.n_threads,
+        match report.busy {
+            0 => String::new(),
+            1 => "1 busy neighbour, ".to_owned(),
+            n => format!("{n} busy neighbours, "),
+        },
         first.rounds(),
         aligned(&speeds, 1),
         aligned(&memory, 2),

@@ -10,6 +10,8 @@ use crate::cli::loading::Memory;
 pub(super) struct Report {
     pub(super) rows: Vec<Row>,
     pub(super) test: Test,
+    /// Busy neighbours meanwhile.
+    pub(super) busy: u32,
     pub(super) cpu: String,
 }
 
@@ -90,10 +92,11 @@ pub(super) struct Speed {
 }
 
 impl Report {
-    pub(super) fn new(rows: Vec<Row>, test: Test) -> Self {
+    pub(super) fn new(rows: Vec<Row>, test: Test, busy: u32) -> Self {
         Self {
             rows,
             test,
+            busy,
             cpu: cpu_info(),
         }
     }
@@ -184,6 +187,7 @@ impl Report {
             samples_ns: speed.ns.iter().map(|&ns| ns as u64).collect(),
             median_ts: median(&speed.ts),
             samples_ts: speed.ts,
+            n_busy: self.busy,
             label: &row.label,
             reference: &self.rows[0].label,
             ratio_median: speed.ratio.median,
@@ -236,6 +240,8 @@ pub(super) struct Element<'a> {
     samples_ns: Vec<u64>,
     samples_ts: Vec<f64>,
     median_ts: f64,
+    /// Busy neighbours that `--busy` kept meanwhile.
+    n_busy: u32,
     label: &'a str,
     /// The label of the reference that ratios are to.
     reference: &'a str,

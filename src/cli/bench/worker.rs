@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
-use headshare_runtime::threads::processor_time;
+use headshare_runtime::threads::{physical_cores, processor_time};
 use headshare_runtime::{Context, ContextParams, Model, ModelParams, Token, Vocab};
 use serde::{Deserialize, Serialize};
 
@@ -80,9 +80,6 @@ pub(in crate::cli) struct Test {
     /// Tokens to generate; 0 leaves decode out.
     #[arg(short = 'n', long, default_value_t = 128)]
     pub(in crate::cli) n_gen: u32,
-    /// Threads [default: one a physical core]
-    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
-    pub(in crate::cli) threads: Option<u32>,
     /// Tokens of the prompt handed to llama.cpp at once.
     #[arg(short, long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
     pub(in crate::cli) batch_size: u32,
@@ -108,16 +105,12 @@ impl Test {
     /// The arguments that ask for this.
     pub(in crate::cli) fn arguments(&self) -> Vec<String> {
         let all = [
-            ("--n-prompt", Some(self.n_prompt)),
-            ("--n-gen", Some(self.n_gen)),
-            ("--threads", self.threads),
-            ("--batch-size", Some(self.batch_size)),
-            ("--ubatch-size", Some(self.ubatch_size)),
+            ("--n-prompt", self.n_prompt),
+            ("--n-gen", self.n_gen),
+            ("--batch-size", self.batch_size),
+            ("--ubatch-size", self.ubatch_size),
         ];
-        let given = all
-            .into_iter()
-            .filter_map(|(flag, value)| Some((flag, value?)));
-        given
+        all.into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value.to_string()])
             .collect()
     }
@@ -129,6 +122,8 @@ pub(in crate::cli) struct Args {
     file: PathBuf,
     #[arg(long)]
     way: Way,
+    #[arg(long)]
+    threads: Option<u32>,
     #[command(flatten)]
     test: Test,
 }
@@ -233,7 +228,11 @@ impl Args {
         model.check_generative().map_err(loading::from_model)?;
         let params = ContextParams {
             n_ctx: Some(test.n_prompt.max(test.n_gen)),
-            n_threads: test.threads,
+            // What llama.cpp loads by itself also runs as llama.cpp does it.
+            n_threads: match self.way.resolve() {
+                None => Some(self.threads.unwrap_or_else(physical_cores)),
+                Some(_) => self.threads,
+            },
             n_batch: test.batch_size,
             n_ubatch: test.ubatch_size,
             ..ContextParams::default()
@@ -295,7 +294,8 @@ fn prefill(context: &mut Context, tokens: &mut RandomTokens, count: u32) -> anyh
     let prompt = tokens.text(count);
     context.clear();
     let clock = Clock::start();
-    for batch in prompt.chunks(context.n_batch() as usize) {
+    let part = context.n_batch().min(context.n_ubatch());
+    for batch in prompt.chunks(part as usize) {
         context.decode(batch)?;
     }
     Ok(clock.took())
@@ -365,12 +365,16 @@ fn say(message: &Message) -> anyhow::Result<()> {
 pub(super) fn measure(
     file: &Path,
     way: Way,
+    threads: Option<u32>,
     test: &Test,
     known: &mut BTreeSet<String>,
 ) -> anyhow::Result<Measured> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
     command.arg(COMMAND).args(["--way", &way.name()]);
+    if let Some(threads) = threads {
+        command.args(["--threads", &threads.to_string()]);
+    }
     let mut child = command
         .args(test.arguments())
         .arg("--")

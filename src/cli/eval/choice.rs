@@ -208,6 +208,7 @@ impl Args {
             n_seq_max: u32::try_from(plan.n_sequences)?,
             kv_unified: true,
             n_threads: self.common.threads,
+            reproducible: true,
             stop: interrupt::stop_flag(),
             ..ContextParams::default()
         };

@@ -72,6 +72,7 @@ impl Args {
         let params = ContextParams {
             n_ctx: self.ctx_size.map(|n_ctx| n_ctx.min(positions)),
             n_threads: self.common.threads,
+            reproducible: true,
             stop: interrupt::stop_flag(),
             ..ContextParams::default()
         };

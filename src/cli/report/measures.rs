@@ -64,14 +64,15 @@ impl Work<'_> {
             true => ["--stock".into(), source],
             false => [source, path()],
         });
-        let test = args.test.arguments();
-        arguments.extend(test.iter().map(Into::into));
+        let mut test: Vec<OsString> = args.test.arguments().into_iter().map(Into::into).collect();
+        test.extend(self.threads());
+        arguments.extend(test.iter().cloned());
         arguments.extend(["--repetitions".into(), args.repetitions.to_string().into()]);
         arguments.extend(["-o".into(), "json".into()]);
         let on = json!({
             "file": made.digest,
             "beside": digest,
-            "test": test,
+            "test": test.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>(),
             "repetitions": args.repetitions,
             "cpu": crate::cli::bench::report::cpu_info(),
         });
@@ -129,7 +130,7 @@ impl Work<'_> {
     }
 
     fn threads(&self) -> Vec<OsString> {
-        match self.args.test.threads {
+        match self.args.threads {
             Some(n) => vec!["--threads".into(), n.to_string().into()],
             None => Vec::new(),
         }

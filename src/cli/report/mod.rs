@@ -94,6 +94,9 @@ pub(super) struct Args {
     limit: Option<u32>,
     #[command(flatten)]
     test: Test,
+    /// Threads [default: one a physical core]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
+    threads: Option<u32>,
     /// Times that speed is measured.
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repetitions: u32,
@@ -237,7 +240,7 @@ impl Args {
             n_prompt: self.test.n_prompt,
             n_gen: self.test.n_gen,
             repetitions: self.repetitions,
-            threads: self.test.threads,
+            threads: self.threads,
             cpu: bench::report::cpu_info(),
         }
     }

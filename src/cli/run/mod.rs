@@ -66,17 +66,18 @@ impl Args {
         if sampling.penalty_last_n < 0 {
             sampling.penalty_last_n = i32::try_from(context.n_ctx()).unwrap_or(i32::MAX);
         }
-        let measured = |seed, timings| Measured {
+        let measured = |seed, timings, threads| Measured {
             load_ms,
             seed,
             timings,
+            threads,
             memory: measure(&model, &loaded.weights, loaded.shared_bytes),
             resolved: loaded.how.clone(),
         };
 
         let ended = if self.chat {
             let (session, timings) = talk::talk(&self, &model, context, sampling, &stop, out)?;
-            measured(session.seed(), timings)
+            measured(session.seed(), timings, session.thread_use())
         } else {
             let prompt = model
                 .vocab()
@@ -84,7 +85,7 @@ impl Args {
                 .map_err(RunError::bad_input)?;
             let mut sampler = Sampler::new(&model, &sampling).map_err(from_sampler)?;
             let done = once::generate(&self, &stops, &mut context, &mut sampler, &prompt)?;
-            let ended = measured(sampler.seed(), done.timings);
+            let ended = measured(sampler.seed(), done.timings, context.thread_use());
             self.report(done, prompt.len(), loaded.resolve, &ended, &context, out)?;
             ended
         };

@@ -116,6 +116,7 @@ impl Calibrator {
                 n_outputs_max: params.outputs.max(1),
                 n_threads: params.n_threads,
                 n_threads_batch: None,
+                reproducible: true,
                 flash_attention: FlashAttention::On,
                 observable: true,
                 stop: Arc::clone(&params.stop),

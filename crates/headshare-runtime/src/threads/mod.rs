@@ -1,5 +1,11 @@
 //! How many threads evaluate by default, and what they took of the processor.
 
+mod governor;
+mod others;
+
+pub use governor::ThreadUse;
+pub(crate) use governor::{Governor, note_start};
+
 /// Physical cores that this process may use: hyperthreads of one core share
 /// the units that matrix products are bound by. Respects CPU affinity and
 /// control groups.

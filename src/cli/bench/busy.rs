@@ -1,0 +1,69 @@
+//! Busy neighbours: threads that compute all the time, so that a measurement
+//! shows what other programs do to it.
+//!
+//! They belong to this process and the model runs in a worker's, which so cannot
+//! tell them from another program; and they end with this process, however it
+//! ends.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// Neighbours that are busy until this is dropped.
+pub(super) struct Busy {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Busy {
+    /// Starts `n` of them.
+    pub(super) fn start(n: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let compute = |stop: Arc<AtomicBool>| {
+            let mut x = 1u64;
+            while !stop.load(Ordering::Relaxed) {
+                for _ in 0..1 << 12 {
+                    x = black_box(x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1));
+                }
+            }
+        };
+        Self {
+            threads: (0..n)
+                .map(|_| {
+                    let stop = Arc::clone(&stop);
+                    std::thread::spawn(move || compute(stop))
+                })
+                .collect(),
+            stop,
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use headshare_runtime::threads::processor_time;
+
+    #[test]
+    fn neighbours_take_processor_time_until_they_are_dropped() {
+        let before = processor_time().unwrap();
+        let busy = Busy::start(2);
+        while processor_time().unwrap() - before < std::time::Duration::from_millis(50) {
+            std::thread::yield_now();
+        }
+        let stop = Arc::downgrade(&busy.stop);
+        drop(busy);
+        // Each thread held the flag.
+        assert!(stop.upgrade().is_none());
+    }
+}
