@@ -33,7 +33,7 @@ mkdir -p "$out"
 ls "$source"
 
 step "3. Compile (6 to 8 minutes the first time; llama-cpp-sys-2 is the long one)"
-cargo build --release -p headshare-gguf -p headshare-testmodels --bins
+cargo build --release --workspace
 
 step "4. Convert"
 for ratio in 0.1 0.3; do

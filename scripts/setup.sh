@@ -6,7 +6,7 @@
 
 # Whether bindgen can load libclang and read a header with it: asks bindgen
 # itself, which looks in many places and for many names. What it says goes to
-# target/tools/libclang-probe.log. What is compiled here serves the build, too.
+# target/tools/libclang-probe.log.
 have_libclang() {
   local root log
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

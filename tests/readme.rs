@@ -86,11 +86,13 @@ fn the_demo_runs() {
         "{stdout}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    // The plain model knows the capital, and the lossless merge says what the
-    // merge says.
+    // A line a file, which ends with the text. The plain model knows the capital,
+    // and the lossless merge says what the merge says.
     let texts: Vec<&str> = stdout
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("text: "))
+        .skip_while(|line| !line.starts_with("file "))
+        .filter(|line| line.contains(".gguf  "))
+        .filter_map(|line| Some(line.rsplit_once("  ")?.1))
         .collect();
     assert_eq!(texts.len(), 5, "{stdout}");
     assert!(texts[0].contains("Paris"), "{stdout}");

@@ -1,6 +1,9 @@
 //! What is printed, and the JSON that scripts depend on.
 
-use crate::support::{Folder, preset};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::support::{self, Folder, Ran, preset};
 use crate::{eval, path, valley};
 
 fn keys(value: &serde_json::Value) -> Vec<&str> {
@@ -179,4 +182,40 @@ fn the_last_line_end_does_not_count() {
         (report["tokens"].clone(), report["perplexity"].clone())
     };
     assert_eq!(of("a.txt", &text), of("b.txt", &format!("{text}\n")));
+}
+
+/// Whether other programs run decides how many threads evaluate: that must not
+/// change a bit of the result.
+#[test]
+fn threads_and_busy_neighbours_change_nothing() {
+    let stop = AtomicBool::new(false);
+    let measured = |threads: &[&str]| {
+        let text = valley();
+        let (model, text) = (path(support::smollm2()), path(&text));
+        let args = ["-q", "eval", "perplexity", model, "--text", text];
+        let args = [
+            &args[..],
+            &["--ctx", "128", "--chunks", "2", "--json"],
+            threads,
+        ]
+        .concat();
+        let mut command = support::program();
+        command.timeout(Duration::from_secs(1200)).args(&args);
+        Ran::of(&mut command, args.join(" ")).ok().json()
+    };
+    let alone = measured(&["-t", "1"]);
+    assert_eq!(measured(&["-t", "2"]), alone);
+    assert_eq!(measured(&["-t", "3"]), alone);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let besides = std::panic::catch_unwind(|| measured(&[]));
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(besides.unwrap(), alone);
+    });
 }
