@@ -22,6 +22,7 @@ mod plan;
 mod repair;
 mod report;
 mod run;
+mod stdio;
 mod verify;
 
 use std::process::ExitCode;
