@@ -54,7 +54,7 @@ pub(super) struct RepairArgs {
     #[arg(long, value_name = "FILE", requires = "repair")]
     stats: Option<PathBuf>,
     /// Bytes of memory that repair stays within, such as 8G; by default half of
-    /// what the machine has.
+    /// what the machine has, or of what its container or `ulimit -v` allows.
     #[arg(long, value_name = "BYTES", requires = "repair", value_parser = bytes)]
     memory: Option<u64>,
     /// Windows of the text that repair looks at, 2 to 256; fewer where the text
@@ -344,7 +344,7 @@ impl RepairArgs {
     /// Bytes to stay within.
     fn memory_bound(&self) -> u64 {
         self.memory
-            .unwrap_or_else(|| memory::physical_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2))
+            .unwrap_or_else(|| memory::usable_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2))
     }
 
     fn options(&self, text: String) -> Options {
