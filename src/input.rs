@@ -1,6 +1,8 @@
 //! Model files as input: opened, mapped, validated, and with their alias table
 //! where they have one.
 
+pub mod text;
+
 use std::path::{Path, PathBuf};
 
 use headshare_format::alias::AliasTable;
@@ -41,6 +43,21 @@ impl InputError {
         move |error| Self::Content { path, error }
     }
 
+    /// The same of the file at `path`, where that one's copy could not be opened.
+    #[must_use]
+    pub fn about(self, path: &Path) -> Self {
+        let path = path.to_owned();
+        match self {
+            Self::File(FileError::Io { action, source, .. }) => Self::File(FileError::Io {
+                path,
+                action,
+                source,
+            }),
+            Self::Content { error, .. } => Self::Content { path, error },
+            other => other,
+        }
+    }
+
     /// What the user can do.
     pub fn hint(&self) -> Option<&str> {
         match self {
@@ -57,7 +74,7 @@ impl ModelFile {
     }
 
     /// Opens the GGUF file at `path` and validates its header and, in a
-    /// converted file, its alias table.
+    /// converted file, its alias table. What it holds need not be a model.
     ///
     /// # Errors
     /// [`InputError`], naming the file.
@@ -69,12 +86,74 @@ impl ModelFile {
         Ok(Self { file, gguf, table })
     }
 
-    /// Opens a file that must not be converted yet.
+    /// Opens a model to be run, plain or converted.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and for converted files.
+    /// As [`open`](Self::open), and for GGUF files that are something else.
+    pub fn open_model(path: &Path) -> Result<Self, InputError> {
+        let this = Self::open(path)?;
+        this.require_model()?;
+        Ok(this)
+    }
+
+    /// Refuses GGUF files that are something else than a model to be run.
+    ///
+    /// # Errors
+    /// Says what they are.
+    pub fn require_model(&self) -> Result<(), InputError> {
+        match self.not_a_model() {
+            Some(error) => Err(InputError::content(self.path())(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// What the file is instead of a model.
+    fn not_a_model(&self) -> Option<FormatError> {
+        let kind = self.gguf.str_value("general.type").ok().flatten();
+        let (what, hint) = match kind {
+            Some("adapter") => (
+                "a LoRA adapter",
+                "llama.cpp's llama-export-lora merges it into its model",
+            ),
+            Some("mmproj") => (
+                "a multimodal projector",
+                "name the model that it belongs to",
+            ),
+            Some("imatrix") => (
+                "an importance matrix",
+                "name the model that it was computed of",
+            ),
+            _ => return self.vocabulary_only(),
+        };
+        let problem = format!("is {what}, not a model");
+        Some(FormatError::new("file", problem).hint(hint))
+    }
+
+    /// Says so where the file is the vocabulary of a model, without the model.
+    fn vocabulary_only(&self) -> Option<FormatError> {
+        let tensors = match &self.table {
+            Some(table) => &table.tensors,
+            None => &self.gguf.tensors,
+        };
+        let has_tokens = self.gguf.kv("tokenizer.ggml.tokens").is_some();
+        (tensors.is_empty() && has_tokens).then(|| {
+            FormatError::new("file", "is a vocabulary only: a tokenizer, and no weights").hint(
+                "get the GGUF of the whole model (convert_hf_to_gguf.py writes one without \
+                 --vocab-only); headshare-gguf inspect shows what this file holds",
+            )
+        })
+    }
+
+    /// Opens a file that must not be converted yet. Without loss, other GGUF
+    /// files than models can be converted, too, if there is anything in them.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), for converted files, and for vocabularies.
     pub fn open_plain(path: &Path) -> Result<Self, InputError> {
         let this = Self::open(path)?;
+        if let Some(error) = this.vocabulary_only() {
+            return Err(InputError::content(path)(error));
+        }
         if this.table.is_some() {
             return Err(InputError::content(path)(
                 FormatError::new("file", "is converted already").hint(format!(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headshare_format::alias::AliasTable;
+use headshare_format::alias::{AliasTable, metadata_is_intact};
 use headshare_format::{LogicalLayout, TensorInfo, VirtualGguf};
 use serde::Serialize;
 
@@ -50,8 +50,10 @@ pub struct SharingInspection {
     pub format_version: u32,
     /// The program that wrote the file.
     pub tool: String,
-    /// Whether `expand` gives the source back byte for byte.
+    /// Whether `expand` gives the source back byte for byte, as the file states.
     pub lossless: bool,
+    /// Whether the header is what its digest says; tensor data is not looked at.
+    pub header_intact: bool,
     /// Page size the file is laid out for.
     pub page_size: u64,
     /// Size of the source.
@@ -130,6 +132,7 @@ fn inspect_sharing(file: &ModelFile, table: &AliasTable) -> Result<SharingInspec
         format_version: headshare_format::alias::VERSION,
         tool: table.provenance.tool.clone(),
         lossless: table.provenance.lossless,
+        header_intact: metadata_is_intact(&file.gguf).map_err(content())?,
         page_size,
         source_bytes: table.source.size,
         source_digest: table.provenance.source_digest.clone(),

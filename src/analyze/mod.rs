@@ -138,12 +138,12 @@ impl PlainModel {
     /// When the file is bad, or its heads are not of the kind that can be
     /// compared.
     pub fn open(path: &std::path::Path) -> Result<Self, AnalyzeError> {
-        let mut file = ModelFile::open(path)?;
+        let mut file = ModelFile::open_model(path)?;
         let id = file.file.id();
         let mut scratch = None;
         if let Some(table) = &file.table {
             let copy = convert::expand_to_scratch(&file, table)?;
-            file = ModelFile::open_plain(copy.path())?;
+            file = ModelFile::open_plain(copy.path()).map_err(|error| error.about(path))?;
             scratch = Some(copy);
         }
         let map = AttentionMap::of(&file.gguf).map_err(|error| ConvertError::Model {

@@ -5,16 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
-use headshare_stitch::{AtomicFile, MappedFile, ScratchFile};
+use headshare_stitch::{AtomicFile, ScratchFile};
 use serde::Serialize;
 
 use super::Exit;
 use super::output::{Output, grouped, percent};
 use super::plan::{MatchArgs, match_model, parse_ratio, render, render_saved};
 use super::repair::{RepairArgs, render as render_repair};
+use super::stdio;
 use crate::convert::cut::Cut;
 use crate::convert::{self, ConvertError, Prepared, Replacement, Sharing};
-use crate::input::{InputError, ModelFile};
+use crate::input::ModelFile;
+use crate::input::text::{self, Contents};
 use crate::plan::{Plan, Saved};
 use crate::repair::Record;
 
@@ -57,7 +59,7 @@ struct What {
     /// Share only what is byte-equal; `expand` gives the source back exactly.
     #[arg(long, conflicts_with_all = ["function", "repair"])]
     lossless: bool,
-    /// Carry out a plan that `plan -o` has written.
+    /// Carry out a plan that `plan -o` has written; - reads standard input.
     #[arg(long, value_name = "PLAN.json", conflicts_with = "function")]
     plan: Option<PathBuf>,
 }
@@ -104,10 +106,22 @@ struct DuplicateCount {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        stdio::refuse(
+            &self.output,
+            "-o",
+            "a converted file's header is written last",
+        )?;
+        self.repair.check_outputs()?;
+        let plan = self.what.plan.as_deref();
+        stdio::check_inputs(
+            plan.map(|path| ("--plan", path))
+                .into_iter()
+                .chain(self.repair.streams()),
+        )?;
         let source = ModelFile::open_plain(&self.src)?;
-        let plan_file = self.what.plan.as_deref().map(open_plan).transpose()?;
+        let plan_file = plan.map(Contents::open).transpose()?;
         let mut inputs = vec![source.file.id()];
-        inputs.extend(plan_file.as_ref().map(MappedFile::id));
+        inputs.extend(plan_file.as_ref().and_then(Contents::id));
         inputs.extend(self.repair.inputs(&self.output)?);
         if !self.dry_run {
             AtomicFile::check(&self.output, self.force, &inputs)?;
@@ -120,7 +134,9 @@ impl Args {
             None => None,
         };
         let sharing = match (&self.what, &mut calibration) {
-            _ if let Some(file) = &plan_file => Sharing::Plan(read_plan(file)?),
+            _ if let Some((path, file)) = plan.zip(plan_file.as_ref()) => {
+                Sharing::Plan(Plan::from_json(file).with_context(|| text::name(path))?)
+            }
             (
                 What {
                     ratio: Some(ratio), ..
@@ -270,7 +286,8 @@ impl Args {
             // What shares is shared in the model that is left.
             let scratch = ScratchFile::create(rest.len())?;
             rest.write(|at, bytes| scratch.write_at(at, bytes))?;
-            let left = ModelFile::open_plain(scratch.path())?;
+            let left = ModelFile::open_plain(scratch.path())
+                .map_err(|error| error.about(source.path()))?;
             let plan = cut.renumber(&plan, convert::UNKNOWN_DIGEST.to_owned());
             let prepared = convert::prepare(&left, Sharing::Plan(plan), self.page_size)?;
             result.output.bytes = prepared.output_bytes;
@@ -297,9 +314,7 @@ impl Args {
             ConvertError::Plan(_) | ConvertError::WrongSource { .. }
         );
         match &self.what.plan {
-            Some(path) if about_plan => {
-                anyhow::Error::new(error).context(format!("{}", path.display()))
-            }
+            Some(path) if about_plan => anyhow::Error::new(error).context(text::name(path)),
             _ => error.into(),
         }
     }
@@ -355,14 +370,4 @@ fn render_cut(result: &ConvertResult) -> String {
         text += "  a plain GGUF of llama.cpp's deci architecture: any llama.cpp runs it\n";
     }
     text
-}
-
-/// A plan file, mapped as models are: never a pipe that blocks or a device
-/// that does not end.
-fn open_plan(path: &Path) -> Result<MappedFile, InputError> {
-    Ok(MappedFile::open(path)?)
-}
-
-fn read_plan(file: &MappedFile) -> anyhow::Result<Plan> {
-    Plan::from_json(file).with_context(|| format!("{}", file.path().display()))
 }

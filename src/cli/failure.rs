@@ -68,11 +68,7 @@ pub(super) fn usage(message: impl Into<String>) -> UsageError {
 /// exit status.
 pub(super) fn report(error: &anyhow::Error) -> Exit {
     let failure = describe(error);
-    let mut stderr = io::stderr().lock();
-    let _ = writeln!(stderr, "error: {}", failure.message);
-    if let Some(hint) = failure.hint {
-        let _ = writeln!(stderr, "hint: {hint}");
-    }
+    failure.print();
     failure.exit
 }
 
@@ -81,6 +77,17 @@ pub(super) struct Failure {
     pub(super) message: String,
     pub(super) hint: Option<String>,
     pub(super) exit: Exit,
+}
+
+impl Failure {
+    /// Prints it to stderr.
+    pub(super) fn print(&self) {
+        let mut stderr = io::stderr().lock();
+        let _ = writeln!(stderr, "error: {}", self.message);
+        if let Some(hint) = &self.hint {
+            let _ = writeln!(stderr, "hint: {hint}");
+        }
+    }
 }
 
 /// What there is to say about `error`.
@@ -155,6 +162,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             ConvertError::Cut { .. } => {
                 Some("--units share works for every architecture that repair knows".to_owned())
             }
+            ConvertError::Damaged(damage) => Some(damage.hint().to_owned()),
             ConvertError::Plan(_) => None,
         }
     }
@@ -168,6 +176,7 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(e) = cause.downcast_ref::<AnalyzeError>() {
         return match e {
             AnalyzeError::Convert(e) => exit(e),
+            AnalyzeError::Input(e) => exit(e),
             AnalyzeError::Match { .. } | AnalyzeError::Context(_) => None,
             AnalyzeError::CtxTooLarge { .. } => Some(Exit::Usage),
             _ => Some(Exit::BadInput),
@@ -180,8 +189,8 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         None => {}
     }
     #[cfg(target_os = "linux")]
-    if let Some(ExecError::Input(_)) = cause.downcast_ref::<ExecError>() {
-        return Some(Exit::BadInput);
+    if let Some(ExecError::Input(e)) = cause.downcast_ref::<ExecError>() {
+        return exit(e);
     }
     if let Some(e) = cause.downcast_ref::<FileError>() {
         return Some(of_file(e));
@@ -230,7 +239,8 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     Some(match cause.downcast_ref::<ConvertError>()? {
         ConvertError::Cut { .. } => Exit::Failed,
-        ConvertError::Input(_) => Exit::BadInput,
+        ConvertError::Damaged(_) => Exit::CheckFailed,
+        ConvertError::Input(e) => return exit(e),
         ConvertError::File(e) => of_file(e),
         ConvertError::Plan(_) | ConvertError::WrongSource { .. } => Exit::BadInput,
         ConvertError::Model {

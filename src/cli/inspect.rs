@@ -60,6 +60,9 @@ fn render_sharing(s: &SharingInspection) -> String {
         grouped(s.source_bytes),
         s.source_digest
     );
+    if !s.header_intact {
+        text += "  the header was changed after it was written: verify says what else differs\n";
+    }
     text += &match &s.plan {
         Some(plan) => format!(
             "  {} of {} units use another unit's weights (ratio {}, {})\n",
@@ -68,7 +71,7 @@ fn render_sharing(s: &SharingInspection) -> String {
             plan.ratio,
             plan.choice
         ),
-        None => "  lossless: expand gives the source back byte for byte\n".to_owned(),
+        None => "  stated to be lossless: expand gives the source back byte for byte, or says what differs\n".to_owned(),
     };
     text += &format!(
         "  weights:  {} bytes, {} of them shared\n  file:     {} bytes ({}) saved\n  resident: {} bytes ({}) in pages that are in memory once\n",

@@ -91,7 +91,7 @@ pub(super) fn load(
     progress: Progress<'_>,
     out: &Output,
 ) -> anyhow::Result<Loaded> {
-    let file = ModelFile::open(path)?;
+    let file = ModelFile::open_model(path)?;
     let params = ModelParams::default();
     let sharing = match (&file.table, how) {
         (None, _) if !stitched::SUPPORTED => {

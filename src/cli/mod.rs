@@ -22,6 +22,8 @@ mod plan;
 mod repair;
 mod report;
 mod run;
+mod shortage;
+mod stdio;
 mod verify;
 
 use std::process::ExitCode;
@@ -125,6 +127,7 @@ pub fn main() -> ExitCode {
         }
     };
     interrupt::install();
+    shortage::install();
     let output = Output::new(cli.quiet);
     let result = cli.command.run(&output);
     match result {

@@ -1,6 +1,8 @@
 //! Where results and progress go.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -35,6 +37,22 @@ impl Output {
         })
     }
 
+    /// Prints `result` as [`result`](Self::result) does, or in words on stderr
+    /// where something else takes standard output.
+    pub(super) fn result_beside<T: Serialize>(
+        &self,
+        taken: bool,
+        result: &T,
+        json: bool,
+        render: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
+        if taken {
+            self.remark(printable(&render(result)).trim_end());
+            return Ok(());
+        }
+        self.result(result, json, render)
+    }
+
     /// Prints `text` as it is, as lines.
     ///
     /// A reader that is gone had enough: that is no error, and does not change
@@ -43,14 +61,20 @@ impl Output {
         if !text.ends_with('\n') {
             text.push('\n');
         }
+        self.bytes(text.as_bytes())
+    }
+
+    /// Prints `bytes`; whether anybody reads them matters as little as for
+    /// [`text`](Self::text).
+    pub(super) fn bytes(&self, bytes: &[u8]) -> anyhow::Result<()> {
         let mut stdout = io::stdout().lock();
-        match stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush())
-        {
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            result => result.context("standard output: cannot write"),
-        }
+        written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+    }
+
+    /// Standard output without a buffer, for large pieces.
+    pub(super) fn stream(&self) -> anyhow::Result<File> {
+        let stdout = io::stdout().as_fd().try_clone_to_owned();
+        Ok(File::from(stdout.context(CANNOT_WRITE)?))
     }
 
     /// A remark for people, on stderr.
@@ -81,6 +105,16 @@ impl Output {
         ProgressBar::with_draw_target(Some(total), target)
             .with_style(style.progress_chars("=> "))
             .with_prefix(what)
+    }
+}
+
+const CANNOT_WRITE: &str = "standard output: cannot write";
+
+/// How writing to standard output ended. A reader that is gone had enough.
+pub(super) fn written(result: io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context(CANNOT_WRITE),
     }
 }
 

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use headshare_stitch::AtomicFile;
 
 use super::Exit;
 use super::output::{Output, grouped, percent};
+use super::stdio::{self, Written};
 use crate::convert::{self, ConvertError, Prepared, Sharing};
 use crate::input::ModelFile;
 use crate::matching::{self, MatchFunction};
@@ -26,7 +26,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "A", default_value_t = 0.3, value_parser = parse_ratio,
         allow_negative_numbers = true)]
     ratio: f64,
-    /// Write the plan to this file, for `convert --plan`.
+    /// Write the plan to this file, for `convert --plan`; - writes to standard
+    /// output.
     #[arg(short, long, value_name = "PLAN.json")]
     output: Option<PathBuf>,
     /// Replace the output if it exists.
@@ -66,9 +67,17 @@ pub(super) fn parse_ratio(text: &str) -> Result<f64, String> {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let output = self.output.as_deref();
+        let written = output.map(|path| Written {
+            flag: "-o",
+            path,
+            binary: false,
+        });
+        let taken = stdio::taken(written.as_slice(), self.json)?;
         let source = ModelFile::open_plain(&self.src)?;
-        if let Some(path) = &self.output {
-            AtomicFile::check(path, self.force, &[source.file.id()])?;
+        let inputs = [source.file.id()];
+        if let Some(path) = output {
+            stdio::check(path, self.force, &inputs)?;
         }
         let (plan, digest) = rayon::join(
             || match_model(&source, self.matching.function(), self.ratio, out),
@@ -78,15 +87,14 @@ impl Args {
         plan.source = digest;
         let prepared = convert::prepare(&source, Sharing::Plan(plan.clone()), DEFAULT_PAGE)?;
         plan.saved = Some(prepared.saved);
-        if let Some(path) = &self.output {
+        if let Some(path) = output {
             let mut text = serde_json::to_string_pretty(&plan)?;
             text.push('\n');
-            let file =
-                AtomicFile::create(path, text.len() as u64, self.force, &[source.file.id()])?;
-            file.write_at(0, text.as_bytes())?;
-            file.commit()?;
+            stdio::write(path, text.as_bytes(), self.force, &inputs, out)?;
         }
-        out.result(&plan, self.json, |plan| render(plan, &source, &prepared))?;
+        out.result_beside(taken, &plan, self.json, |plan| {
+            render(plan, &source, &prepared)
+        })?;
         Ok(Exit::Done)
     }
 }

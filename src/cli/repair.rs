@@ -12,10 +12,12 @@ use headshare_format::FormatError;
 use headshare_runtime::memory;
 use headshare_stitch::{AtomicFile, FileId, MappedFile};
 
-use super::failure::usage;
+use super::failure::{UsageError, usage};
 use super::output::Output;
+use super::stdio;
 use crate::convert::cut::{Cut, CutError, Limits};
 use crate::convert::{self, ConvertError, Replacement};
+use crate::input::text::{self, Contents, is_stdio};
 use crate::input::{InputError, ModelFile};
 use crate::matching::aliases_for;
 use crate::model::AttentionMap;
@@ -28,7 +30,8 @@ const FALLBACK_MEMORY: u64 = 8 << 30;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RepairArgs {
-    /// Refit the layers after what is shared, on this text (UTF-8).
+    /// Refit the layers after what is shared, on this text (UTF-8); - reads
+    /// standard input.
     #[arg(long, value_name = "TEXT")]
     repair: Option<PathBuf>,
     /// How the units are chosen: by what is measured of the running model, or by
@@ -51,7 +54,7 @@ pub(super) struct RepairArgs {
     #[arg(long, value_name = "FILE", requires = "repair")]
     stats: Option<PathBuf>,
     /// Bytes of memory that repair stays within, such as 8G; by default half of
-    /// what the machine has.
+    /// what the machine has, or of what its container or `ulimit -v` allows.
     #[arg(long, value_name = "BYTES", requires = "repair", value_parser = bytes)]
     memory: Option<u64>,
     /// Windows of the text that repair looks at, 2 to 256; fewer where the text
@@ -96,17 +99,7 @@ enum Choose {
 impl RepairArgs {
     /// The text, if there is to be a repair.
     pub(super) fn text(&self) -> anyhow::Result<Option<String>> {
-        let Some(path) = &self.repair else {
-            return Ok(None);
-        };
-        let file = MappedFile::open(path).map_err(InputError::from)?;
-        match std::str::from_utf8(&file) {
-            Ok(text) => Ok(Some(text.to_owned())),
-            Err(error) => {
-                let problem = format!("is not UTF-8 at byte {}", error.valid_up_to());
-                Err(InputError::content(path)(FormatError::new("text", problem)).into())
-            }
-        }
+        self.repair.as_deref().map(read_text).transpose()
     }
 
     /// Whether the units are chosen by measuring; `matching` says that --match
@@ -177,8 +170,23 @@ impl RepairArgs {
         {
             return Err(usage("--save-stats and -o are the same file").into());
         }
+        let files = self.repair.iter().chain(&self.stats);
         let id = |path: &PathBuf| Ok(MappedFile::open(path).map_err(InputError::from)?.id());
-        self.repair.iter().chain(&self.stats).map(id).collect()
+        files.filter(|path| !is_stdio(path)).map(id).collect()
+    }
+
+    /// Refuses to write what was measured to standard output.
+    pub(super) fn check_outputs(&self) -> Result<(), UsageError> {
+        match &self.save_stats {
+            Some(path) => stdio::refuse(path, "--save-stats", "the result in words goes there"),
+            None => Ok(()),
+        }
+    }
+
+    /// What may be read from standard input.
+    pub(super) fn streams(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let files = [("--repair", &self.repair), ("--stats", &self.stats)];
+        (files.into_iter()).filter_map(|(flag, path)| Some((flag, path.as_deref()?)))
     }
 
     /// Chooses by measuring; none of `inputs` may be overwritten.
@@ -207,10 +215,10 @@ impl RepairArgs {
         };
         let survey = match &self.stats {
             Some(path) => {
-                let file = MappedFile::open(path).map_err(InputError::from)?;
+                let file = Contents::open(path)?;
                 let dropping = self.units != Units::Share;
                 Survey::from_json(&file, subject, &calibration.windows, dropping)
-                    .with_context(|| path.display().to_string())?
+                    .with_context(|| text::name(path))?
             }
             None => {
                 let bar = out.bar("choosing", 1000, false);
@@ -319,8 +327,13 @@ impl RepairArgs {
 
     /// Finds out early what would keep `source` from being repaired: its
     /// architecture, too little text or memory.
-    pub(super) fn check(&self, source: &ModelFile, out: &Output) -> anyhow::Result<()> {
-        if let Some(text) = self.text()? {
+    pub(super) fn check(
+        &self,
+        source: &ModelFile,
+        text: Option<String>,
+        out: &Output,
+    ) -> anyhow::Result<()> {
+        if let Some(text) = text {
             let map = convert::attention_map(source)?;
             repair::check_supported(&map)?;
             repair::check_text(source, &map, &self.options(text), &|text| out.remark(text))?;
@@ -331,7 +344,7 @@ impl RepairArgs {
     /// Bytes to stay within.
     fn memory_bound(&self) -> u64 {
         self.memory
-            .unwrap_or_else(|| memory::physical_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2))
+            .unwrap_or_else(|| memory::usable_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2))
     }
 
     fn options(&self, text: String) -> Options {
@@ -399,6 +412,19 @@ impl RepairArgs {
             },
             Some(repaired.record),
         ))
+    }
+}
+
+/// The text at `path`.
+pub(super) fn read_text(path: &Path) -> anyhow::Result<String> {
+    let read = Contents::open(path)?;
+    match std::str::from_utf8(&read) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(error) => {
+            let problem = format!("is not UTF-8 at byte {}", error.valid_up_to());
+            let name = text::name(path);
+            Err(InputError::content(Path::new(&name))(FormatError::new("text", problem)).into())
+        }
     }
 }
 

@@ -21,8 +21,8 @@ use headshare_format::{FormatError, Gguf, LogicalLayout, VirtualGguf};
 use headshare_stitch::FileError;
 
 pub use duplicates::Duplicates;
-pub use expand::{expand, expand_to_scratch, source_view};
-pub use verify::{Finding, Report, verify};
+pub use expand::{StreamError, expand, expand_to_scratch, expand_to_stream, source_view};
+pub use verify::{Damage, Finding, Report, verify};
 pub use write::{check_source, digest_of, write};
 
 use crate::input::{InputError, ModelFile};
@@ -87,6 +87,9 @@ pub enum ConvertError {
         /// The file's digest.
         actual: String,
     },
+    /// The converted file is not what it was when it was written.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
 }
 
 /// A conversion that is ready to be written.

@@ -1,12 +1,15 @@
 //! Holds a converted file against its digests, and against its source.
 
-use headshare_format::alias::{self, AliasTable, POOL, format_digest};
-use headshare_format::{ExtentSource, FormatError, Gguf, VirtualGguf};
+use std::fmt;
+use std::path::PathBuf;
+
+use headshare_format::alias::{self, AliasTable, POOL};
+use headshare_format::{FormatError, Gguf, VirtualGguf};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::source_view;
-use super::write::{digest_of, digest_stored, for_chunks};
+use super::expand::{digest_of_view, source_view};
+use super::write::{digest_of, digest_stored};
 use crate::input::{InputError, ModelFile};
 use crate::model::AttentionMap;
 use crate::plan::Plan;
@@ -44,6 +47,74 @@ pub struct Finding {
     pub problem: String,
 }
 
+/// The subject of findings about the header.
+const HEADER: &str = "header";
+/// The subject of findings about the plain file as a whole.
+const EXPANDED: &str = "expanded file";
+
+/// A converted file that is not what it was when it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    path: PathBuf,
+    /// At least one.
+    findings: Vec<Finding>,
+}
+
+impl Damage {
+    /// What `findings` say of `file`.
+    pub(super) fn new(file: &ModelFile, findings: Vec<Finding>) -> Self {
+        let path = file.path().to_owned();
+        Self { path, findings }
+    }
+
+    /// Every part is what its digest says, and the whole is not.
+    pub(super) fn of_the_whole(file: &ModelFile) -> Self {
+        let problem = "what it stands for does not have the source's digest";
+        Self::new(file, vec![finding(EXPANDED, problem)])
+    }
+
+    /// An error if anything was found.
+    pub(super) fn found(file: &ModelFile, findings: Vec<Finding>) -> Result<(), Self> {
+        match findings.is_empty() {
+            true => Ok(()),
+            false => Err(Self::new(file, findings)),
+        }
+    }
+
+    /// What the user can do.
+    pub fn hint(&self) -> &'static str {
+        match self.findings.iter().all(|f| f.subject == HEADER) {
+            true => alias::HEADER_CHANGED_HINT,
+            false => {
+                "get the file again, or convert its source again; headshare-gguf verify FILE lists all that differs"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        // A line names some; `verify` lists all.
+        const NAMED: usize = 3;
+        for (i, finding) in self.findings.iter().take(NAMED).enumerate() {
+            f.write_str(if i == 0 { ": " } else { "; " })?;
+            match finding.subject.as_str() {
+                HEADER => f.write_str(alias::HEADER_CHANGED)?,
+                EXPANDED => f.write_str(&finding.problem)?,
+                tensor => write!(f, "tensor {tensor:?}: {}", finding.problem)?,
+            }
+        }
+        match self.findings.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            1 => f.write_str("; and one more tensor"),
+            more => write!(f, "; and {more} more tensors"),
+        }
+    }
+}
+
+impl std::error::Error for Damage {}
+
 /// Verifies the converted `file`; with `source`, also that every stored and
 /// aliased row is what it must be.
 ///
@@ -60,7 +131,7 @@ pub fn verify(
     if table.provenance.lossless {
         let expanded = digest_of_view(file, &view);
         if expanded != table.provenance.source_digest {
-            findings.push(finding("expanded file", "its digest is not the source's"));
+            findings.push(finding(EXPANDED, "its digest is not the source's"));
         }
     }
     let shares = plan_shares(file, table, &view)?;
@@ -86,10 +157,23 @@ pub fn verify(
 }
 
 fn check_digests(file: &ModelFile, table: &AliasTable) -> Result<Vec<Finding>, InputError> {
+    let mut findings = differing(file)?;
+    if !pool_gaps_are_zero(file, table) {
+        findings.push(finding(POOL, "bytes between its blocks are not zero"));
+    }
+    findings.extend(check_padding(file));
+    Ok(findings)
+}
+
+/// The header and the stored tensors that are not what their digests say.
+pub(super) fn differing(file: &ModelFile) -> Result<Vec<Finding>, InputError> {
     let content = || InputError::content(file.path());
     let mut findings = Vec::new();
     if !alias::metadata_is_intact(&file.gguf).map_err(content())? {
-        findings.push(finding("header", "differs from its digest"));
+        findings.push(finding(
+            HEADER,
+            "was changed after it was written: it differs from its digest",
+        ));
     }
     let stated = alias::stored_digests(&file.gguf).map_err(content())?;
     let differing: Vec<Finding> = file
@@ -101,10 +185,6 @@ fn check_digests(file: &ModelFile, table: &AliasTable) -> Result<Vec<Finding>, I
         .map(|(info, _)| finding(&info.name, "its data differs from its digest"))
         .collect();
     findings.extend(differing);
-    if !pool_gaps_are_zero(file, table) {
-        findings.push(finding(POOL, "bytes between its blocks are not zero"));
-    }
-    findings.extend(check_padding(file));
     Ok(findings)
 }
 
@@ -150,36 +230,6 @@ fn pool_gaps_are_zero(file: &ModelFile, table: &AliasTable) -> bool {
         end = end.max(next);
         gap.iter().all(|&b| b == 0)
     })
-}
-
-fn digest_of_view(file: &ModelFile, view: &VirtualGguf) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let mut buf = vec![0; 1 << 20];
-    for extent in view.extents() {
-        match extent.source {
-            ExtentSource::Header => {
-                hasher.update(view.header());
-            }
-            ExtentSource::Physical(start) => {
-                for_chunks(start..start + extent.len, |range| {
-                    file.file.will_read(range.clone());
-                    hasher.update_rayon(file.bytes(range));
-                    Ok::<(), std::convert::Infallible>(())
-                })
-                .unwrap_or_else(|never| match never {});
-            }
-            ExtentSource::Zero => {
-                let mut left = extent.len;
-                buf.fill(0);
-                while left > 0 {
-                    let n = left.min(buf.len() as u64) as usize;
-                    hasher.update(&buf[..n]);
-                    left -= n as u64;
-                }
-            }
-        }
-    }
-    format_digest(&hasher.finalize())
 }
 
 /// A range of a logical tensor that the plan takes from another.
@@ -276,7 +326,7 @@ fn compare(
     if view.header() != source.gguf.header_bytes() {
         return (
             0,
-            vec![finding("header", "the restored header is not the source's")],
+            vec![finding(HEADER, "the restored header is not the source's")],
         );
     }
     // Computed anew: only the file's own digests say what they must be.
@@ -309,10 +359,24 @@ fn compare(
             (tensor.byte_len(), problem)
         })
         .collect();
-    (
-        results.iter().map(|r| r.0).sum(),
-        results.into_iter().filter_map(|r| r.1).collect(),
-    )
+    let compared = results.iter().map(|r| r.0).sum();
+    let mut findings: Vec<Finding> = results.into_iter().filter_map(|r| r.1).collect();
+    // With equal headers, the bytes around the tensors lie at equal places.
+    let around = source.gguf.filler_ranges().into_iter();
+    let differ = around.filter(|r| !equal(file, view, r.start, source.bytes(r.clone())));
+    findings.extend(differ.map(|range| {
+        let problem = format!(
+            "bytes {} to {}, in no tensor, are not the source's",
+            range.start,
+            range.end - 1
+        );
+        finding(EXPANDED, problem)
+    }));
+    if view.len() > source.len() {
+        let problem = format!("has {} bytes, the source {}", view.len(), source.len());
+        findings.push(finding(EXPANDED, problem));
+    }
+    (compared, findings)
 }
 
 /// What tensor `index` must consist of: `(offset, (source tensor, offset), length)`.

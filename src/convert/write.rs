@@ -161,13 +161,19 @@ fn write_tensor(
     Ok(hasher.finalize())
 }
 
-fn hash_zeros(hasher: &mut blake3::Hasher, mut len: u64) {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    while len > 0 {
-        let n = len.min(ZEROS.len() as u64);
-        hasher.update(&ZEROS[..n as usize]);
-        len -= n;
+pub(super) fn hash_zeros(hasher: &mut blake3::Hasher, len: u64) {
+    for some in zeros(len) {
+        hasher.update(some);
     }
+}
+
+/// As many zeros, in pieces.
+pub(super) fn zeros(len: u64) -> impl Iterator<Item = &'static [u8]> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let size = ZEROS.len() as u64;
+    let last = (len % size) as usize;
+    let whole = (0..len / size).map(|_| &ZEROS[..]);
+    whole.chain((last > 0).then(|| &ZEROS[..last]))
 }
 
 /// Calls `each` with consecutive chunks of `range`.

@@ -6,7 +6,6 @@
 //! model ends it, after as many tokens as were asked for, or before the first
 //! of the texts that end it (`until`, as lm-evaluation-harness calls them).
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
@@ -17,6 +16,7 @@ use headshare_runtime::{
 use super::bleu::{Bleu, BleuCounts};
 use super::choice::encode::Tokenizer;
 use super::task_file::{FieldResult, Row, TaskError, rows};
+use crate::input::text;
 
 /// A prompt and what could follow it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Prompt {
     /// # Errors
     /// [`TaskError`], naming the file, the line and the field.
     pub fn read(path: &Path, limit: Option<usize>) -> Result<Vec<Self>, TaskError> {
-        let file = File::open(path).map_err(|e| TaskError::read(path, e))?;
+        let file = text::open(path).map_err(|e| TaskError::read(path, e))?;
         let prompts = rows(path, BufReader::new(file))
             .take(limit.unwrap_or(usize::MAX))
             .map(|row| {

@@ -38,6 +38,7 @@ pub fn all() -> Vec<BadFile> {
     let mut files = Vec::new();
     let mut add = |name, bytes, says| files.push(BadFile { name, bytes, says });
     start(&mut add);
+    foreign(&mut add);
     truncated(&mut add);
     keys(&mut add);
     tensors(&mut add);
@@ -98,6 +99,67 @@ fn start(add: &mut Add) {
     ] {
         add(name, changed(|raw| raw.n_tensors = Some(n)), "");
     }
+}
+
+/// Files that are taken for models; each is told what it is.
+fn foreign(add: &mut Add) {
+    const POINTER: &str = "version https://git-lfs.github.com/spec/v1
+oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393
+size 12345678
+";
+    add(
+        "Git LFS pointer",
+        POINTER.into(),
+        "is a Git LFS pointer: the file of 12345678 bytes that it stands for was not fetched",
+    );
+    let mut safetensors = 64u64.to_le_bytes().to_vec();
+    safetensors.extend(format!("{:64}", "{\"__metadata__\":{\"format\":\"pt\"}}").bytes());
+    safetensors.extend([0; 99]);
+    add("safetensors", safetensors, "is a safetensors file");
+    for (name, magic, says) in [
+        ("old ggml", 0x6767_6d6c_u32, "an old ggml model file (ggml)"),
+        ("old ggmf", 0x6767_6d66, "an old ggml model file (ggmf)"),
+        ("old ggjt", 0x6767_6a74, "an old ggml model file (ggjt)"),
+        ("old ggla", 0x6767_6c61, "an old ggml LoRA adapter (ggla)"),
+        (
+            "old session",
+            0x6767_736e,
+            "a saved state of llama.cpp (ggsn)",
+        ),
+    ] {
+        let file = |magic: [u8; 4]| [&magic[..], &3u32.to_le_bytes(), &[7; 99]].concat();
+        add(name, file(magic.to_le_bytes()), says);
+        add("the same, big-endian", file(magic.to_be_bytes()), says);
+    }
+    add(
+        "PyTorch zip",
+        b"PK\x03\x04\x00\x00archive/data.pkl".to_vec(),
+        "is a zip archive",
+    );
+    add("pickle", b"\x80\x02}q\x00(X".to_vec(), "is a Python pickle");
+    for (magic, name) in [
+        (&b"\x1f\x8b\x08\0"[..], "(gzip)"),
+        (b"\xfd7zXZ\0", "(xz)"),
+        (b"\x28\xb5\x2f\xfd", "(zstd)"),
+        (b"BZh9", "(bzip2)"),
+        (b"7z\xbc\xaf\x27\x1c", "(7z)"),
+    ] {
+        add("compressed", [magic, &[0; 99]].concat(), name);
+    }
+    add(
+        "web page",
+        b"\n<!DOCTYPE html>\n<html><head>".to_vec(),
+        "is a web page",
+    );
+    // Nothing of the kind.
+    let mut no_header = u64::MAX.to_le_bytes().to_vec();
+    no_header.extend(b"{\"a\"");
+    add("length of all ones before JSON", no_header, "no GGUF file");
+    add(
+        "longer text about Git LFS",
+        POINTER.repeat(9).into(),
+        "no GGUF file",
+    );
 }
 
 fn truncated(add: &mut Add) {

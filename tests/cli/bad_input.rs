@@ -133,11 +133,88 @@ fn hints_say_what_helps() {
             "version 1" => "convert the model again",
             "big-endian" => "gguf_convert_endian.py",
             "split file" => "llama-gguf-split --merge",
+            "Git LFS pointer" => "git lfs pull",
+            "safetensors" | "PyTorch zip" | "pickle" => "convert_hf_to_gguf.py",
+            "old ggml" | "old ggmf" | "old ggjt" => "convert_llama_ggml_to_gguf.py",
+            "old ggla" => "convert_lora_to_gguf.py",
+            "compressed" => "unpack",
+            "web page" => "/resolve/",
             _ => continue,
         };
         let path = folder.write("bad.gguf", &file.bytes);
         let ran = run!["plan", path].refused(3, &[]);
         assert!(ran.hint().contains(expected), "{ran:#?}");
+    }
+}
+
+#[test]
+fn a_vocabulary_without_its_model_is_refused_and_can_be_inspected() {
+    let folder = Folder::new();
+    let mut raw = Raw::parse(&small("tiny-llama").to_bytes().unwrap());
+    raw.tensors.clear();
+    let path = folder.write("vocabulary.gguf", raw.bytes());
+    let text = folder.write("text.txt", "Once upon a time ".repeat(99));
+    let good = folder.file("good.gguf");
+    small("tiny-llama").write(&good).unwrap();
+    let converted = folder.file("converted.gguf");
+    run!["convert", good, "--lossless", "-o", converted].ok();
+    let names = folder.names();
+    let out = folder.file("out");
+    for ran in [
+        run!["plan", path],
+        run!["convert", path, "--ratio", "0.5", "-o", out],
+        run!["convert", path, "--lossless", "-o", out],
+        run!["verify", converted, "--source", path],
+        run!["run", path, "-p", "x", "-n", "1"],
+        run!["run", path, "--chat"],
+        run!["bench", path],
+        run!["bench", "--stock", path],
+        run!["eval", "perplexity", path, "--text", text],
+        run![
+            "eval",
+            "perplexity",
+            good,
+            "--base",
+            path,
+            "--text",
+            text,
+            "--ctx",
+            "16"
+        ],
+        run!["analyze", "weights", path],
+        run!["analyze", "attention", path, "--text", text],
+        run!["report", path, "--ratios", "0.5", "--text", text, "-o", out],
+    ] {
+        let ran = ran.refused(3, &["vocabulary.gguf", "is a vocabulary only"]);
+        assert!(ran.hint().contains("whole model"), "{ran:#?}");
+    }
+    assert_eq!(folder.names(), names);
+    let seen = run!["inspect", path].ok().stdout;
+    assert!(seen.contains("0 tensors"), "{seen}");
+}
+
+#[test]
+fn what_belongs_to_a_model_is_not_run_as_one() {
+    let folder = Folder::new();
+    let text = folder.write("text.txt", "Once upon a time ".repeat(99));
+    for (kind, says) in [
+        ("adapter", "is a LoRA adapter, not a model"),
+        ("mmproj", "is a multimodal projector, not a model"),
+        ("imatrix", "is an importance matrix, not a model"),
+    ] {
+        let mut raw = Raw::parse(&small("tiny-llama").to_bytes().unwrap());
+        raw.set("general.type", raw::string("general.type", kind));
+        let path = folder.write("part.gguf", raw.bytes());
+        for ran in [
+            run!["run", path, "-p", "x", "-n", "1"],
+            run!["bench", path],
+            run!["bench", "--stock", path],
+            run!["eval", "perplexity", path, "--text", text],
+            run!["analyze", "weights", path],
+        ] {
+            let ran = ran.refused(3, &["part.gguf", says]);
+            assert_ne!(ran.hint(), "", "{ran:#?}");
+        }
     }
 }
 

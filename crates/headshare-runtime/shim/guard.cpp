@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <exception>
+#include <new>
 
 #include <llama.h>
 
@@ -23,9 +24,19 @@ int guarded(char * error, size_t error_size, F && call) noexcept {
     return 1;
 }
 
+void (*new_failed)() = nullptr;
+
 } // namespace
 
 extern "C" {
+
+void headshare_watch_new(void (*failed)()) {
+    new_failed = failed;
+    std::set_new_handler([] {
+        new_failed();
+        throw std::bad_alloc();
+    });
+}
 
 int headshare_model_load(const char * path, const llama_model_params * params,
                          llama_model ** out, char * error, size_t error_size) {

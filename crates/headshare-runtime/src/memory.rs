@@ -4,6 +4,12 @@
 //! what sharing saves; so everything here is PSS, the proportional set size,
 //! as the kernel reports it. Other systems than Linux report nothing.
 
+#[cfg(target_os = "linux")]
+mod limit;
+mod shortage;
+
+pub use shortage::{Allocator, Shortage, is_short, on_shortage, tell_if_short};
+
 use std::ops::Range;
 
 /// Memory of the whole process.
@@ -52,9 +58,11 @@ impl WeightRegions {
     }
 }
 
-/// Bytes of memory that the machine has; `None` where it does not tell.
-pub fn physical_memory() -> Option<u64> {
-    platform::physical_memory()
+/// Bytes of memory that this process may use: what the machine has, or less
+/// where a control group or a limit of the process says so. `None` where the
+/// system does not tell.
+pub fn usable_memory() -> Option<u64> {
+    platform::usable_memory()
 }
 
 /// Memory of this process now; `None` where the kernel does not tell.
@@ -72,7 +80,11 @@ mod platform {
 
     use super::ProcessMemory;
 
-    pub(super) fn physical_memory() -> Option<u64> {
+    pub(super) fn usable_memory() -> Option<u64> {
+        super::limit::usable(physical_memory())
+    }
+
+    fn physical_memory() -> Option<u64> {
         // SAFETY: asks for a number.
         let (pages, size) = unsafe {
             (
@@ -166,7 +178,7 @@ mod platform {
 
     use super::ProcessMemory;
 
-    pub(super) fn physical_memory() -> Option<u64> {
+    pub(super) fn usable_memory() -> Option<u64> {
         None
     }
 

@@ -91,6 +91,9 @@ impl FileError {
             Self::Exists { .. } => Some("--force replaces it"),
             Self::SameFile { .. } => Some("give another path with -o"),
             Self::NoSpace { .. } => Some("free some space or give another folder with -o"),
+            error if error.is_out_of_memory() => {
+                Some("end other programs, or raise the limit of this process's memory (ulimit -v)")
+            }
             Self::NotRegular { .. } | Self::Io { .. } => None,
         }
     }

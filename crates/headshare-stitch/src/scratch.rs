@@ -14,7 +14,7 @@ pub struct ScratchFile {
     file: File,
     path: PathBuf,
     folder: PathBuf,
-    _named: Option<NamedTemporary>,
+    named: Option<NamedTemporary>,
 }
 
 impl ScratchFile {
@@ -42,13 +42,22 @@ impl ScratchFile {
             file,
             path,
             folder,
-            _named: named,
+            named,
         })
     }
 
     /// The path by which this process can open the file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The path by which processes that this one starts can open the file, as
+    /// long as it lives.
+    pub fn path_for_children(&self) -> PathBuf {
+        match self.named {
+            Some(_) => self.path.clone(),
+            None => unnamed::path_for_others(&self.file),
+        }
     }
 
     /// Writes all of `bytes` at `offset`.
@@ -71,5 +80,10 @@ mod tests {
         let scratch = ScratchFile::create(6).unwrap();
         scratch.write_at(3, b"abc").unwrap();
         assert_eq!(std::fs::read(scratch.path()).unwrap(), b"\0\0\0abc");
+        let path = scratch.path_for_children();
+        let child = std::process::Command::new("cat").arg(&path).output();
+        assert_eq!(child.unwrap().stdout, b"\0\0\0abc");
+        drop(scratch);
+        assert!(std::fs::read(path).is_err());
     }
 }

@@ -27,6 +27,12 @@ mod linux {
         format!("/proc/self/fd/{}", file.as_raw_fd()).into()
     }
 
+    /// The path by which other processes of this user can open `file` as long as
+    /// this one has it.
+    pub(crate) fn path_for_others(file: &File) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
+    }
+
     /// Gives `file` the name `path`, which must be free.
     pub(crate) fn link(file: &File, path: &Path) -> io::Result<()> {
         rustix::fs::linkat(CWD, path_of(file), CWD, path, AtFlags::SYMLINK_FOLLOW)?;
@@ -65,6 +71,10 @@ mod elsewhere {
         unreachable!("there are no unnamed files here")
     }
 
+    pub(crate) fn path_for_others(file: &File) -> PathBuf {
+        path_of(file)
+    }
+
     pub(crate) fn link(_file: &File, _path: &Path) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -79,6 +89,6 @@ mod elsewhere {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) use elsewhere::{create, link, path_of, rename_to_free, reserve};
+pub(crate) use elsewhere::{create, link, path_for_others, path_of, rename_to_free, reserve};
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{create, link, path_of, rename_to_free, reserve};
+pub(crate) use linux::{create, link, path_for_others, path_of, rename_to_free, reserve};

@@ -13,13 +13,15 @@ use crate::cli::Exit;
 use crate::cli::eval::read_bytes;
 use crate::cli::output::Output;
 use crate::cli::plan::parse_ratio;
+use crate::cli::stdio;
+use crate::input::text;
 use crate::matching::MatchFunction;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A GGUF file, plain or converted.
     file: PathBuf,
-    /// The text that the model reads.
+    /// The text that the model reads; - reads standard input.
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     /// Tokens of a window.
@@ -58,19 +60,21 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
         log::set_verbose(self.verbose);
+        let taken = stdio::taken(self.picture.written().as_slice(), self.json)?;
         let model = PlainModel::open(&self.file)?;
         let inputs = [model.id];
         self.picture.check(&inputs)?;
-        let text = read_bytes(&self.text, "--text")?;
+        let read = read_bytes(&self.text, "--text")?;
         // What is not UTF-8 is read as llama.cpp's own programs would print it.
-        let text = String::from_utf8_lossy(&text);
+        let read = String::from_utf8_lossy(&read);
+        let name = PathBuf::from(text::name(&self.text));
         let settings = Settings {
             ctx: self.ctx,
             windows: self.windows as usize,
             chunk: None,
             threads: self.threads,
         };
-        let reader = Reader::new(&model, (&self.text, &text), &settings)?;
+        let reader = Reader::new(&model, (&name, &read), &settings)?;
         let bar = out.bar("weights", 1000, false);
         let each = 1.0 / self.functions.len() as f64;
         let scores = self.functions.iter().enumerate().map(|(i, &function)| {
@@ -87,11 +91,11 @@ impl Args {
         });
         bar.finish_and_clear();
         let found = found?;
-        self.picture.write(|| found.picture(), &inputs)?;
+        self.picture.write(|| found.picture(), &inputs, out)?;
         if found.windows < settings.windows {
             out.remark(&format!("note: the text has {} only", found.windows_text()));
         }
-        out.result(&found, self.json, render)?;
+        out.result_beside(taken, &found, self.json, render)?;
         Ok(Exit::Done)
     }
 }

@@ -4,15 +4,17 @@ mod attention;
 mod ratios;
 mod weights;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
-use headshare_stitch::{AtomicFile, FileId};
+use headshare_stitch::FileId;
 
 use super::Exit;
 use super::output::Output;
+use super::stdio::{self, Written};
 use crate::analyze::Summary;
 use crate::analyze::picture::{Format, Scene};
+use crate::input::text::is_stdio;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -43,7 +45,8 @@ impl Args {
 /// Where the picture goes.
 #[derive(Debug, clap::Args)]
 struct PictureArgs {
-    /// Write a picture to this file: .svg or .png.
+    /// Write a picture to this file: .svg or .png; - writes SVG to standard
+    /// output.
     #[arg(short, long, value_name = "PICTURE", value_parser = parse_picture)]
     output: Option<(PathBuf, PictureFormat)>,
     /// Replace the output if it exists.
@@ -55,33 +58,46 @@ type PictureFormat = Format;
 
 fn parse_picture(text: &str) -> Result<(PathBuf, PictureFormat), String> {
     let path = PathBuf::from(text);
-    let format = Format::of(&path)?;
+    let format = match is_stdio(&path) {
+        true => Format::Svg,
+        false => Format::of(&path)?,
+    };
     Ok((path, format))
 }
 
 impl PictureArgs {
+    /// The picture, as something that can go to standard output.
+    fn written(&self) -> Option<Written<'_>> {
+        let (path, _) = self.output.as_ref()?;
+        Some(Written {
+            flag: "-o",
+            path,
+            binary: false,
+        })
+    }
+
     /// Fails early on what would make writing fail.
     fn check(&self, inputs: &[FileId]) -> anyhow::Result<()> {
-        if let Some((path, _)) = &self.output {
-            AtomicFile::check(path, self.force, inputs)?;
+        match &self.output {
+            Some((path, _)) => stdio::check(path, self.force, inputs),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    fn write(&self, scene: impl FnOnce() -> Scene, inputs: &[FileId]) -> anyhow::Result<()> {
-        let Some((path, format)) = &self.output else {
-            return Ok(());
-        };
-        write_file(path, &scene().encode(*format), self.force, inputs)
+    fn write(
+        &self,
+        scene: impl FnOnce() -> Scene,
+        inputs: &[FileId],
+        out: &Output,
+    ) -> anyhow::Result<()> {
+        match &self.output {
+            Some((path, format)) => {
+                let picture = scene().encode(*format);
+                stdio::write(path, &picture, self.force, inputs, out)
+            }
+            None => Ok(()),
+        }
     }
-}
-
-/// Writes a whole file, or nothing.
-fn write_file(path: &Path, bytes: &[u8], force: bool, inputs: &[FileId]) -> anyhow::Result<()> {
-    let file = AtomicFile::create(path, bytes.len() as u64, force, inputs)?;
-    file.write_at(0, bytes)?;
-    file.commit()?;
-    Ok(())
 }
 
 /// A table of distributions, one a line.

@@ -7,6 +7,7 @@ use super::PictureArgs;
 use crate::analyze::ratios::{Column, Ratios, ratios};
 use crate::cli::Exit;
 use crate::cli::output::Output;
+use crate::cli::stdio;
 use crate::input::ModelFile;
 
 #[derive(Debug, clap::Args)]
@@ -23,14 +24,15 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let taken = stdio::taken(self.picture.written().as_slice(), self.json)?;
         let mut inputs = Vec::new();
         for path in &self.files {
             inputs.push(ModelFile::open(path)?.file.id());
         }
         self.picture.check(&inputs)?;
         let found = ratios(&self.files)?;
-        self.picture.write(|| found.picture(), &inputs)?;
-        out.result(&found, self.json, render)?;
+        self.picture.write(|| found.picture(), &inputs, out)?;
+        out.result_beside(taken, &found, self.json, render)?;
         Ok(Exit::Done)
     }
 }

@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use headshare_stitch::AtomicFile;
-
-use super::{PictureArgs, render_summaries, write_file};
+use super::{PictureArgs, render_summaries};
 use crate::analyze::PlainModel;
 use crate::analyze::weights::{Weights, weights};
 use crate::cli::Exit;
 use crate::cli::output::Output;
 use crate::cli::plan::{MatchArgs, parse_ratio};
+use crate::cli::stdio::{self, Written};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -24,7 +23,7 @@ pub(super) struct Args {
     #[command(flatten)]
     picture: PictureArgs,
     /// Write the scores to this file, as a NumPy array of units by units (for
-    /// `--match separate` three of them).
+    /// `--match separate` three of them); - writes to standard output.
     #[arg(long, value_name = "FILE.npy")]
     npy: Option<PathBuf>,
     /// Print the result, with all scores, as JSON.
@@ -34,11 +33,18 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let npy = self.npy.as_deref().map(|path| Written {
+            flag: "--npy",
+            path,
+            binary: true,
+        });
+        let outputs: Vec<Written> = self.picture.written().into_iter().chain(npy).collect();
+        let taken = stdio::taken(&outputs, self.json)?;
         let model = PlainModel::open(&self.file)?;
         let inputs = [model.id];
         self.picture.check(&inputs)?;
         if let Some(path) = &self.npy {
-            AtomicFile::check(path, self.picture.force, &inputs)?;
+            stdio::check(path, self.picture.force, &inputs)?;
         }
         let bar = out.bar("matching", 1000, false);
         let found = weights(&model, self.matching.function(), self.ratio, &|done| {
@@ -46,11 +52,11 @@ impl Args {
         });
         bar.finish_and_clear();
         let found = found?;
-        self.picture.write(|| found.picture(), &inputs)?;
+        self.picture.write(|| found.picture(), &inputs, out)?;
         if let Some(path) = &self.npy {
-            write_file(path, &found.npy(), self.picture.force, &inputs)?;
+            stdio::write(path, &found.npy(), self.picture.force, &inputs, out)?;
         }
-        out.result(&found, self.json, render)?;
+        out.result_beside(taken, &found, self.json, render)?;
         Ok(Exit::Done)
     }
 }

@@ -177,13 +177,14 @@ impl Args {
         };
         if let Some(path) = &self.stock {
             let file = ModelFile::open_plain(path)?;
+            file.require_model()?;
             check_generates(&file)?;
             add(path, &file, "stock, mmap", Way::StockMmap);
             add(path, &file, "stock, no mmap", Way::StockRead);
             add(path, &file, "dropping", Way::Auto);
         }
         for path in &self.files {
-            let file = ModelFile::open(path)?;
+            let file = ModelFile::open_model(path)?;
             check_generates(&file)?;
             if file.table.is_none() {
                 add(path, &file, "dropping", Way::Auto);

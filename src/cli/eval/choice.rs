@@ -12,12 +12,13 @@ use serde::Serialize;
 use super::{Common, Measured, Subject};
 use crate::cli::output::{Output, grouped};
 use crate::cli::run::RunError;
-use crate::cli::{Exit, interrupt};
+use crate::cli::{Exit, interrupt, stdio};
 use crate::eval::choice::encode::encode;
 use crate::eval::choice::plan::{Limits, Plan};
 use crate::eval::choice::score::{DECODE, Scores, check, plan_alone, score, score_alone};
 use crate::eval::choice::summary::{Summary, Verdict};
 use crate::eval::choice::{Kind, SHOTS, Task};
+use crate::input::text;
 
 /// Tokens of the items that are in the context side by side, at most.
 const TOKENS: usize = 480;
@@ -54,7 +55,8 @@ pub(super) struct Args {
     /// A GGUF file, plain or converted.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Questions: jsonl, or the zip of MMLU or C-Eval. May be given several times.
+    /// Questions: jsonl, or the zip of MMLU or C-Eval; - reads standard input.
+    /// May be given several times.
     #[arg(long = "task", value_name = "FILE", required = true)]
     tasks: Vec<PathBuf>,
     /// How to score, where the fields do not tell.
@@ -144,6 +146,7 @@ enum Results {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        stdio::check_inputs(self.tasks.iter().map(|path| ("--task", path.as_path())))?;
         let limit = self.limit.map(|n| n as usize);
         let kind = self.kind.map(Kind::from);
         let tasks = (self.tasks.iter())
@@ -173,7 +176,7 @@ impl Args {
         for (shots, subjects) in task.short_of_examples() {
             out.warning(&format!(
                 "{}: {shots} solved examples instead of {SHOTS} in front of the questions of {}",
-                path.display(),
+                text::name(path),
                 subjects.join(", ")
             ));
         }
@@ -187,7 +190,7 @@ impl Args {
         out: &Output,
     ) -> anyhow::Result<TaskReport> {
         let started = Instant::now();
-        let of_task = || format!("{} on {}", self.file.display(), path.display());
+        let of_task = || format!("{} on {}", self.file.display(), text::name(path));
         let n_ctx = item_context(&subject.model, self.ctx_size);
         let items = encode(task, &subject.model.vocab(), n_ctx as usize).with_context(of_task)?;
         // States are not shared as the tokens of a KV cache are.
@@ -232,7 +235,7 @@ impl Args {
         if truncated > 0 {
             out.warning(&format!(
                 "{}: {truncated} items are longer than {n_ctx} tokens and lost their left end",
-                path.display()
+                text::name(path)
             ));
         }
         Ok(TaskReport {

@@ -16,6 +16,7 @@ use crate::cli::{Exit, interrupt};
 use crate::eval::bleu::Bleu;
 use crate::eval::generate::{Params, Prompt, generate};
 use crate::eval::task_file::task_name;
+use crate::input::text;
 
 /// How close a model's continuations come to references.
 ///
@@ -28,7 +29,7 @@ pub(super) struct Args {
     /// A GGUF file, plain or converted.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Prompts and references, jsonl.
+    /// Prompts and references, jsonl; - reads standard input.
     #[arg(long, value_name = "FILE")]
     task: PathBuf,
     /// Tokens to generate for each prompt, at most.
@@ -99,7 +100,7 @@ impl Args {
         });
         bar.finish_and_clear();
         let generated = generated
-            .with_context(|| format!("{} on {}", self.file.display(), self.task.display()))?;
+            .with_context(|| format!("{} on {}", self.file.display(), text::name(&self.task)))?;
         if generated.truncated > 0 {
             out.warning(&format!(
                 "{} prompts were longer than the context leaves room for, and lost their left end",

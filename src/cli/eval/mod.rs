@@ -20,6 +20,7 @@ use super::Exit;
 use super::loading::{Resolve, from_model, load};
 use super::output::{Output, grouped};
 use super::run::RunError;
+use crate::input::text;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -131,25 +132,25 @@ impl Common {
     }
 }
 
-/// Reads a file; `option` is the one that names it.
+/// Reads a file, or standard input; `option` is the one that names it.
 pub(super) fn read_bytes(path: &Path, option: &str) -> Result<Vec<u8>, RunError> {
-    std::fs::read(path).map_err(|e| {
-        let path = path.display();
+    text::read(path).map_err(|e| {
+        let path = text::name(path);
         RunError::bad_input(format!("cannot read {path} ({option}): {e}"))
     })
 }
 
 /// Reads a text; `option` is the one that names it.
 pub(super) fn read_text(path: &Path, option: &str) -> anyhow::Result<String> {
-    let mut text = String::from_utf8(read_bytes(path, option)?).map_err(|e| {
-        let (path, at) = (path.display(), e.utf8_error().valid_up_to());
+    let mut read = String::from_utf8(read_bytes(path, option)?).map_err(|e| {
+        let (path, at) = (text::name(path), e.utf8_error().valid_up_to());
         RunError::bad_input(format!(
             "{path} ({option}) is not UTF-8: byte {at} belongs to no character"
         ))
     })?;
     // A file ends with a line end that is not meant, as for llama.cpp.
-    if text.ends_with('\n') {
-        text.pop();
+    if read.ends_with('\n') {
+        read.pop();
     }
-    Ok(text)
+    Ok(read)
 }

@@ -10,6 +10,7 @@ use super::{Common, Measured, Subject, read_text};
 use crate::cli::Exit;
 use crate::cli::output::{Output, grouped};
 use crate::eval::perplexity::{Against, MIN_CTX, Params, Running, perplexity};
+use crate::input::text;
 
 /// How well a model predicts a text, and how far it is from another model.
 ///
@@ -31,7 +32,7 @@ pub(super) struct Args {
     /// A GGUF file, plain or converted.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The text, UTF-8.
+    /// The text, UTF-8; - reads standard input.
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     /// Tokens of a window.
@@ -95,7 +96,7 @@ struct BaseReport {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        let text = read_text(&self.text, "--text")?;
+        let read = read_text(&self.text, "--text")?;
         let subject = self.common.load(&self.file, out)?;
         let base = match &self.base {
             Some(path) => Some(self.common.load(path, out)?),
@@ -111,7 +112,7 @@ impl Args {
         let found = perplexity(
             &subject.model,
             base.as_ref().map(|base| &base.model),
-            &text,
+            &read,
             &params,
             &mut |running| {
                 if running.chunks == 0 {
@@ -128,9 +129,9 @@ impl Args {
                 "{} against {} on {}",
                 self.file.display(),
                 base.display(),
-                self.text.display()
+                text::name(&self.text)
             ),
-            None => format!("{} on {}", self.file.display(), self.text.display()),
+            None => format!("{} on {}", self.file.display(), text::name(&self.text)),
         })?;
         if self.chunks.is_some_and(|n| n > found.chunks_of_text as u64) {
             out.remark(&format!(

@@ -98,7 +98,7 @@ impl Work<'_> {
                 all.extend(["--ratio".into(), ratio.to_string().into()]);
                 all.extend(arguments.iter().map(Into::into));
                 if let Some(text) = self.args.repair.path().filter(|_| *repair) {
-                    all.extend(["--repair".into(), text.into()]);
+                    all.extend(["--repair".into(), self.inputs.stdin.path(text).into()]);
                 }
                 let measured = (*repair && self.args.measures())
                     .then(|| Stats::of(self.args, self.inputs, self.store))
@@ -156,7 +156,10 @@ impl Stats {
             }),
         );
         let ours = store.stats(&key)?;
-        let arguments = args.repair.stats_arguments(&ours);
+        let mut arguments = args.repair.stats_arguments(&ours);
+        if let Some(path) = arguments.last_mut() {
+            *path = inputs.stdin.path(Path::new(path)).into();
+        }
         let path = arguments.last().map(PathBuf::from);
         Ok(Self {
             key,
@@ -269,6 +272,7 @@ fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> anyhow::Resu
 
 #[cfg(test)]
 mod tests {
+    use super::super::stdin::Stdin;
     use super::*;
 
     #[derive(clap::Parser)]
@@ -296,6 +300,7 @@ mod tests {
             tasks: Vec::new(),
             repair: Some(file()),
             build: "blake3:1".into(),
+            stdin: Stdin::of([]).unwrap(),
         };
         let args = |more: &[&str]| {
             let all = ["", "m.gguf", "--ratios", "0.5", "--text", "t", "-o", "o"];

@@ -36,7 +36,7 @@ impl Work<'_> {
 
         for (task, file) in args.tasks.iter().zip(&self.inputs.tasks) {
             let mut arguments: Vec<OsString> = vec!["eval".into(), "choice".into(), path()];
-            arguments.extend(["--task".into(), task.clone().into()]);
+            arguments.extend(["--task".into(), self.inputs.stdin.path(task).into()]);
             if let Some(limit) = args.limit {
                 arguments.extend(["--limit".into(), limit.to_string().into()]);
             }
@@ -105,7 +105,8 @@ impl Work<'_> {
     ) -> Measure {
         let args = self.args;
         let mut arguments: Vec<OsString> = vec!["eval".into(), "perplexity".into(), path.into()];
-        arguments.extend(["--text".into(), args.text.clone().into()]);
+        let text = self.inputs.stdin.path(&args.text);
+        arguments.extend(["--text".into(), text.into()]);
         arguments.extend(["--ctx".into(), args.ctx.to_string().into()]);
         if let Some(chunks) = args.chunks {
             arguments.extend(["--chunks".into(), chunks.to_string().into()]);

@@ -6,6 +6,7 @@
 mod make;
 mod measures;
 mod speed;
+mod stdin;
 mod work;
 mod worker;
 
@@ -16,6 +17,7 @@ use headshare_format::alias::format_digest;
 use headshare_stitch::MappedFile;
 use serde_json::{Value, json};
 
+use self::stdin::Stdin;
 use self::work::Work;
 use super::Exit;
 use super::bench::{self, Test, check_generates};
@@ -23,12 +25,13 @@ use super::eval::{KindArg, item_context, read_text};
 use super::loading::{self, Resolve};
 use super::output::Output;
 use super::plan::{MatchArgs, parse_ratio};
-use super::repair::RepairArgs;
+use super::repair::{self, RepairArgs};
+use super::stdio;
 use crate::convert;
 use crate::eval::choice::encode::encode;
 use crate::eval::choice::{Kind, Task};
 use crate::eval::perplexity::{self, MIN_CTX};
-use crate::input::{InputError, ModelFile};
+use crate::input::{InputError, ModelFile, text};
 use crate::repair::choose::Units;
 use crate::report::cells::Store;
 use crate::report::lower::Lowering;
@@ -64,11 +67,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "A,...", required = true, value_delimiter = ',',
         value_parser = parse_ratio, allow_negative_numbers = true)]
     ratios: Vec<f64>,
-    /// The text that perplexity is of, UTF-8.
+    /// The text that perplexity is of, UTF-8; - reads standard input.
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Questions for eval choice: jsonl, or the zip of MMLU or C-Eval. May be
-    /// given several times.
+    /// Questions for eval choice: jsonl, or the zip of MMLU or C-Eval; - reads
+    /// standard input. May be given several times.
     #[arg(long = "task", value_name = "FILE")]
     tasks: Vec<PathBuf>,
     /// How to score the questions, where the fields do not tell (see eval
@@ -116,6 +119,7 @@ struct Inputs {
     repair: Option<File>,
     /// The digest of this program.
     build: String,
+    stdin: Stdin,
 }
 
 impl Inputs {
@@ -247,45 +251,59 @@ impl Args {
 
     /// Whatever can be wrong with the inputs, before any long work.
     fn check(&self, out: &Output) -> anyhow::Result<Inputs> {
+        stdio::refuse(&self.output, "-o", "a report is a folder")?;
+        self.repair.check_outputs()?;
+        let texts = std::iter::once(("--text", self.text.as_path()));
+        let tasks = self.tasks.iter().map(|path| ("--task", path.as_path()));
+        let given: Vec<_> = texts.chain(tasks).chain(self.repair.streams()).collect();
+        stdio::check_inputs(given.iter().copied())?;
         Store::check(&self.output)?;
         self.test.check()?;
         let source = ModelFile::open_plain(&self.src)?;
         convert::attention_map(&source)?;
         check_generates(&source)?;
-        let text = read_text(&self.text, "--text")?;
+        let stdin = Stdin::of(given.into_iter().map(|(_, path)| path))?;
+        let read = read_text(stdin.path(&self.text), "--text")?;
         let limit = self.limit.map(|n| n as usize);
         let tasks = (self.tasks.iter())
-            .map(|path| Task::read(path, self.kind(), limit).context("--task"))
+            .map(|path| Task::read(stdin.path(path), self.kind(), limit).context("--task"))
             .collect::<anyhow::Result<Vec<_>>>()?;
         {
             let loaded = loading::load(&self.src, Resolve::Auto, true, &mut |_| true, out)?;
-            perplexity::check(&loaded.model, &text, self.ctx)
-                .with_context(|| format!("{} (--text)", self.text.display()))?;
+            perplexity::check(&loaded.model, &read, self.ctx)
+                .with_context(|| format!("{} (--text)", text::name(&self.text)))?;
             let n_ctx = item_context(&loaded.model, None) as usize;
             for (task, path) in tasks.iter().zip(&self.tasks) {
                 encode(task, &loaded.model.vocab(), n_ctx)
-                    .with_context(|| format!("{} (--task)", path.display()))?;
+                    .with_context(|| format!("{} (--task)", text::name(path)))?;
             }
         }
         self.repair.measures(self.matching.is_given(), false)?;
-        self.repair.check(&source, out)?;
-        let inputs = Inputs {
+        let fitted = self.repair.path().map(|path| stdin.path(path));
+        let fitted = fitted.map(repair::read_text).transpose()?;
+        self.repair.check(&source, fitted.clone(), out)?;
+        if let Some(fitted) = fitted {
+            warn_of_overlap(&read, &fitted, out);
+        }
+        let digested_input = |path: &Path| {
+            let file = digested(stdin.path(path))?;
+            let path = text::name(path);
+            anyhow::Ok(File { path, ..file })
+        };
+        Ok(Inputs {
             source: File {
                 path: self.src.display().to_string(),
                 bytes: source.len(),
                 digest: convert::digest_of(&source),
             },
-            text: digested(&self.text)?,
+            text: digested_input(&self.text)?,
             tasks: (self.tasks.iter())
-                .map(|path| digested(path))
+                .map(|path| digested_input(path))
                 .collect::<anyhow::Result<_>>()?,
-            repair: self.repair.path().map(digested).transpose()?,
+            repair: self.repair.path().map(digested_input).transpose()?,
             build: digested(&std::env::current_exe().context("cannot find this program")?)?.digest,
-        };
-        if let Some(fitted) = self.repair.text()? {
-            warn_of_overlap(&text, &fitted, out);
-        }
-        Ok(inputs)
+            stdin,
+        })
     }
 }
 

@@ -1,8 +1,6 @@
 //! The arguments of `run`, named as llama-cli names them where it has them.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,6 +11,8 @@ use headshare_runtime::{ContextParams, SamplerParams};
 use super::error::RunError;
 use super::escapes;
 use crate::cli::loading::Resolve;
+use crate::cli::stdio;
+use crate::input::text;
 
 /// Tokens that are generated of a text when nothing is said.
 const DEFAULT_N_PREDICT: usize = 128;
@@ -148,7 +148,7 @@ struct SamplingArgs {
     /// Generate only text of this GBNF grammar.
     #[arg(long, value_name = "GBNF", conflicts_with = "grammar_file")]
     grammar: Option<String>,
-    /// File with the grammar.
+    /// File with the grammar; - reads standard input.
     #[arg(long, value_name = "FILE")]
     grammar_file: Option<PathBuf>,
 }
@@ -202,25 +202,32 @@ pub(in crate::cli) fn spell_out(args: impl IntoIterator<Item = OsString>) -> Vec
 }
 
 impl Args {
+    /// Checks that standard input is read for one thing only.
+    pub(super) fn check_stdin(&self) -> anyhow::Result<()> {
+        let files = [
+            ("--file", &self.file_prompt),
+            ("--grammar-file", &self.sampling.grammar_file),
+            ("--chat-template-file", &self.talk.chat_template_file),
+        ];
+        let files = (files.iter()).filter_map(|(flag, path)| Some((*flag, path.as_deref()?)));
+        let messages = self.chat.then_some(("--chat", Path::new(text::STDIO)));
+        Ok(stdio::check_inputs(files.chain(messages))?)
+    }
+
     /// The text to go on from.
     pub(super) fn read_prompt(&self) -> anyhow::Result<String> {
         if let Some(prompt) = &self.prompt {
             return self.unescape("--prompt", prompt);
         }
-        let path = self.file_prompt.as_deref().unwrap_or(Path::new("-"));
-        let mut bytes = Vec::new();
-        if path == Path::new("-") {
-            io::stdin()
-                .lock()
-                .read_to_end(&mut bytes)
-                .context("cannot read the prompt from standard input")?;
-        } else {
-            bytes = fs::read(path)
-                .with_context(|| format!("cannot read the prompt from {}", path.display()))?;
-        }
+        let path = self
+            .file_prompt
+            .as_deref()
+            .unwrap_or(Path::new(text::STDIO));
+        let bytes = text::read(path)
+            .with_context(|| format!("cannot read the prompt from {}", text::name(path)))?;
         let mut text = String::from_utf8(bytes).map_err(|_| {
             RunError::usage(
-                format!("the prompt in {} is not UTF-8", path.display()),
+                format!("the prompt in {} is not UTF-8", text::name(path)),
                 None,
             )
         })?;
@@ -319,7 +326,8 @@ impl Args {
 }
 
 fn read_text(path: &Path, what: &str) -> anyhow::Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {what} from {}", path.display()))
+    let read = || Ok::<_, anyhow::Error>(String::from_utf8(text::read(path)?)?);
+    read().with_context(|| format!("cannot read {what} from {}", text::name(path)))
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use super::{Exit, interrupt};
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        self.check_stdin()?;
         let prompt = if self.chat {
             String::new()
         } else {

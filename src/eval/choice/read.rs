@@ -1,6 +1,5 @@
 //! Reading a task file: jsonl, or a zip of tables.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 
@@ -8,6 +7,7 @@ use super::forms::Form;
 use super::item::{Item, Kind, Subject, Task};
 use super::subjects;
 use crate::eval::task_file::{Row, TaskError, rows, task_name};
+use crate::input::text;
 
 /// What a zip file begins with.
 const ZIP: &[u8] = b"PK";
@@ -22,7 +22,7 @@ impl Task {
     /// [`TaskError`], naming the file, the line and the field.
     pub fn read(path: &Path, kind: Option<Kind>, limit: Option<usize>) -> Result<Self, TaskError> {
         let unreadable = |e| TaskError::read(path, e);
-        let file = File::open(path).map_err(unreadable)?;
+        let file = text::open(path).map_err(unreadable)?;
         let mut file = BufReader::new(file);
         let limit = limit.unwrap_or(usize::MAX);
         if file.fill_buf().map_err(unreadable)?.starts_with(ZIP) {

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::input::text;
+
 /// Why a task file cannot be used; each names the file, and the line and the
 /// field where there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
     /// It cannot be read.
-    #[error("cannot read {path}: {source}", path = path.display())]
+    #[error("cannot read {path}: {source}", path = text::name(path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -15,7 +17,7 @@ pub enum TaskError {
         source: std::io::Error,
     },
     /// A line is not what it must be.
-    #[error("{path}:{line}: {problem}", path = path.display())]
+    #[error("{path}:{line}: {problem}", path = text::name(path))]
     Line {
         /// The file, or the archive and the file in it.
         path: PathBuf,
@@ -27,7 +29,7 @@ pub enum TaskError {
         hint: Option<String>,
     },
     /// The file as a whole is not what it must be.
-    #[error("{path}: {problem}", path = path.display())]
+    #[error("{path}: {problem}", path = text::name(path))]
     Content {
         /// The file, or the archive and the file in it.
         path: PathBuf,

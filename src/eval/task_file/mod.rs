@@ -7,11 +7,15 @@ mod row;
 use std::io::BufRead;
 use std::path::Path;
 
+use crate::input::text;
 pub use error::TaskError;
 pub(super) use row::{Choices, FieldResult, Row, gold, list_of_texts, wrong};
 
 /// What a task is called: its file without the ending.
 pub fn task_name(path: &Path) -> String {
+    if text::is_stdio(path) {
+        return "stdin".to_owned();
+    }
     let stem = path.file_stem().unwrap_or(path.as_os_str());
     stem.to_string_lossy().into_owned()
 }

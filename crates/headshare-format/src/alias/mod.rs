@@ -32,6 +32,13 @@ pub const FILLER: &str = "headshare.filler";
 /// The page sizes a file can be laid out for, in bytes.
 pub const PAGE_SIZES: [u64; 3] = [4096, 16384, 65536];
 
+/// What is wrong with a file whose header differs from its digest.
+pub const HEADER_CHANGED: &str = "its header was changed after it was written";
+/// What its user can do.
+pub const HEADER_CHANGED_HINT: &str = "tools that edit metadata do not know the headshare format: \
+     edit the source (or what headshare-gguf expand makes of the file as it was written) and \
+     convert it again";
+
 /// The keys of the format.
 pub mod keys {
     #![allow(missing_docs)]

@@ -12,8 +12,9 @@ use super::fields::{
     required_u32s, required_u64, required_u64s, same_length,
 };
 use super::{
-    ARCHITECTURE, AliasTable, FILLER, METADATA_DIGEST_HEX_LEN, PAGE_SIZES, POOL, Provenance,
-    RESERVED_PREFIX, Segment, SourceLayout, VERSION, is_converted, keys,
+    ARCHITECTURE, AliasTable, FILLER, HEADER_CHANGED, HEADER_CHANGED_HINT, METADATA_DIGEST_HEX_LEN,
+    PAGE_SIZES, POOL, Provenance, RESERVED_PREFIX, Segment, SourceLayout, VERSION, is_converted,
+    keys,
 };
 use crate::gguf::{
     DEFAULT_ALIGNMENT, Gguf, KEY_ALIGNMENT, MAX_ALIGNMENT, MAX_TENSOR_NAME, align_up,
@@ -30,7 +31,14 @@ impl AliasTable {
         if !is_converted(physical) {
             return Ok(None);
         }
-        check_version(physical)?;
+        check_known(physical)?;
+        Self::read_known(physical)
+            .map(Some)
+            .map_err(|broken| blame(physical, broken))
+    }
+
+    fn read_known(physical: &Gguf) -> Result<Self, FormatError> {
+        check_container(physical)?;
         let mut tensors = read_tensors(physical)?;
         let source = read_source(physical, &mut tensors)?;
         let segments = read_segments(physical, tensors.len())?;
@@ -38,12 +46,22 @@ impl AliasTable {
         check_stored(physical, &tensors, &segments)?;
         check_size(physical, &source, &tensors)?;
         let provenance = read_provenance(physical, &tensors)?;
-        Ok(Some(Self {
+        Ok(Self {
             source,
             provenance,
             tensors,
             segments,
-        }))
+        })
+    }
+}
+
+/// What to say of a broken rule. In a header that is not as it was written, the
+/// rule is a consequence: what broke it is that somebody wrote to the header.
+fn blame(physical: &Gguf, broken: FormatError) -> FormatError {
+    match metadata_is_intact(physical) {
+        Ok(false) => FormatError::new("file", format!("{HEADER_CHANGED} ({broken})"))
+            .hint(HEADER_CHANGED_HINT),
+        _ => broken,
     }
 }
 
@@ -85,16 +103,21 @@ pub fn metadata_is_intact(physical: &Gguf) -> Result<bool, FormatError> {
     Ok(super::format_digest(&actual) == stated)
 }
 
-// R1: a version of the format, of GGUF, and a page size that we know.
-fn check_version(physical: &Gguf) -> Result<(), FormatError> {
+// R1: a version of the format that we know.
+fn check_known(physical: &Gguf) -> Result<(), FormatError> {
     let version = required_u32(physical, keys::VERSION)?;
-    if version != VERSION {
-        return Err(FormatError::key(
-            keys::VERSION,
-            format!("format version {version} is unknown; this program reads version {VERSION}"),
-        )
-        .hint("use a newer headshare-gguf"));
+    if version == VERSION {
+        return Ok(());
     }
+    Err(FormatError::key(
+        keys::VERSION,
+        format!("format version {version} is unknown; this program reads version {VERSION}"),
+    )
+    .hint("use a newer headshare-gguf"))
+}
+
+// R1: a version of GGUF, and a page size that we know.
+fn check_container(physical: &Gguf) -> Result<(), FormatError> {
     if physical.version != 3 {
         return Err(FormatError::new(
             "version",

@@ -8,6 +8,7 @@
 //! wants tensors without gaps, in the order of their infos.
 
 mod crosscheck;
+mod foreign;
 mod value;
 mod walker;
 mod writer;

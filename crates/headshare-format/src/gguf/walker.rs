@@ -11,7 +11,7 @@ use byteorder::{ByteOrder, LittleEndian};
 
 use super::{
     DEFAULT_ALIGNMENT, Gguf, KEY_ALIGNMENT, Kv, MAX_ALIGNMENT, MAX_DIMS, MAX_TENSOR_NAME,
-    TensorInfo, Value, ValueType, align_up,
+    TensorInfo, Value, ValueType, align_up, foreign,
 };
 use crate::{FormatError, GgmlType};
 
@@ -23,7 +23,7 @@ const MIN_TENSOR_BYTES: u64 = 8 + 4 + 4 + 8;
 
 pub(super) fn walk(file: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
     let mut cursor = Cursor { file, pos: 0 };
-    let version = read_version(&mut cursor)?;
+    let version = read_version(&mut cursor, file_len)?;
     let n_tensors = cursor.u64("tensor count")?;
     let n_kvs = cursor.u64("key count")?;
     cursor.check_count("key count", n_kvs, MIN_KV_BYTES)?;
@@ -75,19 +75,13 @@ pub(super) fn walk(file: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
     })
 }
 
-fn read_version(cursor: &mut Cursor) -> Result<u32, FormatError> {
+fn read_version(cursor: &mut Cursor, file_len: u64) -> Result<u32, FormatError> {
     let magic = cursor.take(4, "magic")?;
     if magic == b"FUGG" {
         return Err(big_endian());
     }
     if magic != b"GGUF" {
-        return Err(FormatError::new(
-            "magic",
-            format!(
-                "starts with {:?}, not \"GGUF\": this is no GGUF file",
-                String::from_utf8_lossy(magic)
-            ),
-        ));
+        return Err(foreign::refused(cursor.file, file_len));
     }
     match cursor.u32("version")? {
         version @ (2 | 3) => Ok(version),

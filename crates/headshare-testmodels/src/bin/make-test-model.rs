@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use headshare_testmodels::{
     FileEnd, KeyOrder, ModelSpec, PerLayer, parse_layer_list, self_merge, type_named,
@@ -106,7 +106,15 @@ struct Synthetic {
 }
 
 fn main() -> Result<()> {
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    let output = match &command {
+        Command::Synthetic(args) => &args.output,
+        Command::SelfMerge { output, .. } => output,
+    };
+    if output.as_os_str() == "-" {
+        bail!("-o -: a model is not written as a stream; name a file (./- for one called -)");
+    }
+    match command {
         Command::Synthetic(args) => args.spec()?.write(&args.output),
         Command::SelfMerge {
             source,
