@@ -3,10 +3,12 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use headshare_runtime::GenerateError;
+use headshare_runtime::calibrate::CalibrateError;
+use headshare_runtime::{ContextError, GenerateError};
 use headshare_stitch::FileError;
 
 use super::child::ChildError;
+use super::loading::is_bad_input;
 use super::output::printable;
 use super::run::RunError;
 use crate::analyze::AnalyzeError;
@@ -68,11 +70,7 @@ pub(super) fn usage(message: impl Into<String>) -> UsageError {
 /// exit status.
 pub(super) fn report(error: &anyhow::Error) -> Exit {
     let failure = describe(error);
-    let mut stderr = io::stderr().lock();
-    let _ = writeln!(stderr, "error: {}", failure.message);
-    if let Some(hint) = failure.hint {
-        let _ = writeln!(stderr, "hint: {hint}");
-    }
+    failure.print();
     failure.exit
 }
 
@@ -81,6 +79,17 @@ pub(super) struct Failure {
     pub(super) message: String,
     pub(super) hint: Option<String>,
     pub(super) exit: Exit,
+}
+
+impl Failure {
+    /// Prints it to stderr.
+    pub(super) fn print(&self) {
+        let mut stderr = io::stderr().lock();
+        let _ = writeln!(stderr, "error: {}", self.message);
+        if let Some(hint) = &self.hint {
+            let _ = writeln!(stderr, "hint: {hint}");
+        }
+    }
 }
 
 /// What there is to say about `error`.
@@ -214,7 +223,13 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(e) = cause.downcast_ref::<RepairError>() {
         return Some(match e {
             RepairError::Memory { .. } => Exit::Usage,
-            RepairError::TextTooShort { .. } | RepairError::NotFinite { .. } => Exit::BadInput,
+            RepairError::TextTooShort { .. }
+            | RepairError::NotFinite { .. }
+            | RepairError::Vocab(_) => Exit::BadInput,
+            RepairError::Calibrate(CalibrateError::Model(e)) if is_bad_input(e) => Exit::BadInput,
+            RepairError::Calibrate(CalibrateError::Context(
+                ContextError::Decode(_) | ContextError::NotGenerative { .. },
+            )) => Exit::BadInput,
             _ => Exit::Failed,
         });
     }

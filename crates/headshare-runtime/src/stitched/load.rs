@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
 
 use headshare_format::{GgmlType, LogicalLayout, TensorInfo, VirtualGguf, bytes_mapped_again};
 use headshare_stitch::{Steps, StitchedMapping, mappings_left, page_size};
@@ -11,8 +13,8 @@ use super::buffers::{Choice, RepackingType, Twin, WeightBuffers};
 use super::hooks::Registration;
 use super::stream::Stream;
 use super::{Shared, Sharing, Source, StitchError};
-use crate::guard;
 use crate::model::{Model, ModelError, ModelParams, Progress};
+use crate::{guard, preflight};
 
 /// Bytes that may be consumed before the file's pages are let go of.
 const DROP_EVERY: u64 = 8 << 20;
@@ -60,7 +62,17 @@ impl Model {
         params: &ModelParams,
         mut progress: Option<Progress<'_>>,
     ) -> Result<Self, ModelError> {
-        let path = source.file.path();
+        let name: Arc<Path> = params
+            .called
+            .as_deref()
+            .unwrap_or(source.file.path())
+            .into();
+        if params.check_metadata {
+            let tensors = source
+                .table
+                .map_or(&source.gguf.tensors, |table| &table.tensors);
+            preflight::check(source.gguf, tensors).map_err(ModelError::metadata(&name))?;
+        }
         let mut plan = Plan::new(source, sharing)?;
         let fd = source
             .file
@@ -87,7 +99,7 @@ impl Model {
         };
         let stream = Stream::new(mapping).map_err(StitchError::Stream)?;
         let attached = registration.attach(stream.as_ptr());
-        let model = Self::load_with(path, &params, Some(&mut on_progress), |raw, out| {
+        let model = Self::load_with(&name, &params, Some(&mut on_progress), |raw, out| {
             let load = |error, error_size| {
                 // SAFETY: the stream is open, the parameters and all they point
                 // to live for the call, `out` is ours.
@@ -95,7 +107,7 @@ impl Model {
                     guard::headshare_model_load_stream(stream.as_ptr(), raw, out, error, error_size)
                 }
             };
-            choice.during(|| guard::call(load))
+            choice.during(|| guard::call(&name, load))
         });
         drop(attached);
         drop(stream);
