@@ -2,8 +2,12 @@
 //! it, and how a mistake that one of them finds is told.
 
 use std::io;
+use std::process::ExitStatus;
+use std::sync::OnceLock;
 
 use super::Exit;
+use super::failure::Failure;
+use super::run::RunError;
 
 /// A mistake that a child found, with its hint and exit status.
 #[derive(Debug, thiserror::Error)]
@@ -14,9 +18,55 @@ pub(super) struct ChildError {
     pub(super) exit: Exit,
 }
 
+static TELL: OnceLock<fn(&Failure) -> io::Result<()>> = OnceLock::new();
+
+/// Makes this process one that works for another: it ends when the other does,
+/// and what goes wrong is told by `tell`.
+pub(super) fn work_for_parent(tell: fn(&Failure) -> io::Result<()>) {
+    let _ = TELL.set(tell);
+    end_with_parent();
+}
+
+/// Tells the parent what went wrong; false when there is none that listens.
+pub(super) fn tell(failure: &Failure) -> bool {
+    TELL.get().is_some_and(|tell| tell(failure).is_ok())
+}
+
+/// How a child is told of that ended without a word while it worked on `what`.
+pub(super) fn ended_early(what: &str, status: ExitStatus) -> anyhow::Error {
+    let message = format!("the process that ran {what} ended early: {status}");
+    if crashed(status) {
+        return RunError::bad_input(message).into();
+    }
+    anyhow::anyhow!(message)
+}
+
+/// Whether it was what the process did that ended it.
+#[cfg(unix)]
+fn crashed(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+
+    use rustix::process::Signal;
+
+    const CRASHES: [Signal; 5] = [
+        Signal::ABORT,
+        Signal::BUS,
+        Signal::FPE,
+        Signal::ILL,
+        Signal::SEGV,
+    ];
+    let signal = status.signal();
+    CRASHES.iter().any(|crash| signal == Some(crash.as_raw()))
+}
+
+#[cfg(not(unix))]
+fn crashed(_: ExitStatus) -> bool {
+    false
+}
+
 /// Ends this process when its stdin closes, to which the parent holds the other
 /// end and writes nothing: so it ends however the parent does.
-pub(super) fn end_with_parent() {
+fn end_with_parent() {
     std::thread::spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         headshare_stitch::end_process(Exit::Failed as i32);

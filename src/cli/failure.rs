@@ -3,10 +3,12 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use headshare_runtime::GenerateError;
+use headshare_runtime::calibrate::CalibrateError;
+use headshare_runtime::{ContextError, GenerateError};
 use headshare_stitch::FileError;
 
 use super::child::ChildError;
+use super::loading::is_bad_input;
 use super::output::printable;
 use super::run::RunError;
 use crate::analyze::AnalyzeError;
@@ -223,7 +225,13 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(e) = cause.downcast_ref::<RepairError>() {
         return Some(match e {
             RepairError::Memory { .. } => Exit::Usage,
-            RepairError::TextTooShort { .. } | RepairError::NotFinite { .. } => Exit::BadInput,
+            RepairError::TextTooShort { .. }
+            | RepairError::NotFinite { .. }
+            | RepairError::Vocab(_) => Exit::BadInput,
+            RepairError::Calibrate(CalibrateError::Model(e)) if is_bad_input(e) => Exit::BadInput,
+            RepairError::Calibrate(CalibrateError::Context(
+                ContextError::Decode(_) | ContextError::NotGenerative { .. },
+            )) => Exit::BadInput,
             _ => Exit::Failed,
         });
     }

@@ -104,6 +104,10 @@ pub(super) fn load(
         }
         (Some(table), how) if how == Resolve::Expand || !stitched::SUPPORTED => {
             let scratch = convert::expand_to_scratch(&file, table)?;
+            let params = ModelParams {
+                called: Some(path.to_owned()),
+                ..params
+            };
             let model = Model::load(scratch.path(), &params, Some(progress)).map_err(from_model)?;
             return Ok(Loaded {
                 weights: model.weight_regions(),
@@ -170,12 +174,21 @@ pub(super) fn measure(model: &Model, weights: &WeightRegions, shared_bytes: u64)
     }
 }
 
+/// Whether a file that was given is to blame.
+pub(super) fn is_bad_input(error: &ModelError) -> bool {
+    matches!(
+        error,
+        ModelError::Open { .. }
+            | ModelError::Load { .. }
+            | ModelError::Metadata { .. }
+            | ModelError::NotGenerative { .. }
+    )
+}
+
 pub(super) fn from_model(error: ModelError) -> anyhow::Error {
     match error {
         ModelError::Stitch(StitchError::File(error)) => error.into(),
-        ModelError::Open { .. } | ModelError::Load { .. } | ModelError::NotGenerative { .. } => {
-            RunError::bad_input(error).into()
-        }
+        error if is_bad_input(&error) => RunError::bad_input(error).into(),
         other => other.into(),
     }
 }

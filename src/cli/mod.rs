@@ -4,6 +4,7 @@
 //! Results go to stdout, everything else to stderr. The exit status is
 //! [`Exit`]; scripts depend on it.
 
+mod abort;
 mod analyze;
 mod bench;
 mod child;
@@ -128,6 +129,7 @@ pub fn main() -> ExitCode {
     };
     interrupt::install();
     shortage::install();
+    abort::install();
     let output = Output::new(cli.quiet);
     let result = cli.command.run(&output);
     match result {

@@ -23,7 +23,7 @@ use crate::matching::aliases_for;
 use crate::model::AttentionMap;
 use crate::plan::Plan;
 use crate::repair::choose::{self, Goal, Subject, Survey, SurveyRecord, Terms, Units};
-use crate::repair::{self, Options, Record, Windows};
+use crate::repair::{self, Options, Record, RepairError, Windows};
 
 /// Memory to stay within where the system does not tell how much there is.
 const FALLBACK_MEMORY: u64 = 8 << 30;
@@ -150,7 +150,8 @@ impl RepairArgs {
         let options = self.options(text);
         let map = convert::attention_map(source)?;
         repair::check_supported(&map)?;
-        let windows = Windows::of(source, &map, &options, &|text| out.remark(text))?;
+        let windows = Windows::of(source, &map, &options, &|text| out.remark(text))
+            .map_err(|error| of_source(source, error))?;
         Ok(Calibration {
             windows,
             options,
@@ -229,7 +230,8 @@ impl RepairArgs {
                     self.units != Units::Share,
                     &|done| bar.set_position((done * 1000.0) as u64),
                     &|text| out.remark(text),
-                )?;
+                )
+                .map_err(|error| of_source(source, error))?;
                 bar.finish_and_clear();
                 survey
             }
@@ -336,7 +338,8 @@ impl RepairArgs {
         if let Some(text) = text {
             let map = convert::attention_map(source)?;
             repair::check_supported(&map)?;
-            repair::check_text(source, &map, &self.options(text), &|text| out.remark(text))?;
+            repair::check_text(source, &map, &self.options(text), &|text| out.remark(text))
+                .map_err(|error| of_source(source, error))?;
         }
         Ok(())
     }
@@ -401,7 +404,8 @@ impl RepairArgs {
             &calibration.options,
             &|done| bar.set_position((done * 1000.0) as u64),
             &|text| out.remark(text),
-        )?;
+        )
+        .map_err(|error| of_source(source, error))?;
         bar.finish_and_clear();
         repaired.record.choice.clone_from(&calibration.choice);
         let by = serde_json::to_string(&repaired.record)?;
@@ -430,6 +434,21 @@ pub(super) fn read_text(path: &Path) -> anyhow::Result<String> {
 
 fn limits<'a>(source: &'a ModelFile, map: &'a AttentionMap) -> Result<Limits<'a>, ConvertError> {
     Limits::of(source, map).map_err(|error| cannot_cut(source, error))
+}
+
+/// Names the source in an error that is about it.
+fn of_source(source: &ModelFile, error: RepairError) -> anyhow::Error {
+    let path = source.path().display().to_string();
+    let says_what = matches!(
+        error,
+        RepairError::Unsupported { .. }
+            | RepairError::TextTooShort { .. }
+            | RepairError::Memory { .. }
+    );
+    if says_what || error.to_string().contains(&path) {
+        return error.into();
+    }
+    anyhow::Error::new(error).context(path)
 }
 
 fn cannot_cut(source: &ModelFile, error: CutError) -> ConvertError {

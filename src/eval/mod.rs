@@ -106,7 +106,10 @@ impl EvalError {
             | Self::NotNumbers { .. }
             | Self::Model(_)
             | Self::Vocab(_) => true,
-            Self::Context(error) => matches!(error, ContextError::NotGenerative { .. }),
+            Self::Context(error) => matches!(
+                error,
+                ContextError::Decode(_) | ContextError::NotGenerative { .. }
+            ),
             Self::WindowTooLarge { .. } | Self::Threads(_) => false,
         }
     }

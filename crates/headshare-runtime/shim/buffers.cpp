@@ -1,14 +1,19 @@
-// Two buffer types for weights that are used more than once in a model, for
-// llama.cpp's `tensor_buft_overrides`:
+// Two buffer types for weights that are used more than once in a model:
 //
 // - fold: the CPU backend's own repacking type, over an arena of ours, so that
 //   equal repacked pages can become the same memory;
 // - map: weights stay in the mapped file, where the loader has them or where
 //   they lie better.
 //
+// Which weights go there is asked weight by weight. llama.cpp's own way to say
+// it, `tensor_buft_overrides`, takes regular expressions and compiles each of
+// them anew for every tensor; so there is a device for each of the two types
+// that llama.cpp asks, as it asks accelerators, whether it takes a weight.
+//
 // ggml's buffer interface is internal; its header is taken from the sources
 // that this build of ggml was made of.
 
+#include <cstdint>
 #include <cstring>
 
 #include <ggml-backend-impl.h>
@@ -39,6 +44,17 @@ struct headshare_arena {
     void (*written)(void * user, const char * name, const headshare_place * place);
     // Where a weight is to be used whose bytes the loader has at `data`.
     const void * (*mapped)(void * user, const char * name, const void * data);
+};
+
+// What one load decides about its weights.
+struct headshare_choice {
+    void * user;
+    // NULL when nothing goes there.
+    ggml_backend_buffer_type_t fold;
+    ggml_backend_buffer_type_t map;
+    // The buffer type that the weight goes to; NULL when that is llama.cpp's
+    // business.
+    ggml_backend_buffer_type_t (*choose)(void * user, const char * name);
 };
 
 }
@@ -161,6 +177,8 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size)
     return ggml_backend_buffer_init(buft, iface, context, size);
 }
 
+ggml_backend_dev_t cpu() { return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU); }
+
 // The product that a model computes with such a weight: of a matrix, or of one
 // matrix an expert.
 ggml_tensor * product_with(ggml_context * ctx, ggml_tensor * weight) {
@@ -176,7 +194,7 @@ ggml_tensor * product_with(ggml_context * ctx, ggml_tensor * weight) {
 
 // The CPU backend's repacking types, the first that takes the tensor.
 ggml_backend_buffer_type_t repacking_type(const ggml_tensor * tensor) {
-    ggml_backend_dev_t dev = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    ggml_backend_dev_t dev = cpu();
     if (!dev) {
         return nullptr;
     }
@@ -213,9 +231,98 @@ ggml_backend_buffer_type_t repacking_type(const ggml_tensor * tensor) {
     return nullptr;
 }
 
+// What the load that goes on in this thread decides; NULL when there is none
+// that does.
+thread_local const headshare_choice * choice = nullptr;
+
+enum device_index { FOLD, MAP, N_DEVICES };
+
+device_index index_of(ggml_backend_dev_t dev) {
+    return static_cast<device_index>(reinterpret_cast<intptr_t>(dev->context));
+}
+
+ggml_backend_buffer_type_t chosen_buft(ggml_backend_dev_t dev) {
+    if (!choice) {
+        return nullptr;
+    }
+    return index_of(dev) == FOLD ? choice->fold : choice->map;
+}
+
+const char * device_name(ggml_backend_dev_t dev) {
+    return index_of(dev) == FOLD ? "CPU_FOLDED" : "CPU_MAPPED_SHARED";
+}
+
+const char * device_description(ggml_backend_dev_t) { return "weights that are shared"; }
+
+void device_memory(ggml_backend_dev_t, size_t * free, size_t * total) { *free = *total = 0; }
+
+// llama.cpp asks accelerators first which weights they take, and starts every
+// one for a context. So that is what this is for one load only; else it is a
+// CPU behind the real one, which nobody asks.
+enum ggml_backend_dev_type device_type(ggml_backend_dev_t dev) {
+    return chosen_buft(dev) ? GGML_BACKEND_DEVICE_TYPE_ACCEL : GGML_BACKEND_DEVICE_TYPE_CPU;
+}
+
+void device_props(ggml_backend_dev_t dev, ggml_backend_dev_props * props) {
+    *props = {};
+    props->name        = device_name(dev);
+    props->description = device_description(dev);
+    props->type        = device_type(dev);
+}
+
+ggml_backend_t device_start(ggml_backend_dev_t, const char * params) {
+    return ggml_backend_dev_init(cpu(), params);
+}
+
+ggml_backend_buffer_type_t device_buft(ggml_backend_dev_t dev) {
+    ggml_backend_buffer_type_t buft = chosen_buft(dev);
+    return buft ? buft : ggml_backend_cpu_buffer_type();
+}
+
+// The loader's question about a weight: an operation with the weight in it, in
+// an empty buffer of the type that is asked about.
+bool device_takes(ggml_backend_dev_t dev, const ggml_tensor * op) {
+    ggml_backend_buffer_type_t buft = chosen_buft(dev);
+    for (const ggml_tensor * src : op->src) {
+        if (buft && src && src->buffer && src->buffer->buft == buft) {
+            return choice->choose(choice->user, src->name) == buft;
+        }
+    }
+    return false;
+}
+
+bool device_reads(ggml_backend_dev_t, ggml_backend_buffer_type_t) { return false; }
+
 } // namespace
 
 extern "C" {
+
+// Adds the two devices. To be called once, after the CPU backend is there.
+void headshare_devices_register(void) {
+    static ggml_backend_device devices[N_DEVICES];
+    for (intptr_t i = 0; i < N_DEVICES; ++i) {
+        devices[i].iface.get_name        = device_name;
+        devices[i].iface.get_description = device_description;
+        devices[i].iface.get_memory      = device_memory;
+        devices[i].iface.get_type        = device_type;
+        devices[i].iface.get_props       = device_props;
+        devices[i].iface.init_backend    = device_start;
+        devices[i].iface.get_buffer_type = device_buft;
+        devices[i].iface.supports_op     = device_takes;
+        devices[i].iface.supports_buft   = device_reads;
+        devices[i].reg     = ggml_backend_dev_backend_reg(cpu());
+        devices[i].context = reinterpret_cast<void *>(i);
+        ggml_backend_device_register(&devices[i]);
+    }
+}
+
+// From now on, loads in this thread ask `next`; NULL for none. Returns what
+// they asked before.
+const headshare_choice * headshare_choose(const headshare_choice * next) {
+    const headshare_choice * before = choice;
+    choice = next;
+    return before;
+}
 
 // The type that the CPU backend repacks a weight of this type and shape (three
 // dimensions) into; NULL when it leaves it as it is.
@@ -244,7 +351,7 @@ ggml_backend_buffer_type_t headshare_buffer_type_new(const headshare_arena * are
     } else {
         type->buft.iface.is_host = is_host;
     }
-    type->buft.device  = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    type->buft.device  = cpu();
     type->buft.context = type;
     return &type->buft;
 }

@@ -43,7 +43,11 @@ pub fn start() -> Result<(), BackendError> {
             // SAFETY: called once; no other llama.cpp call came before it but
             // the one that sets the log.
             unsafe { sys::llama_backend_init() };
-            load_backends()
+            load_backends()?;
+            // SAFETY: called once, after the backends are loaded, and before any
+            // other part of this crate uses them: all call this first.
+            unsafe { crate::stitched::register_devices() };
+            Ok(())
         })
         .clone()
         .map_err(BackendError)

@@ -236,7 +236,7 @@ impl Context {
             raw_params.cb_eval_user_data = Arc::as_ptr(slot).cast_mut().cast();
         }
         let mut raw = std::ptr::null_mut();
-        let made = guard::call(|error, error_size| {
+        let made = guard::call(model.path(), |error, error_size| {
             // SAFETY: the model lives (we hold an Arc), the parameters live for
             // the call, and the flag that they point to as long as the context.
             unsafe {
@@ -426,7 +426,7 @@ impl Context {
         // llama.cpp takes a mutable pointer, which it does not write to.
         let mut tokens = tokens.to_vec();
         let mut status = 0;
-        let called = guard::call(|error, error_size| {
+        let called = guard::call(self.model.path(), |error, error_size| {
             // SAFETY: the context lives, all tokens are in the vocabulary and
             // no more than a batch takes.
             unsafe {
@@ -467,7 +467,7 @@ impl Context {
         let mark = log::mark();
         let mut status = 0;
         let called = batch.with_raw(len, |raw| {
-            guard::call(|error, error_size| {
+            guard::call(self.model.path(), |error, error_size| {
                 // SAFETY: the context lives; the batch is as long as it says
                 // and no longer than a batch may be, all tokens are in the
                 // vocabulary and all sequences are ones that there can be.

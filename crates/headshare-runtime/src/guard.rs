@@ -2,8 +2,12 @@
 //! called where it can throw: its exceptions come back as error text.
 
 use std::ffi::{c_char, c_int};
+use std::path::Path;
+use std::sync::Arc;
 
 use ggml_sys as sys;
+
+use crate::abort;
 
 /// Room for an exception's text; longer ones are cut.
 const ERROR_SIZE: usize = 1024;
@@ -128,10 +132,13 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Runs one shim call, handing it the place for the exception's text.
-pub(crate) fn call(shim: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), String> {
+/// Runs one shim call on `model`, handing it the place for the exception's text.
+pub(crate) fn call(
+    model: &Arc<Path>,
+    shim: impl FnOnce(*mut c_char, usize) -> c_int,
+) -> Result<(), String> {
     let mut error = [0u8; ERROR_SIZE];
-    if shim(error.as_mut_ptr().cast(), error.len()) == 0 {
+    if abort::at_work(model, || shim(error.as_mut_ptr().cast(), error.len())) == 0 {
         return Ok(());
     }
     let end = error.iter().position(|&b| b == 0).unwrap_or(error.len());

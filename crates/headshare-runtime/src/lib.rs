@@ -22,6 +22,7 @@
 //! # }
 //! ```
 
+pub mod abort;
 pub mod backend;
 pub mod batch;
 pub mod calibrate;
@@ -31,6 +32,7 @@ pub mod generate;
 pub mod log;
 pub mod memory;
 pub mod model;
+pub mod preflight;
 pub mod quants;
 pub mod sampler;
 pub mod sequences;

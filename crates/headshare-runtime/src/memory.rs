@@ -72,13 +72,14 @@ pub fn process_memory() -> Option<ProcessMemory> {
 
 #[cfg(target_os = "linux")]
 mod platform {
-    use std::fs::File;
+    use std::fs::{self, File};
     use std::ops::Range;
     use std::os::unix::fs::FileExt;
 
-    use procfs::process::{MemoryMap, Process};
+    use headshare_stitch::{mappings, page_size};
 
     use super::ProcessMemory;
+    use super::smaps::{self, Mapping};
 
     pub(super) fn usable_memory() -> Option<u64> {
         super::limit::usable(physical_memory())
@@ -98,25 +99,20 @@ mod platform {
     }
 
     pub(super) fn process_memory() -> Option<ProcessMemory> {
-        let process = Process::myself().ok()?;
-        let rollup = process.smaps_rollup().ok()?;
-        let pss = rollup
-            .memory_map_rollup
-            .iter()
-            .find_map(|map| map.extension.map.get("Pss"))?;
+        // The sum over all mappings, in the form of one.
+        let rollup = fs::read("/proc/self/smaps_rollup").ok()?;
         Some(ProcessMemory {
-            pss_bytes: *pss,
-            vmas: process.maps().ok()?.len() as u64,
+            pss_bytes: smaps::parse(&rollup).next()?.pss,
+            vmas: mappings()?,
         })
     }
 
     pub(super) fn pss_of(ranges: &[Range<u64>]) -> Option<u64> {
-        let maps = Process::myself().ok()?.smaps().ok()?;
+        let text = fs::read("/proc/self/smaps").ok()?;
         let pagemap = File::open("/proc/self/pagemap").ok();
         let mut total = 0;
-        for map in maps.iter() {
-            let (start, end) = map.address;
-            let pss = map.extension.map.get("Pss").copied().unwrap_or(0);
+        for map in smaps::parse(&text) {
+            let Range { start, end } = map.addresses;
             let inside: Vec<Range<u64>> = ranges
                 .iter()
                 .map(|range| range.start.max(start)..range.end.min(end))
@@ -125,8 +121,8 @@ mod platform {
             let covered: u64 = inside.iter().map(|range| range.end - range.start).sum();
             total += match covered {
                 0 => 0,
-                all if all == end - start => pss,
-                _ => part_of(map, &inside, pss, pagemap.as_ref()),
+                all if all == end - start => map.pss,
+                _ => part_of(&map, &inside, pagemap.as_ref()),
             };
         }
         Some(total)
@@ -134,24 +130,23 @@ mod platform {
 
     /// PSS of the part `inside` of a mapping, which the kernel may have joined
     /// with a neighbour: divided by the pages that are present in each part.
-    fn part_of(map: &MemoryMap, inside: &[Range<u64>], pss: u64, pagemap: Option<&File>) -> u64 {
-        let whole = map.address.0..map.address.1;
+    fn part_of(map: &Mapping, inside: &[Range<u64>], pagemap: Option<&File>) -> u64 {
         let weigh = |range: &Range<u64>| {
             pagemap
                 .and_then(|file| present_pages(file, range))
-                .unwrap_or((range.end - range.start) / procfs::page_size())
+                .unwrap_or((range.end - range.start) / page_size())
         };
-        let all = weigh(&whole);
+        let all = weigh(&map.addresses);
         let part: u64 = inside.iter().map(weigh).sum();
         if all == 0 {
             return 0;
         }
-        u64::try_from(u128::from(pss) * u128::from(part) / u128::from(all)).unwrap_or(pss)
+        u64::try_from(u128::from(map.pss) * u128::from(part) / u128::from(all)).unwrap_or(map.pss)
     }
 
     /// Pages of a range that are in memory, from one 64-bit word a page.
     fn present_pages(pagemap: &File, range: &Range<u64>) -> Option<u64> {
-        let page = procfs::page_size();
+        let page = page_size();
         let mut words = vec![0u8; 8 * 4096];
         let mut at = range.start / page;
         let end = range.end.div_ceil(page);
@@ -169,6 +164,52 @@ mod platform {
             at += count as u64;
         }
         Some(present)
+    }
+}
+
+/// The kernel's list of mappings with what each takes. It is read as bytes: the
+/// names of mapped files in it can be any.
+#[cfg(target_os = "linux")]
+mod smaps {
+    use std::ops::Range;
+    use std::str;
+
+    /// One mapping.
+    #[derive(Debug, PartialEq, Eq)]
+    pub(super) struct Mapping {
+        pub(super) addresses: Range<u64>,
+        /// Proportional set size, in bytes.
+        pub(super) pss: u64,
+    }
+
+    /// The mappings that `text` lists: a line with the addresses first, and
+    /// then one a field.
+    pub(super) fn parse(text: &[u8]) -> impl Iterator<Item = Mapping> {
+        let mut lines = text.split(|&byte| byte == b'\n').peekable();
+        std::iter::from_fn(move || {
+            let addresses = lines.find_map(addresses)?;
+            let mut pss = 0;
+            while let Some(field) = lines.next_if(|line| self::addresses(line).is_none()) {
+                if let Some(size) = field.strip_prefix(b"Pss:") {
+                    pss = kib(size).unwrap_or(0);
+                }
+            }
+            Some(Mapping { addresses, pss })
+        })
+    }
+
+    /// `START-END PERMISSIONS OFFSET DEVICE INODE NAME`.
+    fn addresses(line: &[u8]) -> Option<Range<u64>> {
+        let range = str::from_utf8(line.split(|&byte| byte == b' ').next()?).ok()?;
+        let (start, end) = range.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        Some(number(start)?..number(end)?)
+    }
+
+    /// ` NUMBER kB`.
+    fn kib(field: &[u8]) -> Option<u64> {
+        let number = str::from_utf8(field).ok()?.trim().strip_suffix(" kB")?;
+        number.parse::<u64>().ok()?.checked_mul(1024)
     }
 }
 
@@ -202,6 +243,40 @@ mod tests {
             regions.add(range);
         }
         assert_eq!(regions.ranges(), [5..25, 40..50]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn names_of_mapped_files_can_be_any() {
+        let text = b"1000-3000 r--p 00000000 00:1f 7    /tmp/Pss: 9 kB \xff\n\
+            Size:                  8 kB\nRss:                   8 kB\n\
+            Pss:                   6 kB\nPss_Dirty:             1 kB\nVmFlags: rd mr\n\
+            ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0   [vsyscall]\n\
+            Size:                  4 kB\nPss:                   0 kB\n";
+        let found: Vec<_> = smaps::parse(text).map(|m| (m.addresses, m.pss)).collect();
+        let last = 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1000;
+        assert_eq!(found, [(0x1000..0x3000, 6 << 10), (last, 0)]);
+        assert_eq!(smaps::parse(b"").count(), 0);
+    }
+
+    /// A file whose name is no text, mapped: what is asked of the kernel about
+    /// all mappings lists it.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_is_told_while_a_file_of_any_name_is_mapped() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder
+            .path()
+            .join(std::ffi::OsStr::from_bytes(b"m\xff\xfe.gguf"));
+        std::fs::write(&path, vec![1u8; 64 << 10]).unwrap();
+        let mapped = headshare_stitch::MappedFile::open(&path).unwrap();
+        assert!(mapped.iter().all(|&byte| byte == 1));
+        let at = mapped.as_ptr() as u64;
+        let mut only = WeightRegions::default();
+        only.add(at..at + mapped.len() as u64);
+        assert_eq!(only.pss_bytes(), Some(64 << 10));
+        assert!(process_memory().is_some());
     }
 
     #[cfg(target_os = "linux")]

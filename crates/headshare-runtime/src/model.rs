@@ -5,14 +5,17 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use ggml_sys as sys;
+use headshare_format::FormatError;
 
+use crate::abort::InMemory;
 use crate::backend::{self, BackendError};
 use crate::memory::WeightRegions;
 use crate::stitched::{Backing, Shared, StitchError};
 use crate::vocab::Vocab;
-use crate::{guard, log, recorder};
+use crate::{guard, log, preflight, recorder};
 
 /// How a model is loaded; llama.cpp's names and defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,11 @@ pub struct ModelParams {
     pub use_extra_bufts: bool,
     /// Check that the weights are valid numbers while loading.
     pub check_tensors: bool,
+    /// Look for what llama.cpp would end the process over before it is called
+    /// ([`preflight`]): [`load`](Model::load) reads the header once more for it.
+    pub check_metadata: bool,
+    /// What to call the file in messages where it is a copy of another.
+    pub called: Option<PathBuf>,
 }
 
 impl Default for ModelParams {
@@ -39,6 +47,8 @@ impl Default for ModelParams {
             n_gpu_layers: -1,
             use_extra_bufts: true,
             check_tensors: false,
+            check_metadata: true,
+            called: None,
         }
     }
 }
@@ -77,6 +87,14 @@ pub enum ModelError {
         /// llama.cpp's own words.
         reason: String,
     },
+    /// llama.cpp would end the process over the file's metadata.
+    #[error("{path}: {error}", path = path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: FormatError,
+    },
     /// A converted file cannot be loaded in place.
     #[error(transparent)]
     Stitch(#[from] StitchError),
@@ -93,9 +111,18 @@ pub enum ModelError {
     },
 }
 
+impl ModelError {
+    /// An error about the metadata of the file called `name`.
+    pub(crate) fn metadata(name: &Path) -> impl FnOnce(FormatError) -> Self {
+        let path = name.to_owned();
+        move |error| Self::Metadata { path, error }
+    }
+}
+
 /// A loaded model. Contexts share it through an [`std::sync::Arc`].
 pub struct Model {
     raw: NonNull<sys::llama_model>,
+    file: InMemory,
     /// llama.cpp's own buffers and mappings.
     regions: WeightRegions,
     /// What the weights lie in; goes after `raw`, which `drop` frees first.
@@ -122,13 +149,17 @@ impl Model {
             }
             Ok(())
         });
+        let name: Arc<Path> = params.called.as_deref().unwrap_or(path).into();
         if let Err(source) = open {
-            let path = path.to_owned();
+            let path = name.to_path_buf();
             return Err(ModelError::Open { path, source });
         }
+        if params.check_metadata {
+            preflight::check_file(path).map_err(ModelError::metadata(&name))?;
+        }
         let c_path = c_path(path)?;
-        Self::load_with(path, params, progress, |raw_params, out| {
-            guard::call(|error, error_size| {
+        Self::load_with(&name, params, progress, |raw_params, out| {
+            guard::call(&name, |error, error_size| {
                 // SAFETY: the path is NUL-terminated, the parameters and all
                 // they point to live for the call, `out` is ours.
                 unsafe {
@@ -139,10 +170,10 @@ impl Model {
     }
 
     /// What all ways of loading share: `open` is handed llama.cpp's parameters
-    /// (and may complete them) and the place for the model. `path` is for
+    /// (and may complete them) and the place for the model. `name` is for
     /// messages only.
     pub(crate) fn load_with(
-        path: &Path,
+        name: &Arc<Path>,
         params: &ModelParams,
         progress: Option<Progress<'_>>,
         open: impl FnOnce(
@@ -187,12 +218,13 @@ impl Model {
         match (opened, NonNull::new(raw)) {
             (Ok(()), Some(raw)) => Ok(Self {
                 raw,
+                file: InMemory::new(Arc::clone(name)),
                 regions,
                 backing: None,
             }),
             (Ok(()), None) if watch.stopped => Err(ModelError::Interrupted),
             (opened, _) => {
-                let path = path.to_owned();
+                let path = name.to_path_buf();
                 let reason = match opened {
                     Err(thrown) => thrown,
                     Ok(()) => log::reason_since(mark)
@@ -227,6 +259,15 @@ impl Model {
             regions.add(range);
         }
         regions
+    }
+
+    /// The file's path, as messages call it.
+    pub fn file(&self) -> &Path {
+        self.file.path()
+    }
+
+    pub(crate) fn path(&self) -> &Arc<Path> {
+        self.file.path()
     }
 
     pub(crate) fn as_ptr(&self) -> *mut sys::llama_model {

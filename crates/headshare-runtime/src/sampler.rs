@@ -225,7 +225,7 @@ impl Sampler {
         let ends = self.model.vocab().is_eog(token);
         let grammar = self.grammar.as_ref().filter(|_| generated && !ends);
         for sampler in std::iter::once(&self.chain).chain(grammar) {
-            guard::call(|error, error_size| {
+            guard::call(self.model.path(), |error, error_size| {
                 // SAFETY: the sampler lives, the token is in the vocabulary.
                 unsafe {
                     guard::headshare_sampler_accept(sampler.0.as_ptr(), token, error, error_size)
@@ -262,7 +262,7 @@ impl Sampler {
     /// Rules out what the grammar does not allow; false when nothing is left.
     fn weed(&mut self) -> Result<bool, SamplerError> {
         if let Some(grammar) = &self.grammar {
-            apply(grammar, &mut self.candidates)?;
+            apply(&self.model, grammar, &mut self.candidates)?;
         }
         Ok(self
             .candidates
@@ -271,7 +271,7 @@ impl Sampler {
     }
 
     fn pick(&mut self) -> Result<Token, SamplerError> {
-        match apply(&self.chain, &mut self.candidates)? {
+        match apply(&self.model, &self.chain, &mut self.candidates)? {
             Some(token) => Ok(token),
             None => Err(SamplerError::Failed("no token was selected".into())),
         }
@@ -287,7 +287,7 @@ impl Sampler {
             logit: 1.0,
             p: 0.0,
         }];
-        apply(grammar, &mut alone)?;
+        apply(&self.model, grammar, &mut alone)?;
         Ok(alone[0].logit > f32::NEG_INFINITY)
     }
 }
@@ -295,6 +295,7 @@ impl Sampler {
 /// Applies a sampler to candidates and returns the token that it selected, if
 /// it is one that selects.
 fn apply(
+    model: &Model,
     sampler: &Raw,
     candidates: &mut [sys::llama_token_data],
 ) -> Result<Option<Token>, SamplerError> {
@@ -304,7 +305,7 @@ fn apply(
         selected: -1,
         sorted: false,
     };
-    guard::call(|error, error_size| {
+    guard::call(model.path(), |error, error_size| {
         // SAFETY: the sampler lives; the array describes our candidates, which
         // llama.cpp reorders, shortens or replaces by its own, but never frees.
         unsafe { guard::headshare_sampler_apply(sampler.0.as_ptr(), &mut array, error, error_size) }
@@ -346,7 +347,7 @@ fn compile(vocab: Vocab<'_>, grammar: &str) -> Result<Raw, SamplerError> {
         .map_err(|_| SamplerError::Grammar("it contains a NUL character".into()))?;
     let mark = crate::log::mark();
     let mut raw = std::ptr::null_mut();
-    guard::call(|error, error_size| {
+    guard::call(vocab.model().path(), |error, error_size| {
         // SAFETY: the vocabulary lives, both strings are NUL-terminated.
         unsafe {
             guard::headshare_grammar_init(

@@ -53,7 +53,7 @@ impl Context {
             return Err(ContextError::Sequence(message.into()));
         }
         let p1 = if whole { -1 } else { p1 };
-        guard::call(|error, error_size| {
+        guard::call(self.model().path(), |error, error_size| {
             // SAFETY: the context lives and has a memory, both sequences are
             // ones that there can be, and only what llama.cpp can copy is.
             unsafe {
@@ -83,7 +83,7 @@ impl Context {
         self.check_sequence(sequence)?;
         let (p0, p1) = ends(&positions);
         let mut removed = false;
-        let called = guard::call(|error, error_size| {
+        let called = guard::call(self.model().path(), |error, error_size| {
             // SAFETY: the context lives and has a memory, and the sequence is
             // one that there can be.
             unsafe {
@@ -117,7 +117,7 @@ impl Context {
                 .filter(|&other| other != sequence)
                 .try_for_each(|other| self.seq_rm(other, ..));
         }
-        let called = guard::call(|error, error_size| {
+        let called = guard::call(self.model().path(), |error, error_size| {
             // SAFETY: as in `seq_rm`.
             unsafe {
                 guard::headshare_memory_seq_keep(

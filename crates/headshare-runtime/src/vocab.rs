@@ -1,7 +1,5 @@
 //! Text to tokens and back, with a model's own tokenizer.
 
-use std::marker::PhantomData;
-
 use ggml_sys as sys;
 
 use crate::guard;
@@ -36,7 +34,7 @@ pub enum VocabError {
 #[derive(Clone, Copy)]
 pub struct Vocab<'m> {
     raw: *const sys::llama_vocab,
-    model: PhantomData<&'m Model>,
+    model: &'m Model,
 }
 
 impl<'m> Vocab<'m> {
@@ -44,12 +42,16 @@ impl<'m> Vocab<'m> {
         Self {
             // SAFETY: the model is alive; its vocabulary lives as long.
             raw: unsafe { sys::llama_model_get_vocab(model.as_ptr()) },
-            model: PhantomData,
+            model,
         }
     }
 
     pub(crate) fn as_ptr(self) -> *const sys::llama_vocab {
         self.raw
+    }
+
+    pub(crate) fn model(self) -> &'m Model {
+        self.model
     }
 
     /// Number of tokens; 0 when the file holds no tokenizer.
@@ -131,7 +133,7 @@ impl<'m> Vocab<'m> {
         loop {
             let room = i32::try_from(tokens.len()).map_err(|_| VocabError::TooLong)?;
             let mut count = 0;
-            guard::call(|error, error_size| {
+            guard::call(self.model.path(), |error, error_size| {
                 // SAFETY: text and tokens are as long as stated; the vocabulary
                 // is there and lives.
                 unsafe {
@@ -168,7 +170,7 @@ impl<'m> Vocab<'m> {
         loop {
             let room = i32::try_from(piece.len()).map_err(|_| VocabError::TooLong)?;
             let mut count = 0;
-            guard::call(|error, error_size| {
+            guard::call(self.model.path(), |error, error_size| {
                 // SAFETY: the token is in the vocabulary, the buffer is as
                 // long as stated.
                 unsafe {
@@ -204,7 +206,7 @@ impl<'m> Vocab<'m> {
         loop {
             let room = i32::try_from(text.len()).map_err(|_| VocabError::TooLong)?;
             let mut count = 0;
-            guard::call(|error, error_size| {
+            guard::call(self.model.path(), |error, error_size| {
                 // SAFETY: all tokens are in the vocabulary, both buffers are as
                 // long as stated.
                 unsafe {

@@ -29,4 +29,4 @@ pub use map::{FileId, MappedFile};
 pub use region::page_size;
 pub use scratch::ScratchFile;
 #[cfg(target_os = "linux")]
-pub use stitched::{Steps, StitchedMapping, mappings_left};
+pub use stitched::{Steps, StitchedMapping, mappings, mappings_left};

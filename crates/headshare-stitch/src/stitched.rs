@@ -218,12 +218,17 @@ pub fn mappings_left() -> u64 {
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(DEFAULT_MAX_MAPPINGS);
-    let used = std::fs::read_to_string("/proc/self/maps")
-        .map(|maps| maps.lines().count() as u64)
-        .unwrap_or(0);
+    let used = mappings().unwrap_or(0);
     // A tiny limit still leaves a few.
     let spare = SPARE_MAPPINGS.min(limit / 4);
     limit.saturating_sub(used + spare)
+}
+
+/// Mappings that this process has; `None` where the system does not tell.
+pub fn mappings() -> Option<u64> {
+    // Bytes: a mapped file's name can be any.
+    let maps = std::fs::read("/proc/self/maps").ok()?;
+    Some(maps.iter().filter(|&&byte| byte == b'\n').count() as u64)
 }
 
 /// In which steps the processor translates addresses.
@@ -368,5 +373,17 @@ mod tests {
     #[test]
     fn there_are_mappings_left() {
         assert!(mappings_left() > 0);
+    }
+
+    #[test]
+    fn mappings_are_counted_whatever_their_files_are_called() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder
+            .path()
+            .join(std::ffi::OsStr::from_bytes(b"not \xff UTF-8"));
+        std::fs::write(&path, b"some bytes").unwrap();
+        let _mapped = MappedFile::open(&path).unwrap();
+        assert!(mappings().unwrap() > 10);
     }
 }

@@ -12,15 +12,16 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::ValueEnum;
+use headshare_runtime::preflight;
 use headshare_runtime::threads::{physical_cores, processor_time};
 use headshare_runtime::{Context, ContextParams, Model, ModelParams, Token, Vocab};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Exit;
 use crate::cli::child::{self, ChildError};
-use crate::cli::failure;
+use crate::cli::failure::{self, Failure};
 use crate::cli::loading::{self, Loaded, Memory, Resolve};
 use crate::cli::output::Output;
 use crate::cli::run::RunError;
@@ -206,13 +207,10 @@ pub(super) struct Measured {
 impl Args {
     /// The worker itself.
     pub(in crate::cli) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        child::end_with_parent();
+        child::work_for_parent(say_failed);
         if let Err(error) = self.measure(out) {
             let failure = failure::describe(&error);
-            say(&Message::Failed {
-                message: failure.message,
-                hint: failure.hint,
-            })?;
+            say_failed(&failure)?;
             return Ok(failure.exit);
         }
         Ok(Exit::Done)
@@ -220,6 +218,11 @@ impl Args {
 
     fn measure(&self, out: &Output) -> anyhow::Result<()> {
         let test = &self.test;
+        if self.way.resolve().is_none() {
+            preflight::check_file(&self.file).map_err(|error| {
+                RunError::bad_input(format!("{}: {error}", self.file.display()))
+            })?;
+        }
         let clock = Clock::start();
         let loaded = self.load(out)?;
         let (resolve, shared_bytes, weights) =
@@ -273,7 +276,8 @@ impl Args {
                 test.n_gen,
             )?))?;
         }
-        say(&Message::Finished { memory: memory() })
+        say(&Message::Finished { memory: memory() })?;
+        Ok(())
     }
 
     fn load(&self, out: &Output) -> anyhow::Result<Loaded> {
@@ -282,6 +286,8 @@ impl Args {
         }
         let params = ModelParams {
             use_mmap: self.way == Way::StockMmap,
+            // Done before: stock llama.cpp does not.
+            check_metadata: false,
             ..ModelParams::default()
         };
         let model = Model::load(&self.file, &params, None).map_err(loading::from_model)?;
@@ -352,7 +358,14 @@ impl RandomTokens {
     }
 }
 
-fn say(message: &Message) -> anyhow::Result<()> {
+fn say_failed(failure: &Failure) -> io::Result<()> {
+    say(&Message::Failed {
+        message: failure.message.clone(),
+        hint: failure.hint.clone(),
+    })
+}
+
+fn say(message: &Message) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     serde_json::to_writer(&mut stdout, message)?;
     stdout.write_all(b"\n")?;
@@ -410,10 +423,7 @@ pub(super) fn measure(
             exit: Exit::from_code(status.code()),
         }
         .into()),
-        Heard::Silence => bail!(
-            "the process that ran {} ended early: {status}",
-            file.display()
-        ),
+        Heard::Silence => Err(child::ended_early(&file.display().to_string(), status)),
     }
 }
 

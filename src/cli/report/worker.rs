@@ -3,17 +3,18 @@
 //! figure can be had by hand.
 
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::io::{self, Read as _, Write as _};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Parser as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cli::child::{self, ChildError};
+use crate::cli::failure::{self, Failure};
 use crate::cli::output::Output;
-use crate::cli::{Cli, Exit, failure};
+use crate::cli::{Cli, Exit};
 
 /// The worker's subcommand.
 const COMMAND: &str = "report-worker";
@@ -34,19 +35,26 @@ struct Failed {
 
 impl Args {
     pub(in crate::cli) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        child::end_with_parent();
+        child::work_for_parent(say_failed);
         let program = OsString::from("headshare-gguf");
         let cli = Cli::try_parse_from(std::iter::once(program).chain(self.arguments))?;
         cli.command.run(out).or_else(|error| {
             let failure = failure::describe(&error);
-            let said = Failed {
-                failed: failure.message,
-                hint: failure.hint,
-            };
-            out.result(&said, true, |_| String::new())?;
+            say_failed(&failure)?;
             Ok(failure.exit)
         })
     }
+}
+
+fn say_failed(failure: &Failure) -> io::Result<()> {
+    let said = Failed {
+        failed: failure.message.clone(),
+        hint: failure.hint.clone(),
+    };
+    let mut stdout = io::stdout().lock();
+    serde_json::to_writer(&mut stdout, &said)?;
+    stdout.write_all(b"\n")?;
+    stdout.flush()
 }
 
 /// The JSON that the program prints for these arguments. Its bars and remarks
@@ -90,7 +98,7 @@ pub(super) fn ask(arguments: &[OsString], out: &Output) -> anyhow::Result<Value>
         .collect();
     let what = words.join(" ");
     if !status.success() {
-        bail!("the process that ran `{what}` ended early: {status}");
+        return Err(child::ended_early(&format!("`{what}`"), status));
     }
     serde_json::from_str(&said).with_context(|| format!("`{what}` said {said:?}"))
 }

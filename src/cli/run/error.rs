@@ -1,6 +1,6 @@
 //! What goes wrong in `run`, with its exit status and what to do about it.
 
-use headshare_runtime::{GenerateError, ModelError, SamplerError};
+use headshare_runtime::{ContextError, GenerateError, Model, ModelError, SamplerError};
 
 use super::super::Exit;
 use crate::chat::ChatError;
@@ -47,7 +47,21 @@ impl RunError {
     }
 }
 
-pub(super) fn from_sampler(error: SamplerError) -> anyhow::Error {
+/// An error that the model's file is to blame for.
+pub(super) fn of_model(model: &Model, error: impl ToString) -> anyhow::Error {
+    let path = model.file().display();
+    RunError::bad_input(format!("{path}: {}", error.to_string())).into()
+}
+
+/// An error of a context; what is not for lack of room is the model's.
+pub(super) fn from_context(model: &Model, error: ContextError) -> anyhow::Error {
+    match error {
+        ContextError::Decode(_) | ContextError::NotGenerative { .. } => of_model(model, error),
+        other => anyhow::Error::new(other).context(model.file().display().to_string()),
+    }
+}
+
+pub(super) fn from_sampler(model: &Model, error: SamplerError) -> anyhow::Error {
     let message = match &error {
         SamplerError::Parameter { name, range, value } => {
             let flag = match *name {
@@ -63,12 +77,13 @@ pub(super) fn from_sampler(error: SamplerError) -> anyhow::Error {
             format!("{flag} must be {range}, not {value}")
         }
         SamplerError::Grammar(_) => error.to_string(),
+        SamplerError::NotANumber | SamplerError::Failed(_) => return of_model(model, error),
         _ => return error.into(),
     };
     RunError::usage(message, None).into()
 }
 
-pub(super) fn from_generate(error: GenerateError) -> anyhow::Error {
+pub(super) fn from_generate(model: &Model, error: GenerateError) -> anyhow::Error {
     match error {
         GenerateError::EmptyPrompt => RunError::usage(
             error,
@@ -76,7 +91,11 @@ pub(super) fn from_generate(error: GenerateError) -> anyhow::Error {
         )
         .into(),
         GenerateError::PromptTooLong { .. } => RunError::usage(error, Some(TOO_LONG)).into(),
-        GenerateError::Model(ModelError::NotGenerative { .. }) => RunError::bad_input(error).into(),
+        GenerateError::Model(ModelError::NotGenerative { .. }) | GenerateError::Vocab(_) => {
+            of_model(model, error)
+        }
+        GenerateError::Context(error) => from_context(model, error),
+        GenerateError::Sampler(error) => from_sampler(model, error),
         GenerateError::Show(error) => {
             anyhow::Error::new(error).context("standard output: cannot write")
         }
@@ -84,15 +103,15 @@ pub(super) fn from_generate(error: GenerateError) -> anyhow::Error {
     }
 }
 
-pub(super) fn from_chat(error: ChatError) -> anyhow::Error {
+pub(super) fn from_chat(model: &Model, error: ChatError) -> anyhow::Error {
     match error {
         ChatError::Template(_) => RunError::bad_input(error)
             .with_hint("--chat-template-file FILE gives another template")
             .into(),
         ChatError::TooLong { .. } => RunError::usage(error, Some(TOO_LONG)).into(),
-        ChatError::Generate(error) => from_generate(error),
-        ChatError::Sampler(error) => from_sampler(error),
-        ChatError::Vocab(error) => RunError::bad_input(error).into(),
+        ChatError::Generate(error) => from_generate(model, error),
+        ChatError::Sampler(error) => from_sampler(model, error),
+        ChatError::Vocab(error) => of_model(model, error),
     }
 }
 

@@ -18,7 +18,7 @@ use headshare_runtime::{Context, Generated, Sampler, StopReason, log};
 
 pub(super) use args::{Args, spell_out};
 pub(super) use error::RunError;
-use error::from_sampler;
+use error::{from_context, from_sampler, of_model};
 use report::{Measured, Report};
 
 use super::loading::{from_model, load, measure};
@@ -54,8 +54,9 @@ impl Args {
         let loaded = loaded?;
         let model = Arc::new(loaded.model);
         model.check_generative().map_err(from_model)?;
-        let mut context = Context::new(&model, &self.context(&stop))?;
-        context.check_generative().map_err(RunError::bad_input)?;
+        let from_context = |error| from_context(&model, error);
+        let mut context = Context::new(&model, &self.context(&stop)).map_err(from_context)?;
+        context.check_generative().map_err(from_context)?;
         let load_ms = started.elapsed().as_secs_f64() * 1000.0;
         let trained = model.n_ctx_train();
         let beyond = |n_ctx| trained > 0 && n_ctx > trained && model.n_positions().is_none();
@@ -83,8 +84,9 @@ impl Args {
             let prompt = model
                 .vocab()
                 .tokenize(&prompt, true, true)
-                .map_err(RunError::bad_input)?;
-            let mut sampler = Sampler::new(&model, &sampling).map_err(from_sampler)?;
+                .map_err(|error| of_model(&model, error))?;
+            let sampler = Sampler::new(&model, &sampling);
+            let mut sampler = sampler.map_err(|error| from_sampler(&model, error))?;
             let done = once::generate(&self, &stops, &mut context, &mut sampler, &prompt)?;
             let ended = measured(sampler.seed(), done.timings, context.thread_use());
             self.report(done, prompt.len(), loaded.resolve, &ended, &context, out)?;

@@ -1,5 +1,7 @@
 //! One text, gone on from once.
 
+use std::sync::Arc;
+
 use headshare_runtime::{Context, Generated, Generator, Sampler, Token};
 
 use super::args::Args;
@@ -14,6 +16,8 @@ pub(super) fn generate(
     sampler: &mut Sampler,
     prompt: &[Token],
 ) -> anyhow::Result<Generated> {
+    let model = Arc::clone(context.model());
+    let from_generate = |error| from_generate(&model, error);
     let generator =
         Generator::new(context, sampler, prompt, args.n_predict()).map_err(from_generate)?;
     let mut stream = Stream::new();

@@ -64,6 +64,7 @@ pub(super) fn talk(
     stop: &Arc<AtomicBool>,
     out: &Output,
 ) -> anyhow::Result<(Session, Timings)> {
+    let from_chat = |error| from_chat(model, error);
     let template = template(args, model)?;
     let n_ctx = context.n_ctx();
     let mut session = Session::new(
@@ -127,7 +128,7 @@ pub(super) fn talk(
             }
             _ => stream.end_line(),
         };
-        end.map_err(|error| from_generate(GenerateError::Show(error)))?;
+        end.map_err(|error| from_generate(model, GenerateError::Show(error)))?;
         timings += answer.generated.timings;
         match answer.generated.stop {
             StopReason::ContextFull => out.remark(&format!(
@@ -189,7 +190,7 @@ fn template(args: &Args, model: &Model) -> anyhow::Result<ChatTemplate> {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let template = ChatTemplate::new(&source, &text(vocab.bos())?, &text(vocab.eos())?);
-    template.map_err(|error| from_chat(error.into()))
+    template.map_err(|error| from_chat(model, error.into()))
 }
 
 #[cfg(test)]

@@ -101,6 +101,7 @@ impl Calibrator {
             n_gpu_layers: 0,
             use_extra_bufts: false,
             check_tensors: false,
+            ..ModelParams::default()
         };
         let model = Arc::new(Model::load(path, &loaded, None)?);
         model.check_generative()?;

@@ -39,6 +39,86 @@ unsafe extern "C" {
         page: usize,
     ) -> sys::ggml_backend_buffer_type_t;
     fn headshare_buffer_type_free(buft: sys::ggml_backend_buffer_type_t);
+    fn headshare_devices_register();
+    fn headshare_choose(next: *const RawChoice) -> *const RawChoice;
+}
+
+#[repr(C)]
+struct RawChoice {
+    user: *const c_void,
+    fold: sys::ggml_backend_buffer_type_t,
+    map: sys::ggml_backend_buffer_type_t,
+    choose: unsafe extern "C" fn(*const c_void, *const c_char) -> sys::ggml_backend_buffer_type_t,
+}
+
+/// Adds the devices through which llama.cpp asks where weights go.
+///
+/// # Safety
+/// To be called once, when the CPU backend is there and nothing else uses ggml.
+pub(crate) unsafe fn register_devices() {
+    // SAFETY: the caller's promise.
+    unsafe { headshare_devices_register() };
+}
+
+/// Which weights go to buffers of ours.
+#[derive(Default)]
+pub(super) struct Choice<'a> {
+    fold: Option<&'a WeightBuffers>,
+    map: Option<&'a WeightBuffers>,
+    by_name: HashMap<&'a str, sys::ggml_backend_buffer_type_t>,
+}
+
+impl<'a> Choice<'a> {
+    /// Has the weights `names` go to `buffers` around a repacking type.
+    pub(super) fn fold(&mut self, buffers: &'a WeightBuffers, names: &'a [String]) {
+        self.fold = Some(buffers);
+        self.add(buffers, names);
+    }
+
+    /// Has the weights `names` go to `buffers` that stay in the mapping.
+    pub(super) fn map(&mut self, buffers: &'a WeightBuffers, names: &'a [String]) {
+        self.map = Some(buffers);
+        self.add(buffers, names);
+    }
+
+    fn add(&mut self, buffers: &WeightBuffers, names: &'a [String]) {
+        let all = names.iter().map(|name| (name.as_str(), buffers.buft));
+        self.by_name.extend(all);
+    }
+
+    /// Runs `load`, which loads a model in this thread with this choice.
+    pub(super) fn during<T>(&self, load: impl FnOnce() -> T) -> T {
+        struct Restore(*const RawChoice);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                // SAFETY: what was in force before, by a caller further out.
+                unsafe { headshare_choose(self.0) };
+            }
+        }
+        let buft =
+            |buffers: Option<&WeightBuffers>| buffers.map_or(std::ptr::null_mut(), |b| b.buft);
+        let raw = RawChoice {
+            user: (&raw const *self).cast(),
+            fold: buft(self.fold),
+            map: buft(self.map),
+            choose,
+        };
+        // SAFETY: `raw` and what it points to live until the choice before it is
+        // in force again.
+        let _restore = Restore(unsafe { headshare_choose(&raw const raw) });
+        load()
+    }
+}
+
+unsafe extern "C" fn choose(
+    user: *const c_void,
+    name: *const c_char,
+) -> sys::ggml_backend_buffer_type_t {
+    // SAFETY: the choice that `during` passed, alive while it runs; ggml's names
+    // are NUL-terminated.
+    let (choice, name) = unsafe { (&*user.cast::<Choice<'_>>(), CStr::from_ptr(name)) };
+    let found = name.to_str().ok().and_then(|name| choice.by_name.get(name));
+    found.copied().unwrap_or(std::ptr::null_mut())
 }
 
 /// The CPU backend's buffer type that repacks weights.
@@ -161,11 +241,6 @@ impl WeightBuffers {
         let buft =
             unsafe { headshare_buffer_type_new(&raw const arena, real, page_size() as usize) };
         Self { buft, state }
-    }
-
-    /// For `tensor_buft_overrides`.
-    pub(super) fn as_ptr(&self) -> sys::ggml_backend_buffer_type_t {
-        self.buft
     }
 
     /// Bytes that folding has freed.

@@ -6,6 +6,12 @@ use std::ops::Range;
 use super::{Shared, Sharing, Source, StitchError};
 use crate::model::{Model, ModelError, ModelParams, Progress};
 
+/// Would tell llama.cpp where weights go.
+///
+/// # Safety
+/// Nothing is done.
+pub(crate) unsafe fn register_devices() {}
+
 /// What would be behind a model's weights.
 pub(crate) struct Backing {
     never: Infallible,

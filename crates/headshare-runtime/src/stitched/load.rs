@@ -2,20 +2,19 @@
 //! what stays behind the weights.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ffi::CString;
 use std::ops::Range;
-use std::ptr;
+use std::path::Path;
+use std::sync::Arc;
 
-use ggml_sys as sys;
-use headshare_format::{LogicalLayout, TensorInfo, VirtualGguf, bytes_mapped_again};
+use headshare_format::{GgmlType, LogicalLayout, TensorInfo, VirtualGguf, bytes_mapped_again};
 use headshare_stitch::{Steps, StitchedMapping, mappings_left, page_size};
 
-use super::buffers::{RepackingType, Twin, WeightBuffers};
+use super::buffers::{Choice, RepackingType, Twin, WeightBuffers};
 use super::hooks::Registration;
 use super::stream::Stream;
 use super::{Shared, Sharing, Source, StitchError};
-use crate::guard;
 use crate::model::{Model, ModelError, ModelParams, Progress};
+use crate::{guard, preflight};
 
 /// Bytes that may be consumed before the file's pages are let go of.
 const DROP_EVERY: u64 = 8 << 20;
@@ -63,7 +62,17 @@ impl Model {
         params: &ModelParams,
         mut progress: Option<Progress<'_>>,
     ) -> Result<Self, ModelError> {
-        let path = source.file.path();
+        let name: Arc<Path> = params
+            .called
+            .as_deref()
+            .unwrap_or(source.file.path())
+            .into();
+        if params.check_metadata {
+            let tensors = source
+                .table
+                .map_or(&source.gguf.tensors, |table| &table.tensors);
+            preflight::check(source.gguf, tensors).map_err(ModelError::metadata(&name))?;
+        }
         let mut plan = Plan::new(source, sharing)?;
         let fd = source
             .file
@@ -76,8 +85,7 @@ impl Model {
             use_mmap: true,
             ..params.clone()
         };
-        let overrides = plan.overrides();
-        let raw_overrides = overrides.raw();
+        let choice = plan.choice();
         let mapping = &plan.mapping;
         let len = mapping.len() as u64;
         let mut dropped_at = 0f64;
@@ -91,15 +99,15 @@ impl Model {
         };
         let stream = Stream::new(mapping).map_err(StitchError::Stream)?;
         let attached = registration.attach(stream.as_ptr());
-        let model = Self::load_with(path, &params, Some(&mut on_progress), |raw, out| {
-            raw.tensor_buft_overrides = raw_overrides.as_ptr();
-            guard::call(|error, error_size| {
+        let model = Self::load_with(&name, &params, Some(&mut on_progress), |raw, out| {
+            let load = |error, error_size| {
                 // SAFETY: the stream is open, the parameters and all they point
                 // to live for the call, `out` is ours.
                 unsafe {
                     guard::headshare_model_load_stream(stream.as_ptr(), raw, out, error, error_size)
                 }
-            })
+            };
+            choice.during(|| guard::call(&name, load))
         });
         drop(attached);
         drop(stream);
@@ -143,25 +151,24 @@ struct Plan {
 impl Plan {
     fn new(source: &Source<'_>, sharing: Sharing) -> Result<Self, StitchError> {
         let Some(table) = source.table else {
-            let steps = steps(&source.gguf.tensors, sharing);
+            let tensors = &source.gguf.tensors;
+            let steps = steps(tensors, &repacking_types(tensors), sharing);
             return Ok(Self::plain(StitchedMapping::plain(source.file, steps)?));
         };
         let view = VirtualGguf::new(source.gguf, table, LogicalLayout::Pages(page_size()))?;
+        let repacking = repacking_types(view.tensors());
         let mapping = StitchedMapping::new(
             &view,
             source.file,
             mappings_left(),
-            steps(view.tensors(), sharing),
+            steps(view.tensors(), &repacking, sharing),
         )?;
         let ranges = table.shared_ranges(0..table.tensors.len() as u32)?;
-        let mut kinds: BTreeMap<u32, Option<RepackingType>> = BTreeMap::new();
-        for range in &ranges {
-            for tensor in [range.alias.tensor, range.donor.tensor] {
-                kinds
-                    .entry(tensor)
-                    .or_insert_with(|| repacking_type(&table.tensors[tensor as usize]));
-            }
-        }
+        let kinds: BTreeMap<u32, Option<RepackingType>> = ranges
+            .iter()
+            .flat_map(|range| [range.alias.tensor, range.donor.tensor])
+            .map(|tensor| (tensor, repacking[tensor as usize]))
+            .collect();
         let name = |tensor: u32| table.tensors[tensor as usize].name.clone();
         let repacked: Vec<u32> = kinds
             .iter()
@@ -197,7 +204,7 @@ impl Plan {
             }
             _ => plan.unpacked = repacked.into_iter().map(name).collect(),
         }
-        let better = plan.better_places(&view);
+        let better = plan.better_places(&view, &repacking);
         let unpacked: BTreeSet<String> = std::mem::take(&mut plan.unpacked)
             .into_iter()
             .chain(better.keys().cloned())
@@ -225,15 +232,21 @@ impl Plan {
 
     /// Weights that are multiplied with where they lie in the file, and lie
     /// there in one piece, but so that addresses are translated in small steps.
-    fn better_places(&self, view: &VirtualGguf) -> HashMap<String, *const u8> {
-        let in_place = |tensor: &&TensorInfo| {
-            is_multiplied(tensor)
-                && (repacking_type(tensor).is_none() || self.unpacked.contains(&tensor.name))
+    /// `repacking` is that of each tensor.
+    fn better_places(
+        &self,
+        view: &VirtualGguf,
+        repacking: &[Option<RepackingType>],
+    ) -> HashMap<String, *const u8> {
+        let unpacked: HashSet<&String> = self.unpacked.iter().collect();
+        let in_place = |&(tensor, repacking): &(&TensorInfo, &Option<RepackingType>)| {
+            is_multiplied(tensor) && (repacking.is_none() || unpacked.contains(&tensor.name))
         };
         view.tensors()
             .iter()
+            .zip(repacking)
             .filter(in_place)
-            .filter_map(|tensor| {
+            .filter_map(|(tensor, _)| {
                 let range = view.data_range(tensor);
                 let physical = view.physical(range.clone())?;
                 let at = self.mapping.in_large_steps(range.start, physical)?;
@@ -256,14 +269,15 @@ impl Plan {
         }
     }
 
-    fn overrides(&self) -> Overrides {
-        let mut list = Vec::new();
-        for (names, buffers) in [(&self.folded, &self.fold), (&self.unpacked, &self.map)] {
-            if let Some(buffers) = buffers {
-                list.push((pattern(names), buffers.as_ptr()));
-            }
+    fn choice(&self) -> Choice<'_> {
+        let mut choice = Choice::default();
+        if let Some(buffers) = &self.fold {
+            choice.fold(buffers, &self.folded);
         }
-        Overrides { list }
+        if let Some(buffers) = &self.map {
+            choice.map(buffers, &self.unpacked);
+        }
+        choice
     }
 
     fn into_backing(self, registration: Registration) -> Backing {
@@ -291,13 +305,21 @@ impl Plan {
     }
 }
 
-/// The type that llama.cpp repacks `tensor` into. Only weights that it
+/// The type that llama.cpp repacks each tensor into. Only weights that it
 /// multiplies with are repacked: those of the layers, and the output.
-fn repacking_type(tensor: &TensorInfo) -> Option<RepackingType> {
-    if !is_multiplied(tensor) {
-        return None;
-    }
-    RepackingType::of(tensor.ggml_type.id(), &tensor.dims)
+fn repacking_types(tensors: &[TensorInfo]) -> Vec<Option<RepackingType>> {
+    let mut known: HashMap<(GgmlType, &[u64]), Option<RepackingType>> = HashMap::new();
+    tensors
+        .iter()
+        .map(|tensor| {
+            if !is_multiplied(tensor) {
+                return None;
+            }
+            *known
+                .entry((tensor.ggml_type, &tensor.dims))
+                .or_insert_with(|| RepackingType::of(tensor.ggml_type.id(), &tensor.dims))
+        })
+        .collect()
 }
 
 fn is_multiplied(tensor: &TensorInfo) -> bool {
@@ -307,93 +329,18 @@ fn is_multiplied(tensor: &TensorInfo) -> bool {
 }
 
 /// Large steps where most of the weights are used where they lie.
-fn steps(tensors: &[TensorInfo], sharing: Sharing) -> Steps {
+fn steps(tensors: &[TensorInfo], repacking: &[Option<RepackingType>], sharing: Sharing) -> Steps {
     let bytes = |repacked: bool| -> u64 {
         tensors
             .iter()
-            .filter(|tensor| repacking_type(tensor).is_some() == repacked)
-            .map(TensorInfo::byte_len)
+            .zip(repacking)
+            .filter(|(_, repacking)| repacking.is_some() == repacked)
+            .map(|(tensor, _)| tensor.byte_len())
             .sum()
     };
     if sharing == Sharing::Map || bytes(false) > bytes(true) {
         Steps::Large
     } else {
         Steps::Small
-    }
-}
-
-/// One regular expression that matches exactly `names`. Layers of one kind of
-/// tensor are listed together: llama.cpp compiles it anew for every tensor.
-fn pattern(names: &[String]) -> CString {
-    let mut by_suffix: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let mut others: Vec<&str> = Vec::new();
-    for name in names {
-        match name.strip_prefix("blk.").and_then(|n| n.split_once('.')) {
-            Some((layer, suffix)) => by_suffix.entry(suffix).or_default().push(layer),
-            None => others.push(name),
-        }
-    }
-    let escape = |text: &str| {
-        text.chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || c == '_' {
-                    c.to_string()
-                } else {
-                    format!("\\{c}")
-                }
-            })
-            .collect::<String>()
-    };
-    let mut parts: Vec<String> = by_suffix
-        .iter()
-        .map(|(suffix, layers)| {
-            let layers: Vec<String> = layers.iter().map(|l| escape(l)).collect();
-            format!("blk\\.({})\\.{}", layers.join("|"), escape(suffix))
-        })
-        .collect();
-    parts.extend(others.iter().map(|name| escape(name)));
-    CString::new(format!("^({})$", parts.join("|"))).expect("tensor names with NUL are escaped")
-}
-
-/// `tensor_buft_overrides`, with its strings.
-struct Overrides {
-    list: Vec<(CString, sys::ggml_backend_buffer_type_t)>,
-}
-
-impl Overrides {
-    fn raw(&self) -> Vec<sys::llama_model_tensor_buft_override> {
-        let mut raw: Vec<_> = self
-            .list
-            .iter()
-            .map(|(pattern, buft)| sys::llama_model_tensor_buft_override {
-                pattern: pattern.as_ptr(),
-                buft: *buft,
-            })
-            .collect();
-        raw.push(sys::llama_model_tensor_buft_override {
-            pattern: ptr::null(),
-            buft: ptr::null_mut(),
-        });
-        raw
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::pattern;
-
-    #[test]
-    fn the_pattern_groups_layers_and_escapes_dots() {
-        let names = [
-            "blk.1.attn_q.weight",
-            "blk.10.attn_q.weight",
-            "blk.1.attn_k.weight",
-            "output.weight",
-        ]
-        .map(str::to_owned);
-        assert_eq!(
-            pattern(&names).to_str().unwrap(),
-            r"^(blk\.(1)\.attn_k\.weight|blk\.(1|10)\.attn_q\.weight|output\.weight)$"
-        );
     }
 }

@@ -28,8 +28,10 @@ use headshare_format::alias::AliasTable;
 use headshare_format::{FormatError, Gguf};
 use headshare_stitch::{FileError, MappedFile};
 
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub(crate) use buffers::register_devices;
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
-pub(crate) use elsewhere::Backing;
+pub(crate) use elsewhere::{Backing, register_devices};
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub(crate) use load::Backing;
 
