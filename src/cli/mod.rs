@@ -30,6 +30,7 @@ mod verify;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::Exit;
@@ -81,7 +82,24 @@ enum Command {
 }
 
 impl Command {
+    /// Whether the work is shared among threads of this program's own.
+    fn has_workers(&self) -> bool {
+        matches!(
+            self,
+            Self::Plan(_)
+                | Self::Convert(_)
+                | Self::Expand(_)
+                | Self::Verify(_)
+                | Self::Eval(_)
+                | Self::Report(_)
+                | Self::Analyze(_)
+        )
+    }
+
     fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        if self.has_workers() {
+            start_workers()?;
+        }
         match self {
             Self::Plan(args) => args.run(out),
             Self::Convert(args) => args.run(out),
@@ -100,6 +118,12 @@ impl Command {
             Self::Completions(args) => args.run(out, Cli::command()),
         }
     }
+}
+
+/// Starts the threads that rayon would panic about where it could not.
+fn start_workers() -> anyhow::Result<()> {
+    let workers = rayon::ThreadPoolBuilder::new().build_global();
+    workers.context("cannot start as many threads as there are processors")
 }
 
 fn long_version() -> &'static str {

@@ -35,7 +35,7 @@ pub(super) fn beside<T>(
     let (go, wait) = sync_channel::<()>(1);
     let (send, values) = sync_channel(1);
     std::thread::scope(|scope| {
-        let thread = scope.spawn(move || -> Result<(), RepairError> {
+        let stream = move || -> Result<(), RepairError> {
             if wait.recv().is_err() {
                 return Ok(());
             }
@@ -52,7 +52,10 @@ pub(super) fn beside<T>(
                 }
                 ControlFlow::Continue(())
             })
-        });
+        };
+        let thread = std::thread::Builder::new()
+            .spawn_scoped(scope, stream)
+            .map_err(RepairError::Thread)?;
         let lane = Original { go, values };
         let result = changed(&lane);
         drop(lane);

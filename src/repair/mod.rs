@@ -158,6 +158,9 @@ pub enum RepairError {
     /// The tokenizer failed.
     #[error(transparent)]
     Vocab(#[from] VocabError),
+    /// The system starts no thread for the second stream.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// Something that cannot be.
     #[error("repair: {0}")]
     Internal(String),

@@ -439,3 +439,38 @@ fn activations_that_are_no_numbers_name_their_layer() {
         }
     }
 }
+
+#[test]
+fn the_text_can_come_through_a_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = model(folder.path(), "tiny-gqa");
+    let text = text(folder.path());
+    let [by_file, by_pipe, stats] = ["a.gguf", "b.gguf", "s.json"].map(|n| folder.path().join(n));
+    repairing(&source, &text, &by_file)
+        .args(SMALL)
+        .arg("--save-stats")
+        .arg(&stats)
+        .assert()
+        .success();
+    let bytes = std::fs::read(&text).unwrap();
+    repairing(&source, Path::new("-"), &by_pipe)
+        .args(SMALL)
+        .write_stdin(bytes)
+        .assert()
+        .success();
+    assert_eq!(
+        std::fs::read(&by_file).unwrap(),
+        std::fs::read(&by_pipe).unwrap()
+    );
+    // So can what was measured.
+    repairing(&source, &text, &by_pipe)
+        .args(SMALL)
+        .args(["--force", "--stats", "-"])
+        .write_stdin(std::fs::read(&stats).unwrap())
+        .assert()
+        .success();
+    assert_eq!(
+        std::fs::read(&by_file).unwrap(),
+        std::fs::read(&by_pipe).unwrap()
+    );
+}

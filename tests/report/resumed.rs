@@ -191,3 +191,45 @@ fn tasks_are_known_by_what_they_hold() {
     assert_eq!((counts, n), ((8, 0), vec![lines, 1]));
     assert_eq!(named, ["question-c", "question-a"]);
 }
+
+#[test]
+fn what_comes_through_a_pipe_is_known_again_by_what_it_holds() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let ran = |piped: &str, file: &Path| {
+        let task = questions();
+        let mut all: Vec<std::ffi::OsString> = vec!["report".into(), (&model).into()];
+        all.extend(
+            [
+                "--ratios", "0.5", "--limit", "2", "--ctx", "64", "--chunks", "2",
+            ]
+            .map(Into::into),
+        );
+        all.extend(["-t", "1", "-p", "8", "-n", "2", "-r", "1"].map(Into::into));
+        all.extend(["-o".into(), folder.file("out").into()]);
+        for (flag, path) in [("--text", crate::valley()), ("--task", task)] {
+            let path = if flag == piped { "-".into() } else { path };
+            all.extend([flag.into(), path.into()]);
+        }
+        let mut command = crate::support::program();
+        command.args(all).write_stdin(crate::support::read(file));
+        Ran::of(&mut command, piped.to_owned()).ok()
+    };
+    let text = ran("--text", &crate::valley());
+    let (kept, new) = kept_and_new(&text);
+    assert!(kept == 0 && new > 0, "{text:#?}");
+    let report: serde_json::Value =
+        serde_json::from_slice(&crate::support::read(&folder.file("out/report.json"))).unwrap();
+    assert_eq!(report["text"]["path"], "standard input");
+    let before = cells(&folder);
+    // All is there already, whichever of the inputs is piped, or none.
+    for (piped, file) in [
+        ("--text", crate::valley()),
+        ("--task", questions()),
+        ("none", questions()),
+    ] {
+        let again = ran(piped, &file);
+        assert_eq!(kept_and_new(&again).1, 0, "{again:#?}");
+        assert_eq!(cells(&folder), before);
+    }
+}

@@ -16,7 +16,7 @@ use ggml_sys as sys;
 use crate::batch::Batch;
 use crate::callbacks::{self, Observer, Slot, Watched};
 use crate::model::Model;
-use crate::threads::{Governor, ThreadUse};
+use crate::threads::{Governor, Team, ThreadUse};
 use crate::vocab::Token;
 use crate::{guard, log, threads};
 
@@ -121,6 +121,14 @@ pub enum ContextError {
         /// The system's own words.
         reason: String,
     },
+    /// The system starts no more threads, for lack of memory or by a limit.
+    #[error("cannot start {n} threads: {reason}")]
+    Threads {
+        /// Threads asked for.
+        n: u32,
+        /// The system's own words.
+        reason: String,
+    },
     /// A token that the vocabulary does not have, or too many for a batch.
     #[error("invalid batch: {0}")]
     Batch(String),
@@ -171,6 +179,7 @@ pub struct Context {
     n_threads_batch: Option<u32>,
     reproducible: bool,
     thread_use: ThreadUse,
+    team: Team,
     n_past: u32,
     /// Where in the last evaluated batch the tokens stand whose logits are
     /// there.
@@ -270,6 +279,7 @@ impl Context {
                     n_threads_batch: params.n_threads_batch,
                     reproducible: params.reproducible,
                     thread_use: ThreadUse::default(),
+                    team: Team::default(),
                     n_past: 0,
                     outputs: Vec::new(),
                 };
@@ -360,7 +370,7 @@ impl Context {
 
     /// Sets the number of threads for `n_tokens` tokens of sequences that end
     /// before the position `end`.
-    fn set_threads(&mut self, n_tokens: u32, end: u32) {
+    fn set_threads(&mut self, n_tokens: u32, end: u32) -> Result<(), ContextError> {
         // SAFETY: the context lives.
         let (now, now_batch) = unsafe {
             (
@@ -386,6 +396,13 @@ impl Context {
         let used = if n_tokens == 1 { n } else { n_batch };
         self.thread_use
             .count(used.unsigned_abs(), u64::from(n_tokens));
+        let most = n.max(n_batch).unsigned_abs();
+        self.team
+            .start(most)
+            .map_err(|error| ContextError::Threads {
+                n: most,
+                reason: error.to_string(),
+            })
     }
 
     /// Tokens of the first sequence that were evaluated so far.
@@ -421,7 +438,7 @@ impl Context {
                 n_ctx: self.n_ctx_seq(),
             });
         }
-        self.set_threads(len.unsigned_abs(), self.n_past + len.unsigned_abs());
+        self.set_threads(len.unsigned_abs(), self.n_past + len.unsigned_abs())?;
         let mark = log::mark();
         // llama.cpp takes a mutable pointer, which it does not write to.
         let mut tokens = tokens.to_vec();
@@ -463,7 +480,7 @@ impl Context {
             let message = format!("{wanted} outputs, where there is room for {room}");
             return Err(ContextError::Batch(message));
         }
-        self.set_threads(len.unsigned_abs(), batch.end());
+        self.set_threads(len.unsigned_abs(), batch.end())?;
         let mark = log::mark();
         let mut status = 0;
         let called = batch.with_raw(len, |raw| {
