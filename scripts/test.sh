@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 setup_build_tools
 setup_xllamacpp
 ./scripts/fetch-models.sh
+./scripts/test-setup.sh
 cargo fmt --all --check
 cargo build --release --workspace
 cargo clippy --release --workspace --all-targets -- -D warnings

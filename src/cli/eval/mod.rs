@@ -49,7 +49,7 @@ impl Args {
 /// What every measure takes: how models are loaded and run.
 #[derive(Debug, clap::Args)]
 struct Common {
-    /// Threads [default: one a physical core]
+    /// Threads [default: one a physical core, fewer while other programs are busy]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
     /// How the shared blocks of converted files are brought into memory.

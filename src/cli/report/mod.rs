@@ -97,7 +97,7 @@ pub(super) struct Args {
     limit: Option<u32>,
     #[command(flatten)]
     test: Test,
-    /// Threads [default: one a physical core]
+    /// Threads [default: one a physical core, fewer while other programs are busy]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
     /// Times that speed is measured.

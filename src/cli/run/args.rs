@@ -165,7 +165,7 @@ struct EngineArgs {
     /// Tokens of a prompt that are computed at once (-ub).
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     ubatch_size: u32,
-    /// Threads [default: one a physical core]
+    /// Threads [default: one a physical core, fewer while other programs are busy]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
     /// Threads while a prompt is evaluated [default: as many] (-tb)
