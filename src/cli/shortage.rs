@@ -4,6 +4,7 @@
 use headshare_runtime::memory::{Shortage, on_shortage};
 
 use super::Exit;
+use super::child;
 use super::failure::Failure;
 
 /// From now on the program says itself that there is no memory left.
@@ -12,12 +13,15 @@ pub(super) fn install() {
 }
 
 fn end(shortage: &Shortage) -> ! {
-    failure(shortage).print();
-    headshare_stitch::end_process(Exit::Failed as i32)
+    let failure = failure(shortage);
+    if !child::tell(&failure) {
+        failure.print();
+    }
+    headshare_stitch::end_process(failure.exit as i32)
 }
 
 /// What there is to say about it.
-pub(super) fn failure(shortage: &Shortage) -> Failure {
+fn failure(shortage: &Shortage) -> Failure {
     Failure {
         message: shortage.to_string(),
         hint: Some(HINT.to_owned()),

@@ -11,6 +11,8 @@ use std::thread::{self, ThreadId};
 
 use ggml_sys as sys;
 
+use crate::memory::tell_if_short;
+
 /// What is to be done instead of aborting.
 static THEN: OnceLock<fn(&Abort) -> !> = OnceLock::new();
 static MODELS: Mutex<Models> = Mutex::new(Models {
@@ -112,6 +114,8 @@ fn models() -> MutexGuard<'static, Models> {
 }
 
 unsafe extern "C" fn aborted(message: *const c_char) {
+    // Much that llama.cpp asserts is that there was memory.
+    tell_if_short();
     static FIRST: AtomicBool = AtomicBool::new(true);
     // All threads of a computation can find the same thing wrong.
     while !FIRST.swap(false, Ordering::AcqRel) {

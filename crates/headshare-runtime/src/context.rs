@@ -121,14 +121,6 @@ pub enum ContextError {
         /// The system's own words.
         reason: String,
     },
-    /// The system starts no more threads, for lack of memory or by a limit.
-    #[error("cannot start {n} threads: {reason}")]
-    Threads {
-        /// Threads asked for.
-        n: u32,
-        /// The system's own words.
-        reason: String,
-    },
     /// A token that the vocabulary does not have, or too many for a batch.
     #[error("invalid batch: {0}")]
     Batch(String),
@@ -259,39 +251,29 @@ impl Context {
             }
         });
         match (made, NonNull::new(raw)) {
-            (Ok(()), Some(raw)) => {
-                let this = Self {
-                    raw,
-                    model: Arc::clone(model),
-                    stop,
-                    kv_unified: params.kv_unified,
-                    n_positions: model.n_positions(),
-                    n_outputs_max: match raw_params.n_outputs_max {
-                        0 => usize::MAX,
-                        n => n as usize,
-                    },
-                    observed,
-                    governor: match (params.n_threads, params.observable) {
-                        // Who watches the graph sees it evaluated in one way.
-                        (Some(_), _) | (None, true) => None,
-                        (None, false) => Governor::new(n_threads),
-                    },
-                    n_threads_batch: params.n_threads_batch,
-                    reproducible: params.reproducible,
-                    thread_use: ThreadUse::default(),
-                    team: Team::default(),
-                    n_past: 0,
-                    outputs: Vec::new(),
-                };
-                // Now that the memory is taken that their stacks come on top of.
-                let most = this.governor.as_ref().map_or(0, Governor::most);
-                let n = most.max(n_threads).max(n_threads_batch).min(512);
-                threads::check_startable(n - 1).map_err(|error| ContextError::Threads {
-                    n,
-                    reason: error.to_string(),
-                })?;
-                Ok(this)
-            }
+            (Ok(()), Some(raw)) => Ok(Self {
+                raw,
+                model: Arc::clone(model),
+                stop,
+                kv_unified: params.kv_unified,
+                n_positions: model.n_positions(),
+                n_outputs_max: match raw_params.n_outputs_max {
+                    0 => usize::MAX,
+                    n => n as usize,
+                },
+                observed,
+                governor: match (params.n_threads, params.observable) {
+                    // Who watches the graph sees it evaluated in one way.
+                    (Some(_), _) | (None, true) => None,
+                    (None, false) => Governor::new(n_threads),
+                },
+                n_threads_batch: params.n_threads_batch,
+                reproducible: params.reproducible,
+                thread_use: ThreadUse::default(),
+                team: Team::default(),
+                n_past: 0,
+                outputs: Vec::new(),
+            }),
             (made, _) => Err(ContextError::Init {
                 n_ctx,
                 reason: match made {

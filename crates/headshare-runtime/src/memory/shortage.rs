@@ -3,12 +3,9 @@
 //! is lacking as it says everything else.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::ffi::c_char;
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-use ggml_sys as sys;
 
 use crate::guard;
 
@@ -87,15 +84,12 @@ fn told(allocated: *mut u8, wanted: usize) -> *mut u8 {
 }
 
 /// Has `then` called, once, where memory runs out that the program cannot do
-/// without: in Rust with [`Allocator`], in C++'s `new`, and where llama.cpp
-/// checks what it was given and aborts.
+/// without: in Rust with [`Allocator`], in C++'s `new`, and, together with
+/// [`on_abort`](crate::abort::on_abort), where llama.cpp would abort for it.
 pub fn on_shortage(then: fn(&Shortage) -> !) {
     if THEN.set(then).is_ok() {
-        // SAFETY: both may be called from any thread, at any time.
-        unsafe {
-            guard::headshare_watch_new(new_failed);
-            sys::ggml_set_abort_callback(Some(aborts));
-        }
+        // SAFETY: it may be called from any thread, at any time.
+        unsafe { guard::headshare_watch_new(new_failed) };
     }
 }
 
@@ -105,13 +99,6 @@ pub fn tell_if_short() {
     if is_short() {
         run_out(None);
     }
-}
-
-/// llama.cpp aborts; with this set, it leaves to it what is said.
-unsafe extern "C" fn aborts(message: *const c_char) {
-    tell_if_short();
-    // SAFETY: ggml passes a text that ends with NUL and lives for the call.
-    unsafe { platform::say(message) };
 }
 
 /// Whether there is hardly any memory left, or hardly any addresses: then that
@@ -175,14 +162,6 @@ mod platform {
         unsafe { libc::pthread_self() as usize }
     }
 
-    pub(super) unsafe fn say(message: *const libc::c_char) {
-        // SAFETY: our caller's text ends with NUL.
-        unsafe {
-            libc::write(2, message.cast(), libc::strlen(message));
-            libc::write(2, c"\n".as_ptr().cast(), 1);
-        }
-    }
-
     pub(super) fn end_without_words() -> ! {
         const WORDS: &[u8] = b"error: not enough memory\n";
         // SAFETY: the bytes live; neither call needs memory.
@@ -210,12 +189,6 @@ mod platform {
 
     pub(super) fn thread() -> usize {
         1
-    }
-
-    pub(super) unsafe fn say(message: *const std::ffi::c_char) {
-        // SAFETY: our caller's text ends with NUL.
-        let message = unsafe { std::ffi::CStr::from_ptr(message) };
-        eprintln!("{}", message.to_string_lossy());
     }
 
     pub(super) fn end_without_words() -> ! {

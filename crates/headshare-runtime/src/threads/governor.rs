@@ -121,11 +121,6 @@ impl Governor {
         self.all
     }
 
-    /// The most threads that there will ever be.
-    pub(crate) fn most(&self) -> u32 {
-        for_batch(0, self.all)
-    }
-
     /// Most processors that others were seen to keep busy.
     pub(crate) fn others(&self) -> f64 {
         self.others
