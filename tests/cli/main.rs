@@ -24,5 +24,6 @@ mod round_trip;
 mod same_plan;
 mod stdio;
 mod unsupported;
+mod unusable;
 mod usage;
 mod verify;

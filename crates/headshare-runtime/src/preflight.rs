@@ -249,8 +249,109 @@ fn multiplied(tensor: &TensorInfo) -> Result<(), FormatError> {
 #[cfg(test)]
 mod tests {
     use headshare_format::GgmlType;
+    use headshare_format::gguf::HeaderBuilder;
 
     use super::*;
+
+    /// What is wrong with a llama model that states these keys; empty when
+    /// nothing is.
+    fn problem(state: impl FnOnce(&mut HeaderBuilder)) -> String {
+        let mut header = HeaderBuilder::new(3);
+        header.str(KEY_ARCHITECTURE, "llama");
+        state(&mut header);
+        let gguf = Gguf::parse(&header.finish()).unwrap();
+        check(&gguf, &gguf.tensors).map_or_else(|error| error.to_string(), |()| String::new())
+    }
+
+    fn numbers(numbers: &[(&str, u32)]) -> String {
+        problem(|header| {
+            for (name, n) in numbers {
+                header.u32(&format!("llama.{name}"), *n);
+            }
+        })
+    }
+
+    #[test]
+    fn layers_are_counted_as_llama_cpp_does() {
+        let layers = |n| numbers(&[("block_count", n)]);
+        assert_eq!([layers(1), layers(MAX_LAYERS)], ["", ""]);
+        assert!(layers(0).contains("no layers"));
+        assert!(layers(MAX_LAYERS + 1).contains("513 layers"));
+        let draft = |n| numbers(&[("block_count", 4), ("nextn_predict_layers", n)]);
+        assert_eq!(draft(4), "");
+        assert!(draft(5).contains("5 layers draft tokens, of 4"));
+    }
+
+    #[test]
+    fn experts_are_counted_as_llama_cpp_does() {
+        let experts = |n, used, groups, groups_used| {
+            numbers(&[
+                ("expert_count", n),
+                ("expert_used_count", used),
+                ("expert_group_count", groups),
+                ("expert_group_used_count", groups_used),
+            ])
+        };
+        for fine in [
+            experts(0, 0, 0, 0),
+            experts(8, 2, 0, 0),
+            experts(8, 8, 1, 0),
+            experts(8, 2, 4, 3),
+            experts(MAX_EXPERTS, 2, 0, 0),
+        ] {
+            assert_eq!(fine, "");
+        }
+        for (found, says) in [
+            (experts(MAX_EXPERTS + 1, 2, 0, 0), "1025 experts"),
+            (experts(8, 9, 0, 0), "9 experts are used, of 8"),
+            (experts(8, 0, 0, 0), "0 experts are used, of 8"),
+            (experts(0, 1, 0, 0), "1 experts are used, of 0"),
+            (experts(8, 2, 8, 1), "8 experts cannot be in 8 groups"),
+            (experts(8, 2, 3, 1), "8 experts cannot be in 3 groups"),
+            (experts(0, 0, 1, 1), "0 experts cannot be in 1 groups"),
+            (experts(8, 2, 4, 0), "0 groups of experts are used, of 4"),
+            (experts(8, 2, 4, 4), "4 groups of experts are used, of 4"),
+        ] {
+            assert!(found.contains(says), "{found:?} does not say {says:?}");
+        }
+        let largest = problem(|header| {
+            header.u32("llama.expert_count", 4);
+            header.u32s("llama.expert_used_count", [2, 5, 0].into_iter());
+        });
+        assert!(largest.contains("5 experts are used, of 4"), "{largest}");
+    }
+
+    #[test]
+    fn numbers_are_numbers_and_tokens_are_distinct() {
+        let of_model = problem(|header| header.f32("llama.logit_scale", f32::NAN));
+        assert!(of_model.contains("llama.logit_scale"), "{of_model}");
+        let in_array = problem(|h| h.f32s("llama.alpha", [1.0, f32::NAN].into_iter()));
+        assert!(in_array.contains("llama.alpha"), "{in_array}");
+        let negative = problem(|header| header.f32("llama.norm_epsilon", -1.0));
+        assert!(negative.contains("-1 is negative"), "{negative}");
+        let fine = problem(|header| {
+            header.f32("other.logit_scale", f32::NAN);
+            header.f32("llama.scale", -1.0);
+            header.f32("llama.norm_epsilon", 0.0);
+            header.strs(TOKENS, ["a", "", "b", ""].into_iter());
+        });
+        assert_eq!(fine, "");
+        let twice = problem(|header| header.strs(TOKENS, ["a", "b", "a"].into_iter()));
+        assert!(twice.contains("tokens 0 and 2 are the same"), "{twice}");
+        let unknown = problem(|header| header.str("llama.rope.scaling.type", "x"));
+        assert!(unknown.contains("yarn"), "{unknown}");
+    }
+
+    /// A converted file's keys are those of the model that it stands for.
+    #[test]
+    fn the_true_architecture_counts() {
+        let mut header = HeaderBuilder::new(3);
+        header.str(KEY_ARCHITECTURE, alias::ARCHITECTURE);
+        header.str(alias::keys::ARCHITECTURE, "llama");
+        header.u32("llama.block_count", 0);
+        let gguf = Gguf::parse(&header.finish()).unwrap();
+        assert!(check(&gguf, &gguf.tensors).is_err());
+    }
 
     #[cfg(not(feature = "portable"))]
     #[test]
