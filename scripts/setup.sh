@@ -118,3 +118,36 @@ setup_xllamacpp() {
   fi
   export HEADSHARE_XLLAMACPP_PYTHON="$venv/bin/python"
 }
+
+# What the chat templates are held to: PyPI's jinja2 in a virtual environment of
+# its own, and the templates that llama.cpp keeps for its tests, which the source
+# package of PyPI's llama-cpp-python has. Only they are kept of it.
+setup_chat_templates() {
+  local root venv folder package templates status=0 jinja2=3.1.6 llama_cpp_python=0.3.36
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  venv="$root/target/tools/jinja2"
+  templates="$root/target/tools/chat-templates"
+  if [ "$(cat "$venv/version" 2>/dev/null)" != "$jinja2" ]; then
+    echo "setup: pip install jinja2==$jinja2 (into target/tools/jinja2)" >&2
+    make_venv "$venv" || return 1
+    "$venv/bin/pip" install --quiet "jinja2==$jinja2" >&2 || return 1
+    echo "$jinja2" >"$venv/version"
+  fi
+  if [ "$(cat "$templates/version" 2>/dev/null)" != "$llama_cpp_python" ]; then
+    package=llama-cpp-python
+    echo "setup: pip download $package==$llama_cpp_python (77 MB, for target/tools/chat-templates)" >&2
+    folder=$(mktemp -d)
+    rm -rf "$templates"
+    mkdir -p "$templates"
+    # pip asks the package for its name, so the tools that build it are fetched,
+    # too; nothing is built.
+    python3 -m pip download --quiet --no-deps --no-binary "$package" --dest "$folder" \
+      "$package==$llama_cpp_python" >&2 &&
+      tar -xzf "$folder"/*.tar.gz -C "$templates" --strip-components=5 --wildcards \
+        '*/vendor/llama.cpp/models/templates/*.jinja' || status=$?
+    rm -r "$folder"
+    [ "$status" -eq 0 ] || return "$status"
+    echo "$llama_cpp_python" >"$templates/version"
+  fi
+  export HEADSHARE_JINJA2_PYTHON="$venv/bin/python" HEADSHARE_CHAT_TEMPLATES="$templates"
+}

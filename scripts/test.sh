@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 . scripts/setup.sh
 setup_build_tools
 setup_xllamacpp
+setup_chat_templates
 ./scripts/fetch-models.sh
 ./scripts/test-setup.sh
 cargo fmt --all --check

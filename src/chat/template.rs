@@ -1,16 +1,12 @@
-//! Chat templates: Jinja as the `transformers` library runs it, which is what
-//! `tokenizer.chat_template` in a model's file is written for.
+//! Chat templates: a model's own (`tokenizer.chat_template`, which is Jinja), or
+//! one of those that llama.cpp knows by name.
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, Error, ErrorKind, context};
-use minijinja_contrib::pycompat::unknown_method_callback;
+use headshare_runtime::chat::{BuiltinTemplate, BuiltinTemplateError};
+use jiff::ZonedDateTime;
+use minijinja::value::Value;
+use minijinja::{Error, context};
 
-use super::python_json;
-
-/// Steps that a template may take; a template is part of a file that anyone may
-/// have written, and must not run for ever.
-const MAX_STEPS: u64 = 50_000_000;
+use super::jinja::Jinja;
 
 /// Who says something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,19 +56,28 @@ pub enum TemplateError {
     /// It fails on this conversation.
     #[error("the chat template fails: {0}")]
     Render(#[source] Error),
+    /// llama.cpp's own code fails on this conversation.
+    #[error("the chat template fails: {0}")]
+    Builtin(#[from] BuiltinTemplateError),
 }
 
 /// A chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    bos_token: String,
-    eos_token: String,
+    maker: Maker,
     takes_system: bool,
 }
 
-/// The name of the only template in an environment.
-const NAME: &str = "chat";
+/// What makes the text of a conversation.
+#[derive(Debug)]
+enum Maker {
+    Jinja {
+        jinja: Box<Jinja>,
+        bos_token: String,
+        eos_token: String,
+    },
+    Builtin(BuiltinTemplate),
+}
 
 impl ChatTemplate {
     /// Reads a template. The tokens are the texts of the model's own, empty
@@ -81,31 +86,43 @@ impl ChatTemplate {
     /// # Errors
     /// When it cannot be read, or fails on a conversation of one message.
     pub fn new(source: &str, bos_token: &str, eos_token: &str) -> Result<Self, TemplateError> {
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()
-            .map_err(TemplateError::Syntax)?;
-        environment.set_syntax(syntax);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_fuel(Some(MAX_STEPS));
-        environment.set_unknown_method_callback(unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", tojson);
-        environment
-            .add_template_owned(NAME, without_generation_marks(source))
-            .map_err(TemplateError::Syntax)?;
-        let mut this = Self {
-            environment,
+        Self::with_clock(source, bos_token, eos_token, ZonedDateTime::now)
+    }
+
+    /// The same for another time than now.
+    pub(super) fn with_clock(
+        source: &str,
+        bos_token: &str,
+        eos_token: &str,
+        now: impl Fn() -> ZonedDateTime + Send + Sync + 'static,
+    ) -> Result<Self, TemplateError> {
+        let maker = Maker::Jinja {
+            jinja: Box::new(Jinja::new(source, now).map_err(TemplateError::Syntax)?),
             bos_token: bos_token.to_owned(),
             eos_token: eos_token.to_owned(),
-            takes_system: false,
         };
-        this.render_as_is(&[Message::new(Role::User, "Hello")])?;
-        this.takes_system = this.shows_system();
-        Ok(this)
+        maker.render(&[Message::new(Role::User, "Hello")])?;
+        Ok(Self::of(maker))
+    }
+
+    /// The template that llama.cpp knows by this name, if it knows one.
+    pub fn builtin(name: &str) -> Option<Self> {
+        BuiltinTemplate::named(name).map(|template| Self::of(Maker::Builtin(template)))
+    }
+
+    fn of(maker: Maker) -> Self {
+        let mark = "a system message";
+        let messages = [
+            Message::new(Role::System, mark),
+            Message::new(Role::User, "Hello"),
+        ];
+        let takes_system = maker
+            .render(&messages)
+            .is_ok_and(|text| text.contains(mark));
+        Self {
+            maker,
+            takes_system,
+        }
     }
 
     /// The text of a conversation, up to where the model's answer begins.
@@ -123,89 +140,51 @@ impl ChatTemplate {
                 let content = format!("{}\n\n{}", system.content, user.content);
                 let mut merged = vec![Message::new(Role::User, content)];
                 merged.extend_from_slice(rest);
-                self.render_as_is(&merged)
+                self.maker.render(&merged)
             }
-            _ => self.render_as_is(messages),
+            _ => self.maker.render(messages),
         }
     }
 
-    fn render_as_is(&self, messages: &[Message]) -> Result<String, TemplateError> {
-        let none = Value::from(());
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|message| context! { role => message.role.as_str(), content => message.content.as_str() })
-            .collect();
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| {
-                template.render(context! {
-                    messages,
-                    add_generation_prompt => true,
-                    bos_token => self.bos_token.as_str(),
-                    eos_token => self.eos_token.as_str(),
-                    tools => none.clone(),
-                    documents => none,
-                })
-            })
-            .map_err(TemplateError::Render)
-    }
-
-    fn shows_system(&self) -> bool {
-        let mark = "a system message";
-        let messages = [
-            Message::new(Role::System, mark),
-            Message::new(Role::User, "Hello"),
-        ];
-        self.render_as_is(&messages)
-            .is_ok_and(|text| text.contains(mark))
+    /// What the template itself makes of a conversation.
+    #[cfg(test)]
+    pub(super) fn render_as_is(&self, messages: &[Message]) -> Result<String, TemplateError> {
+        self.maker.render(messages)
     }
 }
 
-/// `{% generation %}` and its end mark what a trainer learns from; as blocks
-/// that are always there they change nothing.
-fn without_generation_marks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
-        out.push_str(before);
-        let Some(end) = tag.find("%}") else {
-            rest = tag;
-            break;
-        };
-        let (tag, after) = tag.split_at(end + 2);
-        let inner = &tag[2..tag.len() - 2];
-        let name = inner.trim_start_matches(['-', '+']);
-        let name = name.trim_end_matches(['-', '+']).trim();
-        match name {
-            "generation" => out.push_str(&tag.replacen(name, "if true", 1)),
-            "endgeneration" => out.push_str(&tag.replacen(name, "endif", 1)),
-            _ => out.push_str(tag),
+impl Maker {
+    fn render(&self, messages: &[Message]) -> Result<String, TemplateError> {
+        match self {
+            Self::Builtin(template) => {
+                let said = |message: &Message| (message.role.as_str(), message.content.clone());
+                Ok(template.render(messages.iter().map(said))?)
+            }
+            Self::Jinja {
+                jinja,
+                bos_token,
+                eos_token,
+            } => {
+                let said = |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
+                let messages: Vec<Value> = messages.iter().map(said).collect();
+                let render = |nothing: Value| {
+                    jinja.render(context! {
+                        messages => messages.clone(),
+                        add_generation_prompt => true,
+                        bos_token => bos_token.as_str(),
+                        eos_token => eos_token.as_str(),
+                        tools => nothing.clone(),
+                        documents => nothing,
+                    })
+                };
+                // `transformers` says by none that there are no tools, llama.cpp
+                // by nothing at all, and some templates know only one of them.
+                render(Value::from(()))
+                    .or_else(|error| render(Value::UNDEFINED).map_err(|_| error))
+                    .map_err(TemplateError::Render)
+            }
         }
-        rest = after;
     }
-    out.push_str(rest);
-    out
-}
-
-fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// The local time now, in `strftime`'s format.
-fn strftime_now(format: &str) -> Result<String, Error> {
-    jiff::fmt::strtime::format(format, &jiff::ZonedDateTime::now())
-        .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
-}
-
-fn tojson(value: Value, options: Kwargs) -> Result<Value, Error> {
-    let indent = options.get::<Option<usize>>("indent")?;
-    // What else `json.dumps` takes makes no difference here.
-    let _ = options.get::<Option<Value>>("ensure_ascii")?;
-    options.assert_all_used()?;
-    let text = python_json::to_string(&value, indent)
-        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
-    Ok(Value::from_safe_string(text))
 }
 
 #[cfg(test)]

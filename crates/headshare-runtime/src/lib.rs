@@ -27,6 +27,7 @@ pub mod backend;
 pub mod batch;
 pub mod calibrate;
 pub mod callbacks;
+pub mod chat;
 pub mod context;
 pub mod generate;
 pub mod log;
