@@ -209,6 +209,9 @@ fn so_does_everything_else_that_runs_a_model() {
             bench.args(files).arg(&path);
             crate::support::Ran::of(&mut bench, name.to_owned()).refused(3, &parts);
         }
+        if name == "too many layers" {
+            continue; // there are not as many to share, which is found first
+        }
         let ran = run![
             "-q",
             "analyze",
@@ -222,9 +225,6 @@ fn so_does_everything_else_that_runs_a_model() {
             "1"
         ];
         ran.refused(3, &parts);
-        if name == "too many layers" {
-            continue; // there are not as many to share, which is found first
-        }
         let ran = run![
             "-q", "convert", path, "-o", out, "--ratio", "0.5", "--repair", text, "--window", "32"
         ];
