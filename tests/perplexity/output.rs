@@ -190,8 +190,8 @@ fn the_last_line_end_does_not_count() {
 fn threads_and_busy_neighbours_change_nothing() {
     let stop = AtomicBool::new(false);
     let measured = |threads: &[&str]| {
-        let text = valley();
-        let (model, text) = (path(support::smollm2()), path(&text));
+        let (model, text) = (support::smollm2(), valley());
+        let (model, text) = (path(&model), path(&text));
         let args = ["-q", "eval", "perplexity", model, "--text", text];
         let args = [
             &args[..],
