@@ -39,6 +39,10 @@ pub enum Exit {
     BadInput = 3,
     /// A check did not hold.
     CheckFailed = 4,
+    /// `exec` found the program and cannot run it; as for shells.
+    CannotRun = 126,
+    /// `exec` did not find the program; as for shells.
+    NotFound = 127,
 }
 
 impl Exit {
@@ -191,8 +195,13 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         None => {}
     }
     #[cfg(target_os = "linux")]
-    if let Some(ExecError::Input(e)) = cause.downcast_ref::<ExecError>() {
-        return exit(e);
+    if let Some(e) = cause.downcast_ref::<ExecError>() {
+        return match e {
+            ExecError::Input(e) => exit(e),
+            ExecError::NotFound { .. } => Some(Exit::NotFound),
+            ExecError::Refused { .. } => Some(Exit::CannotRun),
+            ExecError::CannotWork { .. } | ExecError::Prepare { .. } => Some(Exit::Failed),
+        };
     }
     if let Some(e) = cause.downcast_ref::<FileError>() {
         return Some(of_file(e));

@@ -1,33 +1,88 @@
-//! Ctrl-C and the signals like it: they end the program, unless a command has
-//! asked to be told first so that it can show what it has.
+//! Signals that end the program: Ctrl-C, unless a command has asked to be told
+//! first so that it can show what it has, and the requests to end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-
-/// Exit status of a program that Ctrl-C ended, as shells count.
-const INTERRUPTED: i32 = 130;
 
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Removes temporary output files when the process is told to end. Only file
 /// systems without unnamed files have any.
 pub(super) fn install() {
-    // Without a handler the signals still end the process.
-    let _ = ctrlc::set_handler(|| {
-        let first = STOP
-            .get()
-            .is_some_and(|stop| !stop.swap(true, Ordering::Relaxed));
-        if !first {
-            terminal::restore();
-            headshare_stitch::end_process(INTERRUPTED);
-        }
-    });
+    signals::install();
+}
+
+/// Ctrl-C came; `status` is the exit status for it.
+fn interrupted(status: i32) {
+    let first = STOP
+        .get()
+        .is_some_and(|stop| !stop.swap(true, Ordering::Relaxed));
+    if !first {
+        end(status);
+    }
+}
+
+/// Ends the program.
+fn end(status: i32) -> ! {
+    terminal::restore();
+    headshare_stitch::end_process(status)
 }
 
 /// Has the terminal put back, as it is now, when a signal ends the program while
 /// a line is edited.
 pub(super) fn remember_terminal() {
     terminal::remember();
+}
+
+#[cfg(unix)]
+mod signals {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::iterator::Signals;
+
+    /// Exit status of a program that a signal ended, as shells count.
+    const fn status_of(signal: i32) -> i32 {
+        128 + signal
+    }
+
+    pub(super) fn install() {
+        let mut ending = vec![SIGINT, SIGTERM];
+        // nohup has it ignored, also for what `exec` runs, which a handler
+        // would undo.
+        if ignored() >> (SIGHUP - 1) & 1 == 0 {
+            ending.push(SIGHUP);
+        }
+        // Without a handler the signals still end the process.
+        let Ok(mut signals) = Signals::new(ending) else {
+            return;
+        };
+        std::thread::spawn(move || {
+            for signal in &mut signals {
+                match signal {
+                    SIGINT => super::interrupted(status_of(signal)),
+                    _ => super::end(status_of(signal)),
+                }
+            }
+        });
+    }
+
+    /// The set of signals that this process ignores, from the lowest bit on.
+    fn ignored() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+            .unwrap_or(0)
+    }
+}
+
+#[cfg(not(unix))]
+mod signals {
+    /// Exit status of a program that Ctrl-C ended, as shells count.
+    const INTERRUPTED: i32 = 130;
+
+    pub(super) fn install() {
+        // Without a handler Ctrl-C still ends the process.
+        let _ = ctrlc::set_handler(|| super::interrupted(INTERRUPTED));
+    }
 }
 
 #[cfg(unix)]
@@ -67,8 +122,8 @@ mod terminal {
     pub(super) fn restore() {}
 }
 
-/// A flag that the next signal sets instead of ending the program; the one
-/// after it, or any while the flag is set, ends it.
+/// A flag that the next Ctrl-C sets instead of ending the program; the one after
+/// it, or any while the flag is set, ends it.
 pub(super) fn stop_flag() -> Arc<AtomicBool> {
     Arc::clone(STOP.get_or_init(Arc::default))
 }

@@ -41,13 +41,19 @@ pub enum ExecError {
         /// What is in the way.
         obstacle: Obstacle,
     },
-    /// The system refuses to run the program, or a part of what it needs.
-    #[error("{program}: cannot {action}: {source}", program = .program.display())]
-    System {
+    /// The system refuses to run the program.
+    #[error("{program}: cannot run it: {source}", program = .program.display())]
+    Refused {
         /// The program's path.
         program: PathBuf,
-        /// What was tried.
-        action: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The system refuses what the program needs.
+    #[error("{program}: cannot prepare it: {source}", program = .program.display())]
+    Prepare {
+        /// The program's path.
+        program: PathBuf,
         /// The system's reason.
         source: io::Error,
     },
@@ -61,7 +67,7 @@ impl ExecError {
             Self::CannotWork { .. } => {
                 Some("give it the plain file: headshare-gguf expand FILE -o PLAIN.gguf")
             }
-            Self::NotFound { .. } | Self::System { .. } => None,
+            Self::NotFound { .. } | Self::Refused { .. } | Self::Prepare { .. } => None,
         }
     }
 }
@@ -187,17 +193,14 @@ pub fn exec(
 ) -> ExecError {
     use std::os::unix::process::CommandExt;
 
-    let failed = |action| {
-        move |source| ExecError::System {
-            program: program.path().to_owned(),
-            action,
-            source,
-        }
+    let refused = |source| ExecError::Refused {
+        program: program.path().to_owned(),
+        source,
     };
     let mut command = std::process::Command::new(program.path());
     command.arg0(name).args(arguments);
     if files.is_empty() {
-        return failed("run it")(command.exec());
+        return refused(command.exec());
     }
     if let Some(obstacle) = program.obstacle() {
         return ExecError::CannotWork {
@@ -208,10 +211,15 @@ pub fn exec(
     // Lives until the program has it.
     let handover = match headshare_preload::hand_over(&files.plan) {
         Ok(handover) => handover,
-        Err(source) => return failed("prepare it")(source),
+        Err(source) => {
+            return ExecError::Prepare {
+                program: program.path().to_owned(),
+                source,
+            };
+        }
     };
     command.envs(handover.environment.iter().map(|(k, v)| (k, v)));
-    failed("run it")(command.exec())
+    refused(command.exec())
 }
 
 fn begins_as_gguf(path: &Path) -> bool {

@@ -85,11 +85,7 @@ impl Program {
             }
         }
         Err(match refused {
-            Some((program, source)) => ExecError::System {
-                program,
-                action: "run it",
-                source,
-            },
+            Some((program, source)) => ExecError::Refused { program, source },
             None => ExecError::NotFound {
                 program: name.into(),
             },

@@ -197,16 +197,42 @@ fn a_setuid_program_is_refused() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_an_error() {
+fn a_program_that_is_not_there_is_127_and_one_that_does_not_run_126() {
     let models = Models::small();
     for name in ["no-such-program", "/no/such/program"] {
         let out = exec(&[name]).arg(&models.converted).output().unwrap();
-        refused(&out, 1, &format!("{name}: program not found"));
+        refused(&out, 127, &format!("{name}: program not found"));
     }
-    let data = models.plain.to_str().unwrap();
-    refused(&exec(&[data]).output().unwrap(), 1, "cannot run it");
+    let no_interpreter = models.folder.path().join("script");
+    fs::write(&no_interpreter, "#!/no/such/interpreter\n").unwrap();
+    fs::set_permissions(&no_interpreter, fs::Permissions::from_mode(0o755)).unwrap();
+    for file in [&models.plain, &no_interpreter] {
+        let mut command = exec(&[file.to_str().unwrap()]);
+        let out = command.arg(&models.converted).output().unwrap();
+        refused(&out, 126, "cannot run it");
+    }
     let out = Command::new(crate::support::PROGRAM).arg("exec").output();
     assert_eq!(out.unwrap().status.code(), Some(2));
+}
+
+/// What a shell says of a program that a signal ended, and nohup's wish.
+#[test]
+fn signals_end_what_exec_runs_as_they_end_it_alone() {
+    let models = Models::small();
+    let file = models.converted.to_str().unwrap();
+    let status = |signal: &str, wrapper: &str| {
+        let script = format!(
+            "{wrapper} \"$0\" -q exec -- sh -c 'kill -{signal} $$; exit 7' \"$1\"; echo $?"
+        );
+        let out = Command::new("sh")
+            .args(["-c", &script, crate::support::PROGRAM, file])
+            .output()
+            .unwrap();
+        stdout(&out).trim().to_owned()
+    };
+    assert_eq!(status("TERM", "env"), "143");
+    assert_eq!(status("HUP", "env"), "129");
+    assert_eq!(status("HUP", "nohup"), "7");
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn chat(args: &[&str], input: &str) -> Output {
 
 #[test]
 fn a_line_is_a_message_and_a_line_is_an_answer() {
-    let input = "What is gravity?\n\n/reset\r\nWhat is gravity?\n/nonsense\n/quit\nTell me more\n";
+    let input = "What is gravity?\n\nWho found it?\r\n";
     let out = chat(&["--stop", ".", "-c", "512"], input);
     assert_eq!(out.status.code(), Some(0), "{out:?}");
     let answers: Vec<&str> = text(&out.stdout).lines().collect();
@@ -20,22 +20,26 @@ fn a_line_is_a_message_and_a_line_is_an_answer() {
         answers[0].starts_with("Gravity is a fundamental"),
         "{out:?}"
     );
-    assert_eq!(answers[0], answers[1]);
-    let stderr = text(&out.stderr);
-    assert!(stderr.contains("warning: there is no command /nonsense"));
-    assert!(!stderr.contains("> "), "nobody needs to be asked: {stderr}");
+    assert_eq!(text(&out.stderr), "", "nobody needs to be asked or told");
 
     // Without the last end of line, and with one that goes on.
     let out = chat(&["-n", "4"], "What is \\\ngravity?");
     assert_eq!(text(&out.stdout).lines().count(), 1, "{out:?}");
     assert_eq!(text(&out.stderr), "");
-    // -q says nothing but warnings.
-    let out = chat(&["-q", "-n", "4"], "/reset\nHello");
-    assert_eq!(text(&out.stderr), "", "{out:?}");
-    let out = chat(&["--perf"], "/help\n");
+    let out = chat(&["--perf"], "");
     assert_eq!(text(&out.stdout), "");
-    let stderr = text(&out.stderr);
-    assert!(stderr.contains("/system TEXT") && stderr.contains("prefill"));
+    assert!(text(&out.stderr).contains("prefill"));
+}
+
+/// Text is text, whatever it looks like.
+#[test]
+fn a_line_that_begins_with_a_slash_is_a_message() {
+    for line in ["/etc is a folder", "/think", "/reset", "/quit", "/"] {
+        let out = chat(&["-n", "6"], &format!("{line}\nWhat is gravity?\n"));
+        assert_eq!(out.status.code(), Some(0), "{line}: {out:?}");
+        assert_eq!(text(&out.stderr), "", "{line}");
+        assert_eq!(text(&out.stdout).lines().count(), 2, "{line}: {out:?}");
+    }
 }
 
 #[test]
@@ -49,7 +53,6 @@ fn the_system_prompt_tells_the_model_what_to_be() {
     let told = ask(&["--system", pirate], "Who are you?\n");
     assert_ne!(told, ask(&[], "Who are you?\n"));
     assert_eq!(told, ask(&["-sys", pirate], "Who are you?\n"));
-    assert_eq!(told, ask(&[], &format!("/system {pirate}\nWho are you?\n")));
     let lines = ask(&["-sys", "Two\\nlines"], "Who are you?\n");
     assert_ne!(
         lines,
@@ -203,7 +206,7 @@ fn ctrl_c_while_it_waits_ends_the_program() {
 fn chats_differ_with_the_seed_alone() {
     let ask = |seed: &str| {
         let args = ["--chat", "-n", "12", "--seed", seed];
-        let out = fed(run_on(&model()).args(args), "Hello\n/reset\nHello\n");
+        let out = fed(run_on(&model()).args(args), "Hello\nHello\n");
         text(&out.stdout).to_owned()
     };
     let seven = ask("7");

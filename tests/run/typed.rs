@@ -32,7 +32,7 @@ fn a_conversation(path: &Path) {
     assert_ne!(second, "");
     assert!(terminal.ask("/reset").contains("a new conversation"));
     assert_eq!(terminal.ask(QUESTION), first);
-    assert!(terminal.ask("/nonsense").contains("no command /nonsense"));
+    assert_ne!(terminal.ask("/nonsense is a message"), "");
     terminal.enter("/quit");
     let ended = terminal.end();
     assert_eq!(ended.code, Some(0), "{ended:?}");

@@ -29,27 +29,22 @@ enum Command<'t> {
     System(Option<&'t str>),
     Help,
     Quit,
-    Unknown(&'t str),
 }
 
 impl<'t> Command<'t> {
-    /// `None` for messages, also those that begin with a path.
+    /// `None` for messages: all that is not exactly one of these.
     fn parse(text: &'t str) -> Option<Self> {
         let text = text.trim();
         let (name, rest) = text
             .split_once(char::is_whitespace)
             .map_or((text, ""), |(name, rest)| (name, rest.trim()));
-        let word = name.strip_prefix('/')?;
-        if !word.bytes().all(|b| b.is_ascii_lowercase()) {
-            return None;
-        }
-        Some(match (word, rest) {
-            ("reset" | "clear", "") => Self::Reset,
-            ("help", "") => Self::Help,
-            ("quit" | "exit", "") => Self::Quit,
-            ("system", "") => Self::System(None),
-            ("system", text) => Self::System(Some(text)),
-            _ => Self::Unknown(name),
+        Some(match (name, rest) {
+            ("/reset" | "/clear", "") => Self::Reset,
+            ("/help", "") => Self::Help,
+            ("/quit" | "/exit", "") => Self::Quit,
+            ("/system", "") => Self::System(None),
+            ("/system", text) => Self::System(Some(text)),
+            _ => return None,
         })
     }
 }
@@ -92,7 +87,9 @@ pub(super) fn talk(
         let Some(message) = input.message()? else {
             break;
         };
-        match Command::parse(&message) {
+        // What comes from a pipe is text, whatever it looks like.
+        let typed = input.is_interactive();
+        match typed.then(|| Command::parse(&message)).flatten() {
             Some(Command::Quit) => break,
             Some(command) => {
                 obey(command, &mut session, out);
@@ -159,9 +156,6 @@ fn obey(command: Command<'_>, session: &mut Session, out: &Output) {
         Command::Help => {
             let _ = writeln!(io::stderr(), "{HELP}");
         }
-        Command::Unknown(name) => {
-            out.warning(&format!("there is no command {name}; /help lists them"));
-        }
         Command::Quit => {}
     }
 }
@@ -210,9 +204,10 @@ mod tests {
                 "/system  Be brief. ",
                 Some(Command::System(Some("Be brief."))),
             ),
-            ("/quit now", Some(Command::Unknown("/quit"))),
-            ("/regen", Some(Command::Unknown("/regen"))),
-            ("/", Some(Command::Unknown("/"))),
+            ("/quit now", None),
+            ("/think", None),
+            ("/etc is a folder", None),
+            ("/", None),
             ("/etc/passwd, what is it?", None),
             ("/2 of it?", None),
             ("say /quit", None),
