@@ -1,5 +1,6 @@
 //! Converting in the plainest way, and bending what comes out.
 
+use headshare_format::alias::keys::DIGEST_METADATA;
 use headshare_format::alias::{AliasTable, Digests, Provenance, format_digest};
 use headshare_format::gguf::{HeaderBuilder, Value, ValueType};
 use headshare_format::layout::{self, PhysicalLayout, SharedRows};
@@ -104,6 +105,31 @@ impl Converted {
         out
     }
 
+    /// The file again, with the digest of its header as it is now: what a writer
+    /// gives that breaks a rule. Where the digest itself is broken, it stays so.
+    pub fn sealed(&self) -> Vec<u8> {
+        let mut out = self.bytes();
+        let Ok(gguf) = Gguf::parse(&out) else {
+            return out;
+        };
+        let stated = match gguf.value(DIGEST_METADATA) {
+            Some(Value::String(stated)) => stated,
+            _ => return out,
+        };
+        let hex = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
+        match stated.strip_prefix(b"blake3:") {
+            Some(digits) if digits.len() == 64 && digits.iter().all(hex) => {}
+            _ => return out,
+        }
+        let kv = gguf.kv(DIGEST_METADATA).unwrap();
+        let end = gguf.value_range(kv).end;
+        let mut header = gguf.header_bytes().to_vec();
+        header[end - 64..end].fill(b'0');
+        let hash = blake3::hash(&header).to_hex();
+        out[end - 64..end].copy_from_slice(hash.as_bytes());
+        out
+    }
+
     /// Replaces the record of `key`, or adds it at the end.
     pub fn set(&mut self, key: &str, record: Vec<u8>) {
         match self.records.iter_mut().find(|(k, _)| k == key) {
@@ -178,7 +204,7 @@ impl Converted {
 
     /// What reading the alias table gives; the header itself must be valid.
     pub fn read_table(&self) -> Result<Option<AliasTable>, FormatError> {
-        let gguf = Gguf::parse(&self.bytes()).expect("a valid GGUF");
+        let gguf = Gguf::parse(&self.sealed()).expect("a valid GGUF");
         AliasTable::read(&gguf)
     }
 }
