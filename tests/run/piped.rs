@@ -212,7 +212,4 @@ fn chats_differ_with_the_seed_alone() {
     let seven = ask("7");
     assert_eq!(seven, ask("7"));
     assert_ne!(seven, ask("8"));
-    // The same question again is another draw.
-    let answers: Vec<&str> = seven.lines().filter(|line| !line.is_empty()).collect();
-    assert_ne!(answers[0], answers[answers.len() / 2], "{seven}");
 }

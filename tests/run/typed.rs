@@ -101,7 +101,7 @@ fn a_second_signal_ends_an_answer_that_does_not_stop() {
     terminal.signal(Signal::TERM);
     terminal.signal(Signal::CONT);
     let ended = terminal.end();
-    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert_eq!(ended.code, Some(143), "{ended:?}");
     assert!(ended.cooked);
 }
 
@@ -113,7 +113,7 @@ fn a_signal_while_a_line_is_edited_leaves_the_terminal_as_it_was() {
     assert!(!terminal.is_cooked());
     terminal.signal(Signal::TERM);
     let ended = terminal.end();
-    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert_eq!(ended.code, Some(143), "{ended:?}");
     assert!(ended.cooked);
 }
 
