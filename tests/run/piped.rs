@@ -26,6 +26,9 @@ fn a_line_is_a_message_and_a_line_is_an_answer() {
     let out = chat(&["-n", "4"], "What is \\\ngravity?");
     assert_eq!(text(&out.stdout).lines().count(), 1, "{out:?}");
     assert_eq!(text(&out.stderr), "");
+    // -q says nothing but warnings.
+    let out = chat(&["-q", "-n", "4"], "Hello");
+    assert_eq!(text(&out.stderr), "", "{out:?}");
     let out = chat(&["--perf"], "");
     assert_eq!(text(&out.stdout), "");
     assert!(text(&out.stderr).contains("prefill"));

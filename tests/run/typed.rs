@@ -11,9 +11,16 @@ use crate::terminal::{CTRL_C, CTRL_D, Terminal};
 
 /// A greedy chat, whose answers end with their first sentence.
 fn chat(path: &Path, more: &[&str]) -> Terminal {
+    chat_with(
+        path,
+        &[&["--temp", "0", "-c", "512", "--stop", "."], more].concat(),
+    )
+}
+
+/// A chat with these options alone.
+fn chat_with(path: &Path, options: &[&str]) -> Terminal {
     let mut command = run_on(path);
-    command.args(["--chat", "--temp", "0", "-c", "512", "--stop", "."]);
-    command.args(more);
+    command.arg("--chat").args(options);
     let mut terminal = Terminal::start(&command);
     terminal.wait_for("/help lists the commands");
     terminal.wait_for_prompt();
@@ -142,4 +149,26 @@ fn lines_are_edited_continued_and_remembered() {
     terminal.press(CTRL_D);
     let ended = terminal.end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+fn commands_are_obeyed() {
+    const PIRATE: &str = "You are a pirate.";
+    let who = |terminal: &mut Terminal| terminal.ask("Who are you?");
+    let mut told = chat(&model(), &["-sys", PIRATE]);
+    let mut terminal = chat(&model(), &[]);
+    assert!(terminal.ask("/help").contains("/system TEXT"));
+    assert_ne!(who(&mut terminal), who(&mut told));
+    told.ask("/reset");
+    terminal.ask(&format!("/system {PIRATE}"));
+    assert_eq!(who(&mut terminal), who(&mut told));
+}
+
+/// The sampler goes on with its random numbers when a conversation begins anew.
+#[test]
+fn the_same_question_again_is_another_draw() {
+    let mut terminal = chat_with(&model(), &["-n", "12", "--seed", "7"]);
+    let first = terminal.ask("Hello");
+    terminal.ask("/reset");
+    assert_ne!(terminal.ask("Hello"), first);
 }
