@@ -61,6 +61,37 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[test]
+fn files_are_named_as_llama_bench_takes_them() {
+    let models = Models::new();
+    let out = program()
+        .args([
+            "bench", "-t", "1", "-p", "8", "-n", "1", "-r", "1", "-o", "json",
+        ])
+        .arg("-m")
+        .arg(models.plain())
+        .arg("--model")
+        .arg(models.converted())
+        .args(["-ngl", "99"])
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    let stderr = text(&out.stderr);
+    assert!(stderr.contains("note: -ngl has no effect"), "{stderr}");
+    let found: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let names: Vec<&str> = (found.as_array().unwrap().iter())
+        .map(|row| row["model_filename"].as_str().unwrap())
+        .collect();
+    assert!(
+        names.iter().any(|name| name.ends_with("plain.gguf")),
+        "{names:?}"
+    );
+    assert!(
+        names.iter().any(|name| name.ends_with("converted.gguf")),
+        "{names:?}"
+    );
+}
+
+#[test]
 fn json_has_llama_benchs_fields_and_ours() {
     let models = Models::new();
     let plain = models.plain();

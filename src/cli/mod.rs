@@ -17,6 +17,7 @@ mod expand;
 mod failure;
 mod inspect;
 mod interrupt;
+mod llama_cpp;
 mod loading;
 mod output;
 mod plan;
@@ -24,6 +25,7 @@ mod repair;
 mod report;
 mod run;
 mod shortage;
+mod spelling;
 mod stdio;
 mod verify;
 
@@ -139,7 +141,8 @@ fn long_version() -> &'static str {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(run::spell_out(std::env::args_os())) {
+    let args = spelling::spell_out(Cli::command(), std::env::args_os());
+    let cli = match args.and_then(Cli::try_parse_from) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are results; a reader that is gone is no error.

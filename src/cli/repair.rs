@@ -17,7 +17,7 @@ use super::output::Output;
 use super::stdio;
 use crate::convert::cut::{Cut, CutError, Limits};
 use crate::convert::{self, ConvertError, Replacement};
-use crate::input::text::{self, Contents, is_stdio};
+use crate::input::text::{self, Contents, is_stdio, without_mark};
 use crate::input::{InputError, ModelFile};
 use crate::matching::aliases_for;
 use crate::model::AttentionMap;
@@ -423,7 +423,7 @@ impl RepairArgs {
 pub(super) fn read_text(path: &Path) -> anyhow::Result<String> {
     let read = Contents::open(path)?;
     match std::str::from_utf8(&read) {
-        Ok(text) => Ok(text.to_owned()),
+        Ok(text) => Ok(without_mark(text).to_owned()),
         Err(error) => {
             let problem = format!("is not UTF-8 at byte {}", error.valid_up_to());
             let name = text::name(path);

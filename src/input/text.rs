@@ -102,3 +102,51 @@ impl Deref for Contents {
         }
     }
 }
+
+/// The text without the byte-order mark that some editors put in front of it.
+pub fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// The text of a file's bytes, without a byte-order mark.
+///
+/// # Errors
+/// What is wrong with the first byte that belongs to no character.
+pub fn decode(bytes: Vec<u8>) -> Result<String, String> {
+    if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = bytes[..] {
+        return Err("is UTF-16, not UTF-8".to_owned());
+    }
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        format!("is not UTF-8: byte {at} belongs to no character")
+    })?;
+    let marked = text.len() - without_mark(&text).len();
+    text.drain(..marked);
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_text() {
+        assert_eq!(
+            decode(b"\xef\xbb\xbfa\xef\xbb\xbf".to_vec()).unwrap(),
+            "a\u{feff}"
+        );
+        assert_eq!(decode(b"".to_vec()).unwrap(), "");
+        assert_eq!(without_mark("\u{feff}"), "");
+        assert_eq!(without_mark("a"), "a");
+    }
+
+    #[test]
+    fn what_is_no_text_is_said() {
+        let problem = |bytes: &[u8]| decode(bytes.to_vec()).unwrap_err();
+        assert_eq!(
+            problem(b"na\xefve"),
+            "is not UTF-8: byte 2 belongs to no character"
+        );
+        assert_eq!(problem(b"\xff\xfea\0"), "is UTF-16, not UTF-8");
+    }
+}

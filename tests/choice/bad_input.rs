@@ -36,6 +36,16 @@ fn broken_task_files_name_file_line_and_field() {
             "gold.jsonl:1: field \"gold\" is 2, but there are 2 choices (0 to 1)",
         ),
         (
+            "array",
+            format!("[\n{}\n,\n{{\"query\":\"a\",\"gold\":0}}]", good.trim()),
+            "array.jsonl:4: field \"choices\" is missing",
+        ),
+        (
+            "cut",
+            format!("[{}", good.trim()),
+            "cut.jsonl:1: the list does not go on with a comma, nor end with ]",
+        ),
+        (
             "zip",
             "PK\u{3}\u{4}nonsense".into(),
             "zip.jsonl: no zip file",

@@ -180,3 +180,86 @@ fn help_explains_what_the_figures_are() {
         assert!(help.contains(part), "{help}");
     }
 }
+
+/// The forms in which people have the same questions: lines, a JSON array as
+/// `datasets` writes it, with a byte-order mark as editors do.
+#[test]
+fn lines_and_arrays_give_the_same_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(folder.path(), "tiny-gqa");
+    for (measure, name) in [("choice", "question.jsonl"), ("generate", "generate.jsonl")] {
+        let lines = std::fs::read_to_string(data(name)).unwrap();
+        let rows: Vec<&str> = lines.lines().filter(|line| !line.is_empty()).collect();
+        let array = folder.path().join("array").join(name);
+        std::fs::create_dir_all(array.parent().unwrap()).unwrap();
+        std::fs::write(&array, format!("\u{feff}[\n{}\n]\n", rows.join(",\n"))).unwrap();
+        let figures = |path: &std::path::Path| {
+            let mut found = json(&eval!(measure, model, "--task", path, "--json"));
+            found["ms"].take();
+            found
+        };
+        assert_eq!(figures(&array), figures(&data(name)), "{measure}");
+    }
+}
+
+#[test]
+fn rows_of_mmlu_are_scored_by_subject() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mmlu.json");
+    let row = |subject: &str, question: &str, answer: u32| {
+        serde_json::json!({
+            "question": question, "subject": subject,
+            "choices": ["Paris", "Berlin", "Rome", "Madrid"], "answer": answer,
+        })
+    };
+    let rows = [
+        row("geography", "What is the capital of France?", 0),
+        row(
+            "world_history",
+            "Which city was divided by a wall until 1989?",
+            1,
+        ),
+        row("geography", "What is the capital of Italy?", 2),
+    ];
+    std::fs::write(&path, serde_json::to_string_pretty(&rows).unwrap()).unwrap();
+    let out = eval!("choice", smollm2(), "--task", path, "--json");
+    let stderr = text(&out.stderr);
+    assert!(
+        stderr.contains("0 solved examples instead of 5") && stderr.contains("world_history"),
+        "{stderr}"
+    );
+    let found = json(&out);
+    assert_eq!(
+        (&found["kind"], &found["n"]),
+        (&"letters".into(), &3.into())
+    );
+    let subjects = found["subjects"].as_array().unwrap();
+    let names: Vec<_> = subjects.iter().map(|subject| &subject["subject"]).collect();
+    assert_eq!(names, ["geography", "world_history"]);
+    assert_eq!(subjects[0]["n"], 2);
+}
+
+#[test]
+fn models_are_named_as_llama_cpp_takes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(folder.path(), "tiny-gqa");
+    let run = |args: &[&std::ffi::OsStr]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_headshare-gguf"))
+            .args(["eval", "choice"])
+            .args(args)
+            .arg("--task")
+            .arg(data("question.jsonl"))
+            .args(["-t", "1", "-c", "0", "-ngl", "99"])
+            .output()
+            .unwrap()
+    };
+    let out = run(&["-m".as_ref(), model.as_os_str()]);
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    assert_eq!(
+        text(&out.stderr),
+        "note: -ngl has no effect: this build runs on the CPU\n"
+    );
+    let both = run(&["-m".as_ref(), model.as_os_str(), model.as_os_str()]);
+    assert_eq!(both.status.code(), Some(2), "{both:?}");
+    assert_eq!(run(&[]).status.code(), Some(2));
+}

@@ -74,6 +74,40 @@ fn wrong_usage_exits_2_and_names_the_flag() {
     assert_eq!(folder.names(), ["model.gguf"]);
 }
 
+/// clap would read them as clusters of letters, or as a letter and its value.
+#[test]
+fn words_after_one_dash_are_refused_by_name() {
+    let commands: [&[&str]; 13] = [
+        &["plan"],
+        &["convert"],
+        &["expand"],
+        &["verify"],
+        &["inspect"],
+        &["run"],
+        &["bench"],
+        &["eval", "perplexity"],
+        &["eval", "choice"],
+        &["eval", "generate"],
+        &["report"],
+        &["analyze", "weights"],
+        &["exec"],
+    ];
+    for command in commands {
+        for word in ["-hf", "-qh", "-rea", "-oout", "-tb4", "-chat"] {
+            let output = program().args(command).arg(word).output().unwrap();
+            assert_eq!(output.status.code(), Some(2), "{command:?} {word}");
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            let first = format!("error: unexpected argument '{word}' found");
+            assert_eq!(stderr.lines().next(), Some(&*first), "{command:?}");
+            assert!(
+                stderr.contains(&format!("Usage: headshare-gguf {}", command.join(" "))),
+                "{stderr}"
+            );
+        }
+    }
+    wrong(run!["-qV"], "'-qV'");
+}
+
 #[test]
 fn help_and_version_are_results() {
     for args in [

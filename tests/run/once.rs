@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{ENDLESS, interrupt, model, output, run, text};
+use crate::support::{ENDLESS, fed, interrupt, model, output, run, text};
 
 #[test]
 fn text_goes_to_stdout_and_nothing_to_stderr() {
@@ -139,6 +139,38 @@ fn what_works_for_llama_cli_works_here() {
     assert_eq!(out.status.code(), Some(0), "{out:?}");
     assert!(text(&out.stderr).contains("seed 5"), "{out:?}");
     assert_eq!(sample().stdout, out.stdout);
+
+    // The model by its option, its own context, and a GPU that is not there.
+    let program = || Command::new(assert_cmd::cargo::cargo_bin!("headshare-gguf"));
+    for name in ["-m", "--model"] {
+        let out = program()
+            .args(["run", name])
+            .arg(model())
+            .args([
+                "-t", "1", "-p", "Hello", "-n", "2", "-c", "0", "-ngl", "99", "--color",
+            ])
+            .output()
+            .unwrap();
+        assert_eq!(out.status.code(), Some(0), "{out:?}");
+        let stderr = text(&out.stderr);
+        assert_eq!(
+            stderr,
+            "note: -ngl has no effect: this build runs on the CPU\n"
+        );
+    }
+    for quiet in [&["-ngl", "0"][..], &["-q", "-ngl", "all"]] {
+        let out = output(&[quiet, &["-p", "Hello", "-n", "2"]].concat());
+        assert_eq!((out.status.code(), text(&out.stderr)), (Some(0), ""));
+    }
+    // More than the 4096 tokens that there are when nothing is said.
+    for (size, n_ctx) in [(&[][..], "4096"), (&["-c", "0"], "8192")] {
+        let out = output(&[size, &["-p", "Hello", "-n", "1", "--verbose"]].concat());
+        let log = text(&out.stderr);
+        let line = log
+            .lines()
+            .find(|line| line.contains("llama_context: n_ctx "));
+        assert!(line.is_some_and(|line| line.ends_with(n_ctx)), "{line:?}");
+    }
 }
 
 #[test]
@@ -161,12 +193,16 @@ fn a_grammar_shapes_the_text() {
 
 #[test]
 fn mistakes_have_their_exit_status_and_say_what_to_do() {
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 20] = [
         (&[], "--prompt"),
         (&["-p", "x", "-f", "y"], "cannot be used with"),
         (&["-p", ""], "hint: "),
         (&["-p", "x", "-n", "-2"], "-2"),
-        (&["-p", "x", "-c", "0"], "-c"),
+        (&["-p", "x", "-c", "-1"], "-c"),
+        (&["-p", "x", "-rea"], "unexpected argument '-rea'"),
+        (&["-hf", "a/b", "-p", "x"], "unexpected argument '-hf'"),
+        (&["-p", "x", "-m", "other.gguf"], "'--model <FILE>'"),
+        (&["-p", "x", "-ngl", "many"], "--n-gpu-layers"),
         (&["-p", "x", "-t", "0"], "-t"),
         (&["-p", "x", "--seed", "-2"], "--seed"),
         (&["-p", "x", "--seed", "4294967296"], "--seed"),
@@ -195,10 +231,63 @@ fn mistakes_have_their_exit_status_and_say_what_to_do() {
     let out = output(&["-p", &long, "-c", "512"]);
     assert_eq!(out.status.code(), Some(2));
     assert!(text(&out.stderr).contains("-c TOKENS"), "{out:?}");
+}
 
-    let out = output(&["-f", "no/such/prompt.txt"]);
-    assert_eq!(out.status.code(), Some(1));
-    assert!(text(&out.stderr).contains("no/such/prompt.txt"), "{out:?}");
+#[test]
+fn files_that_cannot_be_read_are_bad_input() {
+    let mut latin1 = tempfile::NamedTempFile::new().unwrap();
+    latin1.write_all(b"na\xefve").unwrap();
+    let latin1 = latin1.path().to_str().unwrap();
+    for path in ["no/such/file", latin1, "/"] {
+        for flags in [
+            &["-f", path][..],
+            &["-p", "x", "--grammar-file", path],
+            &["--chat", "--chat-template-file", path],
+            &["--chat", "-sysf", path],
+        ] {
+            let out = output(flags);
+            assert_eq!(out.status.code(), Some(3), "{flags:?}: {out:?}");
+            let stderr = text(&out.stderr);
+            assert!(
+                stderr.starts_with("error: ") && stderr.contains(path),
+                "{flags:?}: {stderr}"
+            );
+            assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        }
+    }
+    let out = fed(run().args(["-f", "-"]), b"na\xefve");
+    assert_eq!(out.status.code(), Some(3), "{out:?}");
+    let out = fed(run().arg("--chat"), b"na\xefve");
+    assert_eq!(out.status.code(), Some(3), "{out:?}");
+}
+
+#[test]
+fn a_byte_order_mark_is_not_part_of_a_prompt_or_a_grammar() {
+    let file = |content: &str| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"\xef\xbb\xbf").unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        file
+    };
+    let prompt = "The capital of France is";
+    let greedy = ["-n", "8", "--temp", "0"];
+    let plain = output(&[&["-p", prompt][..], &greedy].concat()).stdout;
+    let (marked, text) = (format!("\u{feff}{prompt}"), file(prompt));
+    let from_file = ["-f", text.path().to_str().unwrap()];
+    for args in [&["-p", &marked][..], &from_file] {
+        assert_eq!(output(&[args, &greedy].concat()).stdout, plain, "{args:?}");
+    }
+    assert_eq!(
+        fed(run().args(["-f", "-"]).args(greedy), &marked).stdout,
+        plain
+    );
+
+    let (grammar, marked) = (file(r#"root ::= "yes""#), "\u{feff}root ::= \"yes\"");
+    let from_file = ["--grammar-file", grammar.path().to_str().unwrap()];
+    for args in [&["--grammar", marked][..], &from_file] {
+        let out = output(&[args, &["-p", prompt]].concat());
+        assert_eq!(out.stdout, b"yes\n", "{args:?}: {out:?}");
+    }
 }
 
 #[test]

@@ -37,30 +37,98 @@ fn a_line_is_a_message_and_a_line_is_an_answer() {
 /// Text is text, whatever it looks like.
 #[test]
 fn a_line_that_begins_with_a_slash_is_a_message() {
-    for line in ["/etc is a folder", "/think", "/reset", "/quit", "/"] {
+    let lines = [
+        "/etc is a folder",
+        "/think",
+        "/reset",
+        "/quit",
+        "/system Be brief.",
+        "/",
+    ];
+    for line in lines {
         let out = chat(&["-n", "6"], &format!("{line}\nWhat is gravity?\n"));
         assert_eq!(out.status.code(), Some(0), "{line}: {out:?}");
         assert_eq!(text(&out.stderr), "", "{line}");
         assert_eq!(text(&out.stdout).lines().count(), 2, "{line}: {out:?}");
+        let given = chat(&["-n", "6", "-p", line], "What is gravity?\n");
+        assert_eq!(given.stdout, out.stdout, "{line}");
     }
+}
+
+#[test]
+fn the_first_message_may_be_given() {
+    let out = chat(&["--stop", "."], "What is gravity?\nWho found it?\n");
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"What is gravity?\n").unwrap();
+    let from_file = ["-f", file.path().to_str().unwrap()];
+    for first in [&["-p", "What is gravity?"], &from_file] {
+        let args = ["-cnv", "--temp", "0", "--stop", "."];
+        let given = fed(run().args(args).args(first), "Who found it?\n");
+        assert_eq!(given.stdout, out.stdout, "{given:?}");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_message() {
+    let plain = chat(&["-n", "6"], "What is gravity?\nWhat?\n");
+    let marked = chat(&["-n", "6"], "\u{feff}What is gravity?\nWhat?\n");
+    assert_eq!(marked.stdout, plain.stdout, "{marked:?}");
+    // Only there: elsewhere it is a character as any other.
+    let inside = chat(&["-n", "6"], "What is gravity?\n\u{feff}What?\n");
+    assert_eq!(inside.status.code(), Some(0), "{inside:?}");
 }
 
 #[test]
 fn the_system_prompt_tells_the_model_what_to_be() {
     let pirate = "You are a pirate.";
-    let ask = |args: &[&str], input: &str| {
-        let out = chat(&[&["-n", "12"], args].concat(), input);
+    let ask = |args: &[&str]| {
+        let out = chat(&[&["-n", "12"], args].concat(), "Who are you?\n");
         assert_eq!(out.status.code(), Some(0), "{out:?}");
         text(&out.stdout).to_owned()
     };
-    let told = ask(&["--system", pirate], "Who are you?\n");
-    assert_ne!(told, ask(&[], "Who are you?\n"));
-    assert_eq!(told, ask(&["-sys", pirate], "Who are you?\n"));
-    let lines = ask(&["-sys", "Two\\nlines"], "Who are you?\n");
-    assert_ne!(
-        lines,
-        ask(&["--no-escape", "-sys", "Two\\nlines"], "Who are you?\n")
-    );
+    let told = ask(&["--system", pirate]);
+    assert_ne!(told, ask(&[]));
+    assert_eq!(told, ask(&["-sys", pirate]));
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "\u{feff}{pirate}").unwrap();
+    let path = file.path().to_str().unwrap();
+    for name in ["-sysf", "--system-prompt-file"] {
+        assert_eq!(told, ask(&[name, path]));
+    }
+    let lines = ask(&["-sys", "Two\\nlines"]);
+    assert_ne!(lines, ask(&["--no-escape", "-sys", "Two\\nlines"]));
+}
+
+#[test]
+fn a_template_may_be_given_by_name_or_as_text() {
+    let ask = |args: &[&str]| {
+        let out = chat(
+            &[&["-n", "12", "-sys", "Be a poet."], args].concat(),
+            "Hello\n",
+        );
+        assert_eq!(out.status.code(), Some(0), "{args:?}: {out:?}");
+        text(&out.stdout).to_owned()
+    };
+    let own = ask(&[]);
+    let chatml = "\u{feff}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+                  {% endfor %}{{ '<|im_start|>assistant\\n' }}";
+    for template in ["chatml", chatml] {
+        assert_eq!(ask(&["--chat-template", template]), own, "{template}");
+    }
+    assert_ne!(ask(&["--chat-template", "vicuna"]), own);
+    // A model without a template talks with one.
+    let args = ["--chat", "--chat-template", "gemma", "-n", "4"];
+    let out = fed(run_on(&base_model()).args(args), "Hello\n");
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    for unknown in ["chatml2", "template.jinja", ""] {
+        let out = chat(&["--chat-template", unknown], "");
+        assert_eq!(out.status.code(), Some(2), "{out:?}");
+        let stderr = text(&out.stderr);
+        assert!(
+            stderr.contains("chatml, ") && stderr.contains("hint: --chat-template-file"),
+            "{stderr}"
+        );
+    }
 }
 
 #[test]
@@ -106,7 +174,7 @@ fn a_model_without_a_template_needs_one() {
         stderr.contains("gemma-3-270m-q4_k_m.gguf has no chat template"),
         "{stderr}"
     );
-    assert!(stderr.contains("hint: --chat-template-file"), "{stderr}");
+    assert!(stderr.contains("hint: --chat-template NAME"), "{stderr}");
 
     let mut template = tempfile::NamedTempFile::new().unwrap();
     let lines = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
@@ -140,19 +208,28 @@ fn bad_templates_are_one_message_and_a_hint() {
         assert_eq!(stderr.lines().count(), 2, "{stderr}");
     }
     let out = chat(&["--chat-template-file", "no/such/file"], "");
-    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    assert_eq!(out.status.code(), Some(3), "{out:?}");
     assert!(text(&out.stderr).contains("no/such/file"));
 }
 
 #[test]
 fn what_does_not_go_with_a_chat_is_refused() {
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["--chat", "--json"], "'--json'"),
-        (&["--chat", "-p", "x"], "'--prompt <PROMPT>'"),
-        (&["-p", "x", "--system", "y"], "'--system <TEXT>'"),
+        (&["-p", "x", "--system", "y"], "--chat"),
+        (&["-p", "x", "-sysf", "y"], "--chat"),
+        (&["-p", "x", "--chat-template", "chatml"], "--chat"),
+        (&["-f", "x", "--chat-template-file", "y"], "--chat"),
+        (&["--chat", "-sys", "x", "-sysf", "y"], "'--system <TEXT>'"),
         (
-            &["-f", "x", "--chat-template-file", "y"],
-            "'--chat-template-file <FILE>'",
+            &[
+                "--chat",
+                "--chat-template",
+                "x",
+                "--chat-template-file",
+                "y",
+            ],
+            "'--chat-template <NAME-OR-TEXT>'",
         ),
         (&["--chat", "--grammar", "root ::= ("], "grammar"),
     ];

@@ -14,16 +14,26 @@ fn load() -> Arc<Model> {
 
 /// A greedy conversation with a template, the model's own if it is `None`.
 fn session(model: &Arc<Model>, n_ctx: u32, n_predict: usize, template: Option<&str>) -> Session {
+    let sampling = SamplerParams {
+        temp: 0.0,
+        ..SamplerParams::default()
+    };
+    sampled(model, n_ctx, n_predict, template, sampling)
+}
+
+fn sampled(
+    model: &Arc<Model>,
+    n_ctx: u32,
+    n_predict: usize,
+    template: Option<&str>,
+    sampling: SamplerParams,
+) -> Session {
     let params = ContextParams {
         n_ctx: Some(n_ctx),
         n_threads: Some(1),
         ..ContextParams::default()
     };
     let own = model.chat_template(None).unwrap();
-    let sampling = SamplerParams {
-        temp: 0.0,
-        ..SamplerParams::default()
-    };
     Session::new(
         Context::new(model, &params).unwrap(),
         ChatTemplate::new(template.unwrap_or(&own), "<|im_start|>", "<|im_end|>").unwrap(),
@@ -65,6 +75,19 @@ fn only_what_is_new_is_evaluated() {
     session.set_system(Some("You are a poet.".into()));
     let poet = ask(&mut session, "What is gravity?");
     assert!(poet.kept_tokens < again.kept_tokens);
+}
+
+#[test]
+fn the_same_question_again_is_another_draw() {
+    let model = load();
+    let sampling = SamplerParams {
+        seed: Some(7),
+        ..SamplerParams::default()
+    };
+    let mut session = sampled(&model, 512, 12, None, sampling);
+    let first = ask(&mut session, "Hello").generated.text;
+    session.reset();
+    assert_ne!(ask(&mut session, "Hello").generated.text, first);
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub fn output(args: &[&str]) -> Output {
 }
 
 /// Runs `command` with `input` on its standard input.
-pub fn fed(command: &mut Command, input: &str) -> Output {
+pub fn fed(command: &mut Command, input: impl AsRef<[u8]>) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -55,7 +55,7 @@ pub fn fed(command: &mut Command, input: &str) -> Output {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     // A program that ends before it has read everything is no error here.
-    let _ = stdin.write_all(input.as_bytes());
+    let _ = stdin.write_all(input.as_ref());
     drop(stdin);
     child.wait_with_output().unwrap()
 }

@@ -39,7 +39,22 @@ fn a_conversation(path: &Path) {
     assert_ne!(second, "");
     assert!(terminal.ask("/reset").contains("a new conversation"));
     assert_eq!(terminal.ask(QUESTION), first);
-    assert_ne!(terminal.ask("/nonsense is a message"), "");
+    // With another system prompt it begins anew.
+    assert!(
+        terminal
+            .ask("/system You are a pirate.")
+            .contains("another system prompt")
+    );
+    assert_ne!(terminal.ask(QUESTION), first);
+    assert!(terminal.ask("/system").contains("a new conversation"));
+    assert_eq!(terminal.ask(QUESTION), first);
+    // What is no command is a message.
+    let answer = terminal.ask("/etc is a folder");
+    assert!(
+        !answer.is_empty() && !answer.contains("command"),
+        "{answer:?}"
+    );
+    assert!(terminal.ask("/help").contains("/system TEXT"));
     terminal.enter("/quit");
     let ended = terminal.end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -122,6 +137,40 @@ fn a_signal_while_a_line_is_edited_leaves_the_terminal_as_it_was() {
     let ended = terminal.end();
     assert_eq!(ended.code, Some(143), "{ended:?}");
     assert!(ended.cooked);
+}
+
+#[test]
+fn a_request_to_end_does_not_wait_for_the_answer() {
+    let mut terminal = chat(&model(), &["--grammar", ENDLESS]);
+    terminal.enter("Tell me a story");
+    terminal.wait_for("e");
+    terminal.signal(Signal::TERM);
+    let ended = terminal.end();
+    assert_eq!(ended.code, Some(143), "{ended:?}");
+    assert!(ended.cooked);
+}
+
+#[test]
+fn a_first_message_may_be_given_and_typing_has_a_colour() {
+    let mut command = run_on(&model());
+    command.args(["-cnv", "-p", QUESTION, "--color", "on"]);
+    command.args(["--temp", "0", "-c", "512", "--stop", "."]);
+    let mut terminal = Terminal::start(&command);
+    terminal.wait_for(&format!("> \u{1b}[1;32m{QUESTION}\u{1b}[0m"));
+    let answer = terminal.wait_for_prompt();
+    assert!(answer.contains("Gravity is a fundamental"), "{answer:?}");
+    terminal.press("Wh");
+    terminal.wait_for("\u{1b}[1;32mWh\u{1b}[0m");
+    // The first message is remembered as one that was typed.
+    terminal.press(CTRL_C);
+    terminal.wait_for_prompt();
+    terminal.press("\u{1b}[A");
+    terminal.wait_for(QUESTION);
+    terminal.press(CTRL_C);
+    terminal.wait_for_prompt();
+    terminal.press(CTRL_D);
+    let ended = terminal.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::cli::eval::read_bytes;
 use crate::cli::output::Output;
 use crate::cli::plan::parse_ratio;
 use crate::cli::stdio;
-use crate::input::text;
+use crate::input::text::{self, without_mark};
 use crate::matching::MatchFunction;
 
 #[derive(Debug, clap::Args)]
@@ -74,7 +74,8 @@ impl Args {
             chunk: None,
             threads: self.threads,
         };
-        let reader = Reader::new(&model, (&name, &read), &settings)?;
+        let text = without_mark(&read);
+        let reader = Reader::new(&model, (&name, text), &settings)?;
         let bar = out.bar("weights", 1000, false);
         let each = 1.0 / self.functions.len() as f64;
         let scores = self.functions.iter().enumerate().map(|(i, &function)| {

@@ -25,6 +25,7 @@ use self::busy::Busy;
 use self::report::{Report, Row};
 use self::worker::{Measured, Way};
 use super::Exit;
+use super::llama_cpp::Gpu;
 use super::loading::Resolve;
 use super::output::Output;
 use super::run::RunError;
@@ -36,8 +37,11 @@ pub(super) use self::worker::{Args as WorkerArgs, Test};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// GGUF files, plain or converted.
-    #[arg(value_name = "FILE", required_unless_present = "stock")]
+    #[arg(value_name = "FILE", required_unless_present_any = ["stock", "models"])]
     files: Vec<PathBuf>,
+    /// One more, as llama-bench takes it.
+    #[arg(short, long = "model", value_name = "FILE")]
+    models: Vec<PathBuf>,
     /// A plain file to compare with: loaded by llama.cpp as ever, with mmap and
     /// without, and as `run` loads it. The first of these is the reference.
     #[arg(long, value_name = "FILE")]
@@ -51,6 +55,8 @@ pub(super) struct Args {
     /// Keep this many processors busy meanwhile, as other programs would.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=512))]
     busy: u32,
+    #[command(flatten)]
+    gpu: Gpu,
     /// Times that each configuration is measured.
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repetitions: u32,
@@ -98,6 +104,7 @@ fn threads(text: &str) -> Result<Threads, String> {
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
         self.test.check()?;
+        self.gpu.remark(out);
         let configurations = self.configurations()?;
         let mut measured: Vec<Vec<Measured>> = vec![Vec::new(); configurations.len()];
         let mut known = BTreeSet::new();
@@ -183,7 +190,7 @@ impl Args {
             add(path, &file, "stock, no mmap", Way::StockRead);
             add(path, &file, "dropping", Way::Auto);
         }
-        for path in &self.files {
+        for path in self.files.iter().chain(&self.models) {
             let file = ModelFile::open_model(path)?;
             check_generates(&file)?;
             if file.table.is_none() {

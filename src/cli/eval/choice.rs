@@ -10,6 +10,7 @@ use headshare_runtime::{Context, ContextParams, Model};
 use serde::Serialize;
 
 use super::{Common, Measured, Subject};
+use crate::cli::llama_cpp::{OneModel, context_size, own_if_0};
 use crate::cli::output::{Output, grouped};
 use crate::cli::run::RunError;
 use crate::cli::{Exit, interrupt, stdio};
@@ -37,8 +38,9 @@ const SEQUENCES: usize = 64;
 /// partial scoring); {context, continuation} or {text} (LAMBADA: accuracy is
 /// how often the model itself would have written the last word, and there is a
 /// perplexity); PIQA, OpenBookQA, BoolQ, ARC, HellaSwag, SIQA, WinoGrande and
-/// RACE (passage, question, options) as they are published; and the zip files
-/// of MMLU and C-Eval (5 examples from dev, each subject and the mean). PIQA and
+/// RACE (passage, question, options) as they are published; the zip files of
+/// MMLU and C-Eval (5 examples from dev, each subject and the mean); and MMLU's
+/// rows {question, choices, answer, subject}, which have no examples. PIQA and
 /// SIQA, whose labels are published apart, need the label in the row, and
 /// OpenBookQA as its authors publish it ({question: {stem, choices}, answerKey})
 /// has ARC's fields: it needs --kind choices.
@@ -52,11 +54,10 @@ their number is in the result. Rows with a query are put as they are, but for a
 query that announces a `Question:`, which is completed by `Answer:`; --kind
 choices and --kind question force one or the other.")]
 pub(super) struct Args {
-    /// A GGUF file, plain or converted.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-    /// Questions: jsonl, or the zip of MMLU or C-Eval; - reads standard input.
-    /// May be given several times.
+    #[command(flatten)]
+    model: OneModel,
+    /// Questions: jsonl, a JSON array, or the zip of MMLU or C-Eval; - reads
+    /// standard input. May be given several times.
     #[arg(long = "task", value_name = "FILE", required = true)]
     tasks: Vec<PathBuf>,
     /// How to score, where the fields do not tell.
@@ -65,8 +66,9 @@ pub(super) struct Args {
     /// Only the first questions of each task, and of each subject.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Tokens of context that an item may have [default: what the model was trained with]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1 << 24))]
+    /// Tokens of context that an item may have [default: what the model was trained
+    /// with, as 0 says]
+    #[arg(short, long, value_name = "N", value_parser = context_size(2..=1 << 24))]
     ctx_size: Option<u32>,
     /// Evaluate every choice by itself: slow; to check the batches against.
     #[arg(long)]
@@ -145,6 +147,10 @@ enum Results {
 }
 
 impl Args {
+    pub(super) fn common(&self) -> &Common {
+        &self.common
+    }
+
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
         stdio::check_inputs(self.tasks.iter().map(|path| ("--task", path.as_path())))?;
         let limit = self.limit.map(|n| n as usize);
@@ -155,7 +161,7 @@ impl Args {
         for (task, path) in tasks.iter().zip(&self.tasks) {
             Self::warn_of_examples(task, path, out);
         }
-        let subject = self.common.load(&self.file, out)?;
+        let subject = self.common.load(self.model.path(), out)?;
         let mut reports = Vec::with_capacity(tasks.len());
         for (task, path) in tasks.iter().zip(&self.tasks) {
             reports.push(self.task(task, path, &subject, out)?);
@@ -190,7 +196,7 @@ impl Args {
         out: &Output,
     ) -> anyhow::Result<TaskReport> {
         let started = Instant::now();
-        let of_task = || format!("{} on {}", self.file.display(), text::name(path));
+        let of_task = || format!("{} on {}", self.model.path().display(), text::name(path));
         let n_ctx = item_context(&subject.model, self.ctx_size);
         let items = encode(task, &subject.model.vocab(), n_ctx as usize).with_context(of_task)?;
         // States are not shared as the tokens of a KV cache are.
@@ -249,13 +255,9 @@ impl Args {
 /// Tokens of context that an item may have with `model`, of which the user asked
 /// for some number or for none.
 pub(in crate::cli) fn item_context(model: &Model, asked: Option<u32>) -> u32 {
-    let trained = match model.n_ctx_train() {
-        0 => headshare_runtime::context::DEFAULT_N_CTX,
-        trained => trained,
-    };
     // Positions that a model does not have cannot be evaluated at all.
     let positions = model.n_positions().unwrap_or(u32::MAX);
-    asked.unwrap_or(trained).min(positions)
+    own_if_0(asked.unwrap_or(0), model).min(positions)
 }
 
 /// The accuracy so far, for the progress bar.

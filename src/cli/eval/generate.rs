@@ -10,6 +10,7 @@ use headshare_runtime::{Context, ContextParams};
 use serde::Serialize;
 
 use super::{Common, Measured};
+use crate::cli::llama_cpp::{OneModel, context_size, own_if_0};
 use crate::cli::output::{Output, grouped};
 use crate::cli::run::RunError;
 use crate::cli::{Exit, interrupt};
@@ -22,14 +23,13 @@ use crate::input::text;
 ///
 /// Each prompt is continued greedily; the result is corpus BLEU as sacreBLEU
 /// defines it (13a tokens, up to 4-grams, exp smoothing), 0 to 100. The file has
-/// one object a line: {"prompt": ..., "reference": ...}, or "references" with a
-/// list.
+/// one object a line, or a JSON array of them: {"prompt": ..., "reference": ...},
+/// or "references" with a list.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A GGUF file, plain or converted.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-    /// Prompts and references, jsonl; - reads standard input.
+    #[command(flatten)]
+    model: OneModel,
+    /// Prompts and references: jsonl, or a JSON array; - reads standard input.
     #[arg(long, value_name = "FILE")]
     task: PathBuf,
     /// Tokens to generate for each prompt, at most.
@@ -42,8 +42,9 @@ pub(super) struct Args {
     /// Only the first prompts.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Tokens of context [default: 4096, or what the model was trained with if that is less]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    /// Tokens of context; 0 takes what the model was trained with [default: 4096, or
+    /// what the model was trained with if that is less]
+    #[arg(short, long, value_name = "N", value_parser = context_size(2..=u32::MAX))]
     ctx_size: Option<u32>,
     #[command(flatten)]
     common: Common,
@@ -65,13 +66,17 @@ struct Report {
 }
 
 impl Args {
+    pub(super) fn common(&self) -> &Common {
+        &self.common
+    }
+
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
         let prompts = Prompt::read(&self.task, self.limit.map(|n| n as usize))?;
-        let subject = self.common.load(&self.file, out)?;
+        let subject = self.common.load(self.model.path(), out)?;
         // Positions that a model does not have cannot be evaluated at all.
         let positions = subject.model.n_positions().unwrap_or(u32::MAX);
         let params = ContextParams {
-            n_ctx: self.ctx_size.map(|n_ctx| n_ctx.min(positions)),
+            n_ctx: (self.ctx_size).map(|n_ctx| own_if_0(n_ctx, &subject.model).min(positions)),
             n_threads: self.common.threads,
             reproducible: true,
             stop: interrupt::stop_flag(),
@@ -99,8 +104,13 @@ impl Args {
             bar.set_message(format!("[{done}/{}] BLEU {:.2}", prompts.len(), bleu.bleu));
         });
         bar.finish_and_clear();
-        let generated = generated
-            .with_context(|| format!("{} on {}", self.file.display(), text::name(&self.task)))?;
+        let generated = generated.with_context(|| {
+            format!(
+                "{} on {}",
+                self.model.path().display(),
+                text::name(&self.task)
+            )
+        })?;
         if generated.truncated > 0 {
             out.warning(&format!(
                 "{} prompts were longer than the context leaves room for, and lost their left end",

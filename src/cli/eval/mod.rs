@@ -17,6 +17,7 @@ use headshare_stitch::ScratchFile;
 use serde::Serialize;
 
 use super::Exit;
+use super::llama_cpp::Gpu;
 use super::loading::{Resolve, from_model, load};
 use super::output::{Output, grouped};
 use super::run::RunError;
@@ -36,8 +37,20 @@ enum Measure {
     Generate(generate::Args),
 }
 
+impl Measure {
+    /// What every measure takes.
+    fn common(&self) -> &Common {
+        match self {
+            Self::Perplexity(args) => args.common(),
+            Self::Choice(args) => args.common(),
+            Self::Generate(args) => args.common(),
+        }
+    }
+}
+
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        self.measure.common().gpu.remark(out);
         match self.measure {
             Measure::Perplexity(args) => args.run(out),
             Measure::Choice(args) => args.run(out),
@@ -55,6 +68,8 @@ struct Common {
     /// How the shared blocks of converted files are brought into memory.
     #[arg(long, value_enum, default_value_t = Resolve::Auto)]
     resolve: Resolve,
+    #[command(flatten)]
+    gpu: Gpu,
     /// Print llama.cpp's log on stderr.
     #[arg(short, long)]
     verbose: bool,
@@ -142,11 +157,8 @@ pub(super) fn read_bytes(path: &Path, option: &str) -> Result<Vec<u8>, RunError>
 
 /// Reads a text; `option` is the one that names it.
 pub(super) fn read_text(path: &Path, option: &str) -> anyhow::Result<String> {
-    let mut read = String::from_utf8(read_bytes(path, option)?).map_err(|e| {
-        let (path, at) = (text::name(path), e.utf8_error().valid_up_to());
-        RunError::bad_input(format!(
-            "{path} ({option}) is not UTF-8: byte {at} belongs to no character"
-        ))
+    let mut read = text::decode(read_bytes(path, option)?).map_err(|problem| {
+        RunError::bad_input(format!("{} ({option}) {problem}", text::name(path)))
     })?;
     // A file ends with a line end that is not meant, as for llama.cpp.
     if read.ends_with('\n') {

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Common, Measured, Subject, read_text};
 use crate::cli::Exit;
+use crate::cli::llama_cpp::{OneModel, context_size, own_if_0};
 use crate::cli::output::{Output, grouped};
 use crate::eval::perplexity::{Against, MIN_CTX, Params, Running, perplexity};
 use crate::input::text;
@@ -29,15 +30,14 @@ use crate::input::text;
 The last fifth of a file, from a line on:
   tail -c \"$(( $(wc -c < text.txt) / 5 ))\" text.txt | tail -n +2 > last-fifth.txt")]
 pub(super) struct Args {
-    /// A GGUF file, plain or converted.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[command(flatten)]
+    model: OneModel,
     /// The text, UTF-8; - reads standard input.
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Tokens of a window.
-    #[arg(short, long, value_name = "N", default_value_t = 512,
-          value_parser = clap::value_parser!(u32).range(i64::from(MIN_CTX)..=1 << 24))]
+    /// Tokens of a window; 0 takes what the model was trained with.
+    #[arg(short, long, alias = "ctx-size", value_name = "N", default_value_t = 512,
+          value_parser = context_size(MIN_CTX..=1 << 24))]
     ctx: u32,
     /// Evaluate only this many windows, from the beginning.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -95,15 +95,20 @@ struct BaseReport {
 }
 
 impl Args {
+    pub(super) fn common(&self) -> &Common {
+        &self.common
+    }
+
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
         let read = read_text(&self.text, "--text")?;
-        let subject = self.common.load(&self.file, out)?;
+        let subject = self.common.load(self.model.path(), out)?;
         let base = match &self.base {
             Some(path) => Some(self.common.load(path, out)?),
             None => None,
         };
+        let ctx = own_if_0(self.ctx, &subject.model);
         let params = Params {
-            n_ctx: self.ctx,
+            n_ctx: ctx,
             n_batch: self.batch_size,
             chunks: self.chunks.and_then(|n| usize::try_from(n).ok()),
             n_threads: self.common.threads,
@@ -116,7 +121,7 @@ impl Args {
             &params,
             &mut |running| {
                 if running.chunks == 0 {
-                    bar.suspend(|| self.warn(&subject, out));
+                    bar.suspend(|| warn(&subject, ctx, out));
                 }
                 bar.set_length(running.of as u64);
                 bar.set_position(running.chunks as u64);
@@ -127,22 +132,26 @@ impl Args {
         let found = found.with_context(|| match &self.base {
             Some(base) => format!(
                 "{} against {} on {}",
-                self.file.display(),
+                self.model.path().display(),
                 base.display(),
                 text::name(&self.text)
             ),
-            None => format!("{} on {}", self.file.display(), text::name(&self.text)),
+            None => format!(
+                "{} on {}",
+                self.model.path().display(),
+                text::name(&self.text)
+            ),
         })?;
         if self.chunks.is_some_and(|n| n > found.chunks_of_text as u64) {
             out.remark(&format!(
                 "the text has {} windows of {} tokens",
-                found.chunks_of_text, self.ctx
+                found.chunks_of_text, ctx
             ));
         }
         let report = Report {
             measured: Measured::from(&subject),
             text: self.text.to_string_lossy().into_owned(),
-            ctx: self.ctx,
+            ctx,
             chunks: found.chunks,
             tokens: found.tokens,
             perplexity: found.perplexity.value,
@@ -154,16 +163,15 @@ impl Args {
         out.result(&report, self.common.json, render)?;
         Ok(Exit::Done)
     }
+}
 
-    fn warn(&self, subject: &Subject, out: &Output) {
-        let trained = subject.model.n_ctx_train();
-        if trained > 0 && self.ctx > trained {
-            out.warning(&format!(
-                "the model was trained with {trained} tokens of context; windows of {} are beyond \
-                 what it learned",
-                self.ctx
-            ));
-        }
+fn warn(subject: &Subject, ctx: u32, out: &Output) {
+    let trained = subject.model.n_ctx_train();
+    if trained > 0 && ctx > trained {
+        out.warning(&format!(
+            "the model was trained with {trained} tokens of context; windows of {ctx} are beyond \
+             what it learned"
+        ));
     }
 }
 

@@ -1,36 +1,43 @@
 //! The arguments of `run`, named as llama-cli names them where it has them.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::Context as _;
-use headshare_runtime::{ContextParams, SamplerParams};
+use clap::ValueEnum;
+use headshare_runtime::chat::BuiltinTemplate;
+use headshare_runtime::{ContextParams, Model, SamplerParams};
 
 use super::error::RunError;
 use super::escapes;
+use crate::cli::llama_cpp::{Gpu, OneModel, context_size, own_if_0};
 use crate::cli::loading::Resolve;
 use crate::cli::stdio;
-use crate::input::text;
+use crate::input::text::{self, decode, without_mark};
 
 /// Tokens that are generated of a text when nothing is said.
 const DEFAULT_N_PREDICT: usize = 128;
 
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("what").required(true)
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true)
     .args(["prompt", "file_prompt", "chat"]))]
 pub(in crate::cli) struct Args {
-    /// A GGUF file, plain or converted.
-    #[arg(value_name = "FILE")]
-    pub(super) model: PathBuf,
-    /// Text to go on from; the output holds only what follows it.
+    #[command(flatten)]
+    pub(super) model: OneModel,
+    /// Text to go on from; the output holds only what follows it. With --chat,
+    /// the first message.
     #[arg(short, long, allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// File with the text to go on from, taken as it is; - reads standard input.
-    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    /// File with that text, taken as it is; - reads standard input.
+    #[arg(
+        short = 'f',
+        long = "file",
+        value_name = "FILE",
+        conflicts_with = "prompt"
+    )]
     file_prompt: Option<PathBuf>,
-    /// Talk with the model: a line is a message, /help lists the commands.
+    /// Talk with the model (-cnv): a line is a message; in a terminal, /help
+    /// lists the commands.
     #[arg(long, visible_alias = "conversation")]
     pub(super) chat: bool,
     /// Tokens to generate; -1 goes on until the model ends or the context is
@@ -86,13 +93,63 @@ struct TalkArgs {
         long = "system",
         visible_alias = "system-prompt",
         value_name = "TEXT",
-        conflicts_with_all = ["prompt", "file_prompt"],
+        requires = "chat",
         allow_hyphen_values = true
     )]
     system: Option<String>,
-    /// File with the chat template (Jinja) to use instead of the model's own.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file_prompt"])]
+    /// File with what the model is told before the conversation (-sysf).
+    #[arg(
+        long,
+        visible_alias = "system-file",
+        value_name = "FILE",
+        requires = "chat",
+        conflicts_with = "system"
+    )]
+    system_prompt_file: Option<PathBuf>,
+    /// The chat template to use instead of the model's own: the name of one that
+    /// llama.cpp has (chatml, llama3, ...), or Jinja.
+    #[arg(long, value_name = "NAME-OR-TEXT", requires = "chat")]
+    chat_template: Option<String>,
+    /// File with the chat template (Jinja).
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "chat",
+        conflicts_with = "chat_template"
+    )]
     chat_template_file: Option<PathBuf>,
+    /// Colour what is typed in a terminal.
+    #[arg(long, value_name = "WHEN", value_enum, num_args = 0..=1, require_equals = true,
+          default_value_t = Color::Off, default_missing_value = "on")]
+    color: Color,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Color {
+    /// Where a line is edited in a terminal.
+    #[value(alias = "auto")]
+    On,
+    /// Never.
+    Off,
+}
+
+/// What there is before anything is generated.
+pub(super) struct Opening {
+    /// The text to go on from, or the first message of a chat.
+    pub(super) prompt: Option<String>,
+    /// The system prompt of a chat.
+    pub(super) system: Option<String>,
+    /// The chat template that was given instead of the model's.
+    pub(super) template: Option<GivenTemplate>,
+}
+
+/// A chat template that was given.
+pub(super) enum GivenTemplate {
+    /// The name of one that llama.cpp has.
+    Name(String),
+    /// Jinja.
+    Text(String),
 }
 
 #[derive(Debug, clap::Args)]
@@ -156,8 +213,9 @@ struct SamplingArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Context and threads")]
 struct EngineArgs {
-    /// Tokens of context [default: 4096, or what the model was trained with if that is less]
-    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Tokens of context; 0 takes what the model was trained with [default: 4096, or
+    /// what the model was trained with if that is less]
+    #[arg(short, long, value_parser = context_size(1..=u32::MAX))]
     ctx_size: Option<u32>,
     /// Tokens of a prompt that are handed to llama.cpp at once.
     #[arg(short, long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
@@ -171,34 +229,8 @@ struct EngineArgs {
     /// Threads while a prompt is evaluated [default: as many] (-tb)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads_batch: Option<u32>,
-}
-
-/// llama.cpp's short options of more than one letter, which clap has not, and
-/// the commands that have them.
-const SHORT_NAMES: [(&str, &str, &[&str]); 4] = [
-    ("-cnv", "--chat", &["run"]),
-    ("-sys", "--system", &["run"]),
-    ("-tb", "--threads-batch", &["run"]),
-    ("-ub", "--ubatch-size", &["run", "bench", "report"]),
-];
-
-/// Spells out those short options in the arguments of their commands.
-pub(in crate::cli) fn spell_out(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut args: Vec<OsString> = args.into_iter().collect();
-    let is_option = |arg: &OsString| arg.to_string_lossy().starts_with('-');
-    let Some(at) = args.iter().skip(1).position(|arg| !is_option(arg)) else {
-        return args;
-    };
-    let command = args[at + 1].to_string_lossy().into_owned();
-    for arg in args[at + 2..].iter_mut().take_while(|arg| *arg != "--") {
-        let name = SHORT_NAMES
-            .iter()
-            .find(|(short, _, commands)| *arg == *short && commands.contains(&&*command));
-        if let Some((_, long, _)) = name {
-            *arg = long.into();
-        }
-    }
-    args
+    #[command(flatten)]
+    gpu: Gpu,
 }
 
 impl Args {
@@ -207,6 +239,7 @@ impl Args {
         let files = [
             ("--file", &self.file_prompt),
             ("--grammar-file", &self.sampling.grammar_file),
+            ("--system-prompt-file", &self.talk.system_prompt_file),
             ("--chat-template-file", &self.talk.chat_template_file),
         ];
         let files = (files.iter()).filter_map(|(flag, path)| Some((*flag, path.as_deref()?)));
@@ -214,43 +247,63 @@ impl Args {
         Ok(stdio::check_inputs(files.chain(messages))?)
     }
 
-    /// The text to go on from.
-    pub(super) fn read_prompt(&self) -> anyhow::Result<String> {
-        if let Some(prompt) = &self.prompt {
-            return self.unescape("--prompt", prompt);
-        }
-        let path = self
-            .file_prompt
-            .as_deref()
-            .unwrap_or(Path::new(text::STDIO));
-        let bytes = text::read(path)
-            .with_context(|| format!("cannot read the prompt from {}", text::name(path)))?;
-        let mut text = String::from_utf8(bytes).map_err(|_| {
-            RunError::usage(
-                format!("the prompt in {} is not UTF-8", text::name(path)),
-                None,
-            )
-        })?;
-        // A file ends with a line end that is not meant, as for llama.cpp.
-        if text.ends_with('\n') {
-            text.pop();
-        }
-        Ok(text)
+    /// Reads the texts that were given.
+    pub(super) fn opening(&self) -> anyhow::Result<Opening> {
+        Ok(Opening {
+            system: self.system()?,
+            template: self.chat_template()?,
+            prompt: self.prompt()?,
+        })
     }
 
-    /// The system prompt of a chat.
-    pub(super) fn system(&self) -> anyhow::Result<Option<String>> {
-        let system = self.talk.system.as_deref();
-        system
-            .map(|text| self.unescape("--system", text))
-            .transpose()
+    fn prompt(&self) -> anyhow::Result<Option<String>> {
+        match (&self.prompt, &self.file_prompt) {
+            (Some(prompt), _) => self.unescape("--prompt", prompt).map(Some),
+            (None, Some(path)) => {
+                let text = read_text(path, "the prompt (--file)")?;
+                Ok(Some(without_line_end(text)))
+            }
+            (None, None) => Ok(None),
+        }
     }
 
-    /// The chat template that was given instead of the model's.
-    pub(super) fn chat_template(&self) -> anyhow::Result<Option<String>> {
-        let path = self.talk.chat_template_file.as_deref();
-        path.map(|path| read_text(path, "the chat template (--chat-template-file)"))
-            .transpose()
+    fn system(&self) -> anyhow::Result<Option<String>> {
+        match (&self.talk.system, &self.talk.system_prompt_file) {
+            (Some(text), _) => self.unescape("--system", text).map(Some),
+            (None, Some(path)) => {
+                let text = read_text(path, "the system prompt (--system-prompt-file)")?;
+                Ok(Some(without_line_end(text)))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn chat_template(&self) -> anyhow::Result<Option<GivenTemplate>> {
+        if let Some(path) = &self.talk.chat_template_file {
+            let text = read_text(path, "the chat template (--chat-template-file)")?;
+            return Ok(Some(GivenTemplate::Text(text)));
+        }
+        let Some(given) = &self.talk.chat_template else {
+            return Ok(None);
+        };
+        let names = BuiltinTemplate::names();
+        if names.contains(given) {
+            return Ok(Some(GivenTemplate::Name(given.clone())));
+        }
+        if ["{{", "{%"].iter().any(|mark| given.contains(mark)) {
+            return Ok(Some(GivenTemplate::Text(without_mark(given).to_owned())));
+        }
+        let known = names.join(", ");
+        Err(RunError::usage(
+            format!("--chat-template {given}: neither Jinja nor the name of a template: {known}"),
+            Some("--chat-template-file FILE takes one from a file"),
+        )
+        .into())
+    }
+
+    /// Whether what is typed is to be coloured.
+    pub(super) fn color(&self) -> bool {
+        self.talk.color == Color::On
     }
 
     /// The texts that end the output.
@@ -262,6 +315,7 @@ impl Args {
     }
 
     fn unescape(&self, flag: &str, text: &str) -> anyhow::Result<String> {
+        let text = without_mark(text);
         if self.no_escape {
             return Ok(text.to_owned());
         }
@@ -286,7 +340,7 @@ impl Args {
     pub(super) fn sampling(&self) -> anyhow::Result<SamplerParams> {
         let args = &self.sampling;
         let grammar = match (&args.grammar, &args.grammar_file) {
-            (Some(text), _) => Some(text.clone()),
+            (Some(text), _) => Some(without_mark(text).to_owned()),
             (None, Some(path)) => Some(read_text(path, "the grammar (--grammar-file)")?),
             (None, None) => None,
         };
@@ -306,10 +360,10 @@ impl Args {
         })
     }
 
-    /// The context to make.
-    pub(super) fn context(&self, stop: &Arc<AtomicBool>) -> ContextParams {
+    /// The context to make of `model`.
+    pub(super) fn context(&self, model: &Model, stop: &Arc<AtomicBool>) -> ContextParams {
         ContextParams {
-            n_ctx: self.engine.ctx_size,
+            n_ctx: self.engine.ctx_size.map(|n_ctx| own_if_0(n_ctx, model)),
             n_batch: self.engine.batch_size,
             n_ubatch: self.engine.ubatch_size,
             n_threads: self.engine.threads,
@@ -323,47 +377,26 @@ impl Args {
     pub(super) fn ctx_size(&self) -> Option<u32> {
         self.engine.ctx_size
     }
+
+    /// What a GPU is to do.
+    pub(super) fn gpu(&self) -> &Gpu {
+        &self.engine.gpu
+    }
 }
 
 fn read_text(path: &Path, what: &str) -> anyhow::Result<String> {
-    let read = || Ok::<_, anyhow::Error>(String::from_utf8(text::read(path)?)?);
-    read().with_context(|| format!("cannot read {what} from {}", text::name(path)))
+    let name = text::name(path);
+    let bytes = text::read(path)
+        .map_err(|e| RunError::bad_input(format!("cannot read {what} from {name}: {e}")))?;
+    let text = decode(bytes)
+        .map_err(|problem| RunError::bad_input(format!("{what} in {name} {problem}")))?;
+    Ok(text)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spelled(args: &[&str]) -> Vec<OsString> {
-        spell_out(args.iter().map(OsString::from))
+/// A file ends with a line end that is not meant, as for llama.cpp.
+fn without_line_end(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
     }
-
-    #[test]
-    fn short_names_of_llama_cpp_are_spelled_out_for_their_commands() {
-        assert_eq!(
-            spelled(&[
-                "p", "-q", "run", "m", "-cnv", "-sys", "-x", "-tb", "2", "--", "-tb"
-            ]),
-            [
-                "p",
-                "-q",
-                "run",
-                "m",
-                "--chat",
-                "--system",
-                "-x",
-                "--threads-batch",
-                "2",
-                "--",
-                "-tb"
-            ]
-        );
-        assert_eq!(
-            spelled(&["p", "bench", "m", "-ub", "8", "-tb", "2"]),
-            ["p", "bench", "m", "--ubatch-size", "8", "-tb", "2"]
-        );
-        let other = ["p", "exec", "--", "run", "-tb", "2"];
-        assert_eq!(spelled(&other), other);
-        assert_eq!(spelled(&["p"]), ["p"]);
-    }
+    text
 }

@@ -1,5 +1,6 @@
 //! Reading the user's messages: an edited line of a terminal, or plain lines.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -7,22 +8,28 @@ use anyhow::Context as _;
 use rustyline::completion::Completer;
 use rustyline::config::Config;
 use rustyline::error::ReadlineError;
-use rustyline::highlight::Highlighter;
+use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::Hinter;
 use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
 use rustyline::{Editor, Helper};
 
 use super::error::RunError;
+use crate::input::text::without_mark;
 
 const PROMPT: &str = "> ";
 const CONTINUED: &str = ". ";
+/// Bold and green, as llama-cli shows what is typed.
+const TYPED: &str = "\x1b[1;32m";
+const USUAL: &str = "\x1b[0m";
 
 /// Where messages come from.
 pub(super) struct Input {
     reader: Reader,
     /// Ctrl-C on an empty line ends the program.
     ready_to_end: bool,
+    /// No line was read yet.
+    at_begin: bool,
 }
 
 enum Reader {
@@ -43,15 +50,18 @@ enum Line {
 }
 
 impl Input {
-    /// Lines are edited where both ends are a terminal.
-    pub(super) fn new() -> anyhow::Result<Self> {
+    /// Lines are edited, and coloured, where both ends are a terminal.
+    pub(super) fn new(color: bool) -> anyhow::Result<Self> {
         let typing = io::stdin().is_terminal();
         let reader = if typing && io::stdout().is_terminal() {
             let config = Config::builder().auto_add_history(false).build();
             let history = MemHistory::with_config(&config);
             let mut editor = Editor::with_history(config, history)
                 .context("cannot edit lines on this terminal")?;
-            editor.set_helper(Some(Typed::default()));
+            editor.set_helper(Some(Typed {
+                color,
+                ..Typed::default()
+            }));
             Reader::Terminal(Box::new(editor))
         } else {
             Reader::Lines { prompt: typing }
@@ -59,7 +69,26 @@ impl Input {
         Ok(Self {
             reader,
             ready_to_end: false,
+            at_begin: true,
         })
+    }
+
+    /// Shows a message that was not typed here, where a person reads along.
+    pub(super) fn show(&mut self, message: &str) {
+        match &mut self.reader {
+            Reader::Terminal(editor) => {
+                editor.add_history_entry(message).ok();
+                let shown = match editor.helper() {
+                    Some(typed) => typed.highlight(message, 0),
+                    None => message.into(),
+                };
+                let _ = writeln!(io::stdout(), "{PROMPT}{shown}");
+            }
+            Reader::Lines { prompt: true } => {
+                let _ = writeln!(io::stderr(), "{PROMPT}{message}");
+            }
+            Reader::Lines { prompt: false } => {}
+        }
     }
 
     /// Whether a person types the messages, who can try again.
@@ -116,13 +145,13 @@ impl Input {
         match &mut self.reader {
             Reader::Terminal(editor) => {
                 if let Some(typed) = editor.helper() {
-                    typed.0.set(false);
+                    typed.anything.set(false);
                 }
                 match editor.readline(prompt) {
                     Ok(line) => Ok(Line::Text(line)),
                     Err(ReadlineError::Eof) => Ok(Line::End),
                     Err(ReadlineError::Interrupted) => Ok(Line::Cancelled {
-                        typed: editor.helper().is_some_and(|typed| typed.0.get()),
+                        typed: editor.helper().is_some_and(|typed| typed.anything.get()),
                     }),
                     Err(error) => Err(error).context("cannot read from the terminal"),
                 }
@@ -132,13 +161,14 @@ impl Input {
                     let mut stderr = io::stderr();
                     let _ = write!(stderr, "{prompt}").and_then(|()| stderr.flush());
                 }
-                plain_line()
+                plain_line(std::mem::take(&mut self.at_begin))
             }
         }
     }
 }
 
-fn plain_line() -> anyhow::Result<Line> {
+/// The next line of standard input; a byte-order mark may stand `at_begin`.
+fn plain_line(at_begin: bool) -> anyhow::Result<Line> {
     let mut bytes = Vec::new();
     let read = io::stdin()
         .lock()
@@ -148,7 +178,10 @@ fn plain_line() -> anyhow::Result<Line> {
         return Ok(Line::End);
     }
     let mut line = String::from_utf8(bytes)
-        .map_err(|_| RunError::usage("a line on standard input is not UTF-8", None))?;
+        .map_err(|_| RunError::bad_input("a line on standard input is not UTF-8"))?;
+    if at_begin {
+        line = without_mark(&line).to_owned();
+    }
     if line.ends_with('\n') {
         line.pop();
         if line.ends_with('\r') {
@@ -159,16 +192,32 @@ fn plain_line() -> anyhow::Result<Line> {
 }
 
 /// Notes whether anything is typed, which the editor does not say when Ctrl-C
-/// ends a line: it asks for a hint whenever the line changes.
+/// ends a line: it asks for a hint whenever the line changes. Colours it, too.
 #[derive(Default)]
-struct Typed(Cell<bool>);
+struct Typed {
+    anything: Cell<bool>,
+    color: bool,
+}
 
 impl Hinter for Typed {
     type Hint = String;
 
     fn hint(&self, line: &str, _: usize, _: &rustyline::Context<'_>) -> Option<String> {
-        self.0.set(!line.is_empty());
+        self.anything.set(!line.is_empty());
         None
+    }
+}
+
+impl Highlighter for Typed {
+    fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
+        match self.color {
+            true => format!("{TYPED}{line}{USUAL}").into(),
+            false => line.into(),
+        }
+    }
+
+    fn highlight_char(&self, _: &str, _: usize, kind: CmdKind) -> bool {
+        self.color && kind != CmdKind::MoveCursor
     }
 }
 
@@ -176,6 +225,5 @@ impl Completer for Typed {
     type Candidate = String;
 }
 
-impl Highlighter for Typed {}
 impl Validator for Typed {}
 impl Helper for Typed {}

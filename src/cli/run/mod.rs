@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use headshare_runtime::{Context, Generated, Sampler, StopReason, log};
 
-pub(super) use args::{Args, spell_out};
+pub(super) use args::Args;
 pub(super) use error::RunError;
 use error::{from_context, from_sampler, of_model};
 use report::{Measured, Report};
@@ -28,20 +28,17 @@ use super::{Exit, interrupt};
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
         self.check_stdin()?;
-        let prompt = if self.chat {
-            String::new()
-        } else {
-            self.read_prompt()?
-        };
+        let opening = self.opening()?;
         let stops = self.stops()?;
         let mut sampling = self.sampling()?;
+        self.gpu().remark(out);
         log::set_verbose(self.verbose);
         let stop = interrupt::stop_flag();
 
         let started = Instant::now();
         let bar = out.bar("load", 100, false);
         let loaded = load(
-            &self.model,
+            self.model.path(),
             self.resolve,
             !self.keep_pages,
             &mut |part| {
@@ -55,7 +52,8 @@ impl Args {
         let model = Arc::new(loaded.model);
         model.check_generative().map_err(from_model)?;
         let from_context = |error| from_context(&model, error);
-        let mut context = Context::new(&model, &self.context(&stop)).map_err(from_context)?;
+        let params = self.context(&model, &stop);
+        let mut context = Context::new(&model, &params).map_err(from_context)?;
         context.check_generative().map_err(from_context)?;
         let load_ms = started.elapsed().as_secs_f64() * 1000.0;
         let trained = model.n_ctx_train();
@@ -78,12 +76,13 @@ impl Args {
         };
 
         let ended = if self.chat {
-            let (session, timings) = talk::talk(&self, &model, context, sampling, &stop, out)?;
+            let (session, timings) =
+                talk::talk(&self, opening, &model, context, sampling, &stop, out)?;
             measured(session.seed(), timings, session.thread_use())
         } else {
             let prompt = model
                 .vocab()
-                .tokenize(&prompt, true, true)
+                .tokenize(&opening.prompt.unwrap_or_default(), true, true)
                 .map_err(|error| of_model(&model, error))?;
             let sampler = Sampler::new(&model, &sampling);
             let mut sampler = sampler.map_err(|error| from_sampler(&model, error))?;

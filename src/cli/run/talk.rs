@@ -8,7 +8,7 @@ use headshare_runtime::{Context, GenerateError, Model, SamplerParams, StopReason
 
 use super::super::interrupt;
 use super::super::output::Output;
-use super::args::Args;
+use super::args::{Args, GivenTemplate, Opening};
 use super::error::{RunError, from_chat, from_generate};
 use super::input::Input;
 use super::stream::Stream;
@@ -49,18 +49,24 @@ impl<'t> Command<'t> {
     }
 }
 
-/// Talks until the messages end; returns the conversation, and how long the
-/// answers took together.
+/// Talks until the messages end, of which the first may be given; returns the
+/// conversation, and how long the answers took together.
 pub(super) fn talk(
     args: &Args,
+    opening: Opening,
     model: &Model,
     context: Context,
     sampling: SamplerParams,
     stop: &Arc<AtomicBool>,
     out: &Output,
 ) -> anyhow::Result<(Session, Timings)> {
+    let Opening {
+        prompt: mut first,
+        system,
+        template: given,
+    } = opening;
     let from_chat = |error| from_chat(model, error);
-    let template = template(args, model)?;
+    let template = template(given, args, model)?;
     let n_ctx = context.n_ctx();
     let mut session = Session::new(
         context,
@@ -68,11 +74,11 @@ pub(super) fn talk(
         sampling,
         args.stops()?,
         args.n_predict(),
-        args.system()?,
+        system,
     )
     .map_err(from_chat)?;
     interrupt::remember_terminal();
-    let mut input = Input::new()?;
+    let mut input = Input::new(args.color())?;
     if input.is_interactive() {
         out.remark(&format!(
             "chat with {}: /help lists the commands, Ctrl-C stops an answer, /quit ends",
@@ -84,12 +90,18 @@ pub(super) fn talk(
     while !stream.is_gone() {
         // While nothing is generated, a signal ends the program.
         stop.store(true, Ordering::Relaxed);
-        let Some(message) = input.message()? else {
-            break;
+        let (message, typed) = match first.take() {
+            Some(message) => {
+                input.show(&message);
+                (message, false)
+            }
+            None => match input.message()? {
+                Some(message) => (message, input.is_interactive()),
+                None => break,
+            },
         };
         // What comes from a pipe is text, whatever it looks like.
-        let typed = input.is_interactive();
-        match typed.then(|| Command::parse(&message)).flatten() {
+        match Command::parse(&message).filter(|_| typed) {
             Some(Command::Quit) => break,
             Some(command) => {
                 obey(command, &mut session, out);
@@ -161,17 +173,25 @@ fn obey(command: Command<'_>, session: &mut Session, out: &Output) {
 }
 
 /// The template that was given, or the model's own.
-fn template(args: &Args, model: &Model) -> anyhow::Result<ChatTemplate> {
-    let source = match args.chat_template()? {
-        Some(source) => source,
+fn template(
+    given: Option<GivenTemplate>,
+    args: &Args,
+    model: &Model,
+) -> anyhow::Result<ChatTemplate> {
+    let source = match given {
+        Some(GivenTemplate::Text(source)) => source,
+        Some(GivenTemplate::Name(name)) => {
+            return ChatTemplate::builtin(&name)
+                .ok_or_else(|| RunError::usage(format!("--chat-template {name}"), None).into());
+        }
         None => model.chat_template(None).ok_or_else(|| {
             RunError::bad_input(format!(
                 "{} has no chat template (tokenizer.chat_template)",
-                args.model.display()
+                args.model.path().display()
             ))
             .with_hint(
-                "--chat-template-file FILE gives one; a model that was not trained to talk goes \
-                 on from -p",
+                "--chat-template NAME or --chat-template-file FILE gives one; a model that was \
+                 not trained to talk goes on from -p",
             )
         })?,
     };
@@ -208,6 +228,7 @@ mod tests {
             ("/think", None),
             ("/etc is a folder", None),
             ("/", None),
+            ("/System", None),
             ("/etc/passwd, what is it?", None),
             ("/2 of it?", None),
             ("say /quit", None),

@@ -27,12 +27,13 @@ pub(super) enum Form {
     OpenBookQa,
     Stem,
     Arc,
+    Mmlu,
     Continuation,
     Text,
 }
 
 /// In the order in which they are tried: those with more fields first.
-const FORMS: [Form; 14] = [
+const FORMS: [Form; 15] = [
     Form::Query,
     Form::Contexts,
     Form::Piqa,
@@ -45,12 +46,14 @@ const FORMS: [Form; 14] = [
     Form::OpenBookQa,
     Form::Stem,
     Form::Arc,
+    Form::Mmlu,
     Form::Continuation,
     Form::Text,
 ];
 
 const QUESTIONS: &[Kind] = &[Kind::Question, Kind::Choices, Kind::Letters];
 const CHOICES: &[Kind] = &[Kind::Choices, Kind::Question, Kind::Letters];
+const LETTERS: &[Kind] = &[Kind::Letters, Kind::Question, Kind::Choices];
 const PARTIAL: &[Kind] = &[Kind::Partial];
 const LAST_WORD: &[Kind] = &[Kind::LastWord];
 
@@ -89,6 +92,7 @@ impl Form {
             Self::BoolQ => &[&["passage"], &["question"], ANSWER],
             Self::OpenBookQa => &[&["question_stem"], &["choices"], &["answerKey"]],
             Self::Stem | Self::Arc => &[&["question"], &["answerKey"]],
+            Self::Mmlu => &[&["question"], &["choices"], &["answer"], &["subject"]],
             Self::Continuation => &[&["context"], &["continuation"]],
             Self::Text => &[&["text"]],
         }
@@ -109,6 +113,7 @@ impl Form {
             Self::BoolQ => "boolq",
             Self::OpenBookQa => "openbookqa",
             Self::Stem | Self::Arc => "arc",
+            Self::Mmlu => "mmlu",
         }
     }
 
@@ -118,6 +123,7 @@ impl Form {
             Self::Query | Self::HellaSwag | Self::OpenBookQa => CHOICES,
             Self::Race | Self::RaceArticle => CHOICES,
             Self::Piqa | Self::Siqa | Self::BoolQ | Self::Stem | Self::Arc => QUESTIONS,
+            Self::Mmlu => LETTERS,
             Self::Contexts | Self::WinoGrande => PARTIAL,
             Self::Continuation | Self::Text => LAST_WORD,
         }
@@ -141,6 +147,14 @@ impl Form {
                     names.join(", ")
                 ))
             }
+        }
+    }
+
+    /// The subject that a row belongs to, where the form has subjects.
+    pub fn subject(self, row: &Row) -> FieldResult<Option<&str>> {
+        match self {
+            Self::Mmlu => not_empty(row, "subject").map(Some),
+            _ => Ok(None),
         }
     }
 
@@ -246,6 +260,11 @@ impl Form {
                     return Err(wrong("question.stem", "a text", stem));
                 };
                 plain(text.to_owned(), choices.texts, gold, LONG)
+            }
+            Self::Mmlu => {
+                let choices = row.choices("choices")?.texts;
+                let gold = row.gold("answer", choices.len())?;
+                plain(row.text("question")?.to_owned(), choices, gold, LONG)
             }
             Self::Arc => {
                 let choices = row.choices("choices")?;

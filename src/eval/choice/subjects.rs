@@ -216,13 +216,18 @@ fn lead(subject: &str, table: &Table, examples: Option<&Table>) -> String {
             .map_or(subject, |(_, chinese)| chinese);
         format!("以下是中国关于{name}的单项选择题，请选出其中的正确答案。\n\n")
     } else {
-        let name = subject.replace('_', " ");
-        format!("The following are multiple choice questions (with answers) about {name}.\n\n")
+        description(subject)
     };
     for (_, question) in examples.iter().flat_map(|table| &table.questions) {
         lead += &question.example();
     }
     lead
+}
+
+/// The line that names a subject of MMLU.
+pub(super) fn description(subject: &str) -> String {
+    let name = subject.replace('_', " ");
+    format!("The following are multiple choice questions (with answers) about {name}.\n\n")
 }
 
 /// C-Eval's subjects in the language that its prompts name them in.

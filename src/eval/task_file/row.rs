@@ -1,4 +1,4 @@
-//! One row of a jsonl file: its fields by name, with errors that name them.
+//! One row of a task file: its fields by name, with errors that name them.
 
 use serde_json::{Map, Value};
 
@@ -8,28 +8,32 @@ const MAX_CHOICES: usize = 64;
 /// What is wrong with a field.
 pub(in crate::eval) type FieldResult<T> = Result<T, String>;
 
-/// An object of a jsonl file.
+/// An object of a task file.
 pub(in crate::eval) struct Row(Map<String, Value>);
 
 impl Row {
     /// Reads a line.
     pub fn parse(line: &str) -> FieldResult<Self> {
-        match serde_json::from_str(line) {
-            Ok(Value::Object(map)) => Ok(Self(map)),
-            Ok(other) => Err(format!(
+        Self::of(serde_json::from_str(line).map_err(|e| Self::broken(&e))?)
+    }
+
+    /// The row that is this value.
+    pub fn of(value: Value) -> FieldResult<Self> {
+        match value {
+            Value::Object(map) => Ok(Self(map)),
+            other => Err(format!(
                 "the line holds {}, not an object with fields",
                 kind_of(&other)
             )),
-            Err(e) => {
-                // A line is all it has seen: its own "line 1" says nothing.
-                let message = e.to_string();
-                let message = message.split(" at line ").next().unwrap_or(&message);
-                Err(format!(
-                    "not valid JSON: {message} at column {}",
-                    e.column()
-                ))
-            }
         }
+    }
+
+    /// What is wrong with text that is no JSON.
+    pub fn broken(error: &serde_json::Error) -> String {
+        // The row is all it has seen: its own "line 1" says nothing.
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or(&message);
+        format!("not valid JSON: {message} at column {}", error.column())
     }
 
     pub fn has(&self, name: &str) -> bool {
