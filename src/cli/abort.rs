@@ -3,7 +3,6 @@
 
 use headshare_runtime::abort::{self, Abort};
 
-use super::child;
 use super::failure;
 use super::run::RunError;
 
@@ -13,11 +12,7 @@ pub(super) fn install() {
 }
 
 fn end(abort: &Abort) -> ! {
-    let failure = failure::describe(&error(abort).into());
-    if !child::tell(&failure) {
-        failure.print();
-    }
-    headshare_stitch::end_process(failure.exit as i32)
+    failure::describe(&error(abort).into()).end_process()
 }
 
 fn error(abort: &Abort) -> RunError {

@@ -1,13 +1,13 @@
 //! How the program ends: exit status and error messages.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use headshare_runtime::calibrate::CalibrateError;
 use headshare_runtime::{ContextError, GenerateError};
 use headshare_stitch::FileError;
 
-use super::child::ChildError;
+use super::child::{self, ChildError};
 use super::loading::is_bad_input;
 use super::output::printable;
 use super::run::RunError;
@@ -86,6 +86,19 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// Tells it to whoever waits for it, and ends the process at once: nothing is
+    /// cleared up any more, not even a bar.
+    pub(super) fn end_process(&self) -> ! {
+        if !child::tell(self) {
+            let mut stderr = io::stderr();
+            if stderr.is_terminal() {
+                let _ = stderr.write_all(b"\r\x1b[2K");
+            }
+            self.print();
+        }
+        headshare_stitch::end_process(self.exit as i32)
+    }
+
     /// Prints it to stderr.
     pub(super) fn print(&self) {
         let mut stderr = io::stderr().lock();

@@ -4,7 +4,6 @@
 use headshare_runtime::memory::{Shortage, on_shortage};
 
 use super::Exit;
-use super::child;
 use super::failure::Failure;
 
 /// From now on the program says itself that there is no memory left.
@@ -13,11 +12,7 @@ pub(super) fn install() {
 }
 
 fn end(shortage: &Shortage) -> ! {
-    let failure = failure(shortage);
-    if !child::tell(&failure) {
-        failure.print();
-    }
-    headshare_stitch::end_process(failure.exit as i32)
+    failure(shortage).end_process()
 }
 
 /// What there is to say about it.

@@ -80,6 +80,12 @@ const ALL: &[Unusable] = &[
         says: "key \"llama.rope.scaling.type\": llama.cpp knows no \"rubber\"",
     },
     Unusable {
+        name: "positions without dimensions",
+        preset: "tiny-phi3",
+        change: |raw| put_u32(raw, "phi3.rope.dimension_count", 0),
+        says: "key \"phi3.rope.dimension_count\": 0 dimensions hold a position",
+    },
+    Unusable {
         name: "more experts used than there are",
         preset: "tiny-moe",
         change: |raw| put_u32(raw, USED, 5),

@@ -192,3 +192,26 @@ fn folders() {
     let ran = report(&model, &folder, &["--ratios", "0.5"]).refused(2, &["-o:", "out"]);
     assert!(ran.hint().contains("it is a file"), "{ran:#?}");
 }
+
+/// What llama.cpp would end the process over, a worker finds and tells.
+#[test]
+fn models_that_llama_cpp_gives_up_on() {
+    let folder = Folder::new();
+    let path = model(&folder);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let name = b"blk.0.attn_norm.weight";
+    let at = bytes.windows(name.len()).position(|w| w == name).unwrap();
+    // After the name: the number of dimensions, the one, and the type.
+    let ggml_type = at + name.len() + 4 + 8;
+    assert_eq!(bytes[ggml_type..][..4], 0u32.to_le_bytes(), "F32");
+    bytes[ggml_type..][..4].copy_from_slice(&26u32.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let ran = report(&path, &folder, &["-q", "--ratios", "0.5"]).exits(3);
+    let errors: Vec<_> = (ran.stderr.lines())
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(errors.len(), 1, "{ran:#?}");
+    for part in ["model.gguf: llama.cpp cannot use it: ", "binary_op"] {
+        assert!(errors[0].contains(part), "{ran:#?}");
+    }
+}

@@ -17,6 +17,36 @@ pub const MAX_LAYERS: u32 = 512;
 /// Experts that it has room for (`LLAMA_MAX_EXPERTS`, llama-hparams.h).
 const MAX_EXPERTS: u32 = 1024;
 
+/// Architectures whose positions are not turned into weights' dimensions, or not
+/// always: those in llama.cpp's `src/models` without `ggml_rope`, or where it
+/// depends on the file.
+const WITHOUT_ROPE: [&str; 24] = [
+    "arwkv7",
+    "bloom",
+    "glm5-next",
+    "gpt2",
+    "granite",
+    "granite_swa",
+    "granitehybrid",
+    "granitemoe",
+    "graniteswitch",
+    "jais",
+    "jamba",
+    "kimi-k3",
+    "kimi-linear",
+    "mamba",
+    "mamba2",
+    "mpt",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "refact",
+    "rwkv6",
+    "rwkv6qwen2",
+    "rwkv7",
+    "starcoder",
+    "t5",
+];
+
 /// Types of tensors that ggml's CPU backend cannot multiply by.
 const WITHOUT_PRODUCT: [&str; 7] = ["q8_1", "q8_K", "i8", "i16", "i32", "i64", "f64"];
 
@@ -167,8 +197,15 @@ impl Metadata<'_> {
         }
     }
 
-    /// llama-model.cpp, `load_hparams`: the names that it knows.
+    /// llama-model.cpp, `load_hparams`: the names that it knows; and ops.cpp,
+    /// `ggml_compute_forward_rope_flt`, which does not come to an end when there
+    /// is nothing to turn.
     fn rope(&self) -> Result<(), FormatError> {
+        for name in ["rope.dimension_count", "rope.dimension_count_swa"] {
+            if self.u32(name) == Some(0) && !WITHOUT_ROPE.contains(&self.architecture) {
+                return Err(self.error(name, "0 dimensions hold a position"));
+            }
+        }
         const KNOWN: [&str; 4] = ["none", "linear", "yarn", "longrope"];
         match text(self.gguf, &self.key("rope.scaling.type")) {
             Some(name) if !KNOWN.contains(&name) => {
@@ -338,6 +375,8 @@ mod tests {
         assert_eq!(fine, "");
         let twice = problem(|header| header.strs(TOKENS, ["a", "b", "a"].into_iter()));
         assert!(twice.contains("tokens 0 and 2 are the same"), "{twice}");
+        let none = numbers(&[("rope.dimension_count", 0)]);
+        assert!(none.contains("0 dimensions"), "{none}");
         let unknown = problem(|header| header.str("llama.rope.scaling.type", "x"));
         assert!(unknown.contains("yarn"), "{unknown}");
     }

@@ -155,7 +155,11 @@ impl<'m> Vocab<'m> {
             match fitted(count, tokens.len())? {
                 Fit::Done(len) => {
                     tokens.truncate(len);
-                    return Ok(tokens);
+                    // Where one lacks that llama.cpp takes for granted.
+                    return match tokens.iter().find(|&&token| self.check(token).is_err()) {
+                        Some(token) => Err(VocabError::Failed(format!("it gives token {token}"))),
+                        None => Ok(tokens),
+                    };
                 }
                 Fit::Needs(len) => tokens.resize(len, 0),
             }

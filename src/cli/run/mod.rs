@@ -80,10 +80,15 @@ impl Args {
                 talk::talk(&self, opening, &model, context, sampling, &stop, out)?;
             measured(session.seed(), timings, session.thread_use())
         } else {
+            let text = opening.prompt.unwrap_or_default();
             let prompt = model
                 .vocab()
-                .tokenize(&opening.prompt.unwrap_or_default(), true, true)
+                .tokenize(&text, true, true)
                 .map_err(|error| of_model(&model, error))?;
+            if prompt.is_empty() && !text.is_empty() {
+                let nothing = "its tokenizer makes no tokens of the prompt";
+                return Err(of_model(&model, nothing));
+            }
             let sampler = Sampler::new(&model, &sampling);
             let mut sampler = sampler.map_err(|error| from_sampler(&model, error))?;
             let done = once::generate(&self, &stops, &mut context, &mut sampler, &prompt)?;
