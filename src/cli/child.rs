@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::sync::OnceLock;
 
 use super::Exit;
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::run::RunError;
 
 /// A mistake that a child found, with its hint and exit status.
@@ -67,8 +67,12 @@ fn crashed(_: ExitStatus) -> bool {
 /// Ends this process when its stdin closes, to which the parent holds the other
 /// end and writes nothing: so it ends however the parent does.
 fn end_with_parent() {
-    std::thread::spawn(|| {
+    let watch = super::spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         headshare_stitch::end_process(Exit::Failed as i32);
     });
+    if let Err(error) = watch {
+        tell(&failure::describe(&error));
+        headshare_stitch::end_process(Exit::Failed as i32);
+    }
 }

@@ -8,8 +8,11 @@ static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Removes temporary output files when the process is told to end. Only file
 /// systems without unnamed files have any.
-pub(super) fn install() {
-    signals::install();
+///
+/// # Errors
+/// When there cannot be the thread that waits for signals.
+pub(super) fn install() -> anyhow::Result<()> {
+    signals::install()
 }
 
 /// Ctrl-C came; `status` is the exit status for it.
@@ -44,7 +47,7 @@ mod signals {
         128 + signal
     }
 
-    pub(super) fn install() {
+    pub(super) fn install() -> anyhow::Result<()> {
         let mut ending = vec![SIGINT, SIGTERM];
         // nohup has it ignored, also for what `exec` runs, which a handler
         // would undo.
@@ -53,16 +56,17 @@ mod signals {
         }
         // Without a handler the signals still end the process.
         let Ok(mut signals) = Signals::new(ending) else {
-            return;
+            return Ok(());
         };
-        std::thread::spawn(move || {
+        crate::cli::spawn(move || {
             for signal in &mut signals {
                 match signal {
                     SIGINT => super::interrupted(status_of(signal)),
                     _ => super::end(status_of(signal)),
                 }
             }
-        });
+        })?;
+        Ok(())
     }
 
     /// The set of signals that this process ignores, from the lowest bit on.
@@ -79,9 +83,10 @@ mod signals {
     /// Exit status of a program that Ctrl-C ended, as shells count.
     const INTERRUPTED: i32 = 130;
 
-    pub(super) fn install() {
+    pub(super) fn install() -> anyhow::Result<()> {
         // Without a handler Ctrl-C still ends the process.
         let _ = ctrlc::set_handler(|| super::interrupted(INTERRUPTED));
+        Ok(())
     }
 }
 

@@ -31,6 +31,7 @@ mod verify;
 
 use std::process::ExitCode;
 use std::sync::LazyLock;
+use std::thread::JoinHandle;
 
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -139,6 +140,14 @@ fn long_version() -> &'static str {
     &VERSION
 }
 
+/// Starts a thread; the standard library's own function panics where it cannot.
+fn spawn<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<JoinHandle<T>> {
+    let thread = std::thread::Builder::new().spawn(work);
+    thread.context("cannot start a thread")
+}
+
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
     let args = spelling::spell_out(Cli::command(), std::env::args_os());
@@ -154,12 +163,10 @@ pub fn main() -> ExitCode {
             .into();
         }
     };
-    interrupt::install();
     shortage::install();
     abort::install();
     let output = Output::new(cli.quiet);
-    let result = cli.command.run(&output);
-    match result {
+    match interrupt::install().and_then(|()| cli.command.run(&output)) {
         Ok(exit) => exit,
         Err(error) => failure::report(&error),
     }

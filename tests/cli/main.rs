@@ -16,6 +16,7 @@ mod bad_tables;
 mod damaged;
 mod inspect;
 mod interrupted;
+mod limited;
 mod outputs;
 mod plan_files;
 mod ratio;

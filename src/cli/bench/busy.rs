@@ -18,7 +18,7 @@ pub(super) struct Busy {
 
 impl Busy {
     /// Starts `n` of them.
-    pub(super) fn start(n: u32) -> Self {
+    pub(super) fn start(n: u32) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let compute = |stop: Arc<AtomicBool>| {
             let mut x = 1u64;
@@ -28,15 +28,16 @@ impl Busy {
                 }
             }
         };
-        Self {
-            threads: (0..n)
-                .map(|_| {
-                    let stop = Arc::clone(&stop);
-                    std::thread::spawn(move || compute(stop))
-                })
-                .collect(),
+        let mut this = Self {
+            threads: Vec::new(),
             stop,
+        };
+        for _ in 0..n {
+            let stop = Arc::clone(&this.stop);
+            let thread = crate::cli::spawn(move || compute(stop))?;
+            this.threads.push(thread);
         }
+        Ok(this)
     }
 }
 

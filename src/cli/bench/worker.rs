@@ -400,11 +400,11 @@ pub(super) fn measure(
     // Taken out: `wait` would close it, and the worker end before its time.
     let alive = child.stdin.take();
     let mut stderr = child.stderr.take().expect("piped");
-    let errors = std::thread::spawn(move || {
+    let errors = crate::cli::spawn(move || {
         let mut text = Vec::new();
         let _ = stderr.read_to_end(&mut text);
         String::from_utf8_lossy(&text).into_owned()
-    });
+    })?;
     let heard = listen(BufReader::new(child.stdout.take().expect("piped")));
     let status = child.wait().context("cannot wait for a worker")?;
     drop(alive);

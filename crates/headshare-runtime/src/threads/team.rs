@@ -23,7 +23,8 @@ impl Team {
         {
             return Ok(());
         }
-        try_to_start(n.saturating_sub(1))?;
+        // One more than OpenMP starts: it has other needs for memory, too.
+        try_to_start(n)?;
         openmp::start(n);
         self.started = Some((me, n));
         Ok(())
@@ -37,15 +38,20 @@ fn try_to_start(n: u32) -> io::Result<()> {
     let (hold, held) = mpsc::channel::<()>();
     let held = Mutex::new(held);
     thread::scope(|scope| {
-        let hold = hold;
-        for _ in 0..n {
+        let start = |_| {
             thread::Builder::new()
                 .stack_size(default_stack())
                 .spawn_scoped(scope, || {
                     let _ = held.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                })?;
-        }
+                })
+        };
+        let started: io::Result<Vec<_>> = (0..n).map(start).collect();
         drop(hold);
+        // The scope waits for what threads do; their stacks are free again when
+        // they are joined.
+        for thread in started? {
+            let _ = thread.join();
+        }
         Ok(())
     })
 }
