@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn neighbours_take_processor_time_until_they_are_dropped() {
         let before = processor_time().unwrap();
-        let busy = Busy::start(2);
+        let busy = Busy::start(2).unwrap();
         while processor_time().unwrap() - before < std::time::Duration::from_millis(50) {
             std::thread::yield_now();
         }

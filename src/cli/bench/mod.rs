@@ -108,7 +108,7 @@ impl Args {
         let configurations = self.configurations()?;
         let mut measured: Vec<Vec<Measured>> = vec![Vec::new(); configurations.len()];
         let mut known = BTreeSet::new();
-        let busy = Busy::start(self.busy);
+        let busy = Busy::start(self.busy)?;
         for round in 0..self.repetitions {
             let mut order: Vec<usize> = (0..configurations.len()).collect();
             if round % 2 == 1 {

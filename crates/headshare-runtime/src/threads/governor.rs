@@ -101,6 +101,21 @@ impl Governor {
         (self.now, for_batch(self.now, self.all))
     }
 
+    /// One that has decided, and does not look again.
+    #[cfg(test)]
+    pub(crate) fn decided(now: u32, all: u32) -> Self {
+        let mut last = Sample::now().expect("the system tells what it does");
+        last.postpone(Duration::from_secs(1 << 20));
+        Self {
+            all,
+            now,
+            processors: all,
+            last,
+            first: false,
+            others: 0.0,
+        }
+    }
+
     /// Threads when nothing else runs.
     pub(crate) fn all(&self) -> u32 {
         self.all

@@ -29,6 +29,12 @@ impl Sample {
         self.at.elapsed()
     }
 
+    /// Puts it into the future.
+    #[cfg(test)]
+    pub(crate) fn postpone(&mut self, by: Duration) {
+        self.at += by;
+    }
+
     /// Processors that other programs kept busy between `earlier` and this, on
     /// average.
     pub(crate) fn others_since(&self, earlier: &Self) -> f64 {

@@ -6,6 +6,11 @@
 //! once, and the operations of [`crate::sequences`] copy and remove what the
 //! context remembers of each.
 
+mod error;
+mod params;
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
+
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -20,138 +25,14 @@ use crate::threads::{Governor, Team, ThreadUse};
 use crate::vocab::Token;
 use crate::{guard, log, threads};
 
-/// Tokens of context when none are asked for, or the model's training context
-/// where that is smaller.
-pub const DEFAULT_N_CTX: u32 = 4096;
+pub use error::ContextError;
+pub use params::{ContextParams, DEFAULT_N_CTX, FlashAttention};
 
 /// Cells of the KV cache up to which llama.cpp's flash attention gives one token
 /// the same bits with any number of threads; with more of them, it splits the
 /// cells among the threads and adds up what each found. It does so from 512 on,
 /// and counts in steps of 256.
 const SAME_BITS_CELLS: u32 = 256;
-
-/// When llama.cpp uses flash attention.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FlashAttention {
-    /// Where model and backend allow it.
-    #[default]
-    Auto,
-    /// Never.
-    Off,
-    /// Always.
-    On,
-}
-
-/// How a context is made; llama.cpp's names.
-#[derive(Clone, Debug)]
-pub struct ContextParams {
-    /// Tokens of context, of all sequences together; `None` means
-    /// [`DEFAULT_N_CTX`] or the model's training context if that is smaller.
-    pub n_ctx: Option<u32>,
-    /// Tokens handed to llama.cpp at once when a prompt is evaluated.
-    pub n_batch: u32,
-    /// Tokens computed at once.
-    pub n_ubatch: u32,
-    /// Sequences that there can be at once; llama.cpp allows 256.
-    pub n_seq_max: u32,
-    /// Keep all sequences in one KV cache: any of them can be as long as the
-    /// context, and what they share (see [`Context::seq_cp`]) is there once.
-    /// Otherwise each has its own part of `n_ctx / n_seq_max` tokens, which is
-    /// faster for sequences that share nothing.
-    pub kv_unified: bool,
-    /// Tokens of one batch whose logits can be asked for, which memory is set
-    /// aside for; 0 means all of them.
-    pub n_outputs_max: u32,
-    /// Threads; `None` means one a physical core that this process may use, and
-    /// fewer while other programs keep processors busy.
-    pub n_threads: Option<u32>,
-    /// Threads when more than one token is evaluated; `None` means as many.
-    pub n_threads_batch: Option<u32>,
-    /// The same bits whatever other programs do: where the number of threads
-    /// would change them (one token after 256 or more, with flash attention), it
-    /// stays what it is when nothing else runs.
-    pub reproducible: bool,
-    /// When to use flash attention.
-    pub flash_attention: FlashAttention,
-    /// Allow [`Context::decode_observed`]; costs a call for each node of the
-    /// graph.
-    pub observable: bool,
-    /// While true, evaluation stops as soon as it can; for Ctrl-C.
-    pub stop: Arc<AtomicBool>,
-}
-
-impl Default for ContextParams {
-    fn default() -> Self {
-        Self {
-            n_ctx: None,
-            n_batch: 2048,
-            n_ubatch: 512,
-            n_seq_max: 1,
-            kv_unified: false,
-            n_outputs_max: 0,
-            n_threads: None,
-            n_threads_batch: None,
-            reproducible: false,
-            flash_attention: FlashAttention::Auto,
-            observable: false,
-            stop: Arc::default(),
-        }
-    }
-}
-
-/// Why a context could not be made or used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ContextError {
-    /// A parameter that llama.cpp would abort or divide by zero on.
-    #[error("{0} must be at least 1")]
-    Zero(&'static str),
-    /// llama.cpp makes no context; mostly for lack of memory.
-    #[error("cannot make a context of {n_ctx} tokens: {reason}")]
-    Init {
-        /// Tokens asked for.
-        n_ctx: u32,
-        /// llama.cpp's own words.
-        reason: String,
-    },
-    /// The system starts no more threads, for lack of memory or by a limit.
-    #[error("cannot start {n} threads: {reason}")]
-    Threads {
-        /// Threads asked for.
-        n: u32,
-        /// The system's own words.
-        reason: String,
-    },
-    /// A token that the vocabulary does not have, or too many for a batch.
-    #[error("invalid batch: {0}")]
-    Batch(String),
-    /// A sequence operation that this context cannot do.
-    #[error("{0}")]
-    Sequence(String),
-    /// The context holds as many tokens as it can.
-    #[error("the context of {n_ctx} tokens is full")]
-    Full {
-        /// Its size in tokens.
-        n_ctx: u32,
-    },
-    /// The model does not generate text token by token.
-    #[error("{architecture} models do not generate text: they are encoders")]
-    NotGenerative {
-        /// `general.architecture`.
-        architecture: String,
-    },
-    /// The stop flag was set.
-    #[error("evaluation was interrupted")]
-    Interrupted,
-    /// The observer ended the evaluation.
-    #[error("the observer ended the evaluation")]
-    Halted,
-    /// The context was not made to be watched.
-    #[error("the context cannot be watched: ContextParams::observable is not set")]
-    NotObservable,
-    /// llama.cpp failed to evaluate tokens.
-    #[error("llama.cpp failed to evaluate: {0}")]
-    Decode(String),
-}
 
 /// The state of texts going through a model.
 pub struct Context {
