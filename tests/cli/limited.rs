@@ -43,6 +43,8 @@ fn with_less_and_less(mib: usize, step: usize, args: &[&OsStr]) -> usize {
             // before that.
             Some(127) if ran.stderr.contains("shared libraries") => break,
             None if mib < LOADED => break,
+            // libgomp's constructor, which runs before `main`.
+            Some(1) if mib < LOADED && ran.stderr.contains("libgomp: Out of memory") => break,
             Some(1 | 2) => {
                 refused += 1;
                 let said: Vec<&str> = (ran.stderr.lines())
