@@ -1,5 +1,7 @@
 //! What a GGUF file holds, and what a converted one shares and saves.
 
+pub mod second_reader;
+
 use std::collections::BTreeMap;
 
 use headshare_format::alias::{AliasTable, metadata_is_intact};

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::Exit;
-use super::output::{Output, grouped, percent};
+use super::output::{Output, grouped, percent, printable};
 use crate::input::ModelFile;
-use crate::inspect::{Inspection, SharingInspection, inspect};
+use crate::inspect::{Inspection, SharingInspection, inspect, second_reader};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -20,6 +20,12 @@ impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
         let file = ModelFile::open(&self.file)?;
         let inspection = inspect(&file)?;
+        if let Some(difference) = second_reader::difference(&file.gguf) {
+            out.warning(&printable(&format!(
+                "{}: two readers disagree on its header ({difference}); please report this file",
+                self.file.display()
+            )));
+        }
         out.result(&inspection, self.json, render)?;
         Ok(Exit::Done)
     }

@@ -192,9 +192,9 @@ fn read(file: &[u8]) -> &'static str {
 }
 
 /// What reading may cost: bookkeeping for every record of a header, which may
-/// be as short as 14 bytes, in two readers.
+/// be as short as 14 bytes.
 fn allowed(file: &[u8]) -> usize {
-    40 * file.len() + (64 << 10)
+    20 * file.len() + (64 << 10)
 }
 
 fn check(file: &[u8]) {
