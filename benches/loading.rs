@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use headshare_gguf::convert::{self, Sharing as What};
 use headshare_gguf::input::ModelFile;
+use headshare_gguf::matching::WeightBlocks;
 use headshare_gguf::matching::{self, MatchFunction};
-use headshare_gguf::model::WeightBlocks;
 use headshare_gguf::plan::Plan;
 use headshare_runtime::stitched::{Sharing, Source};
 use headshare_runtime::{Model, ModelParams};

@@ -11,8 +11,9 @@ use criterion::{Criterion, Throughput, criterion_group};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use headshare_gguf::matching::{
-    MatchError, MatchFunction, Part, UnitBlocks, UnitId, match_units, score_matrices,
+    MatchError, MatchFunction, UnitBlocks, match_units, score_matrices,
 };
+use headshare_gguf::model::{Part, UnitId};
 
 const QUANTS: usize = 32;
 const BLOCK_BYTES: usize = 2 + QUANTS / 2;

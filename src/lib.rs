@@ -23,3 +23,6 @@ pub mod plan;
 pub mod quantize;
 pub mod repair;
 pub mod report;
+
+/// The name and version that converted files carry.
+pub const TOOL: &str = concat!("headshare-gguf ", env!("CARGO_PKG_VERSION"));

@@ -7,12 +7,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use headshare_format::GgmlType;
 use serde::{Deserialize, Serialize};
 
-use crate::matching::{MatchFunction, Matching, Part, UnitId, UnknownMatchFunction};
-use crate::model::{AttentionMap, RowsRange};
-use crate::repair::choose::Chosen;
+use crate::matching::{MatchFunction, Matching, UnknownMatchFunction};
+use crate::model::{AttentionMap, Part, RowsRange, UnitId};
 
 /// The version of the plan format that this program reads and writes.
 pub const VERSION: u32 = 1;
@@ -201,38 +199,6 @@ impl Plan {
         }
     }
 
-    /// The plan by which the units of `chosen` share.
-    pub fn calibrated(source: String, ratio: f64, units: usize, chosen: &Chosen) -> Self {
-        let alias = |(unit, (donor, cost)): (&UnitId, &(UnitId, f64))| Alias {
-            layer: unit.layer,
-            unit: unit.unit,
-            donor_layer: donor.layer,
-            donor_unit: donor.unit,
-            matched_layer: donor.layer,
-            matched_unit: donor.unit,
-            parts: Part::ALL.to_vec(),
-            score: -cost,
-        };
-        Self {
-            version: VERSION,
-            source,
-            choice: Choice::Calibrated,
-            ratio,
-            units,
-            saved: None,
-            aliases: chosen.shared.iter().map(alias).collect(),
-            dropped: chosen
-                .dropped
-                .iter()
-                .map(|(unit, cost)| Dropped {
-                    layer: unit.layer,
-                    unit: unit.unit,
-                    score: -cost,
-                })
-                .collect(),
-        }
-    }
-
     /// Reads a plan file.
     ///
     /// # Errors
@@ -336,7 +302,7 @@ impl Plan {
                         format!("{part} of {} is an alias itself", alias.donor()),
                     ));
                 }
-                if kind(map, alias.alias(), part) != kind(map, alias.donor(), part) {
+                if map.block_kind(alias.alias(), part) != map.block_kind(alias.donor(), part) {
                     return Err(field(
                         format!("aliases[{i}]"),
                         format!(
@@ -372,14 +338,6 @@ impl Plan {
             })
         })
     }
-}
-
-/// What two blocks must agree on to stand in for each other: type, row length,
-/// bytes.
-pub(crate) fn kind(map: &AttentionMap, unit: UnitId, part: Part) -> Option<(GgmlType, u64, u64)> {
-    let tensor = map.layer(unit.layer)?.tensor(part);
-    let rows = map.block(unit, part)?;
-    Some((tensor.ggml_type, tensor.row_elems, rows.len))
 }
 
 /// Reads JSON; an error names the field.

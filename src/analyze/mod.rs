@@ -23,7 +23,8 @@ use headshare_stitch::{FileId, ScratchFile};
 
 use crate::convert::{self, ConvertError};
 use crate::input::{InputError, ModelFile};
-use crate::matching::{MatchError, UnitId};
+use crate::matching::MatchError;
+use crate::model::UnitId;
 use crate::model::{AttentionMap, ModelError};
 
 /// Why an analysis failed.

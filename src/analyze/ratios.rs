@@ -13,8 +13,8 @@ use crate::convert::cut::MADE_BY;
 use crate::convert::{ConvertError, source_view};
 use crate::input::{InputError, ModelFile};
 use crate::inspect;
-use crate::matching::Part;
 use crate::model::AttentionMap;
+use crate::model::Part;
 use crate::plan::{Choice, Dropped, Plan};
 
 /// What several converted files share, by layer.

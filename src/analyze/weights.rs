@@ -7,8 +7,9 @@ use super::picture::{Bars, Colour, Heatmap, HistogramPlot, MARGIN, Scale, Scene,
 use super::stats::quantile;
 use super::{AnalyzeError, Histogram, PlainModel, Summary, SymmetricMatrix, bands, index_of, npy};
 use crate::convert::ConvertError;
-use crate::matching::{self, MatchFunction, Part, UnitId};
-use crate::model::WeightBlocks;
+use crate::matching::WeightBlocks;
+use crate::matching::{self, MatchFunction};
+use crate::model::{Part, UnitId};
 
 /// Ranges of a histogram of `n` numbers.
 fn bins(n: usize) -> usize {

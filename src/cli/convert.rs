@@ -246,7 +246,7 @@ impl Args {
                 error,
             })?;
         let made_by = serde_json::to_string(&MadeBy {
-            tool: convert::TOOL,
+            tool: crate::TOOL,
             plan: &plan,
             repair: repaired.record.as_ref(),
         })?;

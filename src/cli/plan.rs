@@ -9,8 +9,8 @@ use super::output::{Output, grouped, percent};
 use super::stdio::{self, Written};
 use crate::convert::{self, ConvertError, Prepared, Sharing};
 use crate::input::ModelFile;
+use crate::matching::WeightBlocks;
 use crate::matching::{self, MatchFunction};
-use crate::model::WeightBlocks;
 use crate::plan::Plan;
 
 /// The page size that `plan` counts resident bytes for.

@@ -22,8 +22,8 @@ use crate::input::{InputError, ModelFile};
 use crate::matching::aliases_for;
 use crate::model::AttentionMap;
 use crate::plan::Plan;
-use crate::repair::choose::{self, Goal, Subject, Survey, SurveyRecord, Terms, Units};
-use crate::repair::{self, Options, Record, RepairError, Windows};
+use crate::repair::choose::{self, Goal, Subject, Survey, Terms, Units};
+use crate::repair::{self, Options, Record, RepairError, SurveyRecord, Windows};
 
 /// Memory to stay within where the system does not tell how much there is.
 const FALLBACK_MEMORY: u64 = 8 << 30;
@@ -280,7 +280,7 @@ impl RepairArgs {
             _ => {}
         }
         calibration.choice = Some(survey.record());
-        Ok(Plan::calibrated(digest, ratio, units, &chosen))
+        Ok(chosen.plan(digest, ratio, units))
     }
 
     /// The file that the text comes from, if there is to be a repair.

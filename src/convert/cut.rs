@@ -12,8 +12,8 @@ use headshare_format::gguf::{HeaderBuilder, KEY_ARCHITECTURE, Kv, Value, align_u
 use headshare_format::{FormatError, GgmlType, Gguf, TensorInfo};
 
 use crate::input::{InputError, ModelFile};
-use crate::matching::{Part, UnitId};
 use crate::model::{AttentionLayer, AttentionMap};
+use crate::model::{Part, UnitId};
 use crate::plan::{Alias, Plan};
 
 /// The architecture whose units can be dropped, and what it becomes.

@@ -25,12 +25,10 @@ pub use expand::{StreamError, expand, expand_to_scratch, expand_to_stream, sourc
 pub use verify::{Damage, Finding, Report, verify};
 pub use write::{check_source, digest_of, write};
 
+use crate::TOOL;
 use crate::input::{InputError, ModelFile};
 use crate::model::{AttentionMap, ModelError, RowsRange};
 use crate::plan::{Plan, PlanError, Saved};
-
-/// The name and version that converted files carry.
-pub const TOOL: &str = concat!("headshare-gguf ", env!("CARGO_PKG_VERSION"));
 
 /// Stands, in a [`Plan`] that was made a moment ago, for the source's digest,
 /// which [`write()`] computes; as long as any digest.

@@ -5,13 +5,14 @@
 //! Child processes inherit all of it, so wrappers and scripts work; a child
 //! that runs with other privileges, or without the environment, does not.
 
+mod error;
 mod program;
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use headshare_format::alias::AliasTable;
 use headshare_format::{Gguf, LogicalLayout, VirtualGguf};
@@ -19,58 +20,8 @@ use headshare_preload::{FileIdentity, Plan};
 use headshare_stitch::{FileError, MappedFile};
 
 use crate::input::InputError;
-pub use program::{Obstacle, Program};
-
-/// Why a program is not run.
-#[derive(Debug, thiserror::Error)]
-pub enum ExecError {
-    /// One of the files is no input.
-    #[error(transparent)]
-    Input(#[from] InputError),
-    /// There is no such program.
-    #[error("{program}: program not found", program = .program.display())]
-    NotFound {
-        /// As it was given.
-        program: PathBuf,
-    },
-    /// The program would not see the files.
-    #[error("{program} cannot read converted files: {obstacle}", program = .program.display())]
-    CannotWork {
-        /// The program's path.
-        program: PathBuf,
-        /// What is in the way.
-        obstacle: Obstacle,
-    },
-    /// The system refuses to run the program.
-    #[error("{program}: cannot run it: {source}", program = .program.display())]
-    Refused {
-        /// The program's path.
-        program: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The system refuses what the program needs.
-    #[error("{program}: cannot prepare it: {source}", program = .program.display())]
-    Prepare {
-        /// The program's path.
-        program: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-}
-
-impl ExecError {
-    /// What the user can do.
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            Self::Input(error) => error.hint(),
-            Self::CannotWork { .. } => {
-                Some("give it the plain file: headshare-gguf expand FILE -o PLAIN.gguf")
-            }
-            Self::NotFound { .. } | Self::Refused { .. } | Self::Prepare { .. } => None,
-        }
-    }
-}
+pub use error::{ExecError, Obstacle};
+pub use program::Program;
 
 /// The converted files that the program is going to be able to read.
 #[derive(Debug)]

@@ -2,14 +2,13 @@
 //! into it.
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::ExecError;
+use super::error::{ExecError, Obstacle};
 
 /// Scripts whose interpreter is a script: the kernel's limit.
 const MAX_SCRIPTS: usize = 5;
@@ -21,35 +20,6 @@ const SETGID_AND_EXECUTABLE: u32 = 0o2010;
 #[derive(Debug)]
 pub struct Program {
     path: PathBuf,
-}
-
-/// What keeps a library out of a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Obstacle {
-    /// It has no dynamic loader.
-    Static,
-    /// It runs with other privileges than its caller.
-    Privileged,
-    /// It uses musl instead of glibc.
-    Musl,
-    /// It is made for another machine or word size.
-    OtherMachine,
-    /// This build has no preload library.
-    NoLibrary,
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Static => "it is statically linked, so no library can be loaded into it",
-            Self::Privileged => {
-                "it is setuid or setgid or has capabilities, so the system loads no library into it"
-            }
-            Self::Musl => "it uses musl, and the library to load into it needs glibc",
-            Self::OtherMachine => "it is made for another kind of machine than this program",
-            Self::NoLibrary => "exec works on 64-bit Linux with glibc only",
-        })
-    }
 }
 
 impl Program {

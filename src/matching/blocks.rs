@@ -8,37 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// One of the three weight blocks of a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// Query rows: `n_head / n_head_kv` heads of them.
-    Q,
-    /// Key rows: one head.
-    K,
-    /// Value rows: one head.
-    V,
-}
-
-impl Part {
-    /// All parts in the order in which they are concatenated.
-    pub const ALL: [Part; 3] = [Part::Q, Part::K, Part::V];
-
-    /// The part's name in plan files and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Part::Q => "q",
-            Part::K => "k",
-            Part::V => "v",
-        }
-    }
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+use crate::model::{Part, UnitId};
 
 /// Which parts of a unit the score looks at (the paper's match functions).
 #[derive(
@@ -166,21 +136,6 @@ impl FromStr for MatchFunction {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("unknown match function {0:?}: use qk, q, k, v, qkv or separate")]
 pub struct UnknownMatchFunction(pub String);
-
-/// Which unit of which layer, both counted from 0; ordered by (layer, unit).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct UnitId {
-    /// The layer.
-    pub layer: u32,
-    /// The unit (head, or KV group) within the layer.
-    pub unit: u32,
-}
-
-impl fmt::Display for UnitId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "layer {}, unit {}", self.layer, self.unit)
-    }
-}
 
 /// Where the dequantised weights of the units come from.
 ///

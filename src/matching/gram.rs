@@ -17,9 +17,10 @@
 
 use rayon::prelude::*;
 
-use super::blocks::{MatchError, Part, UnitBlocks, UnitId};
+use super::blocks::{MatchError, UnitBlocks};
 use super::plan::{PAIRS, plan_slabs};
 use super::products::Products;
+use crate::model::{Part, UnitId};
 
 /// Units that can stand in for each other: one class in every shared part.
 #[derive(Clone, Debug)]

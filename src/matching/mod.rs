@@ -31,8 +31,9 @@ mod plan;
 mod products;
 mod score_matrix;
 mod select;
+mod weights;
 
-pub use blocks::{MatchError, MatchFunction, Part, UnitBlocks, UnitId, UnknownMatchFunction};
+pub use blocks::{MatchError, MatchFunction, UnitBlocks, UnknownMatchFunction};
 pub(crate) use gram::cosine;
 pub use plan::{SlabPlan, plan_slabs};
 pub(crate) use products::Products;
@@ -40,3 +41,4 @@ pub use score_matrix::{ScoreMatrix, score_matrices};
 pub use select::{
     Candidate, Match, Matching, Ranking, Skipped, aliases_for, match_units, rank_units,
 };
+pub use weights::WeightBlocks;

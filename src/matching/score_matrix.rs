@@ -1,8 +1,9 @@
 //! The scores of all pairs of units: the paper's heat map of head similarity.
 
-use super::blocks::{MatchError, MatchFunction, Part, UnitBlocks, UnitId};
+use super::blocks::{MatchError, MatchFunction, UnitBlocks};
 use super::gram::Gram;
 use super::select::groups;
+use crate::model::{Part, UnitId};
 
 /// The cosine of every unit with every other.
 #[derive(Clone, Debug)]

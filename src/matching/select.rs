@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::blocks::{MatchError, MatchFunction, Part, UnitBlocks, UnitId, View};
+use super::blocks::{MatchError, MatchFunction, UnitBlocks, View};
 use super::gram::{Gram, Group, best_matches};
+use crate::model::{Part, UnitId};
 
 /// Share of the work that the first pass over the weights is, for progress.
 const FIRST_PASS: f64 = 0.7;

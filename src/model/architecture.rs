@@ -1,7 +1,5 @@
 //! What one row of the table of architectures says.
 
-use super::table::ARCHITECTURES;
-
 /// One architecture of llama.cpp, by the name in `general.architecture`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Architecture {
@@ -66,14 +64,6 @@ pub enum HeadSize {
     KeyLength,
     /// `rope.dimension_count` for q, k and v; by default the key length.
     RopeDimensions,
-}
-
-/// The row of the architecture with llama.cpp's name `name`.
-pub fn architecture(name: &str) -> Option<&'static Architecture> {
-    ARCHITECTURES
-        .binary_search_by(|row| row.name.cmp(name))
-        .ok()
-        .map(|i| &ARCHITECTURES[i])
 }
 
 // The words that the table's rows are written in.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use headshare_format::{GgmlType, TensorInfo};
 
-use crate::matching::{Part, UnitId};
+use crate::model::{Part, UnitId};
 
 /// One layer with heads that can be shared.
 ///
@@ -113,7 +113,7 @@ impl BlockTensor {
     }
 
     /// The bytes of consecutive heads, which must be among the part's.
-    pub(super) fn range(&self, heads: Range<u32>) -> RowsRange {
+    pub fn range(&self, heads: Range<u32>) -> RowsRange {
         debug_assert!(heads.start <= heads.end && heads.end <= self.heads);
         let rows = u64::from(heads.end - heads.start) * self.rows_per_head;
         let first = self.first_row + u64::from(heads.start) * self.rows_per_head;

@@ -1,13 +1,12 @@
 //! The attention layers of one file, held against its tensors.
 
-use headshare_format::{Gguf, TensorInfo};
+use headshare_format::{GgmlType, Gguf, TensorInfo};
 
 use super::hyper::{HeadRows, Hyper};
 use super::{
-    Architecture, Attention, AttentionLayer, BlockTensor, HeadBlock, Layout, ModelError, Place,
-    RowsRange, architecture,
+    Architecture, Attention, AttentionLayer, BlockTensor, HeadBlock, Layout, ModelError, Part,
+    Place, RowsRange, UnitId, architecture,
 };
-use crate::matching::{Part, UnitId};
 
 /// Where the heads of a file are.
 #[derive(Debug, Clone)]
@@ -86,6 +85,14 @@ impl AttentionMap {
             .binary_search_by_key(&layer, |l| l.layer)
             .ok()
             .map(|i| &self.layers[i])
+    }
+
+    /// What two blocks must agree on to stand in for each other: type, row length,
+    /// bytes.
+    pub fn block_kind(&self, unit: UnitId, part: Part) -> Option<(GgmlType, u64, u64)> {
+        let tensor = self.layer(unit.layer)?.tensor(part);
+        let rows = self.block(unit, part)?;
+        Some((tensor.ggml_type, tensor.row_elems, rows.len))
     }
 
     /// The rows of a unit's part; `None` when there is no such unit.

@@ -28,11 +28,11 @@ mod map;
 mod table;
 #[cfg(test)]
 mod tests;
-mod weights;
+mod units;
 
-pub use architecture::{Architecture, Attention, HeadSize, Layout, Residual, architecture};
+pub use architecture::{Architecture, Attention, HeadSize, Layout, Residual};
 pub use blocks::{AttentionLayer, BlockTensor, HeadBlock, RowsRange};
 pub use error::{ModelError, Place};
 pub use map::AttentionMap;
-pub use table::ARCHITECTURES;
-pub use weights::WeightBlocks;
+pub use table::{ARCHITECTURES, architecture};
+pub use units::{Part, UnitId};

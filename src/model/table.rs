@@ -170,3 +170,11 @@ pub static ARCHITECTURES: &[Architecture] = &[
     none("wavtokenizer-dec", "a sound decoder, whose attention is not in attn_q, attn_k and attn_v"),
     either("xverse"),
 ];
+
+/// The row of the architecture with llama.cpp's name `name`.
+pub fn architecture(name: &str) -> Option<&'static Architecture> {
+    ARCHITECTURES
+        .binary_search_by(|row| row.name.cmp(name))
+        .ok()
+        .map(|i| &ARCHITECTURES[i])
+}

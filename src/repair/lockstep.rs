@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use headshare_runtime::calibrate::{CalibrateError, Calibrator};
 
-use super::RepairError;
+use super::error::RepairError;
 
 /// The nodes of the original stream, one after the other.
 pub(super) struct Original {

@@ -9,206 +9,43 @@
 //! file will really compute. `docs/METHOD.md` has the equations.
 
 pub mod choose;
+mod error;
 mod lockstep;
 pub mod normal;
+mod options;
+mod record;
 pub mod refit;
 mod run;
 pub mod sites;
+mod supported;
+mod weights;
 mod windows;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use faer::Par;
-use headshare_runtime::calibrate::{CalibrateError, Calibrator, CalibratorParams};
-use headshare_runtime::quants::{self, QuantError};
-use headshare_runtime::{ContextError, VocabError};
-use serde::Serialize;
+use headshare_runtime::calibrate::{Calibrator, CalibratorParams};
 
+pub use error::RepairError;
+pub use options::Options;
+pub use record::{Record, Repaired, SurveyRecord, TensorRecord};
 pub use refit::Refit;
+pub use supported::check_supported;
 pub use windows::Windows;
 
 use crate::convert::cut::{Cut, spread_columns};
 use crate::input::ModelFile;
-use crate::model::{AttentionMap, Residual};
+use crate::model::AttentionMap;
 use crate::plan::Plan;
-use crate::quantize::QuantizeError;
+use options::logits_bytes;
 use run::Run;
 use sites::{Role, Site, Target};
 
 /// Tokens that pass through the last layer's feed-forward part, at most: memory
 /// is set aside for their logits, no more than [`logits_bytes`].
 const MAX_OUTPUTS: u64 = 8192;
-
-/// Bytes of logits that may be set aside, where `memory` is there in all.
-fn logits_bytes(memory: u64) -> u64 {
-    (1 << 30).min(memory / 8)
-}
-
-/// How a repair is done.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The text to calibrate on.
-    pub text: String,
-    /// Windows of it, at most.
-    pub windows: u32,
-    /// Tokens of each.
-    pub window: u32,
-    /// Bytes of memory to stay within.
-    pub memory: u64,
-    /// Threads; `None` means one a physical core that this process may use.
-    pub n_threads: Option<u32>,
-    /// While true, everything stops as soon as it can.
-    pub stop: Arc<AtomicBool>,
-}
-
-/// A repaired model: what differs from the source.
-#[derive(Debug, Clone)]
-pub struct Repaired {
-    /// New data of whole tensors, by index in the source.
-    pub tensors: BTreeMap<usize, Vec<u8>>,
-    /// What was done, for the file and for people.
-    pub record: Record,
-}
-
-/// How a repair came about.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Record {
-    /// Digest of the text.
-    pub text: String,
-    /// Windows it was cut into.
-    pub windows: u32,
-    /// Tokens of each.
-    pub window: u32,
-    /// Windows, of these, that ridges were chosen on.
-    pub held_out: u32,
-    /// Tokens that the last layer was fitted on: as many as there was memory
-    /// for.
-    pub outputs: usize,
-    /// Threads that it ran on: sums depend on them.
-    pub threads: usize,
-    /// What the units were chosen by; absent where nothing was measured for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub choice: Option<choose::SurveyRecord>,
-    /// The refitted matrices, in the order in which they were refitted.
-    pub tensors: Vec<TensorRecord>,
-}
-
-/// How one matrix was refitted; errors are relative to the target's size.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TensorRecord {
-    /// Its name.
-    pub name: String,
-    /// The ridge that was chosen; absent where the weights stayed as they were.
-    pub lambda: Option<f64>,
-    /// The error with the original weights.
-    pub before: f64,
-    /// The error with the refitted weights as they are stored.
-    pub after: f64,
-}
-
-/// Why a model cannot be repaired.
-#[derive(Debug, thiserror::Error)]
-pub enum RepairError {
-    /// The architecture's layers do not add up one after the other.
-    #[error("--repair: architecture {architecture}: {why}")]
-    Unsupported {
-        /// Its name.
-        architecture: String,
-        /// Why not.
-        why: String,
-    },
-    /// Too little text.
-    #[error("--repair: the text has {found} tokens; it needs at least {needed}")]
-    TextTooShort {
-        /// What it has.
-        found: usize,
-        /// What it needs.
-        needed: usize,
-    },
-    /// The bound on memory is too small.
-    #[error("--memory: {bound} bytes are too few; repairing this model needs at least {needed}")]
-    Memory {
-        /// The bound.
-        bound: u64,
-        /// What it takes.
-        needed: u64,
-    },
-    /// The model computes no numbers.
-    #[error("layer {layer}: {what} are not finite")]
-    NotFinite {
-        /// The layer.
-        layer: u32,
-        /// Which numbers.
-        what: String,
-    },
-    /// A matrix cannot be quantised.
-    #[error("{name}: {error}")]
-    Quantize {
-        /// Its name.
-        name: String,
-        /// Why not.
-        error: QuantizeError,
-    },
-    /// The run was interrupted or llama.cpp failed.
-    #[error(transparent)]
-    Calibrate(#[from] CalibrateError),
-    /// The tokenizer failed.
-    #[error(transparent)]
-    Vocab(#[from] VocabError),
-    /// The system starts no thread for the second stream.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
-    /// Something that cannot be.
-    #[error("repair: {0}")]
-    Internal(String),
-}
-
-impl RepairError {
-    /// What the user can do.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::TextTooShort { .. } => {
-                Some("some hundred kilobytes of the text that the model will be used on do best")
-            }
-            Self::NotFinite { .. } => Some("headshare-gguf run shows whether the model works"),
-            _ => None,
-        }
-    }
-}
-
-impl From<ContextError> for RepairError {
-    fn from(error: ContextError) -> Self {
-        CalibrateError::from(error).into()
-    }
-}
-
-/// Refuses models that repair has no derivation for.
-///
-/// # Errors
-/// [`RepairError::Unsupported`].
-pub fn check_supported(map: &AttentionMap) -> Result<(), RepairError> {
-    let architecture = map.architecture;
-    let why = if architecture.encoder_only {
-        "it is an encoder, without the logits that repair is about"
-    } else {
-        match architecture.residual {
-            Residual::Sequential => return Ok(()),
-            Residual::Parallel => {
-                "attention and feed-forward read the same input, which repair has no derivation for"
-            }
-            Residual::Varies => {
-                "its layers are not all attention first, feed-forward second, as repair needs"
-            }
-        }
-    };
-    Err(RepairError::Unsupported {
-        architecture: architecture.name.to_owned(),
-        why: why.to_owned(),
-    })
-}
 
 /// Checks that the text is long enough, and that there is memory for what
 /// repair keeps of it.
@@ -430,23 +267,4 @@ fn find_sites(
     }
     sites.sort_by_key(|s| s.input);
     Ok(sites)
-}
-
-impl Site {
-    pub(crate) fn cannot(&self, error: QuantizeError) -> RepairError {
-        RepairError::Quantize {
-            name: self.name.clone(),
-            error,
-        }
-    }
-}
-
-/// The weights of tensor `index`, row after row.
-pub(crate) fn dequantised(source: &ModelFile, index: usize) -> Result<Vec<f32>, QuantError> {
-    let info = &source.gguf.tensors[index];
-    let bytes = source.bytes(source.gguf.data_range(info));
-    let rows = info.byte_len() / info.row_bytes();
-    let mut values = vec![0f32; (rows * info.row_elems()) as usize];
-    quants::dequantise_row(info.ggml_type.id(), bytes, &mut values)?;
-    Ok(values)
 }

@@ -6,13 +6,14 @@ use std::ops::Range;
 use faer::Par;
 use headshare_runtime::calibrate::Pass;
 
+use super::error::RepairError;
+use super::record::{Repaired, TensorRecord};
 use super::refit::{self, Problem, Refit};
 use super::sites::{Role, Site, Target};
-use super::{RepairError, Repaired, TensorRecord, dequantised};
+use super::weights::dequantised;
 use crate::convert::cut::{Cut, cut_columns, spread_columns};
 use crate::input::ModelFile;
-use crate::matching::Part;
-use crate::model::AttentionMap;
+use crate::model::{AttentionMap, Part};
 use crate::plan::Plan;
 
 /// What every refit of one run needs.

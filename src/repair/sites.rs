@@ -8,6 +8,9 @@
 
 use headshare_runtime::calibrate::{Graph, Source};
 
+use super::error::RepairError;
+use crate::quantize::QuantizeError;
+
 /// One of the two matrices of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -68,6 +71,13 @@ pub struct Site {
 }
 
 impl Site {
+    pub(crate) fn cannot(&self, error: QuantizeError) -> RepairError {
+        RepairError::Quantize {
+            name: self.name.clone(),
+            error,
+        }
+    }
+
     /// The node of the original stream that the target is made of.
     pub fn original(&self) -> usize {
         match self.target {

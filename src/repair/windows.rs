@@ -4,7 +4,8 @@ use headshare_format::TensorInfo;
 use headshare_format::alias::format_digest;
 use headshare_runtime::{Model, ModelParams};
 
-use super::{Options, RepairError};
+use super::error::RepairError;
+use super::options::{Options, logits_bytes};
 use crate::input::ModelFile;
 use crate::model::AttentionMap;
 
@@ -144,7 +145,7 @@ impl Needs {
     }
 
     fn windows(&self, bound: u64, wanted: usize) -> Result<usize, RepairError> {
-        let fixed = self.fixed + 2 * super::logits_bytes(bound);
+        let fixed = self.fixed + 2 * logits_bytes(bound);
         let room = bound.saturating_sub(fixed) / self.a_window.max(1);
         if (room as usize) < MIN_WINDOWS {
             let needed = self.least();
@@ -159,7 +160,7 @@ impl Needs {
         // For logits, twice an eighth of the bound, as far as that is not more
         // than is ever set aside.
         let with = without_logits.saturating_mul(4).div_ceil(3);
-        with.min(without_logits + 2 * super::logits_bytes(u64::MAX))
+        with.min(without_logits + 2 * logits_bytes(u64::MAX))
     }
 }
 

@@ -3,7 +3,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::verdict::Verdict;
 use crate::eval::choice::Kind;
 
 /// A report.
@@ -259,4 +258,42 @@ impl Row {
     pub fn ln_ratio(&self) -> f64 {
         self.quality.against.as_ref().map_or(0.0, |a| a.ln_ratio)
     }
+}
+
+/// Who is better at one size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Winner {
+    /// The converted file.
+    Converted,
+    /// The plain file that is as small.
+    Lower,
+    /// Neither: the difference is within its error.
+    Neither,
+    /// The source: the converted file is not smaller.
+    Source,
+    /// Nobody: no plain file is as small as the converted one.
+    Alone,
+}
+
+/// The outcome at one ratio: of the conversions, the one that does best against
+/// the plain file of its size.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verdict {
+    /// The ratio.
+    pub ratio: f64,
+    /// Its row.
+    pub row: usize,
+    /// Its size.
+    pub file_bytes: u64,
+    /// What it saves of the source.
+    pub saved_bytes: i64,
+    /// Who wins.
+    pub winner: Winner,
+    /// Perplexity over the rival's; null without a rival.
+    pub ratio_to_rival: Option<f64>,
+    /// Its standard error.
+    pub ratio_to_rival_stderr: Option<f64>,
+    /// The whole outcome in words.
+    pub words: String,
 }

@@ -3,7 +3,7 @@
 use super::markdown;
 use super::picture::picture;
 use super::rows::*;
-use super::verdict::{Winner, summary, verdicts};
+use super::verdict::{summary, verdicts};
 use crate::analyze::picture::Format;
 
 fn against(ln_ratio: f64, kl: f64) -> Against {

@@ -7,9 +7,9 @@ mod synthetic;
 use std::cell::RefCell;
 
 use headshare_gguf::matching::{
-    MatchError, MatchFunction, Matching, Part, UnitId, aliases_for, match_units, rank_units,
-    score_matrices,
+    MatchError, MatchFunction, Matching, aliases_for, match_units, rank_units, score_matrices,
 };
+use headshare_gguf::model::{Part, UnitId};
 use proptest::prelude::*;
 
 use synthetic::{Layer, Random, Synthetic};

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use headshare_gguf::matching::{MatchFunction, UnitId};
+use headshare_gguf::matching::MatchFunction;
+use headshare_gguf::model::UnitId;
 
 use crate::synthetic::Synthetic;
 

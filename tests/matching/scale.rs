@@ -2,8 +2,9 @@
 //! from any number of threads.
 
 use headshare_gguf::matching::{
-    MatchError, MatchFunction, Part, UnitBlocks, UnitId, match_units, plan_slabs, score_matrices,
+    MatchError, MatchFunction, UnitBlocks, match_units, plan_slabs, score_matrices,
 };
+use headshare_gguf::model::{Part, UnitId};
 
 use crate::synthetic::Synthetic;
 

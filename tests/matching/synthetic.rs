@@ -1,6 +1,7 @@
 //! Unit blocks held in vectors, and a builder of shapes for the tests.
 
-use headshare_gguf::matching::{MatchError, Part, UnitBlocks, UnitId};
+use headshare_gguf::matching::{MatchError, UnitBlocks};
+use headshare_gguf::model::{Part, UnitId};
 
 /// Reproducible numbers (splitmix64).
 pub struct Random(pub u64);

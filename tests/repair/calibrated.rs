@@ -7,7 +7,7 @@ use faer::linalg::solvers::Solve;
 use faer::{Mat, Side};
 use headshare_gguf::convert;
 use headshare_gguf::input::ModelFile;
-use headshare_gguf::matching::UnitId;
+use headshare_gguf::model::UnitId;
 use headshare_gguf::repair::choose::{Subject, Survey, survey};
 use headshare_gguf::repair::{Options, Windows};
 use serde_json::Value;

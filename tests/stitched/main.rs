@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use headshare_gguf::convert::{self, Sharing as What};
 use headshare_gguf::input::ModelFile;
+use headshare_gguf::matching::WeightBlocks;
 use headshare_gguf::matching::{self, MatchFunction};
-use headshare_gguf::model::WeightBlocks;
 use headshare_gguf::plan::Plan;
 use headshare_runtime::memory::{self, WeightRegions};
 use headshare_runtime::stitched::{Sharing, Source};

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::analyze::weights::{Match, Weights};
 use crate::analyze::{Correlation, SymmetricMatrix, index_of};
-use crate::matching::{MatchFunction, Part, UnitId};
+use crate::matching::MatchFunction;
+use crate::model::{Part, UnitId};
 
 /// Attention against weights.
 #[derive(Debug, Clone, Serialize)]

@@ -34,8 +34,9 @@ pub use self::compare::{Comparison, Matched};
 use self::maps::MapSums;
 use super::weights::Weights;
 use super::{AnalyzeError, PlainModel, Summary, SymmetricMatrix};
-use crate::matching::{self, Part};
+use crate::matching::{self};
 use crate::model::AttentionMap;
+use crate::model::Part;
 
 /// What is run on what.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use super::{Attention, Comparison};
 use crate::analyze::picture::{Density, Heatmap, MARGIN, Scale, Scene, TITLE_SPACE};
 use crate::analyze::{Correlation, bands};
-use crate::matching::Part;
+use crate::model::Part;
 
 /// Pixels of each panel's plot, a side, unless there are more heads.
 const SIDE: u32 = 640;

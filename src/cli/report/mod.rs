@@ -127,7 +127,7 @@ impl Inputs {
     /// on.
     fn key(&self, measure: &str, on: Value) -> Value {
         json!({
-            "tool": convert::TOOL,
+            "tool": crate::TOOL,
             "build": self.build,
             "llama_cpp": headshare_runtime::backend::llama_cpp_revision(),
             "measure": measure,
@@ -149,7 +149,7 @@ impl Args {
         store.tidy();
         let verdicts = verdicts(&rows);
         let report = Report {
-            tool: convert::TOOL.to_owned(),
+            tool: crate::TOOL.to_owned(),
             llama_cpp: headshare_runtime::backend::llama_cpp_revision().to_owned(),
             settings: self.settings(),
             series: self.series(),

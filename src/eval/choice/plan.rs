@@ -11,7 +11,13 @@ use std::ops::Range;
 use headshare_runtime::Token;
 
 use super::encode::{Encoded, common};
-use super::score::STEP;
+
+/// Repacked weights are multiplied with 16 tokens at a time, then 4, then one,
+/// and each kernel rounds in its own way: by up to 0.2 for a sequence of a Q4_K
+/// model. So there are no tokens left over, and no outputs: batches are filled
+/// up with tokens of a sequence of their own, and outputs with those of tokens
+/// that are not asked for.
+pub(super) const STEP: usize = 16;
 
 /// Items that begin alike by fewer tokens than this are not grouped.
 const MIN_SHARED: usize = 32;

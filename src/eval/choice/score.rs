@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::encode::{ChoiceError, Encoded, Tokenizer};
 use super::item::Task;
-use super::plan::{Limits, Node, Plan, Tree};
+use super::plan::{Limits, Node, Plan, STEP, Tree};
 
 /// Tokens that llama.cpp is handed at once, at most; contexts that score must
 /// allow as many, and need not allow more.
@@ -16,13 +16,6 @@ use super::plan::{Limits, Node, Plan, Tree};
 /// answers. Below, each token's sum goes over its own sequence in order,
 /// wherever that lies in the cache. Larger batches are hardly faster.
 pub const DECODE: usize = 48;
-
-/// Repacked weights are multiplied with 16 tokens at a time, then 4, then one,
-/// and each kernel rounds in its own way: by up to 0.2 for a sequence of a Q4_K
-/// model. So there are no tokens left over, and no outputs: batches are filled
-/// up with tokens of a sequence of their own, and outputs with those of tokens
-/// that are not asked for.
-pub(super) const STEP: usize = 16;
 
 /// Logits that are kept at once, at most, unless one token's are more: 64 MiB.
 const MAX_LOGITS: usize = 16 << 20;

@@ -1,8 +1,8 @@
 //! Files whose heads are found, and where.
 
 use super::*;
-use crate::matching::{Part, UnitId};
 use crate::model::{AttentionLayer, RowsRange};
+use crate::model::{Part, UnitId};
 
 fn unit(layer: u32, unit: u32) -> UnitId {
     UnitId { layer, unit }

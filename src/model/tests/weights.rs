@@ -1,8 +1,9 @@
 //! The weights that the matching gets to see.
 
 use super::*;
-use crate::matching::{Part, UnitBlocks};
-use crate::model::WeightBlocks;
+use crate::matching::UnitBlocks;
+use crate::matching::WeightBlocks;
+use crate::model::Part;
 
 /// Writes `weights`, counting from 0, into the F32 tensor at `index`.
 fn number(file: &mut [u8], gguf: &Gguf, index: usize) {

@@ -9,13 +9,16 @@ use rayon::prelude::*;
 
 use super::pairs::{Fit, Layer};
 use super::sites::{self, Attention};
-use super::{Donor, Effect, Options, Unit, Windows};
+use super::survey::{Donor, Effect, Unit};
 use crate::input::ModelFile;
-use crate::matching::{Part, UnitId};
 use crate::model::{AttentionLayer, AttentionMap};
-use crate::plan;
+use crate::model::{Part, UnitId};
+use crate::repair::error::RepairError;
 use crate::repair::normal::{GramSum, ProductSum, weighted};
-use crate::repair::{RepairError, dequantised, refit};
+use crate::repair::options::Options;
+use crate::repair::refit;
+use crate::repair::weights::dequantised;
+use crate::repair::windows::Windows;
 
 /// Where a head's features depend on whose place it takes (biases, ALiBi), a
 /// donor is tried in its units' own places: so many donors of a layer.
@@ -351,7 +354,7 @@ impl Comparison<'_> {
     fn places(&self, other: &AttentionLayer) -> Vec<Places> {
         let layer = self.attention.layer;
         let fits = Part::ALL.iter().all(|&part| {
-            plan::kind(self.map, id(layer, 0), part) == plan::kind(self.map, id(other, 0), part)
+            self.map.block_kind(id(layer, 0), part) == self.map.block_kind(id(other, 0), part)
         });
         let (here, there) = (layer.n_head_kv, other.n_head_kv);
         if !fits || here == 0 || there == 0 {

@@ -10,8 +10,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Survey, Unit};
-use crate::matching::UnitId;
+use super::survey::{Survey, Unit};
+use crate::model::{Part, UnitId};
+use crate::plan::{self, Alias, Choice, Dropped, Plan};
 
 /// What may become of units.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -53,6 +54,41 @@ pub struct Chosen {
     pub shared: BTreeMap<UnitId, (UnitId, f64)>,
     /// The units that go, and what each costs.
     pub dropped: BTreeMap<UnitId, f64>,
+}
+
+impl Chosen {
+    /// The plan for the file with digest `source`, which has `units` units and was
+    /// asked for `ratio` of them.
+    pub fn plan(&self, source: String, ratio: f64, units: usize) -> Plan {
+        let alias = |(unit, (donor, cost)): (&UnitId, &(UnitId, f64))| Alias {
+            layer: unit.layer,
+            unit: unit.unit,
+            donor_layer: donor.layer,
+            donor_unit: donor.unit,
+            matched_layer: donor.layer,
+            matched_unit: donor.unit,
+            parts: Part::ALL.to_vec(),
+            score: -cost,
+        };
+        Plan {
+            version: plan::VERSION,
+            source,
+            choice: Choice::Calibrated,
+            ratio,
+            units,
+            saved: None,
+            aliases: self.shared.iter().map(alias).collect(),
+            dropped: self
+                .dropped
+                .iter()
+                .map(|(unit, cost)| Dropped {
+                    layer: unit.layer,
+                    unit: unit.unit,
+                    score: -cost,
+                })
+                .collect(),
+        }
+    }
 }
 
 /// A step that could be taken.
@@ -211,7 +247,7 @@ impl Chosen {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Donor, Effect};
+    use super::super::survey::{Donor, Effect};
     use super::*;
 
     fn id(layer: u32, unit: u32) -> UnitId {

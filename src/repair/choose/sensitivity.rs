@@ -13,12 +13,17 @@ use rayon::prelude::*;
 use super::divergence::Reference;
 use super::features::{Compared, Fits, Weights, columns, cut, id, product};
 use super::sites::{self, Attention, crossing};
-use super::{MEASURED_UNITS, Options, Unit, Windows};
+use super::survey::Unit;
 use crate::input::ModelFile;
-use crate::matching::UnitId;
 use crate::model::AttentionMap;
-use crate::repair::{RepairError, dequantised};
+use crate::model::UnitId;
+use crate::repair::error::RepairError;
+use crate::repair::options::Options;
+use crate::repair::weights::dequantised;
+use crate::repair::windows::Windows;
 
+/// Units whose effect on logits is measured; that of others is estimated.
+const MEASURED_UNITS: usize = 256;
 /// Tokens whose logits are compared, and their bytes, at most.
 const MAX_OUTPUTS: u64 = 2048;
 const MAX_LOGITS_BYTES: u64 = 512 << 20;
@@ -478,7 +483,7 @@ impl Replays<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repair::choose::Effect;
+    use crate::repair::choose::survey::Effect;
 
     #[test]
     fn what_does_not_grow_with_a_change_is_told_apart() {

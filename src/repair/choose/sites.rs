@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use headshare_runtime::calibrate::{Calibrator, Graph, Source, Weight};
 
 use crate::model::{AttentionLayer, AttentionMap};
-use crate::repair::RepairError;
+use crate::repair::error::RepairError;
 use crate::repair::sites::{self, Role, Site, Target};
 
 /// The attention of a layer.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use headshare_format::{FormatError, Gguf};
 use headshare_runtime::quants;
 
-use super::{AttentionMap, ModelError, Place};
-use crate::matching::{MatchError, Part, UnitBlocks, UnitId};
+use super::{MatchError, UnitBlocks};
+use crate::model::{AttentionMap, ModelError, Part, Place, UnitId};
 
 /// The weight blocks of a file's units, dequantised on demand through ggml.
 pub struct WeightBlocks<'a> {

@@ -1,0 +1,82 @@
+//! Why a model cannot be repaired.
+
+use headshare_runtime::calibrate::CalibrateError;
+use headshare_runtime::{ContextError, VocabError};
+
+use crate::quantize::QuantizeError;
+
+/// Why a model cannot be repaired.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The architecture's layers do not add up one after the other.
+    #[error("--repair: architecture {architecture}: {why}")]
+    Unsupported {
+        /// Its name.
+        architecture: String,
+        /// Why not.
+        why: String,
+    },
+    /// Too little text.
+    #[error("--repair: the text has {found} tokens; it needs at least {needed}")]
+    TextTooShort {
+        /// What it has.
+        found: usize,
+        /// What it needs.
+        needed: usize,
+    },
+    /// The bound on memory is too small.
+    #[error("--memory: {bound} bytes are too few; repairing this model needs at least {needed}")]
+    Memory {
+        /// The bound.
+        bound: u64,
+        /// What it takes.
+        needed: u64,
+    },
+    /// The model computes no numbers.
+    #[error("layer {layer}: {what} are not finite")]
+    NotFinite {
+        /// The layer.
+        layer: u32,
+        /// Which numbers.
+        what: String,
+    },
+    /// A matrix cannot be quantised.
+    #[error("{name}: {error}")]
+    Quantize {
+        /// Its name.
+        name: String,
+        /// Why not.
+        error: QuantizeError,
+    },
+    /// The run was interrupted or llama.cpp failed.
+    #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Vocab(#[from] VocabError),
+    /// The system starts no thread for the second stream.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// Something that cannot be.
+    #[error("repair: {0}")]
+    Internal(String),
+}
+
+impl RepairError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::TextTooShort { .. } => {
+                Some("some hundred kilobytes of the text that the model will be used on do best")
+            }
+            Self::NotFinite { .. } => Some("headshare-gguf run shows whether the model works"),
+            _ => None,
+        }
+    }
+}
+
+impl From<ContextError> for RepairError {
+    fn from(error: ContextError) -> Self {
+        CalibrateError::from(error).into()
+    }
+}

@@ -1,0 +1,26 @@
+//! How a repair is done.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// How a repair is done.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The text to calibrate on.
+    pub text: String,
+    /// Windows of it, at most.
+    pub windows: u32,
+    /// Tokens of each.
+    pub window: u32,
+    /// Bytes of memory to stay within.
+    pub memory: u64,
+    /// Threads; `None` means one a physical core that this process may use.
+    pub n_threads: Option<u32>,
+    /// While true, everything stops as soon as it can.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Bytes of logits that may be set aside, where `memory` is there in all.
+pub(super) fn logits_bytes(memory: u64) -> u64 {
+    (1 << 30).min(memory / 8)
+}
