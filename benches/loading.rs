@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use headshare_gguf::convert::{self, Sharing as What};
+use headshare_gguf::convert::{self, Fitted};
 use headshare_gguf::input::ModelFile;
 use headshare_gguf::matching::WeightBlocks;
 use headshare_gguf::matching::{self, MatchFunction};
@@ -42,8 +42,8 @@ fn source(folder: &Path, layers: u32) -> PathBuf {
 
 fn converted(source: &Path, name: &str, ratio: Option<f64>) -> PathBuf {
     let file = ModelFile::open_plain(source).expect("a valid model");
-    let sharing = match ratio {
-        None => What::Lossless,
+    let plan = match ratio {
+        None => None,
         Some(ratio) => {
             let map = convert::attention_map(&file).expect("a llama model");
             let blocks = WeightBlocks::new(&file.gguf, &file.file, &map).expect("with weights");
@@ -51,12 +51,13 @@ fn converted(source: &Path, name: &str, ratio: Option<f64>) -> PathBuf {
             let matching = matching::match_units(&blocks, function, ratio, &|_| {});
             let matching = matching.expect("finite weights");
             let digest = convert::UNKNOWN_DIGEST.to_owned();
-            What::Plan(Plan::new(digest, function, ratio, &matching))
+            Some(Plan::matched(digest, function, ratio, &matching))
         }
     };
     let path = source.with_extension(format!("{name}.gguf"));
-    let prepared = convert::prepare(&file, sharing, 4096).expect("a model that can share");
-    convert::write(&file, prepared, &path, true, &|_| {}).expect("a folder with room");
+    let prepared =
+        convert::prepare(&file, plan, Fitted::default(), 4096).expect("a model that can share");
+    convert::write(&prepared, &path, true, &|_| {}).expect("a folder with room");
     path
 }
 

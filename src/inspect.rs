@@ -184,7 +184,7 @@ pub fn layers_of(table: &AliasTable, plan: Option<&Plan>) -> Vec<LayerSharing> {
         entry.bytes += tensor.byte_len();
         entry.shared_bytes += shared;
     }
-    for alias in plan.iter().flat_map(|p| &p.aliases) {
+    for alias in plan.into_iter().flat_map(Plan::shares) {
         if let Some(entry) = layers.get_mut(&Some(alias.layer)) {
             entry.aliases += 1;
         }

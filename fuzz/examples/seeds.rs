@@ -100,7 +100,7 @@ fn convert(plain: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
         plan: Some("{}".to_owned()),
         replaced: None,
     };
-    let layout = layout::plan(&gguf, plain, &shared, 4096, provenance)?;
+    let layout = layout::plan(&gguf, &|r| plain[r.start as usize..r.end as usize].iter().all(|&b| b == 0), &shared, 4096, provenance)?;
     let mut data = vec![0; layout.data_len() as usize];
     let mut digests = Vec::new();
     for stored in &layout.stored {

@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::picture::{ColumnPlot, MARGIN, Scene, Series, TITLE_SPACE};
 use super::{AnalyzeError, file_name};
-use crate::convert::cut::MADE_BY;
+use crate::convert::variant::MADE_BY;
 use crate::convert::{ConvertError, source_view};
 use crate::input::{InputError, ModelFile};
 use crate::inspect;
 use crate::model::AttentionMap;
 use crate::model::Part;
-use crate::plan::{Choice, Dropped, Plan};
+use crate::plan::{ChosenBy, Drop, Plan};
 
 /// What several converted files share, by layer.
 #[derive(Debug, Clone, Serialize)]
@@ -33,7 +33,7 @@ pub struct FileRatios {
     pub planned: bool,
     /// How the units of the plan were chosen.
     #[serde(rename = "match")]
-    pub choice: Option<Choice>,
+    pub choice: Option<ChosenBy>,
     /// The share of units that the plan was made for.
     pub ratio: Option<f64>,
     /// Bytes of the rows that the plan takes from elsewhere; what is byte-equal
@@ -123,8 +123,10 @@ fn file_ratios(path: &Path) -> Result<FileRatios, AnalyzeError> {
     let view = source_view(&file, &table)?;
     let logical =
         Gguf::parse_header(view.header(), view.len()).map_err(InputError::content(path))?;
+    // Of a model whose units went, what is left is counted anew.
+    let left = plan.as_ref().map(Plan::renumbered);
     let mut planned_bytes = 0;
-    match (AttentionMap::of(&logical), &plan) {
+    match (AttentionMap::of(&logical), &left) {
         (Ok(map), plan) => {
             if let Some(Err(error)) = plan.as_ref().map(|plan| plan.check(&map)) {
                 let error = FormatError::key(keys::PLAN, error.to_string());
@@ -145,7 +147,7 @@ fn file_ratios(path: &Path) -> Result<FileRatios, AnalyzeError> {
             return Err(ConvertError::Model { path, error }.into());
         }
     }
-    for alias in plan.iter().flat_map(|plan| &plan.aliases) {
+    for alias in plan.iter().flat_map(Plan::shares) {
         if let Some(ratios) = layers.get_mut(&alias.layer) {
             for &part in &alias.parts {
                 *ratios.aliased.of(part) += 1;
@@ -161,26 +163,27 @@ fn file_ratios(path: &Path) -> Result<FileRatios, AnalyzeError> {
         path: path.display().to_string(),
         planned_bytes,
         planned: plan.is_some(),
-        choice: plan.as_ref().map(|plan: &Plan| plan.choice),
-        ratio: plan.as_ref().map(|plan| plan.ratio),
+        choice: plan.as_ref().map(|plan| plan.choice.by),
+        ratio: plan.as_ref().and_then(|plan| plan.choice.ratio),
         layers: layers.into_values().collect(),
     })
 }
 
 /// The units that a model was written without. The plan by which it shares
 /// counts what was left; its own key has the plan before that.
-fn dropped_from(model: &Gguf, path: &Path) -> Result<Vec<Dropped>, AnalyzeError> {
+fn dropped_from(model: &Gguf, path: &Path) -> Result<Vec<Drop>, AnalyzeError> {
     #[derive(Deserialize)]
     struct MadeBy {
-        plan: Plan,
+        plan: Box<serde_json::value::RawValue>,
     }
     let content = || InputError::content(path);
     let Some(json) = model.str_value(MADE_BY).map_err(content())? else {
         return Ok(Vec::new());
     };
-    let made: MadeBy = serde_json::from_str(json)
-        .map_err(|error| content()(FormatError::key(MADE_BY, error.to_string())))?;
-    Ok(made.plan.dropped)
+    let wrong = |error: &dyn ToString| content()(FormatError::key(MADE_BY, error.to_string()));
+    let made: MadeBy = serde_json::from_str(json).map_err(|error| wrong(&error))?;
+    let plan = Plan::from_json(made.plan.get().as_bytes()).map_err(|error| wrong(&error))?;
+    Ok(plan.drops().cloned().collect())
 }
 
 impl FileRatios {
@@ -224,8 +227,9 @@ impl FileRatios {
     pub fn title(&self) -> String {
         let name = file_name(Path::new(&self.path));
         match (self.choice, self.ratio) {
-            (Some(choice), Some(ratio)) => format!("{name} ({choice}, ratio {ratio})"),
-            _ => format!("{name} (lossless)"),
+            (Some(by), Some(ratio)) => format!("{name} ({by}, ratio {ratio})"),
+            (Some(by), None) => format!("{name} ({by})"),
+            (None, _) => format!("{name} (lossless)"),
         }
     }
 }

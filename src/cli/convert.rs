@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
-use headshare_stitch::{AtomicFile, ScratchFile};
+use headshare_stitch::AtomicFile;
 use serde::Serialize;
 
 use super::Exit;
@@ -13,8 +13,7 @@ use super::output::{Output, grouped, percent};
 use super::plan::{MatchArgs, match_model, parse_ratio, render, render_saved};
 use super::repair::{RepairArgs, render as render_repair};
 use super::stdio;
-use crate::convert::cut::Cut;
-use crate::convert::{self, ConvertError, Prepared, Replacement, Sharing};
+use crate::convert::{self, ConvertError, Fitted, Form, Prepared};
 use crate::input::ModelFile;
 use crate::input::text::{self, Contents};
 use crate::plan::{Plan, Saved};
@@ -83,20 +82,6 @@ struct FileSize {
     bytes: u64,
 }
 
-/// What a file without some units says about itself.
-#[derive(Debug, Serialize)]
-struct MadeBy<'a> {
-    tool: &'a str,
-    plan: &'a Plan,
-    repair: Option<&'a Record>,
-}
-
-/// What a repair left behind.
-struct Repaired {
-    replacement: Replacement,
-    record: Option<Record>,
-}
-
 #[derive(Debug, Default, Serialize)]
 struct DuplicateCount {
     tensors: usize,
@@ -133,73 +118,46 @@ impl Args {
             Some(text) => Some(self.repair.calibration(&source, text, out)?),
             None => None,
         };
-        let sharing = match (&self.what, &mut calibration) {
+        let mut plan = match (self.what.ratio, &mut calibration) {
             _ if let Some((path, file)) = plan.zip(plan_file.as_ref()) => {
-                Sharing::Plan(Plan::from_json(file).with_context(|| text::name(path))?)
+                Some(Plan::from_json(file).with_context(|| text::name(path))?)
             }
-            (
-                What {
-                    ratio: Some(ratio), ..
-                },
-                Some(calibration),
-            ) if measures => {
+            (Some(ratio), Some(calibration)) if measures => {
                 let repair = &self.repair;
-                Sharing::Plan(repair.choose(
-                    &source,
-                    *ratio,
-                    calibration,
-                    &inputs,
-                    self.force,
-                    out,
-                )?)
+                Some(repair.choose(&source, ratio, calibration, &inputs, self.force, out)?)
             }
-            (
-                What {
-                    ratio: Some(ratio), ..
-                },
-                _,
-            ) => Sharing::Plan(match_model(&source, self.matching.function(), *ratio, out)?),
-            _ => Sharing::Lossless,
+            (Some(ratio), _) => Some(match_model(&source, self.matching.function(), ratio, out)?),
+            (None, _) => None,
         };
-        let (replacement, record) = match (&sharing, &calibration) {
-            (Sharing::Plan(plan), Some(calibration)) => self
+        let (fitted, record) = match (&plan, &calibration) {
+            (Some(plan), Some(calibration)) => self
                 .repair
                 .run(&source, plan, calibration, self.dry_run, out)
                 .map_err(|e| match e.downcast::<ConvertError>() {
                     Ok(error) => self.name_plan(error),
                     Err(other) => other,
                 })?,
-            _ => (Replacement::default(), None),
+            _ => (Fitted::default(), None),
         };
-        if let Sharing::Plan(plan) = &sharing
-            && !plan.dropped.is_empty()
+        // A model of other shapes says which file it was made of; a dry run does
+        // not see whether it is that file in any other way.
+        if let Some(plan) = &mut plan
+            && (plan.reshapes() || self.dry_run)
         {
-            let done = Repaired {
-                replacement,
-                record,
-            };
-            return self.write_cut(&source, plan, done, out);
+            let digest = convert::digest_of(&source);
+            convert::check_source(plan, &source, &digest).map_err(|e| self.name_plan(e))?;
+            plan.source = digest;
         }
-        let prepared = convert::prepare_with(&source, sharing, self.page_size, replacement)
+        let prepared = convert::prepare(&source, plan, fitted, self.page_size)
             .map_err(|e| self.name_plan(e))?;
         let mut result = ConvertResult::new(&source, &self.output, &prepared, self.page_size);
         result.dry_run = self.dry_run;
         result.repair = record;
-        if self.dry_run {
-            if let Some(plan) = &mut result.plan {
-                let digest = convert::digest_of(&source);
-                convert::check_source(plan, &source, &digest).map_err(|e| self.name_plan(e))?;
-                plan.source = digest;
-            }
-        } else {
+        if !self.dry_run {
             let bar = out.bar("writing", prepared.output_bytes, true);
-            let digest = convert::write(
-                &source,
-                prepared.clone(),
-                &self.output,
-                self.force,
-                &|done| bar.set_position(done),
-            )
+            let digest = convert::write(&prepared, &self.output, self.force, &|done| {
+                bar.set_position(done);
+            })
             .map_err(|e| self.name_plan(e))?;
             bar.finish_and_clear();
             if let Some(plan) = &mut result.plan {
@@ -213,96 +171,15 @@ impl Args {
             ));
         }
         out.result(&result, self.json, |result| match &result.plan {
+            Some(plan) if plan.reshapes() => {
+                render_repair(result.repair.as_ref()) + &render_variant(result, &prepared)
+            }
             Some(plan) => render_repair(result.repair.as_ref()) + &render(plan, &source, &prepared),
             None => format!(
                 "{}: byte-equal tensors and head blocks are stored once\n{}",
                 source.path().display(),
                 render_saved(&source, &prepared)
             ),
-        })?;
-        Ok(Exit::Done)
-    }
-
-    /// Writes a model without the units that `plan` drops: a plain file, or a
-    /// converted one when others share.
-    fn write_cut(
-        &self,
-        source: &ModelFile,
-        plan: &Plan,
-        repaired: Repaired,
-        out: &Output,
-    ) -> anyhow::Result<Exit> {
-        let map = convert::attention_map(source)?;
-        plan.check(&map)
-            .map_err(|e| self.name_plan(ConvertError::Plan(e)))?;
-        let mut plan = plan.clone();
-        let digest = convert::digest_of(source);
-        convert::check_source(&plan, source, &digest).map_err(|e| self.name_plan(e))?;
-        plan.source = digest;
-        plan.saved = None;
-        let cut =
-            Cut::new(source, &map, plan.dropped_units()).map_err(|error| ConvertError::Cut {
-                path: source.path().to_owned(),
-                error,
-            })?;
-        let made_by = serde_json::to_string(&MadeBy {
-            tool: crate::TOOL,
-            plan: &plan,
-            repair: repaired.record.as_ref(),
-        })?;
-        let rest = cut.apply(source, &repaired.replacement.tensors, &made_by)?;
-        let mut result = ConvertResult {
-            source: FileSize {
-                path: source.path().display().to_string(),
-                bytes: source.len(),
-            },
-            output: FileSize {
-                path: self.output.display().to_string(),
-                bytes: rest.len(),
-            },
-            page_size: self.page_size,
-            dry_run: self.dry_run,
-            plan: Some(plan.clone()),
-            repair: repaired.record,
-            duplicates: DuplicateCount::default(),
-            saved: Saved {
-                file_bytes: source.len() as i64 - rest.len() as i64,
-                resident_bytes: source.tensor_bytes().saturating_sub(rest.tensor_bytes()),
-            },
-        };
-        if plan.aliases.is_empty() {
-            if !self.dry_run {
-                let bar = out.bar("writing", rest.len(), true);
-                let file =
-                    AtomicFile::create(&self.output, rest.len(), self.force, &[source.file.id()])?;
-                rest.write(|at, bytes| {
-                    bar.set_position(at);
-                    file.write_at(at, bytes)
-                })?;
-                file.commit()?;
-                bar.finish_and_clear();
-            }
-        } else {
-            // What shares is shared in the model that is left.
-            let scratch = ScratchFile::create(rest.len())?;
-            rest.write(|at, bytes| scratch.write_at(at, bytes))?;
-            let left = ModelFile::open_plain(scratch.path())
-                .map_err(|error| error.about(source.path()))?;
-            let plan = cut.renumber(&plan, convert::UNKNOWN_DIGEST.to_owned());
-            let prepared = convert::prepare(&left, Sharing::Plan(plan), self.page_size)?;
-            result.output.bytes = prepared.output_bytes;
-            result.saved.file_bytes = source.len() as i64 - prepared.output_bytes as i64;
-            result.saved.resident_bytes += prepared.saved.resident_bytes;
-            if !self.dry_run {
-                let bar = out.bar("writing", prepared.output_bytes, true);
-                convert::write(&left, prepared, &self.output, self.force, &|done| {
-                    bar.set_position(done);
-                })?;
-                bar.finish_and_clear();
-            }
-        }
-        out.result(&result, self.json, |result| {
-            render_repair(result.repair.as_ref()) + &render_cut(result)
         })?;
         Ok(Exit::Done)
     }
@@ -321,7 +198,7 @@ impl Args {
 }
 
 impl ConvertResult {
-    fn new(source: &ModelFile, output: &Path, prepared: &Prepared, page_size: u64) -> Self {
+    fn new(source: &ModelFile, output: &Path, prepared: &Prepared<'_>, page_size: u64) -> Self {
         Self {
             source: FileSize {
                 path: source.path().display().to_string(),
@@ -345,18 +222,31 @@ impl ConvertResult {
     }
 }
 
-/// What is said about a model without some units.
-fn render_cut(result: &ConvertResult) -> String {
+/// What is said about a model with other shapes or types.
+fn render_variant(result: &ConvertResult, prepared: &Prepared<'_>) -> String {
     let Some(plan) = &result.plan else {
         return String::new();
     };
+    let mut doings = Vec::new();
+    let mut say = |n: usize, what: &str| {
+        if n > 0 {
+            doings.push(format!("{n} {what}"));
+        }
+    };
+    say(plan.narrows().count(), "feed-forward layers are narrower");
+    say(plan.stores().count(), "tensors are stored at another type");
+    let units = (plan.shares().count(), plan.drops().count());
+    if let Some(all) = plan.choice.units.filter(|_| units != (0, 0)) {
+        let (shared, gone) = units;
+        doings.insert(
+            0,
+            format!("of {all} units {gone} go and {shared} use another unit's weights"),
+        );
+    }
     let mut text = format!(
-        "{}: of {} units {} go and {} use another unit's weights (ratio {}, {})\n",
+        "{}: {} ({})\n",
         result.source.path,
-        plan.units,
-        plan.dropped.len(),
-        plan.aliases.len(),
-        plan.ratio,
+        doings.join(", "),
         plan.choice
     );
     text += &format!(
@@ -366,8 +256,12 @@ fn render_cut(result: &ConvertResult) -> String {
         percent(result.saved.file_bytes, result.source.bytes),
         grouped(result.saved.resident_bytes)
     );
-    if plan.aliases.is_empty() {
-        text += "  a plain GGUF of llama.cpp's deci architecture: any llama.cpp runs it\n";
+    if matches!(prepared.form, Form::Plain) {
+        let architecture = prepared.variant.gguf().architecture().ok().flatten();
+        text += &format!(
+            "  a plain GGUF of llama.cpp's {} architecture: any llama.cpp runs it\n",
+            architecture.unwrap_or_default()
+        );
     }
     text
 }

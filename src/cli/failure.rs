@@ -178,11 +178,11 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             ConvertError::WrongSource { .. } => {
                 Some("make a plan for this file: headshare-gguf plan FILE -o plan.json".to_owned())
             }
-            ConvertError::Cut { .. } => {
+            ConvertError::Shape { .. } => {
                 Some("--units share works for every architecture that repair knows".to_owned())
             }
             ConvertError::Damaged(damage) => Some(damage.hint().to_owned()),
-            ConvertError::Plan(_) => None,
+            ConvertError::Plan(_) | ConvertError::Encode { .. } => None,
         }
     }
 }
@@ -268,7 +268,7 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(Exit::Usage);
     }
     Some(match cause.downcast_ref::<ConvertError>()? {
-        ConvertError::Cut { .. } => Exit::Failed,
+        ConvertError::Shape { .. } | ConvertError::Encode { .. } => Exit::Failed,
         ConvertError::Damaged(_) => Exit::CheckFailed,
         ConvertError::Input(e) => return exit(e),
         ConvertError::File(e) => of_file(e),

@@ -71,10 +71,9 @@ fn render_sharing(s: &SharingInspection) -> String {
     }
     text += &match &s.plan {
         Some(plan) => format!(
-            "  {} of {} units use another unit's weights (ratio {}, {})\n",
-            plan.aliases.len(),
-            plan.units,
-            plan.ratio,
+            "  {} of {} units use another unit's weights ({})\n",
+            plan.shares().count(),
+            plan.choice.units.unwrap_or(0),
             plan.choice
         ),
         None => "  stated to be lossless: expand gives the source back byte for byte, or says what differs\n".to_owned(),

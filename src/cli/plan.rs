@@ -7,11 +7,11 @@ use anyhow::Context;
 use super::Exit;
 use super::output::{Output, grouped, percent};
 use super::stdio::{self, Written};
-use crate::convert::{self, ConvertError, Prepared, Sharing};
+use crate::convert::{self, ConvertError, Fitted, Prepared};
 use crate::input::ModelFile;
 use crate::matching::WeightBlocks;
 use crate::matching::{self, MatchFunction};
-use crate::plan::Plan;
+use crate::plan::{Expected, Plan};
 
 /// The page size that `plan` counts resident bytes for.
 const DEFAULT_PAGE: u64 = 4096;
@@ -85,8 +85,12 @@ impl Args {
         );
         let mut plan = plan?;
         plan.source = digest;
-        let prepared = convert::prepare(&source, Sharing::Plan(plan.clone()), DEFAULT_PAGE)?;
-        plan.saved = Some(prepared.saved);
+        let prepared =
+            convert::prepare(&source, Some(plan.clone()), Fitted::default(), DEFAULT_PAGE)?;
+        plan.expected = Some(Expected {
+            saved: Some(prepared.saved),
+            divergence: None,
+        });
         if let Some(path) = output {
             let mut text = serde_json::to_string_pretty(&plan)?;
             text.push('\n');
@@ -137,7 +141,7 @@ pub(super) fn match_model(
             matching.aliases.len()
         ));
     }
-    Ok(Plan::new(
+    Ok(Plan::matched(
         convert::UNKNOWN_DIGEST.to_owned(),
         function,
         ratio,
@@ -146,38 +150,39 @@ pub(super) fn match_model(
 }
 
 /// What `plan` and `convert --dry-run` say about a plan and its savings.
-pub(super) fn render(plan: &Plan, source: &ModelFile, prepared: &Prepared) -> String {
+pub(super) fn render(plan: &Plan, source: &ModelFile, prepared: &Prepared<'_>) -> String {
     let mut text = format!(
-        "{}: {} of {} units use another unit's weights (ratio {}, {})\n",
+        "{}: {} of {} units use another unit's weights ({})\n",
         source.path().display(),
-        plan.aliases.len(),
-        plan.units,
-        plan.ratio,
+        plan.shares().count(),
+        plan.choice.units.unwrap_or(0),
         plan.choice
     );
     text += &render_saved(source, prepared);
-    if !plan.aliases.is_empty() {
+    if plan.shares().next().is_some() {
         text += "\nlayer unit  donor: layer unit  best match: layer unit  parts  score\n";
     }
-    for alias in &plan.aliases {
-        let parts: Vec<&str> = alias.parts.iter().map(|p| p.as_str()).collect();
+    for share in plan.shares() {
+        let parts: Vec<&str> = share.parts.iter().map(|p| p.as_str()).collect();
+        let score = share
+            .score
+            .map_or("-".to_owned(), |score| format!("{score:.6}"));
         text += &format!(
-            "{:5} {:4}         {:5} {:4}              {:5} {:4}  {:5}  {:.6}\n",
-            alias.layer,
-            alias.unit,
-            alias.donor_layer,
-            alias.donor_unit,
-            alias.matched_layer,
-            alias.matched_unit,
+            "{:5} {:4}         {:5} {:4}              {:5} {:4}  {:5}  {score}\n",
+            share.layer,
+            share.unit,
+            share.donor_layer,
+            share.donor_unit,
+            share.matched().layer,
+            share.matched().unit,
             parts.join(","),
-            alias.score
         );
     }
     text
 }
 
 /// The savings in words.
-pub(super) fn render_saved(source: &ModelFile, prepared: &Prepared) -> String {
+pub(super) fn render_saved(source: &ModelFile, prepared: &Prepared<'_>) -> String {
     let saved = prepared.saved;
     let mut text = format!(
         "file:     {} -> {} bytes, {} ({}) saved\n",

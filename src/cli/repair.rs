@@ -15,8 +15,8 @@ use headshare_stitch::{AtomicFile, FileId, MappedFile};
 use super::failure::{UsageError, usage};
 use super::output::Output;
 use super::stdio;
-use crate::convert::cut::{Cut, CutError, Limits};
-use crate::convert::{self, ConvertError, Replacement};
+use crate::convert::variant::{Heads, Limits, ShapeError};
+use crate::convert::{self, ConvertError, Fitted};
 use crate::input::text::{self, Contents, is_stdio, without_mark};
 use crate::input::{InputError, ModelFile};
 use crate::matching::aliases_for;
@@ -370,14 +370,15 @@ impl RepairArgs {
         calibration: &Calibration,
         dry_run: bool,
         out: &Output,
-    ) -> anyhow::Result<(Replacement, Option<Record>)> {
+    ) -> anyhow::Result<(Fitted, Option<Record>)> {
         let map = convert::attention_map(source)?;
         plan.check(&map).map_err(convert::ConvertError::from)?;
         repair::check_supported(&map)?;
-        Cut::new(source, &map, plan.dropped_units()).map_err(|error| cannot_cut(source, error))?;
-        if dry_run && !plan.dropped.is_empty() {
+        Heads::new(source, &map, plan.dropped_units())
+            .map_err(|error| cannot_cut(source, error))?;
+        if dry_run && plan.drops().next().is_some() {
             // Cutting alone tells the sizes.
-            return Ok((Replacement::default(), None));
+            return Ok((Fitted::default(), None));
         }
         if dry_run {
             let data = |tensor: usize| {
@@ -388,7 +389,7 @@ impl RepairArgs {
             let tensors: BTreeMap<usize, Vec<u8>> =
                 replaced.into_iter().map(|t| (t, data(t))).collect();
             return Ok((
-                Replacement {
+                Fitted {
                     tensors,
                     by: String::new(),
                 },
@@ -410,7 +411,7 @@ impl RepairArgs {
         repaired.record.choice.clone_from(&calibration.choice);
         let by = serde_json::to_string(&repaired.record)?;
         Ok((
-            Replacement {
+            Fitted {
                 tensors: repaired.tensors,
                 by,
             },
@@ -451,8 +452,8 @@ fn of_source(source: &ModelFile, error: RepairError) -> anyhow::Error {
     anyhow::Error::new(error).context(path)
 }
 
-fn cannot_cut(source: &ModelFile, error: CutError) -> ConvertError {
-    ConvertError::Cut {
+fn cannot_cut(source: &ModelFile, error: ShapeError) -> ConvertError {
+    ConvertError::Shape {
         path: source.path().to_owned(),
         error,
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use headshare_format::layout::SharedRows;
 use rayon::prelude::*;
 
-use crate::input::ModelFile;
+use super::variant::Variant;
 use crate::model::RowsRange;
 
 /// What was found.
@@ -24,10 +24,10 @@ pub struct Duplicates {
 
 /// Finds duplicates among all tensors and among `blocks`. What overlaps
 /// `claimed`, ranges that are shared for another reason, is left out.
-pub fn find(source: &ModelFile, blocks: &[RowsRange], claimed: &[RowsRange]) -> Duplicates {
-    let claimed = Claimed::new(source, claimed);
-    let whole: Vec<RowsRange> = source
-        .gguf
+pub fn find(variant: &Variant<'_>, blocks: &[RowsRange], claimed: &[RowsRange]) -> Duplicates {
+    let claimed = Claimed::new(variant, claimed);
+    let whole: Vec<RowsRange> = variant
+        .gguf()
         .tensors
         .iter()
         .enumerate()
@@ -38,9 +38,9 @@ pub fn find(source: &ModelFile, blocks: &[RowsRange], claimed: &[RowsRange]) -> 
         })
         .filter(|range| claimed.is_free(range))
         .collect();
-    let tensors = equal_ranges(source, &whole);
+    let tensors = equal_ranges(variant, &whole);
     let is_alias: Vec<bool> = {
-        let mut flags = vec![false; source.gguf.tensors.len()];
+        let mut flags = vec![false; variant.gguf().tensors.len()];
         for rows in &tensors {
             flags[rows.alias] = true;
         }
@@ -51,7 +51,7 @@ pub fn find(source: &ModelFile, blocks: &[RowsRange], claimed: &[RowsRange]) -> 
         .filter(|range| !is_alias[range.tensor] && claimed.is_free(range))
         .copied()
         .collect();
-    let blocks = equal_ranges(source, &parts);
+    let blocks = equal_ranges(variant, &parts);
     let mut found = Duplicates {
         tensors: tensors.len(),
         blocks: blocks.len(),
@@ -65,38 +65,38 @@ pub fn find(source: &ModelFile, blocks: &[RowsRange], claimed: &[RowsRange]) -> 
 }
 
 /// Pairs each range with the first byte-equal one of its type and row length.
-fn equal_ranges(source: &ModelFile, ranges: &[RowsRange]) -> Vec<SharedRows> {
+fn equal_ranges(variant: &Variant<'_>, ranges: &[RowsRange]) -> Vec<SharedRows> {
     let kind = |range: &RowsRange| {
-        let info = &source.gguf.tensors[range.tensor];
+        let info = &variant.gguf().tensors[range.tensor];
         (info.ggml_type, info.row_elems(), range.len)
+    };
+    let bytes = |range: &RowsRange| {
+        variant.before_encoding(range.tensor, range.offset..range.offset + range.len)
     };
     // Ranges that no other resembles are not read in full.
     let looks: Vec<_> = ranges
         .par_iter()
-        .map(|range| (kind(range), sample(bytes(source, range))))
+        .map(|range| bytes(range).map(|bytes| (kind(range), sample(&bytes))))
         .collect();
     let mut counts: HashMap<_, usize> = HashMap::new();
-    for look in &looks {
+    for look in looks.iter().flatten() {
         *counts.entry(look).or_default() += 1;
     }
     let candidates: Vec<&RowsRange> = ranges
         .iter()
         .zip(&looks)
-        .filter(|(_, look)| counts[look] > 1)
+        .filter(|(_, look)| look.as_ref().is_some_and(|look| counts[look] > 1))
         .map(|(range, _)| range)
         .collect();
-    let digests: Vec<blake3::Hash> = candidates
+    let digests: Vec<Option<blake3::Hash>> = candidates
         .par_iter()
-        .map(|range| blake3::hash(bytes(source, range)))
+        .map(|range| bytes(range).map(|bytes| blake3::hash(&bytes)))
         .collect();
     let mut firsts: HashMap<_, Vec<&RowsRange>> = HashMap::new();
     let mut shared = Vec::new();
     for (range, digest) in candidates.into_iter().zip(digests) {
         let seen = firsts.entry((kind(range), digest)).or_default();
-        match seen
-            .iter()
-            .find(|first| bytes(source, first) == bytes(source, range))
-        {
+        match seen.iter().find(|first| bytes(first) == bytes(range)) {
             Some(first) => shared.push(SharedRows {
                 alias: range.tensor,
                 alias_offset: range.offset,
@@ -124,23 +124,14 @@ fn sample(bytes: &[u8]) -> blake3::Hash {
     hasher.finalize()
 }
 
-fn bytes<'a>(source: &'a ModelFile, range: &RowsRange) -> &'a [u8] {
-    let start = source
-        .gguf
-        .data_range(&source.gguf.tensors[range.tensor])
-        .start
-        + range.offset;
-    source.bytes(start..start + range.len)
-}
-
 /// Ranges per tensor, for overlap queries.
 struct Claimed {
     by_tensor: Vec<Vec<(u64, u64)>>,
 }
 
 impl Claimed {
-    fn new(source: &ModelFile, ranges: &[RowsRange]) -> Self {
-        let mut by_tensor = vec![Vec::new(); source.gguf.tensors.len()];
+    fn new(variant: &Variant<'_>, ranges: &[RowsRange]) -> Self {
+        let mut by_tensor = vec![Vec::new(); variant.gguf().tensors.len()];
         for range in ranges {
             by_tensor[range.tensor].push((range.offset, range.offset + range.len));
         }

@@ -12,9 +12,9 @@ use headshare_format::alias::{AliasTable, format_digest};
 use headshare_format::{ExtentSource, LogicalLayout, VirtualGguf};
 use headshare_stitch::{AtomicFile, ScratchFile};
 
-use super::ConvertError;
-use super::verify::{Damage, differing};
-use super::write::{for_chunks, hash_zeros, zeros};
+use super::damage::{Damage, differing};
+use super::digest::{for_chunks, hash_zeros, zeros};
+use super::error::ConvertError;
 use crate::input::{InputError, ModelFile};
 
 /// The logical view of `file` in the source's own layout.

@@ -1,193 +1,201 @@
 //! From a plan to a converted file, back to a plain one, and the checks in
 //! between.
 //!
-//! Data flow: [`prepare`] turns a source and what to share into a layout,
-//! [`write()`] streams it to disk, [`expand()`] undoes it, [`verify()`] holds a
-//! file against its digests and its source.
+//! Data flow: a plan makes a [`variant`] of a source, [`prepare`] decides how it
+//! is laid out and what of it is stored once, [`write()`] streams it to disk,
+//! [`expand()`] undoes it, [`verify()`] holds a file against its digests and its
+//! source.
 
-pub mod cut;
+mod damage;
+mod digest;
 mod duplicates;
+mod error;
 mod expand;
+pub mod variant;
 mod verify;
 mod write;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use headshare_format::alias::{Digests, Provenance, Replaced};
 use headshare_format::gguf::align_up;
 use headshare_format::layout::{self, PhysicalLayout, SharedRows};
 use headshare_format::{FormatError, Gguf, LogicalLayout, VirtualGguf};
-use headshare_stitch::FileError;
+use serde::Serialize;
 
+pub use damage::{Damage, Finding};
+pub use digest::{UNKNOWN_DIGEST, check_source, digest_of};
 pub use duplicates::Duplicates;
+pub use error::ConvertError;
 pub use expand::{StreamError, expand, expand_to_scratch, expand_to_stream, source_view};
-pub use verify::{Damage, Finding, Report, verify};
-pub use write::{check_source, digest_of, write};
+pub use verify::{Report, verify};
+pub use write::{write, write_plain};
 
 use crate::TOOL;
 use crate::input::{InputError, ModelFile};
-use crate::model::{AttentionMap, ModelError, RowsRange};
-use crate::plan::{Plan, PlanError, Saved};
-
-/// Stands, in a [`Plan`] that was made a moment ago, for the source's digest,
-/// which [`write()`] computes; as long as any digest.
-pub const UNKNOWN_DIGEST: &str =
-    "blake3:0000000000000000000000000000000000000000000000000000000000000000";
-
-/// What to share.
-#[derive(Debug, Clone)]
-pub enum Sharing {
-    /// Exact duplicates only.
-    Lossless,
-    /// The units of a plan, and exact duplicates elsewhere.
-    Plan(Plan),
-}
-
-/// Why a conversion failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ConvertError {
-    /// The input is bad.
-    #[error(transparent)]
-    Input(#[from] InputError),
-    /// A file cannot be read or written.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The model has no heads that could share.
-    #[error("{path}: {error}", path = .path.display())]
-    Model {
-        /// The model.
-        path: PathBuf,
-        /// Why not.
-        error: ModelError,
-    },
-    /// The plan does not fit.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// The plan drops units that cannot go.
-    #[error("{path}: {error}", path = .path.display())]
-    Cut {
-        /// The model.
-        path: PathBuf,
-        /// Why not.
-        error: cut::CutError,
-    },
-    /// The plan was made for another file.
-    #[error(
-        "{path}: the plan was made for another file: it states {expected}, this file is {actual}",
-        path = .path.display()
-    )]
-    WrongSource {
-        /// The file.
-        path: PathBuf,
-        /// The digest in the plan.
-        expected: String,
-        /// The file's digest.
-        actual: String,
-    },
-    /// The converted file is not what it was when it was written.
-    #[error(transparent)]
-    Damaged(#[from] Damage),
-}
+use crate::model::{AttentionMap, RowsRange};
+use crate::plan::{Plan, Saved};
+use variant::Variant;
 
 /// A conversion that is ready to be written.
-#[derive(Debug, Clone)]
-pub struct Prepared {
-    /// The physical layout.
-    pub layout: PhysicalLayout,
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    /// The model that it holds.
+    pub variant: Variant<'a>,
     /// The plan, as the file will carry it.
     pub plan: Option<Plan>,
+    /// How it is laid out.
+    pub form: Form,
     /// The exact duplicates that are shared.
     pub duplicates: Duplicates,
     /// Size of the output in bytes.
     pub output_bytes: u64,
     /// What it saves.
     pub saved: Saved,
-    /// Data of tensors that is not the source's.
-    replacement: Replacement,
-    data_offset: u64,
 }
 
-/// Tensors that get new data, of the same type and shape.
+/// How a model is laid out in its file.
+#[derive(Debug)]
+pub enum Form {
+    /// As a plain GGUF: nothing is shared.
+    Plain,
+    /// As a converted file.
+    Headshare {
+        /// Where what is stored, and the alias table.
+        layout: PhysicalLayout,
+        /// Where the data begin.
+        data_offset: u64,
+    },
+}
+
+/// Tensors that get new data, of the type and shape that a plan gives them.
 #[derive(Debug, Clone, Default)]
-pub struct Replacement {
+pub struct Fitted {
     /// The data, by index in the source.
     pub tensors: BTreeMap<usize, Vec<u8>>,
     /// What it was computed by, as JSON.
     pub by: String,
 }
 
-/// Plans the conversion of `source`, for pages of `page` bytes.
+/// Plans the conversion of `source` by `plan`, for pages of `page` bytes, with
+/// `fitted` data in place of the source's; without a plan only what is byte-equal
+/// is shared.
+///
+/// The plan of a model that gets other shapes or types states the digest of its
+/// source; any other may leave it to [`write()`], as [`UNKNOWN_DIGEST`].
 ///
 /// # Errors
 /// When the source uses reserved names, or the plan does not fit it.
-pub fn prepare(source: &ModelFile, sharing: Sharing, page: u64) -> Result<Prepared, ConvertError> {
-    prepare_with(source, sharing, page, Replacement::default())
+pub fn prepare(
+    source: &ModelFile,
+    plan: Option<Plan>,
+    fitted: Fitted,
+    page: u64,
+) -> Result<Prepared<'_>, ConvertError> {
+    let Fitted { tensors, by } = fitted;
+    let Some(mut plan) = plan else {
+        let mut variant = Variant::unchanged(source);
+        variant.fill(tensors);
+        // Without a map of the heads, whole tensors still count.
+        let map = AttentionMap::of(variant.gguf()).ok();
+        return lay_out(variant, None, Vec::new(), map.as_ref(), by, page);
+    };
+    plan.expected = None;
+    if plan.is_about_units() {
+        plan.check(&attention_map(source)?)?;
+    }
+    let made_by = plan.reshapes().then(|| made_by(&plan, &by));
+    let mut variant = Variant::new(source, &plan, made_by)?;
+    variant.fill(tensors);
+    let map = AttentionMap::of(variant.gguf());
+    let shared = if plan.shares().next().is_some() {
+        let map = (map.as_ref()).map_err(|e| ConvertError::model(source, e.clone()))?;
+        shared_by_plan(&plan.renumbered(), map)
+    } else {
+        Vec::new()
+    };
+    lay_out(variant, Some(plan), shared, map.ok().as_ref(), by, page)
 }
 
-/// [`prepare`], with new data for some tensors. What these hold in the source
-/// is no duplicate of anything.
-///
-/// # Errors
-/// As `prepare`.
-///
-/// # Panics
-/// When new data is not as long as the tensor's.
-pub fn prepare_with(
-    source: &ModelFile,
-    sharing: Sharing,
-    page: u64,
-    replacement: Replacement,
-) -> Result<Prepared, ConvertError> {
-    let whole = |(&tensor, data): (&usize, &Vec<u8>)| {
-        let len = source.gguf.tensors[tensor].byte_len();
-        assert_eq!(data.len() as u64, len, "new data is as long as the old");
-        RowsRange {
-            tensor,
-            offset: 0,
-            len,
-        }
+/// What a variant says about how it was made, under [`variant::MADE_BY`].
+fn made_by(plan: &Plan, by: &str) -> String {
+    #[derive(Serialize)]
+    struct MadeBy<'a> {
+        tool: &'a str,
+        plan: &'a Plan,
+        repair: Option<serde_json::Value>,
+    }
+    let repair = (!by.is_empty())
+        .then(|| serde_json::from_str(by).ok())
+        .flatten();
+    let all = MadeBy {
+        tool: TOOL,
+        plan,
+        repair,
     };
-    let replaced: Vec<RowsRange> = replacement.tensors.iter().map(whole).collect();
+    serde_json::to_string(&all).expect("a plan is plain data")
+}
+
+/// Decides how `variant` is laid out, in which `shared` rows are others' and
+/// `map` says where the heads are.
+fn lay_out<'a>(
+    variant: Variant<'a>,
+    plan: Option<Plan>,
+    mut shared: Vec<SharedRows>,
+    map: Option<&AttentionMap>,
+    by: String,
+    page: u64,
+) -> Result<Prepared<'a>, ConvertError> {
+    let source = variant.source;
     let content = || InputError::content(source.path());
-    let (plan, mut shared, duplicates) = match sharing {
-        Sharing::Lossless => {
-            // Without a map of the heads, whole tensors still count.
-            let blocks = AttentionMap::of(&source.gguf)
-                .map(|map| map.head_blocks().map(|b| b.rows).collect())
-                .unwrap_or_else(|_| Vec::new());
-            let found = duplicates::find(source, &blocks, &replaced);
-            (None, Vec::new(), found)
-        }
-        Sharing::Plan(mut plan) => {
-            let map = attention_map(source)?;
-            plan.check(&map)?;
-            plan.saved = None;
-            let shared = shared_by_plan(&plan, &map);
-            let mut claimed: Vec<RowsRange> = plan.shared_rows(&map).map(|(to, _)| to).collect();
-            claimed.extend(&replaced);
-            let blocks: Vec<RowsRange> = map.head_blocks().map(|b| b.rows).collect();
-            let found = duplicates::find(source, &blocks, &claimed);
-            (Some(plan), shared, found)
-        }
+    let lossless = shared.is_empty() && variant.is_as_source() && variant.computed().is_empty();
+    let duplicates = {
+        let blocks: Vec<RowsRange> =
+            map.map_or_else(Vec::new, |map| map.head_blocks().map(|b| b.rows).collect());
+        let mut claimed: Vec<RowsRange> = shared.iter().map(alias_rows).collect();
+        claimed.extend(variant.new_rows());
+        duplicates::find(&variant, &blocks, &claimed)
     };
     shared.extend(duplicates.shared.iter().copied());
+    let smaller = source.tensor_bytes().saturating_sub(variant.tensor_bytes());
+    if shared.is_empty() && !variant.is_as_source() {
+        let output_bytes = variant.len();
+        return Ok(Prepared {
+            saved: Saved {
+                file_bytes: source.len() as i64 - output_bytes as i64,
+                resident_bytes: smaller,
+            },
+            variant,
+            plan,
+            form: Form::Plain,
+            duplicates,
+            output_bytes,
+        });
+    }
+    let computed = variant.computed();
     let provenance = Provenance {
         tool: TOOL.to_owned(),
-        lossless: replaced.is_empty() && plan.as_ref().is_none_or(|p| p.aliases.is_empty()),
+        lossless,
         source_digest: UNKNOWN_DIGEST.to_owned(),
         plan: plan.as_ref().map(Plan::to_json),
-        replaced: (!replaced.is_empty()).then(|| Replaced {
-            by: replacement.by.clone(),
-            tensors: replaced.iter().map(|r| r.tensor as u32).collect(),
+        replaced: (!computed.is_empty()).then(|| Replaced {
+            by: if by.is_empty() {
+                ENCODED.to_owned()
+            } else {
+                by
+            },
+            tensors: computed.into_iter().map(|tensor| tensor as u32).collect(),
         }),
     };
-    let layout =
-        layout::plan(&source.gguf, &source.file, &shared, page, provenance).map_err(content())?;
-
+    let gguf = variant.gguf();
+    // Between the tensors of a variant nothing lies that its source has not.
+    let is_zero = |range: std::ops::Range<u64>| {
+        !variant.is_as_source() || source.bytes(range).iter().all(|&b| b == 0)
+    };
+    let layout = layout::plan(gguf, &is_zero, &shared, page, provenance).map_err(content())?;
     let header = layout
         .table
-        .encode(&source.gguf, &layout.infos(), page, Digests::Unknown);
+        .encode(gguf, &layout.infos(), page, Digests::Unknown);
     let data_offset = align_up(header.len() as u64, page)
         .ok_or_else(|| content()(FormatError::new("output", "its size overflows")))?;
     let output_bytes = data_offset + layout.data_len();
@@ -197,26 +205,28 @@ pub fn prepare_with(
     Ok(Prepared {
         saved: Saved {
             file_bytes: source.len() as i64 - output_bytes as i64,
-            resident_bytes: view.resident_saving(page),
+            resident_bytes: smaller + view.resident_saving(page),
         },
-        layout,
+        variant,
         plan,
+        form: Form::Headshare {
+            layout,
+            data_offset,
+        },
         duplicates,
         output_bytes,
-        replacement,
-        data_offset,
     })
 }
+
+/// What replaced tensors were computed by, where nothing was fitted.
+const ENCODED: &str = "{\"quantized\":\"ggml\"}";
 
 /// Where the heads of `source` are.
 ///
 /// # Errors
 /// When the architecture, a tensor or a layer does not allow sharing heads.
 pub fn attention_map(source: &ModelFile) -> Result<AttentionMap, ConvertError> {
-    AttentionMap::of(&source.gguf).map_err(|error| ConvertError::Model {
-        path: source.path().to_owned(),
-        error,
-    })
+    AttentionMap::of(&source.gguf).map_err(|error| ConvertError::model(source, error))
 }
 
 fn shared_by_plan(plan: &Plan, map: &AttentionMap) -> Vec<SharedRows> {
@@ -229,4 +239,12 @@ fn shared_by_plan(plan: &Plan, map: &AttentionMap) -> Vec<SharedRows> {
             len: alias.len,
         })
         .collect()
+}
+
+fn alias_rows(shared: &SharedRows) -> RowsRange {
+    RowsRange {
+        tensor: shared.alias,
+        offset: shared.alias_offset,
+        len: shared.len,
+    }
 }

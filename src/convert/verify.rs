@@ -1,15 +1,15 @@
 //! Holds a converted file against its digests, and against its source.
 
-use std::fmt;
-use std::path::PathBuf;
-
 use headshare_format::alias::{self, AliasTable, POOL};
 use headshare_format::{FormatError, Gguf, VirtualGguf};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::damage::{EXPANDED, Finding, HEADER, differing, finding};
+use super::digest::digest_of;
+use super::error::ConvertError;
 use super::expand::{digest_of_view, source_view};
-use super::write::{digest_of, digest_stored};
+use super::variant::{MADE_BY, Variant};
 use crate::input::{InputError, ModelFile};
 use crate::model::AttentionMap;
 use crate::plan::Plan;
@@ -38,83 +38,6 @@ fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
-/// A check that did not hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// What was checked: `header`, a tensor's name, `expanded file`, ...
-    pub subject: String,
-    /// What is wrong with it.
-    pub problem: String,
-}
-
-/// The subject of findings about the header.
-const HEADER: &str = "header";
-/// The subject of findings about the plain file as a whole.
-const EXPANDED: &str = "expanded file";
-
-/// A converted file that is not what it was when it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
-    path: PathBuf,
-    /// At least one.
-    findings: Vec<Finding>,
-}
-
-impl Damage {
-    /// What `findings` say of `file`.
-    pub(super) fn new(file: &ModelFile, findings: Vec<Finding>) -> Self {
-        let path = file.path().to_owned();
-        Self { path, findings }
-    }
-
-    /// Every part is what its digest says, and the whole is not.
-    pub(super) fn of_the_whole(file: &ModelFile) -> Self {
-        let problem = "what it stands for does not have the source's digest";
-        Self::new(file, vec![finding(EXPANDED, problem)])
-    }
-
-    /// An error if anything was found.
-    pub(super) fn found(file: &ModelFile, findings: Vec<Finding>) -> Result<(), Self> {
-        match findings.is_empty() {
-            true => Ok(()),
-            false => Err(Self::new(file, findings)),
-        }
-    }
-
-    /// What the user can do.
-    pub fn hint(&self) -> &'static str {
-        match self.findings.iter().all(|f| f.subject == HEADER) {
-            true => alias::HEADER_CHANGED_HINT,
-            false => {
-                "get the file again, or convert its source again; headshare-gguf verify FILE lists all that differs"
-            }
-        }
-    }
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.path.display())?;
-        // A line names some; `verify` lists all.
-        const NAMED: usize = 3;
-        for (i, finding) in self.findings.iter().take(NAMED).enumerate() {
-            f.write_str(if i == 0 { ": " } else { "; " })?;
-            match finding.subject.as_str() {
-                HEADER => f.write_str(alias::HEADER_CHANGED)?,
-                EXPANDED => f.write_str(&finding.problem)?,
-                tensor => write!(f, "tensor {tensor:?}: {}", finding.problem)?,
-            }
-        }
-        match self.findings.len().saturating_sub(NAMED) {
-            0 => Ok(()),
-            1 => f.write_str("; and one more tensor"),
-            more => write!(f, "; and {more} more tensors"),
-        }
-    }
-}
-
-impl std::error::Error for Damage {}
-
 /// Verifies the converted `file`; with `source`, also that every stored and
 /// aliased row is what it must be.
 ///
@@ -134,11 +57,20 @@ pub fn verify(
             findings.push(finding(EXPANDED, "its digest is not the source's"));
         }
     }
-    let shares = plan_shares(file, table, &view)?;
+    let logical =
+        Gguf::parse_header(view.header(), view.len()).map_err(InputError::content(file.path()))?;
+    let plan = plan_of(file, table)?;
+    let shares = plan_shares(file, plan.as_ref(), &logical)?;
     findings.extend(check_stored_once(table, &shares));
     let mut compared_bytes = None;
     if let Some(source) = source {
-        let (compared, found) = compare(file, table, &view, source, &shares);
+        let logical = Logical {
+            file,
+            table,
+            view: &view,
+            gguf: &logical,
+        };
+        let (compared, found) = logical.compare(source, plan.as_ref(), &shares);
         compared_bytes = Some(compared);
         findings.extend(found);
     }
@@ -162,29 +94,6 @@ fn check_digests(file: &ModelFile, table: &AliasTable) -> Result<Vec<Finding>, I
         findings.push(finding(POOL, "bytes between its blocks are not zero"));
     }
     findings.extend(check_padding(file));
-    Ok(findings)
-}
-
-/// The header and the stored tensors that are not what their digests say.
-pub(super) fn differing(file: &ModelFile) -> Result<Vec<Finding>, InputError> {
-    let content = || InputError::content(file.path());
-    let mut findings = Vec::new();
-    if !alias::metadata_is_intact(&file.gguf).map_err(content())? {
-        findings.push(finding(
-            HEADER,
-            "was changed after it was written: it differs from its digest",
-        ));
-    }
-    let stated = alias::stored_digests(&file.gguf).map_err(content())?;
-    let differing: Vec<Finding> = file
-        .gguf
-        .tensors
-        .par_iter()
-        .zip(stated)
-        .filter(|(info, stated)| digest_stored(file, info) != *stated)
-        .map(|(info, _)| finding(&info.name, "its data differs from its digest"))
-        .collect();
-    findings.extend(differing);
     Ok(findings)
 }
 
@@ -240,27 +149,32 @@ struct Share {
     len: u64,
 }
 
-/// The shares of the plan that the file carries, ascending by alias.
+/// What is wrong with the plan is wrong with the file that carries it.
+fn bad_plan(file: &ModelFile, problem: &dyn ToString) -> InputError {
+    let problem = problem.to_string();
+    InputError::content(file.path())(FormatError::key(alias::keys::PLAN, problem))
+}
+
+/// The plan that the file carries.
+fn plan_of(file: &ModelFile, table: &AliasTable) -> Result<Option<Plan>, InputError> {
+    let json = table.provenance.plan.as_ref();
+    json.map(|json| Plan::from_json(json.as_bytes()).map_err(|e| bad_plan(file, &e)))
+        .transpose()
+}
+
+/// What the plan shares in the model that the file stands for, ascending by
+/// alias.
 fn plan_shares(
     file: &ModelFile,
-    table: &AliasTable,
-    view: &VirtualGguf,
+    plan: Option<&Plan>,
+    logical: &Gguf,
 ) -> Result<Vec<Share>, InputError> {
-    let Some(json) = &table.provenance.plan else {
+    let Some(plan) = plan.filter(|plan| plan.shares().next().is_some()) else {
         return Ok(Vec::new());
     };
-    // The plan is part of the file: what is wrong with it is wrong with the file.
-    let bad_plan = |problem: String| {
-        InputError::content(file.path())(FormatError::key(alias::keys::PLAN, problem))
-    };
-    let plan = Plan::from_json(json.as_bytes()).map_err(|e| bad_plan(e.to_string()))?;
-    if plan.aliases.is_empty() {
-        return Ok(Vec::new());
-    }
-    let logical =
-        Gguf::parse_header(view.header(), view.len()).map_err(InputError::content(file.path()))?;
-    let map = AttentionMap::of(&logical).map_err(|e| bad_plan(e.to_string()))?;
-    plan.check(&map).map_err(|e| bad_plan(e.to_string()))?;
+    let map = AttentionMap::of(logical).map_err(|e| bad_plan(file, &e))?;
+    let plan = plan.renumbered();
+    plan.check(&map).map_err(|e| bad_plan(file, &e))?;
     let mut shares: Vec<Share> = plan
         .shared_rows(&map)
         .map(|(alias, donor)| Share {
@@ -308,75 +222,138 @@ fn places(table: &AliasTable, (tensor, offset): (usize, u64), len: u64) -> Vec<(
     runs
 }
 
-/// Compares the logical file with `source`, the shares with their donors.
-fn compare(
-    file: &ModelFile,
-    table: &AliasTable,
-    view: &VirtualGguf,
-    source: &ModelFile,
-    shares: &[Share],
-) -> (u64, Vec<Finding>) {
-    if digest_of(source) != table.provenance.source_digest {
-        let problem = "is not the file that this one was made from";
-        return (
-            0,
-            vec![finding(source.path().display().to_string(), problem)],
-        );
-    }
-    if view.header() != source.gguf.header_bytes() {
-        return (
-            0,
-            vec![finding(HEADER, "the restored header is not the source's")],
-        );
-    }
-    // Computed anew: only the file's own digests say what they must be.
-    let replaced = table.provenance.replaced.as_ref();
-    let replaced = replaced.map_or(&[][..], |r| &r.tensors);
-    let results: Vec<(u64, Option<Finding>)> = view
-        .tensors()
-        .par_iter()
-        .enumerate()
-        .filter(|(index, _)| !replaced.contains(&(*index as u32)))
-        .map(|(index, tensor)| {
-            let differs = expected_runs(index, tensor.byte_len(), shares)
-                .into_iter()
-                .find(|(at, from, len)| {
-                    let start = view.data_range(tensor).start + at;
-                    let expected =
-                        source.gguf.data_range(&source.gguf.tensors[from.0]).start + from.1;
-                    !equal(file, view, start, source.bytes(expected..expected + len))
+/// What a converted file stands for.
+struct Logical<'a> {
+    file: &'a ModelFile,
+    table: &'a AliasTable,
+    view: &'a VirtualGguf,
+    gguf: &'a Gguf,
+}
+
+impl Logical<'_> {
+    /// Compares it with what the plan makes of `source`, the shares with their
+    /// donors.
+    fn compare(
+        &self,
+        source: &ModelFile,
+        plan: Option<&Plan>,
+        shares: &[Share],
+    ) -> (u64, Vec<Finding>) {
+        let nothing = |subject: String, problem: &str| (0, vec![finding(subject, problem)]);
+        if digest_of(source) != self.table.provenance.source_digest {
+            let problem = "is not the file that this one was made from";
+            return nothing(source.path().display().to_string(), problem);
+        }
+        let variant = match self.variant(source, plan) {
+            Ok(variant) => variant,
+            Err(error) => {
+                let problem = format!("its plan cannot be carried out on the source: {error}");
+                return nothing(HEADER.to_owned(), &problem);
+            }
+        };
+        if self.view.header() != variant.gguf().header_bytes() {
+            let problem = match variant.is_as_source() {
+                true => "the restored header is not the source's",
+                false => "the restored header is not what the plan makes of the source's",
+            };
+            return nothing(HEADER.to_owned(), problem);
+        }
+        // Computed anew: only the file's own digests say what they must be.
+        let replaced = self.table.provenance.replaced.as_ref();
+        let replaced = replaced.map_or(&[][..], |r| &r.tensors);
+        let results: Vec<(u64, Option<Finding>)> = (self.view.tensors().par_iter())
+            .enumerate()
+            .filter(|(index, _)| !replaced.contains(&(*index as u32)))
+            .map(|(index, tensor)| {
+                let len = tensor.byte_len();
+                let differs =
+                    expected_runs(index, len, shares)
+                        .into_iter()
+                        .find(|&(at, from, len)| {
+                            let expected =
+                                variant.gguf().data_range(&variant.gguf().tensors[from.0]);
+                            let expected = expected.start + from.1;
+                            let start = self.view.data_range(tensor).start + at;
+                            !self.equals(start, &variant, expected..expected + len)
+                        });
+                let problem = differs.map(|(at, from, len)| {
+                    let origin = &variant.gguf().tensors[from.0].name;
+                    finding(
+                        &tensor.name,
+                        format!(
+                            "{len} bytes at {at} are not those of {origin:?} at {}",
+                            from.1
+                        ),
+                    )
                 });
-            let problem = differs.map(|(at, from, len)| {
-                let origin = &source.gguf.tensors[from.0].name;
-                finding(
-                    &tensor.name,
-                    format!(
-                        "{len} bytes at {at} are not those of {origin:?} at {}",
-                        from.1
-                    ),
-                )
-            });
-            (tensor.byte_len(), problem)
-        })
-        .collect();
-    let compared = results.iter().map(|r| r.0).sum();
-    let mut findings: Vec<Finding> = results.into_iter().filter_map(|r| r.1).collect();
-    // With equal headers, the bytes around the tensors lie at equal places.
-    let around = source.gguf.filler_ranges().into_iter();
-    let differ = around.filter(|r| !equal(file, view, r.start, source.bytes(r.clone())));
-    findings.extend(differ.map(|range| {
-        let problem = format!(
-            "bytes {} to {}, in no tensor, are not the source's",
-            range.start,
-            range.end - 1
-        );
-        finding(EXPANDED, problem)
-    }));
-    if view.len() > source.len() {
-        let problem = format!("has {} bytes, the source {}", view.len(), source.len());
-        findings.push(finding(EXPANDED, problem));
+                (len, problem)
+            })
+            .collect();
+        let compared = results.iter().map(|r| r.0).sum();
+        let mut findings: Vec<Finding> = results.into_iter().filter_map(|r| r.1).collect();
+        if variant.is_as_source() {
+            findings.extend(self.around(source, &variant));
+        }
+        (compared, findings)
     }
-    (compared, findings)
+
+    /// What the plan makes of `source`.
+    fn variant<'s>(
+        &self,
+        source: &'s ModelFile,
+        plan: Option<&Plan>,
+    ) -> Result<Variant<'s>, ConvertError> {
+        let made_by = self.gguf.str_value(MADE_BY).ok().flatten();
+        match plan {
+            Some(plan) => Variant::new(source, plan, made_by.map(str::to_owned)),
+            None => Ok(Variant::unchanged(source)),
+        }
+    }
+
+    /// What lies around the tensors: with equal headers, at equal places.
+    fn around(&self, source: &ModelFile, variant: &Variant<'_>) -> Vec<Finding> {
+        let around = source.gguf.filler_ranges().into_iter();
+        let mut findings: Vec<Finding> = around
+            .filter(|range| !self.equals(range.start, variant, range.clone()))
+            .map(|range| {
+                let problem = format!(
+                    "bytes {} to {}, in no tensor, are not the source's",
+                    range.start,
+                    range.end - 1
+                );
+                finding(EXPANDED, problem)
+            })
+            .collect();
+        if self.view.len() > source.len() {
+            let problem = format!("has {} bytes, the source {}", self.view.len(), source.len());
+            findings.push(finding(EXPANDED, problem));
+        }
+        findings
+    }
+
+    /// Whether `expected` of the variant stands at `start`.
+    fn equals(&self, start: u64, variant: &Variant<'_>, expected: std::ops::Range<u64>) -> bool {
+        /// The first byte that differs, or what could not be read.
+        struct Differs;
+        impl From<ConvertError> for Differs {
+            fn from(_: ConvertError) -> Self {
+                Self
+            }
+        }
+        let mut at = start;
+        let mut buf = vec![0; (1 << 20).min((expected.end - expected.start) as usize)];
+        let same = variant.stream::<Differs>(expected, |bytes| {
+            for chunk in bytes.chunks(1 << 20) {
+                let buf = &mut buf[..chunk.len()];
+                if self.view.read_at(&self.file.file, at, buf) != chunk.len() || buf != chunk {
+                    return Err(Differs);
+                }
+                at += chunk.len() as u64;
+            }
+            Ok(())
+        });
+        same.is_ok()
+    }
 }
 
 /// What tensor `index` must consist of: `(offset, (source tensor, offset), length)`.
@@ -395,19 +372,4 @@ fn expected_runs(index: usize, len: u64, shares: &[Share]) -> Vec<(u64, (usize, 
         runs.push((pos, (index, pos), len - pos));
     }
     runs
-}
-
-fn equal(file: &ModelFile, view: &VirtualGguf, start: u64, expected: &[u8]) -> bool {
-    let mut buf = vec![0; expected.len().min(1 << 20)];
-    expected.chunks(1 << 20).enumerate().all(|(i, chunk)| {
-        let buf = &mut buf[..chunk.len()];
-        view.read_at(&file.file, start + ((i as u64) << 20), buf) == chunk.len() && buf == chunk
-    })
-}
-
-fn finding(subject: impl Into<String>, problem: impl Into<String>) -> Finding {
-    Finding {
-        subject: subject.into(),
-        problem: problem.into(),
-    }
 }

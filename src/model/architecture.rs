@@ -16,6 +16,8 @@ pub struct Architecture {
     /// after) it is added to the residual stream. Says nothing about an
     /// architecture that is not shareable.
     pub post_norms: bool,
+    /// Its token embedding is its output head: llama.cpp reads no other.
+    pub always_tied: bool,
     /// Which keys state the number of rows of a head.
     pub head_size: HeadSize,
     /// Layers may have no attention heads at all.
@@ -75,6 +77,7 @@ const fn row(name: &'static str, attention: Attention) -> Architecture {
         encoder_only: false,
         residual: Residual::Sequential,
         post_norms: false,
+        always_tied: false,
         head_size: HeadSize::KeyLength,
         headless_layers: false,
         refused_with: None,
@@ -115,6 +118,11 @@ impl Architecture {
 
     pub(super) const fn post_norms(mut self) -> Self {
         self.post_norms = true;
+        self
+    }
+
+    pub(super) const fn tied(mut self) -> Self {
+        self.always_tied = true;
         self
     }
 

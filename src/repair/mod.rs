@@ -35,7 +35,7 @@ pub use refit::Refit;
 pub use supported::check_supported;
 pub use windows::Windows;
 
-use crate::convert::cut::{Cut, spread_columns};
+use crate::convert::variant::{Heads, spread_columns};
 use crate::input::ModelFile;
 use crate::model::AttentionMap;
 use crate::plan::Plan;
@@ -72,8 +72,8 @@ pub fn tensors_to_repair(source: &ModelFile, map: &AttentionMap, plan: &Plan) ->
 
 /// All layers from the first change on, those without heads among them.
 fn layers_to_repair(map: &AttentionMap, plan: &Plan) -> std::ops::Range<u32> {
-    let aliases = plan.aliases.iter().map(|a| a.layer);
-    let first = aliases.chain(plan.dropped.iter().map(|d| d.layer)).min();
+    let shared = plan.shares().map(|share| share.layer);
+    let first = shared.chain(plan.drops().map(|unit| unit.layer)).min();
     let end = map.layers.len() as u32 + map.headless_layers;
     first.unwrap_or(end)..end
 }
@@ -114,9 +114,9 @@ pub fn repair(
     let mut original = Calibrator::load(source.path(), &params)?;
     let mut changed = Calibrator::load(source.path(), &params)?;
     put_aliases(&mut changed, source, map, plan)?;
-    let cut = Cut::new(source, map, plan.dropped_units())
+    let heads = Heads::new(source, map, plan.dropped_units())
         .map_err(|e| RepairError::Internal(e.to_string()))?;
-    let empty = empty_layers(&mut changed, source, map, &cut)?;
+    let empty = empty_layers(&mut changed, source, map, &heads)?;
     let mut sites = find_sites(&changed, map, plan, remark)?;
     sites.retain(|s| s.role != Role::AttentionOutput || !empty.contains(&s.layer));
 
@@ -151,7 +151,7 @@ pub fn repair(
         source,
         map,
         plan,
-        cut: &cut,
+        heads: &heads,
         picked: &picked,
         held_from,
         n_tokens,
@@ -225,10 +225,10 @@ fn empty_layers(
     changed: &mut Calibrator,
     source: &ModelFile,
     map: &AttentionMap,
-    cut: &Cut<'_>,
+    heads: &Heads<'_>,
 ) -> Result<Vec<u32>, RepairError> {
     let mut layers = Vec::new();
-    for layer in map.layers.iter().filter(|l| cut.kept(l).is_empty()) {
+    for layer in map.layers.iter().filter(|l| heads.kept(l).is_empty()) {
         let name = Role::AttentionOutput.tensor_name(layer.layer);
         let found = changed.graph().weight(&name).zip(source.gguf.tensor(&name));
         let (weight, info) =

@@ -11,7 +11,7 @@ use super::record::{Repaired, TensorRecord};
 use super::refit::{self, Problem, Refit};
 use super::sites::{Role, Site, Target};
 use super::weights::dequantised;
-use crate::convert::cut::{Cut, cut_columns, spread_columns};
+use crate::convert::variant::{Heads, cut_columns, spread_columns};
 use crate::input::ModelFile;
 use crate::model::{AttentionMap, Part};
 use crate::plan::Plan;
@@ -21,7 +21,7 @@ pub(super) struct Run<'a> {
     pub source: &'a ModelFile,
     pub map: &'a AttentionMap,
     pub plan: &'a Plan,
-    pub cut: &'a Cut<'a>,
+    pub heads: &'a Heads<'a>,
     /// The tokens that pass through the last layer's end.
     pub picked: &'a [usize],
     /// The first token that ridges are chosen on.
@@ -110,8 +110,8 @@ impl Run<'_> {
                 keep_columns(&inputs, p, kept).into(),
                 keep_columns(&weights, p, kept),
                 keep_columns(&prior, p, kept),
-                cut_columns(info, stored, kept).into(),
-                kept.iter().map(Range::len).sum(),
+                cut_columns(info, stored, kept),
+                kept.iter().map(|c| (c.end - c.start) as usize).sum(),
             ),
             None => (inputs, weights, prior, Cow::Borrowed(stored), p),
         };
@@ -150,7 +150,7 @@ impl Run<'_> {
             return Vec::new();
         };
         let width = p / layer.n_head_kv as usize;
-        let of_layer = self.plan.aliases.iter().filter(|a| a.layer == site.layer);
+        let of_layer = self.plan.shares().filter(|a| a.layer == site.layer);
         of_layer
             .filter(|a| a.parts.contains(&Part::V))
             .map(|a| a.unit as usize * width..(a.unit as usize + 1) * width)
@@ -158,9 +158,9 @@ impl Run<'_> {
     }
 
     /// The columns of the matrix that stay, where some go.
-    fn kept_columns(&self, site: &Site) -> Option<Vec<Range<usize>>> {
+    fn kept_columns(&self, site: &Site) -> Option<Vec<Range<u64>>> {
         match site.role {
-            Role::AttentionOutput => self.cut.kept_columns(site.layer),
+            Role::AttentionOutput => self.heads.kept_columns(site.layer),
             Role::FeedForwardDown => None,
         }
     }
@@ -203,9 +203,13 @@ impl Run<'_> {
 }
 
 /// Some columns of `rows`, which are `width` wide.
-fn keep_columns(rows: &[f32], width: usize, columns: &[Range<usize>]) -> Vec<f32> {
+fn keep_columns(rows: &[f32], width: usize, columns: &[Range<u64>]) -> Vec<f32> {
     rows.chunks(width)
-        .flat_map(|row| columns.iter().flat_map(|c| &row[c.clone()]))
+        .flat_map(|row| {
+            columns
+                .iter()
+                .flat_map(|c| &row[c.start as usize..c.end as usize])
+        })
         .copied()
         .collect()
 }

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use headshare_runtime::quants::QuantError;
 use headshare_stitch::FileError;
 
 /// Why there is no report.
@@ -28,16 +27,6 @@ pub enum ReportError {
     /// A file cannot be written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Weights that cannot be quantised.
-    #[error("{path}: {tensor}: {error}", path = .path.display())]
-    Requantise {
-        /// The model.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Why not.
-        error: QuantError,
-    },
     /// A cell that is no JSON.
     #[error("a cell cannot be written: {0}")]
     Json(serde_json::Error),

@@ -5,11 +5,9 @@
 //! file to be no larger than asked for; when all have gone down, they go down
 //! again.
 
-use std::collections::BTreeMap;
-
 use headshare_format::{GgmlType, Gguf, TensorInfo};
 
-use super::requantise;
+use crate::convert::variant::{Types, typed_header};
 
 /// The types below each type, the nearest first; a row that is no whole number
 /// of the nearest one's blocks takes the next. Types of one size stand beside
@@ -66,7 +64,7 @@ pub fn next_below(from: GgmlType, row: u64) -> Option<GgmlType> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lowered {
     /// The new types, by index of the tensor.
-    pub types: BTreeMap<usize, GgmlType>,
+    pub types: Types,
     /// Weights whose type is lower.
     pub weights: u64,
     /// Weights of the body.
@@ -90,7 +88,7 @@ impl Lowered {
                 .position(|t| t == to)
                 .unwrap_or(0)
         };
-        self.types.iter().map(down).max().unwrap_or(0)
+        self.types.tensors.iter().map(down).max().unwrap_or(0)
     }
 }
 
@@ -156,15 +154,18 @@ impl<'a> Lowering<'a> {
     }
 
     fn after(&self, steps: usize) -> Lowered {
-        let types: BTreeMap<usize, GgmlType> = self.steps[..steps].iter().copied().collect();
+        let types = Types {
+            tensors: self.steps[..steps].iter().copied().collect(),
+            untied_head: None,
+        };
         let weights = |i: usize| {
             let info = &self.gguf.tensors[i];
             info.row_elems() * info.rows()
         };
         Lowered {
-            weights: types.keys().map(|&i| weights(i)).sum(),
+            weights: types.tensors.keys().map(|&i| weights(i)).sum(),
             body: self.order.iter().map(|&i| weights(i)).sum(),
-            file_bytes: requantise::Layout::new(self.gguf, &types).file_bytes,
+            file_bytes: typed_header(self.gguf, &types).map_or(u64::MAX, |header| header.file_len),
             types,
         }
     }

@@ -12,10 +12,11 @@
 pub mod cells;
 mod error;
 pub mod lower;
+#[cfg(test)]
+mod lowered_tests;
 pub mod markdown;
 pub mod overlap;
 pub mod picture;
-pub mod requantise;
 mod rows;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use headshare_gguf::input::ModelFile;
 use headshare_testmodels::ModelSpec;
 use serde_json::Value;
 
+use crate::plan_v1::plan_v1;
 use crate::support::{Folder, preset, read, small, smollm2};
 
 const TEXT: &str = "The quick brown fox jumps over the lazy dog, and the dog does not mind.\n";
@@ -80,12 +81,12 @@ fn weights_agree_with_the_plan_and_between_outputs() {
     let view = &found["views"][0];
     assert_eq!(found["units"].as_array().unwrap().len(), 90);
     assert_eq!(view["parts"], serde_json::json!(["q", "k"]));
-    let (matches, aliases) = (&view["matches"], plan["aliases"].as_array().unwrap());
+    let (matches, aliases) = (&view["matches"], plan["edits"].as_array().unwrap());
     assert_eq!(matches.as_array().unwrap().len(), aliases.len());
     let scores = numbers(&view["scores"]);
     for (m, alias) in matches.as_array().unwrap().iter().zip(aliases) {
         for key in ["layer", "unit", "matched_layer", "matched_unit", "score"] {
-            assert_eq!(m[key], alias[key], "{m}");
+            assert_eq!(m[key], alias["share"][key], "{m}");
         }
         let at = |layer: &str, unit: &str| {
             (m[layer].as_u64().unwrap() * 3 + m[unit].as_u64().unwrap()) as usize
@@ -271,14 +272,15 @@ fn ratios_are_those_of_the_plans() {
         let plan = &run!["inspect", path, "--json"].ok().json()["sharing"]["plan"];
         assert_eq!(
             (&file["match"], &file["ratio"]),
-            (&plan["match"], &plan["ratio"])
+            (&plan["choice"]["by"], &plan["choice"]["ratio"])
         );
         let layers = file["layers"].as_array().unwrap();
         assert_eq!(layers.len(), 8);
         for layer in layers {
             assert_eq!(layer["units"], 2);
             for part in ["q", "k", "v"] {
-                let aliases = plan["aliases"].as_array().unwrap().iter().filter(|alias| {
+                let shares = plan["edits"].as_array().unwrap().iter();
+                let aliases = shares.map(|edit| &edit["share"]).filter(|alias| {
                     alias["layer"] == layer["layer"]
                         && alias["parts"].as_array().unwrap().contains(&part.into())
                 });
@@ -322,7 +324,8 @@ fn what_a_plan_does_not_explain_has_a_column_of_its_own() {
     run!["convert", source, "--ratio", "0.2", "-o", planned].ok();
     // Two units go, one shares.
     let source = model(&folder, &preset("tiny-gqa"));
-    let mut plan = run!["plan", source, "--ratio", "0", "--json"].ok().json();
+    let plan = run!["plan", source, "--ratio", "0", "--json"].ok().json();
+    let mut plan = plan_v1(&plan);
     let unit =
         |layer: u32, unit: u32| serde_json::json!({"layer": layer, "unit": unit, "score": 0.0});
     plan["dropped"] = [unit(1, 0), unit(3, 1)].into();

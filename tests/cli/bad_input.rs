@@ -282,12 +282,12 @@ fn a_bad_plan_inside_a_converted_file_is_a_bad_file() {
         raw::sealed(raw)
     };
     let mut unknown = plan.clone();
-    unknown["aliases"][0]["layer"] = 99.into();
+    unknown["edits"][0]["share"]["layer"] = 99.into();
     let mut version = plan;
-    version["version"] = 2.into();
+    version["version"] = 3.into();
     for (plan, says) in [
         ("{", "not a plan file"),
-        (&unknown.to_string(), "aliases[0].unit"),
+        (&unknown.to_string(), "edits[0].share.unit"),
         (&version.to_string(), "version"),
     ] {
         let path = folder.write("bad.gguf", with(plan));

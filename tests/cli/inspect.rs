@@ -74,12 +74,12 @@ fn a_converted_file_in_numbers() {
     assert_eq!(sharing["saved"], result["saved"]);
     assert_eq!(sharing["plan"], result["plan"]);
     let layers = sharing["layers"].as_array().unwrap();
-    let aliases = sharing["plan"]["aliases"].as_array().unwrap();
+    let aliases = sharing["plan"]["edits"].as_array().unwrap();
     let mut total = 0;
     for layer in layers {
         let n = aliases
             .iter()
-            .filter(|a| a["layer"] == layer["layer"])
+            .filter(|a| a["share"]["layer"] == layer["layer"])
             .count();
         assert!(n > 0, "{layer}");
         assert_eq!(layer["aliases"], n);

@@ -7,6 +7,8 @@
 #[macro_use]
 mod support;
 mod oracle;
+#[path = "../plan_v1/mod.rs"]
+mod plan_v1;
 mod raw;
 
 mod analyze;

@@ -105,7 +105,8 @@ impl Model {
     /// The source with the plan's units written out, as `expand` should give it.
     pub fn expanded(&self, plan: &Value) -> Vec<u8> {
         let mut out = self.bytes.clone();
-        for alias in plan["aliases"].as_array().unwrap() {
+        for edit in plan["edits"].as_array().unwrap() {
+            let alias = &edit["share"];
             let unit = |layer: &str, unit: &str| {
                 (
                     alias[layer].as_u64().unwrap(),

@@ -1,9 +1,10 @@
-//! Plan files that `convert --plan` must not carry out.
+//! Plan files of version 1 that `convert --plan` must not carry out.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::plan_v1::plan_v1;
 use crate::support::{Folder, preset, read, small};
 
 /// A model, its plan, and a folder for bad plans.
@@ -18,6 +19,7 @@ impl Case {
         let model = folder.file("model.gguf");
         preset("tiny-llama").write(&model).unwrap();
         let plan = run!["plan", model, "--ratio", "0.5", "--json"].ok().json();
+        let plan = plan_v1(&plan);
         assert_eq!(plan["aliases"].as_array().unwrap().len(), 8);
         Self { folder, plan }
     }
@@ -128,7 +130,7 @@ fn every_field_is_checked() {
 #[test]
 fn another_version_is_named_before_its_unknown_fields() {
     let case = Case::new();
-    for version in [0, 2, 4_000_000_000u32] {
+    for version in [0, 3, 4_000_000_000u32] {
         case.refuse_changed(&format!("version: {version} is unknown"), |plan| {
             plan["version"] = json!(version);
             plan["new"] = json!("field");
@@ -206,7 +208,8 @@ fn blocks_of_other_types_or_shapes_do_not_stand_in_for_each_other() {
     }
     .write(&model)
     .unwrap();
-    let mut plan = run!["plan", model, "--ratio", "0", "--json"].ok().json();
+    let plan = run!["plan", model, "--ratio", "0", "--json"].ok().json();
+    let mut plan = plan_v1(&plan);
     plan["aliases"] = json!([{"layer": 1, "unit": 0, "donor_layer": 0, "donor_unit": 0,
         "matched_layer": 0, "matched_unit": 0, "parts": ["q"], "score": 0.5}]);
     let path = folder.write("plan.json", plan.to_string());

@@ -41,9 +41,9 @@ fn check(source: &Path, ratio: &str, function: &str, page_size: &str) -> Value {
     .ok()
     .json();
     if page_size == "4096" {
-        assert_eq!(plan["saved"], result["saved"]);
+        assert_eq!(plan["expected"]["saved"], result["saved"]);
     }
-    plan.as_object_mut().unwrap().remove("saved");
+    plan.as_object_mut().unwrap().remove("expected");
     assert_eq!(result["plan"], plan);
     let inspection = run!["inspect", converted, "--json"].ok().json();
     assert_eq!(inspection["sharing"]["plan"], plan);
@@ -52,7 +52,7 @@ fn check(source: &Path, ratio: &str, function: &str, page_size: &str) -> Value {
     let report = run!["verify", converted, "--source", source, "--json"]
         .ok()
         .json();
-    let no_aliases = plan["aliases"].as_array().unwrap().is_empty();
+    let no_aliases = plan["edits"].as_array().unwrap().is_empty();
     assert_eq!(report["lossless"], no_aliases, "{report}");
     run!["verify", converted].ok();
     run!["expand", converted, "-o", expanded].ok();
@@ -72,8 +72,9 @@ fn write(folder: &Folder, spec: &ModelSpec) -> std::path::PathBuf {
     path
 }
 
-fn aliases(result: &Value) -> &Vec<Value> {
-    result["plan"]["aliases"].as_array().unwrap()
+fn aliases(result: &Value) -> Vec<&Value> {
+    let edits = result["plan"]["edits"].as_array().unwrap();
+    edits.iter().map(|edit| &edit["share"]).collect()
 }
 
 #[test]
@@ -169,14 +170,10 @@ fn a_plan_file_is_what_plan_prints_as_json() {
     assert_eq!(printed, written);
     assert_eq!(folder.names(), ["plan.json"]);
     let fields: Vec<&String> = written.as_object().unwrap().keys().collect();
-    assert_eq!(
-        fields,
-        [
-            "version", "source", "match", "ratio", "units", "saved", "aliases", "dropped"
-        ]
-    );
-    assert_eq!(written["units"], 90);
-    assert_eq!(written["aliases"].as_array().unwrap().len(), 9);
+    assert_eq!(fields, ["version", "source", "choice", "edits", "expected"]);
+    let choice = serde_json::json!({"by": "qk", "ratio": 0.1, "units": 90});
+    assert_eq!(written["choice"], choice);
+    assert_eq!(written["edits"].as_array().unwrap().len(), 9);
 }
 
 #[test]
@@ -279,7 +276,7 @@ fn ratio_1_shares_all_layers_but_the_first() {
     for name in ["tiny-llama", "tiny-gqa"] {
         let source = write(&folder, &preset(name));
         let result = check(&source, "1.0", "qkv", "4096");
-        let units = result["plan"]["units"].as_u64().unwrap();
+        let units = result["plan"]["choice"]["units"].as_u64().unwrap();
         assert_eq!(aliases(&result).len() as u64, units - units / 4, "{name}");
         assert!(aliases(&result).iter().all(|a| a["donor_layer"] == 0));
     }

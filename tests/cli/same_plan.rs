@@ -14,18 +14,13 @@ fn check(path: &Path, dots: &Dots, function: &str, ratio: &str) {
     ]
     .ok()
     .json();
-    assert_eq!(plan["version"], 1);
-    assert_eq!(plan["match"], function);
-    assert_eq!(plan["ratio"].to_string(), ratio);
-    assert_eq!(plan["dropped"], Value::Array(vec![]));
+    assert_eq!(plan["version"], 2);
+    assert_eq!(plan["choice"]["by"], function);
+    assert_eq!(plan["choice"]["ratio"].to_string(), ratio);
     let digest = blake3::hash(&read(path)).to_hex();
     assert_eq!(plan["source"], format!("blake3:{digest}"));
-    let found: Vec<Alias> = plan["aliases"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(alias)
-        .collect();
+    let edits = plan["edits"].as_array().unwrap().iter();
+    let found: Vec<Alias> = edits.map(|edit| alias(&edit["share"])).collect();
     let expected = dots.plan(function, ratio.parse().unwrap());
     let places = |list: &[Alias]| -> Vec<String> {
         let place = |a: &Alias| format!("{:?}", (a.unit, a.donor, a.matched, &a.parts));

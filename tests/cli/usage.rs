@@ -181,9 +181,7 @@ fn json_is_one_object_and_nothing_else() {
     };
     assert_eq!(
         keys(run!["plan", m, "--json"]),
-        [
-            "version", "source", "match", "ratio", "units", "saved", "aliases", "dropped"
-        ]
+        ["version", "source", "choice", "edits", "expected"]
     );
     let converted = [
         "source",

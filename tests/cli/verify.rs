@@ -262,7 +262,7 @@ fn an_alias_that_uses_other_rows_than_its_donor_is_found() {
     };
     // Make the alias's v block a copy of its own, as in the source, by giving
     // the pool those rows and the alias's segment their place.
-    let alias = &plan["aliases"][0];
+    let alias = &plan["edits"][0]["share"];
     let unit = (
         alias["layer"].as_u64().unwrap(),
         alias["unit"].as_u64().unwrap(),

@@ -242,9 +242,9 @@ fn units_that_went_need_nothing_of_ours() {
     };
     let source = source.to_str().unwrap();
     let mut plan = ours(&["plan", source, "--ratio", "0", "--json"]);
-    plan["dropped"] = serde_json::json!([
-        {"layer": 7, "unit": 0, "score": -0.005},
-        {"layer": 26, "unit": 1, "score": -0.006},
+    plan["edits"] = serde_json::json!([
+        {"drop": {"layer": 7, "unit": 0}},
+        {"drop": {"layer": 26, "unit": 1}},
     ]);
     let (plan_file, cut) = (at("plan.json"), at("cut.gguf"));
     std::fs::write(&plan_file, plan.to_string()).unwrap();

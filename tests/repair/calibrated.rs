@@ -192,14 +192,15 @@ fn every_kind_of_decoder_is_chosen_in() {
         let keep = [&SMALL[..], &["--save-stats", stats]].concat();
         let result = convert(&source, &text, &out, &keep);
         let plan = &result["plan"];
-        assert_eq!(plan["match"], "calibrated", "{preset}");
-        let aliases = plan["aliases"].as_array().unwrap();
+        assert_eq!(plan["choice"]["by"], "calibrated", "{preset}");
+        let edits = plan["edits"].as_array().unwrap();
+        let aliases: Vec<&Value> = edits.iter().map(|edit| &edit["share"]).collect();
         assert!(!aliases.is_empty(), "{preset}");
         let unit = |v: &Value, layer: &str, unit: &str| UnitId {
             layer: v[layer].as_u64().unwrap() as u32,
             unit: v[unit].as_u64().unwrap() as u32,
         };
-        for alias in aliases {
+        for alias in &aliases {
             let donor = unit(alias, "donor_layer", "donor_unit");
             assert!(aliases.iter().all(|a| unit(a, "layer", "unit") != donor));
             assert!(alias["score"].as_f64().unwrap() <= 0.0);

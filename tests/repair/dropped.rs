@@ -30,11 +30,10 @@ fn plan(source: &Path, folder: &Path, units: &[(u32, u32)], aliases: Value) -> P
             .arg(source)
             .args(["--ratio", "0", "--json"]),
     );
-    plan["dropped"] = units
-        .iter()
-        .map(|(layer, unit)| object!({"layer": layer, "unit": unit, "score": -0.1}))
-        .collect();
-    plan["aliases"] = aliases;
+    let drop = |(layer, unit): &(u32, u32)| object!({"drop": {"layer": layer, "unit": unit}});
+    let share = |share: &Value| object!({ "share": share });
+    let shares = aliases.as_array().unwrap().iter().map(share);
+    plan["edits"] = shares.chain(units.iter().map(drop)).collect();
     let path = folder.join("plan.json");
     std::fs::write(&path, plan.to_string()).unwrap();
     path
@@ -117,9 +116,9 @@ fn dropped_units_are_repaired() {
     let stats = stats.to_str().unwrap();
     let drop = [&SMALL[..], &["--units", "drop", "--save-stats", stats]].concat();
     let result = convert(&source, &text, &at("drop"), &drop);
-    let dropped = result["plan"]["dropped"].as_array().unwrap();
-    assert!(!dropped.is_empty());
-    assert_eq!(result["plan"]["aliases"], object!([]));
+    let edits = result["plan"]["edits"].as_array().unwrap();
+    assert!(!edits.is_empty());
+    assert!(edits.iter().all(|edit| edit.get("drop").is_some()));
     for tensor in result["repair"]["tensors"].as_array().unwrap() {
         assert!(
             tensor["after"].as_f64() <= tensor["before"].as_f64(),
@@ -135,8 +134,7 @@ fn dropped_units_are_repaired() {
     let auto = [&SMALL[..], &["--units", "auto", "--stats", stats]].concat();
     let result = convert(&source, &text, &at("auto"), &auto);
     let plan = &result["plan"];
-    let count =
-        plan["dropped"].as_array().unwrap().len() + plan["aliases"].as_array().unwrap().len();
+    let count = plan["edits"].as_array().unwrap().len();
     assert!(count > 0, "{plan}");
     let again = at("again");
     convert(&source, &text, &again, &auto);

@@ -2,6 +2,7 @@
 
 mod calibrated;
 mod dropped;
+mod kept;
 mod naive;
 mod support;
 
@@ -212,14 +213,14 @@ fn a_real_model_is_repaired_from_its_last_layers_on() {
             .args(["--ratio", "1", "--json"]),
     );
     let mut plan = plan.as_object().unwrap().clone();
-    let aliases = plan["aliases"].as_array().unwrap();
-    let kept: Vec<Value> = aliases
+    let edits = plan["edits"].as_array().unwrap();
+    let kept: Vec<Value> = edits
         .iter()
-        .filter(|a| a["layer"].as_u64() >= Some(28) && a["unit"] == 1)
+        .filter(|e| e["share"]["layer"].as_u64() >= Some(28) && e["share"]["unit"] == 1)
         .cloned()
         .collect();
     assert_eq!(kept.len(), 2);
-    plan.insert("aliases".into(), kept.into());
+    plan.insert("edits".into(), kept.into());
     let plan_file = folder.path().join("plan.json");
     std::fs::write(&plan_file, serde_json::to_string(&plan).unwrap()).unwrap();
     let out = folder.path().join("out.gguf");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use headshare_gguf::convert::{self, Sharing as What};
+use headshare_gguf::convert::{self, Fitted};
 use headshare_gguf::input::ModelFile;
 use headshare_gguf::matching::WeightBlocks;
 use headshare_gguf::matching::{self, MatchFunction};
@@ -52,20 +52,20 @@ enum How {
 /// Converts `source`, and expands the result; returns both paths.
 fn convert_and_expand(source: &Path, how: &How) -> (PathBuf, PathBuf) {
     let file = ModelFile::open_plain(source).unwrap();
-    let sharing = match how {
-        How::Lossless => What::Lossless,
+    let plan = match how {
+        How::Lossless => None,
         How::Ratio(ratio) => {
             let map = convert::attention_map(&file).unwrap();
             let blocks = WeightBlocks::new(&file.gguf, &file.file, &map).unwrap();
             let function = MatchFunction::Qk;
             let matching = matching::match_units(&blocks, function, *ratio, &|_| {}).unwrap();
             let digest = convert::UNKNOWN_DIGEST.to_owned();
-            What::Plan(Plan::new(digest, function, *ratio, &matching))
+            Some(Plan::matched(digest, function, *ratio, &matching))
         }
     };
-    let prepared = convert::prepare(&file, sharing, 4096).unwrap();
+    let prepared = convert::prepare(&file, plan, Fitted::default(), 4096).unwrap();
     let converted = source.with_extension("converted.gguf");
-    convert::write(&file, prepared, &converted, true, &|_| {}).unwrap();
+    convert::write(&prepared, &converted, true, &|_| {}).unwrap();
     let expanded = source.with_extension("expanded.gguf");
     let (file, table) = ModelFile::open_converted(&converted).unwrap();
     convert::expand(&file, &table, &expanded, true, &|_| {}).unwrap();

@@ -49,7 +49,17 @@ fn plan_of(
         replaced: None,
     };
     let bytes = source.bytes();
-    layout::plan(&source.parse().unwrap(), &bytes, shared, page, provenance)
+    layout::plan(
+        &source.parse().unwrap(),
+        &|r| {
+            bytes[r.start as usize..r.end as usize]
+                .iter()
+                .all(|&b| b == 0)
+        },
+        shared,
+        page,
+        provenance,
+    )
 }
 
 fn plan(shared: &[SharedRows]) -> Result<PhysicalLayout, FormatError> {

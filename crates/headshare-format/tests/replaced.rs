@@ -24,7 +24,18 @@ fn converted(lossless: bool, replaced: Option<Replaced>) -> (Vec<u8>, u64) {
         plan: None,
         replaced,
     };
-    let made = layout::plan(&source, &file, &[], 4096, provenance).unwrap();
+    let made = layout::plan(
+        &source,
+        &|r| {
+            file[r.start as usize..r.end as usize]
+                .iter()
+                .all(|&b| b == 0)
+        },
+        &[],
+        4096,
+        provenance,
+    )
+    .unwrap();
     let header = made
         .table
         .encode(&source, &made.infos(), 4096, Digests::Unknown);

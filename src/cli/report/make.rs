@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 
 use super::work::Work;
 use super::{Args, Inputs, digested, worker};
-use crate::input::ModelFile;
+use crate::convert;
+use crate::convert::variant::Variant;
+use crate::input::{InputError, ModelFile};
+use crate::report::Made;
 use crate::report::cells::Store;
 use crate::report::lower::{Lowered, Lowering};
-use crate::report::{Made, requantise};
 
 /// How a model file comes to be.
 pub(super) enum Recipe {
@@ -65,6 +67,7 @@ impl Work<'_> {
             Recipe::Lower(lowered) => {
                 let types: BTreeMap<String, &str> = lowered
                     .types
+                    .tensors
                     .iter()
                     .map(|(tensor, to)| (tensor.to_string(), to.name()))
                     .collect();
@@ -120,7 +123,9 @@ impl Work<'_> {
                 // would count half in the other's PSS.
                 let source = ModelFile::open(&self.args.src)?;
                 let bar = self.out.bar("requantising", lowered.file_bytes, true);
-                requantise::write(&source, &lowered.types, &target.path, &|done| {
+                let variant = Variant::with_types(&source, &lowered.types)
+                    .map_err(InputError::content(&self.args.src))?;
+                convert::write_plain(&variant, &target.path, true, &|done| {
                     bar.set_position(done);
                 })?;
                 bar.finish_and_clear();
@@ -206,8 +211,8 @@ impl Stats {
 /// What `convert --json` says of its output.
 fn made_by_convert(found: &Value, path: &Path) -> anyhow::Result<Made> {
     let plan = &found["plan"];
-    let units = plan["units"].as_u64().unwrap_or(0);
-    let (aliases, dropped) = (units_in(&plan["aliases"]), units_in(&plan["dropped"]));
+    let units = plan["choice"]["units"].as_u64().unwrap_or(0);
+    let (aliases, dropped) = (units_in(plan, "share"), units_in(plan, "drop"));
     let mut doings = Vec::new();
     if dropped > 0 {
         doings.push(format!("{dropped} are deleted"));
@@ -238,18 +243,21 @@ fn made_by_convert(found: &Value, path: &Path) -> anyhow::Result<Made> {
     })
 }
 
-/// Units in a list of a plan: one whose parts are matched apart stands there
-/// several times.
-fn units_in(list: &Value) -> u64 {
-    let unit = |entry: &Value| Some((entry["layer"].as_u64()?, entry["unit"].as_u64()?));
-    let units: Option<BTreeSet<(u64, u64)>> =
-        list.as_array().into_iter().flatten().map(unit).collect();
-    units.map_or(0, |units| units.len() as u64)
+/// Units of the edits of one kind: one whose parts are matched apart stands
+/// there several times.
+fn units_in(plan: &Value, kind: &str) -> u64 {
+    let unit = |edit: &Value| {
+        let edit = &edit[kind];
+        Some((edit["layer"].as_u64()?, edit["unit"].as_u64()?))
+    };
+    let edits = plan["edits"].as_array().into_iter().flatten();
+    let units: BTreeSet<(u64, u64)> = edits.filter_map(unit).collect();
+    units.len() as u64
 }
 
 fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> anyhow::Result<Made> {
     let mut kinds: BTreeMap<(GgmlType, GgmlType), usize> = BTreeMap::new();
-    for (&tensor, &to) in &lowered.types {
+    for (&tensor, &to) in &lowered.types.tensors {
         *kinds
             .entry((gguf.tensors[tensor].ggml_type, to))
             .or_default() += 1;
@@ -262,7 +270,7 @@ fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> anyhow::Resu
     Ok(Made {
         file_bytes: file.bytes,
         digest: file.digest,
-        changed: lowered.types.len() as u64,
+        changed: lowered.types.tensors.len() as u64,
         dropped: 0,
         of: Lowering::of(gguf).order.len() as u64,
         share: lowered.share(),
@@ -346,23 +354,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made.gguf");
         std::fs::write(&path, "made").unwrap();
-        let alias = |unit: u32, part: &str| json!({"layer": 2, "unit": unit, "parts": [part]});
-        let aliases = [alias(0, "q"), alias(0, "k"), alias(0, "v"), alias(1, "v")];
-        let plan = json!({ "units": 8, "aliases": aliases, "dropped": [] });
+        let alias =
+            |unit: u32, part: &str| json!({"share": {"layer": 2, "unit": unit, "parts": [part]}});
+        let mut edits = vec![alias(0, "q"), alias(0, "k"), alias(0, "v"), alias(1, "v")];
+        let choice = json!({"by": "separate", "units": 8});
+        let plan = json!({ "choice": choice, "edits": edits });
         let made = made_by_convert(&json!({ "plan": plan }), &path).unwrap();
         assert_eq!((made.changed, made.dropped, made.of), (2, 0, 8));
         assert_eq!(made.share, 0.25);
         assert_eq!(made.how, "of 8 units 2 use another unit's weights");
 
-        let dropped = [json!({"layer": 3, "unit": 1, "score": -0.1})];
-        let mut plan = json!({ "units": 8, "aliases": aliases, "dropped": dropped });
+        let dropped = json!({"drop": {"layer": 3, "unit": 1, "score": -0.1}});
+        edits.push(dropped.clone());
+        let mut plan = json!({ "choice": choice, "edits": edits });
         let made = made_by_convert(&json!({ "plan": plan }), &path).unwrap();
         assert_eq!((made.changed, made.dropped, made.share), (2, 1, 0.375));
         assert_eq!(
             made.how,
             "of 8 units 1 are deleted and 2 use another unit's weights"
         );
-        plan["aliases"] = json!([]);
+        plan["edits"] = json!([dropped]);
         let made = made_by_convert(&json!({ "plan": plan }), &path).unwrap();
         assert_eq!(made.how, "of 8 units 1 are deleted");
     }

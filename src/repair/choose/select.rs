@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::survey::{Survey, Unit};
 use crate::model::{Part, UnitId};
-use crate::plan::{self, Alias, Choice, Dropped, Plan};
+use crate::plan::{Choice, ChosenBy, Drop, Edit, Expected, Plan, Share};
 
 /// What may become of units.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -57,37 +57,43 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    /// The plan for the file with digest `source`, which has `units` units and was
-    /// asked for `ratio` of them.
+    /// The plan for the file with digest `source`, which has `units` units and
+    /// was asked for `ratio` of them.
     pub fn plan(&self, source: String, ratio: f64, units: usize) -> Plan {
-        let alias = |(unit, (donor, cost)): (&UnitId, &(UnitId, f64))| Alias {
-            layer: unit.layer,
-            unit: unit.unit,
-            donor_layer: donor.layer,
-            donor_unit: donor.unit,
-            matched_layer: donor.layer,
-            matched_unit: donor.unit,
-            parts: Part::ALL.to_vec(),
-            score: -cost,
+        let share = |(unit, (donor, cost)): (&UnitId, &(UnitId, f64))| {
+            Edit::Share(Share {
+                layer: unit.layer,
+                unit: unit.unit,
+                donor_layer: donor.layer,
+                donor_unit: donor.unit,
+                matched_layer: None,
+                matched_unit: None,
+                parts: Part::ALL.to_vec(),
+                score: Some(-cost),
+            })
         };
-        Plan {
-            version: plan::VERSION,
-            source,
-            choice: Choice::Calibrated,
-            ratio,
-            units,
+        let drop = |(unit, cost): (&UnitId, &f64)| {
+            Edit::Drop(Drop {
+                layer: unit.layer,
+                unit: unit.unit,
+                score: Some(-cost),
+            })
+        };
+        let costs = self.shared.values().map(|(_, cost)| cost);
+        let divergence = costs.chain(self.dropped.values()).sum();
+        let shares = self.shared.iter().map(share);
+        let edits = shares.chain(self.dropped.iter().map(drop)).collect();
+        let choice = Choice {
+            by: ChosenBy::Calibrated,
+            ratio: Some(ratio),
+            units: Some(units),
+        };
+        let mut plan = Plan::new(source, choice, edits);
+        plan.expected = Some(Expected {
             saved: None,
-            aliases: self.shared.iter().map(alias).collect(),
-            dropped: self
-                .dropped
-                .iter()
-                .map(|(unit, cost)| Dropped {
-                    layer: unit.layer,
-                    unit: unit.unit,
-                    score: -cost,
-                })
-                .collect(),
-        }
+            divergence: Some(divergence),
+        });
+        plan
     }
 }
 

@@ -66,14 +66,15 @@ impl PhysicalLayout {
 /// Plans the physical file of `source`, laid out for pages of `page` bytes, in
 /// which `shared` rows are stored only at their donor's place.
 ///
-/// `file` is the whole source file (its filler is looked at).
+/// `is_zero` says whether the source has nothing but zeros in a range that lies
+/// between its tensors.
 ///
 /// # Errors
 /// When the source uses names that the format reserves, or `shared` is not
 /// what [`SharedRows`] asks for.
 pub fn plan(
     source: &Gguf,
-    file: &[u8],
+    is_zero: &dyn Fn(Range<u64>) -> bool,
     shared: &[SharedRows],
     page: u64,
     provenance: Provenance,
@@ -93,7 +94,7 @@ pub fn plan(
     layout.finish_pool(&ownership);
     let segments = layout.segments(&ownership);
     let mut stored = layout.stored;
-    if let Some(filler) = filler_tensor(source, file) {
+    if let Some(filler) = filler_tensor(source, is_zero) {
         stored.push(filler);
     }
     let mut offset = 0;
@@ -146,15 +147,10 @@ fn refuse_reserved(source: &Gguf) -> Result<(), FormatError> {
 }
 
 /// The filler tensor, when the source's filler is more than zero padding.
-fn filler_tensor(source: &Gguf, file: &[u8]) -> Option<StoredTensor> {
+fn filler_tensor(source: &Gguf, is_zero: &dyn Fn(Range<u64>) -> bool) -> Option<StoredTensor> {
     let ranges = source.filler_ranges();
     let padded_end = align_up(source.data_end(), source.alignment)?;
-    let plain = source.file_len <= padded_end
-        && ranges.iter().all(|r| {
-            file[r.start as usize..r.end as usize]
-                .iter()
-                .all(|&b| b == 0)
-        });
+    let plain = source.file_len <= padded_end && ranges.iter().all(|range| is_zero(range.clone()));
     if plain {
         return None;
     }

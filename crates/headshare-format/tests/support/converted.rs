@@ -18,7 +18,17 @@ pub fn convert(source: &[u8], shared: &[SharedRows], page: u64) -> Result<Vec<u8
         plan: None,
         replaced: None,
     };
-    let layout = layout::plan(&gguf, source, shared, page, provenance)?;
+    let layout = layout::plan(
+        &gguf,
+        &|r| {
+            source[r.start as usize..r.end as usize]
+                .iter()
+                .all(|&b| b == 0)
+        },
+        shared,
+        page,
+        provenance,
+    )?;
     Ok(write(&gguf, source, &layout))
 }
 

@@ -1,0 +1,79 @@
+//! Digests of files and of what they store, and bytes in chunks.
+
+use headshare_format::TensorInfo;
+use headshare_format::alias::format_digest;
+
+use super::error::ConvertError;
+use crate::input::ModelFile;
+use crate::plan::Plan;
+
+/// Stands, in a [`Plan`] that was made a moment ago, for the source's digest,
+/// which is not known yet; as long as any digest.
+pub const UNKNOWN_DIGEST: &str =
+    "blake3:0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Bytes handed to the kernel, and to the hasher, at a time.
+const CHUNK: u64 = 8 << 20;
+
+/// Checks that `plan` was made for `source`, whose digest is `digest`.
+///
+/// # Errors
+/// When it was made for another file.
+pub fn check_source(plan: &Plan, source: &ModelFile, digest: &str) -> Result<(), ConvertError> {
+    if plan.source == UNKNOWN_DIGEST || plan.source == digest {
+        return Ok(());
+    }
+    Err(ConvertError::WrongSource {
+        path: source.path().to_owned(),
+        expected: plan.source.clone(),
+        actual: digest.to_owned(),
+    })
+}
+
+/// The digest of a whole file, as plans and tables state it.
+pub fn digest_of(file: &ModelFile) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for_chunks(0..file.len(), |range| {
+        file.file.will_read(range.clone());
+        hasher.update(file.bytes(range));
+        Ok::<(), std::convert::Infallible>(())
+    })
+    .unwrap_or_else(|never| match never {});
+    format_digest(&hasher.finalize())
+}
+
+pub(super) fn hash_zeros(hasher: &mut blake3::Hasher, len: u64) {
+    for some in zeros(len) {
+        hasher.update(some);
+    }
+}
+
+/// As many zeros, in pieces.
+pub(super) fn zeros(len: u64) -> impl Iterator<Item = &'static [u8]> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let size = ZEROS.len() as u64;
+    let last = (len % size) as usize;
+    let whole = (0..len / size).map(|_| &ZEROS[..]);
+    whole.chain((last > 0).then(|| &ZEROS[..last]))
+}
+
+/// Calls `each` with consecutive chunks of `range`.
+pub(super) fn for_chunks<E>(
+    range: std::ops::Range<u64>,
+    mut each: impl FnMut(std::ops::Range<u64>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut pos = range.start;
+    while pos < range.end {
+        let end = range.end.min(pos + CHUNK);
+        each(pos..end)?;
+        pos = end;
+    }
+    Ok(())
+}
+
+/// The digest of a stored tensor as the file has it now.
+pub(super) fn digest_stored(file: &ModelFile, info: &TensorInfo) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_rayon(file.bytes(file.gguf.data_range(info)));
+    format_digest(&hasher.finalize())
+}

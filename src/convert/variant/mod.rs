@@ -1,0 +1,362 @@
+//! The model to be: what a plan makes of a source.
+//!
+//! A [`Variant`] is a plain GGUF that need not exist: it knows its header, and
+//! for every tensor its name, type, shape and where its data come from - rows
+//! and columns of the source, an encoding of them, or new bytes. So it can be
+//! checked and sized without any work, and read like a file. How it is laid out
+//! on disk, and what of it is stored once, is decided by others.
+
+mod data;
+mod deci;
+mod error;
+mod heads;
+mod keys;
+mod narrow;
+mod shapes;
+mod store;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use headshare_format::gguf::align_up;
+use headshare_format::{FormatError, Gguf, TensorInfo};
+
+pub use data::{Origin, cut_columns, spread_columns};
+pub use error::ShapeError;
+pub use heads::{Heads, Limits};
+pub use keys::MADE_BY;
+pub use store::Types;
+
+use super::error::ConvertError;
+use crate::input::{InputError, ModelFile};
+use crate::model::{AttentionMap, RowsRange};
+use crate::plan::{Edit, Plan, PlanError};
+use data::CHUNK;
+use keys::Keys;
+use narrow::{Channels, Lengths};
+use shapes::Shapes;
+
+/// A model that need not exist.
+#[derive(Debug)]
+pub struct Variant<'a> {
+    /// What it is made of.
+    pub source: &'a ModelFile,
+    gguf: Cow<'a, Gguf>,
+    origins: Vec<Origin>,
+    /// New data, by tensor of the variant.
+    new: BTreeMap<usize, Vec<u8>>,
+    /// Whether header and places are the source's, and with them what lies
+    /// between tensors.
+    as_source: bool,
+}
+
+impl<'a> Variant<'a> {
+    /// The source as it is.
+    pub fn unchanged(source: &'a ModelFile) -> Self {
+        Self {
+            source,
+            gguf: Cow::Borrowed(&source.gguf),
+            origins: (0..source.gguf.tensors.len()).map(Origin::whole).collect(),
+            new: BTreeMap::new(),
+            as_source: true,
+        }
+    }
+
+    /// What `plan` makes of `source`, but for what it shares; where that has
+    /// other shapes or types, it says `made_by`.
+    ///
+    /// # Errors
+    /// When the plan does not fit the source; names the edit.
+    pub fn new(
+        source: &'a ModelFile,
+        plan: &Plan,
+        made_by: Option<String>,
+    ) -> Result<Self, ConvertError> {
+        let gguf = &source.gguf;
+        let types = Types::of(plan, gguf)?;
+        if !plan.reshapes() {
+            return Ok(Self::unchanged(source));
+        }
+        let map = AttentionMap::of(gguf);
+        let dropped = plan.dropped_units();
+        let mut shapes = Shapes::of(gguf);
+        let stored = |name: &str| plan.stores().any(|store| store.tensor == name);
+        let channels = Channels::of(plan, gguf, &stored)?;
+        channels.shape(&mut shapes);
+        let lengths = channels
+            .lengths(gguf, !dropped.is_empty())
+            .map_err(|why| narrow_error(plan, why))?;
+        let each = match &lengths {
+            Some(Lengths::Each(each)) => Some(each.clone()),
+            _ => None,
+        };
+        let deci = !dropped.is_empty()
+            || each.is_some() && gguf.architecture().ok().flatten() == Some(deci::LLAMA);
+        let mut keys = if deci {
+            let map = map.map_err(|error| ConvertError::model(source, error))?;
+            let cut = |error| ConvertError::Shape {
+                path: source.path().to_owned(),
+                error,
+            };
+            let heads = Heads::new(source, &map, dropped).map_err(cut)?;
+            heads.shape(&mut shapes);
+            let length = map.layers.first().map_or(0, |layer| layer.key_length);
+            deci::keys(gguf, &heads, length, each).map_err(InputError::content(source.path()))?
+        } else {
+            let mut keys = Keys::default();
+            match lengths {
+                Some(Lengths::Same(n)) => {
+                    keys.numbers.insert("feed_forward_length".to_owned(), n);
+                }
+                Some(Lengths::Each(each)) => {
+                    keys.arrays.insert("feed_forward_length", each);
+                }
+                None => {}
+            }
+            keys
+        };
+        types.shape(plan, gguf, &mut shapes)?;
+        keys.quantized = types.are_quantized();
+        keys.made_by = made_by;
+        Self::laid_out(source, shapes, keys)
+            .map_err(|e| InputError::content(source.path())(e).into())
+    }
+
+    /// `source` with `types` for some of its tensors, whose rows are whole
+    /// blocks of them.
+    ///
+    /// # Errors
+    /// When its size overflows.
+    pub fn with_types(source: &'a ModelFile, types: &Types) -> Result<Self, FormatError> {
+        let (shapes, keys) = typed(&source.gguf, types);
+        Self::laid_out(source, shapes, keys)
+    }
+
+    fn laid_out(
+        source: &'a ModelFile,
+        shapes: Shapes<'_>,
+        keys: Keys,
+    ) -> Result<Self, FormatError> {
+        let (gguf, origins) = header(&source.gguf, shapes, keys)?;
+        Ok(Self {
+            source,
+            gguf: Cow::Owned(gguf),
+            origins,
+            new: BTreeMap::new(),
+            as_source: false,
+        })
+    }
+
+    /// Puts new data in the place of tensors, by their index in the source: of
+    /// the type and shape that they have here.
+    ///
+    /// # Panics
+    /// When data are not as long as a tensor's.
+    pub fn fill(&mut self, mut data: BTreeMap<usize, Vec<u8>>) {
+        for (i, origin) in self.origins.iter().enumerate() {
+            if let Some(data) = data.remove(&origin.tensor) {
+                let len = self.gguf.tensors[i].byte_len();
+                assert_eq!(data.len() as u64, len, "new data is as long as the tensor");
+                self.new.insert(i, data);
+            }
+        }
+    }
+
+    /// Its header.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// Bytes of its file, as a plain one.
+    pub fn len(&self) -> u64 {
+        self.gguf.file_len
+    }
+
+    /// Whether it has no tensors.
+    pub fn is_empty(&self) -> bool {
+        self.gguf.tensors.is_empty()
+    }
+
+    /// Bytes of its tensors.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.gguf.tensors.iter().map(TensorInfo::byte_len).sum()
+    }
+
+    /// Whether its header and the places of its tensors are the source's.
+    pub fn is_as_source(&self) -> bool {
+        self.as_source
+    }
+
+    /// The tensors whose data are neither rows nor columns of the source:
+    /// encoded at another type, or new.
+    pub fn computed(&self) -> Vec<usize> {
+        let encoded = |i: &usize| {
+            let from = &self.source.gguf.tensors[self.origins[*i].tensor];
+            from.ggml_type != self.gguf.tensors[*i].ggml_type
+        };
+        (0..self.origins.len())
+            .filter(|i| self.new.contains_key(i) || encoded(i))
+            .collect()
+    }
+
+    /// All rows of the tensors with new data.
+    pub fn new_rows(&self) -> impl Iterator<Item = RowsRange> + '_ {
+        self.new.iter().map(|(&tensor, data)| RowsRange {
+            tensor,
+            offset: 0,
+            len: data.len() as u64,
+        })
+    }
+
+    /// Where the data of `tensor` come from; `None` where they are new.
+    pub fn origin(&self, tensor: usize) -> Option<&Origin> {
+        (!self.new.contains_key(&tensor)).then(|| &self.origins[tensor])
+    }
+
+    /// Hands `range` of the variant's file to `each`, which lies in one tensor
+    /// or between tensors.
+    ///
+    /// # Errors
+    /// When weights cannot be encoded, or those of `each`.
+    pub fn stream<E: From<ConvertError>>(
+        &self,
+        range: Range<u64>,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some((tensor, start)) = self.tensor_at(range.start) else {
+            // Nothing but the source's own has anything there.
+            self.source.file.will_read(range.clone());
+            return in_chunks(range, |range| each(self.source.bytes(range)));
+        };
+        let (info, origin) = (&self.gguf.tensors[tensor], &self.origins[tensor]);
+        let range = range.start - start..range.end - start;
+        if let Some(data) = self.new.get(&tensor) {
+            return in_chunks(range, |r| each(&data[r.start as usize..r.end as usize]));
+        }
+        if origin.is_copied(self.source, info) {
+            for run in origin.runs(self.source, range) {
+                in_chunks(run, |run| {
+                    self.source.file.will_read(run.clone());
+                    each(self.source.bytes(run))
+                })?;
+            }
+            return Ok(());
+        }
+        let row = info.row_bytes();
+        let at_a_time = (CHUNK / row.max(1)).max(1);
+        let mut first = range.start / row;
+        let end = range.end.div_ceil(row);
+        while first < end {
+            let rows = first..end.min(first + at_a_time);
+            let data = origin
+                .rows(self.source, info, rows.clone())
+                .map_err(|error| ConvertError::Encode {
+                    path: self.source.path().to_owned(),
+                    tensor: info.name.clone(),
+                    error,
+                })?;
+            let from = range.start.saturating_sub(rows.start * row) as usize;
+            let to = (range.end.min(rows.end * row) - rows.start * row) as usize;
+            each(&data[from..to])?;
+            first = rows.end;
+        }
+        Ok(())
+    }
+
+    /// The tensor in whose data `at` lies, and where these begin.
+    fn tensor_at(&self, at: u64) -> Option<(usize, u64)> {
+        let tensors = &self.gguf.tensors;
+        let next = tensors.partition_point(|t| self.gguf.data_range(t).start <= at);
+        // Empty tensors begin where the next one does.
+        let found = (0..next).rev().find(|&i| tensors[i].byte_len() > 0)?;
+        let place = self.gguf.data_range(&tensors[found]);
+        place.contains(&at).then_some((found, place.start))
+    }
+
+    /// `range` of `tensor`'s data as it was before it was encoded, which tells
+    /// as well as the data whether it is another's: equal bytes are encoded
+    /// equally.
+    pub fn before_encoding(&self, tensor: usize, range: Range<u64>) -> Option<Cow<'_, [u8]>> {
+        let (info, origin) = (&self.gguf.tensors[tensor], &self.origins[tensor]);
+        if let Some(data) = self.new.get(&tensor) {
+            return Some(data[range.start as usize..range.end as usize].into());
+        }
+        if !origin.is_copied(self.source, info) {
+            return None;
+        }
+        let mut runs = origin.runs(self.source, range.clone());
+        match (runs.next(), runs.next()) {
+            (Some(run), None) => Some(self.source.bytes(run).into()),
+            _ => {
+                let runs = origin.runs(self.source, range);
+                let all: Vec<&[u8]> = runs.map(|run| self.source.bytes(run)).collect();
+                Some(all.concat().into())
+            }
+        }
+    }
+}
+
+/// The header of the plain file with `types` for some tensors of the one whose
+/// header is `gguf`.
+///
+/// # Errors
+/// When its size overflows.
+pub fn typed_header(gguf: &Gguf, types: &Types) -> Result<Gguf, FormatError> {
+    let (shapes, keys) = typed(gguf, types);
+    Ok(header(gguf, shapes, keys)?.0)
+}
+
+fn typed<'g>(gguf: &'g Gguf, types: &Types) -> (Shapes<'g>, Keys) {
+    let mut shapes = Shapes::of(gguf);
+    for (&tensor, &ggml_type) in &types.tensors {
+        shapes.store(tensor, ggml_type);
+    }
+    let keys = Keys {
+        quantized: types.are_quantized(),
+        ..Keys::default()
+    };
+    (shapes, keys)
+}
+
+/// The header of a variant, and where its tensors come from.
+fn header(
+    old: &Gguf,
+    shapes: Shapes<'_>,
+    mut keys: Keys,
+) -> Result<(Gguf, Vec<Origin>), FormatError> {
+    let (mut infos, origins): (Vec<TensorInfo>, Vec<Origin>) = shapes.finish().into_iter().unzip();
+    keys.file_type = store::file_type(&old.tensors, &infos);
+    let overflows = || FormatError::new("output", "its size overflows");
+    let mut builder = keys.apply(old);
+    let mut offset = 0;
+    for info in &mut infos {
+        info.offset = offset;
+        builder.tensor(info);
+        offset = align_up(offset + info.byte_len(), old.alignment).ok_or_else(overflows)?;
+    }
+    let header = builder.finish();
+    let data = align_up(header.len() as u64, old.alignment).ok_or_else(overflows)?;
+    let len = data.checked_add(offset).ok_or_else(overflows)?;
+    Ok((Gguf::parse_header(&header, len)?, origins))
+}
+
+/// Names the first edit that narrows a layer.
+fn narrow_error(plan: &Plan, why: String) -> PlanError {
+    let edit = (plan.edits.iter()).position(|edit| matches!(edit, Edit::Narrow(_)));
+    PlanError::field(plan.field_of(edit.unwrap_or(0), "channels"), why)
+}
+
+/// Calls `each` with consecutive chunks of `range`.
+fn in_chunks<E>(
+    range: Range<u64>,
+    mut each: impl FnMut(Range<u64>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut at = range.start;
+    while at < range.end {
+        let end = range.end.min(at + CHUNK);
+        each(at..end)?;
+        at = end;
+    }
+    Ok(())
+}

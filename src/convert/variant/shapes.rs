@@ -1,0 +1,117 @@
+//! The tensors of a variant in the making: what stays of each tensor of the
+//! source, and at which type.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use headshare_format::{GgmlType, Gguf, TensorInfo};
+
+use super::data::Origin;
+
+/// What changes about the source's tensors, which are named or counted as the
+/// source does.
+#[derive(Debug)]
+pub(super) struct Shapes<'a> {
+    gguf: &'a Gguf,
+    rows: BTreeMap<usize, Vec<Range<u64>>>,
+    columns: BTreeMap<usize, Vec<Range<u64>>>,
+    types: BTreeMap<usize, GgmlType>,
+    gone: BTreeSet<usize>,
+    /// Tensors that the source has under another name only.
+    copies: Vec<(String, usize, GgmlType)>,
+}
+
+impl<'a> Shapes<'a> {
+    pub fn of(gguf: &'a Gguf) -> Self {
+        Self {
+            gguf,
+            rows: BTreeMap::new(),
+            columns: BTreeMap::new(),
+            types: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            copies: Vec::new(),
+        }
+    }
+
+    pub fn name(&self, tensor: usize) -> &'a str {
+        &self.gguf.tensors[tensor].name
+    }
+
+    /// The tensor goes, if there is one.
+    pub fn remove(&mut self, name: &str) {
+        self.gone.extend(self.gguf.tensor_index(name));
+    }
+
+    /// Of the tensor's rows (of a vector's elements) these stay, after those
+    /// that were said before.
+    pub fn keep_rows(&mut self, name: &str, rows: impl Iterator<Item = Range<u64>>) {
+        if let Some(tensor) = self.gguf.tensor_index(name) {
+            self.rows.entry(tensor).or_default().extend(rows);
+        }
+    }
+
+    /// Of the tensor's columns these stay.
+    pub fn keep_columns(&mut self, name: &str, columns: Vec<Range<u64>>) {
+        if let Some(tensor) = self.gguf.tensor_index(name) {
+            self.columns.insert(tensor, columns);
+        }
+    }
+
+    /// The tensor is stored at this type.
+    pub fn store(&mut self, tensor: usize, ggml_type: GgmlType) {
+        self.types.insert(tensor, ggml_type);
+    }
+
+    /// The source's `tensor` once more, under another name.
+    pub fn copy(&mut self, name: String, tensor: usize, ggml_type: GgmlType) {
+        self.copies.push((name, tensor, ggml_type));
+    }
+
+    /// Elements of a row of what is left of `tensor`.
+    pub fn row_elems(&self, tensor: usize) -> u64 {
+        match self.columns.get(&tensor) {
+            Some(columns) => columns.iter().map(|c| c.end - c.start).sum(),
+            None => self.gguf.tensors[tensor].row_elems(),
+        }
+    }
+
+    /// The tensors, offsets not known yet, with where their data come from.
+    pub fn finish(self) -> Vec<(TensorInfo, Origin)> {
+        let mut all = Vec::new();
+        for (tensor, info) in self.gguf.tensors.iter().enumerate() {
+            if self.gone.contains(&tensor) {
+                continue;
+            }
+            let mut info = info.clone();
+            let rows = self.rows.get(&tensor).cloned();
+            let columns = self.columns.get(&tensor).cloned();
+            if let Some(rows) = &rows {
+                let row = usize::from(info.dims.len() > 1);
+                info.dims[row] = rows.iter().map(|r| r.end - r.start).sum();
+            }
+            if let Some(columns) = &columns {
+                info.dims[0] = columns.iter().map(|c| c.end - c.start).sum();
+            }
+            if let Some(&ggml_type) = self.types.get(&tensor) {
+                info.ggml_type = ggml_type;
+            }
+            all.push((
+                info,
+                Origin {
+                    tensor,
+                    rows,
+                    columns,
+                },
+            ));
+        }
+        for (name, tensor, ggml_type) in self.copies {
+            let info = TensorInfo {
+                name,
+                ggml_type,
+                ..self.gguf.tensors[tensor].clone()
+            };
+            all.push((info, Origin::whole(tensor)));
+        }
+        all
+    }
+}

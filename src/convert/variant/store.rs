@@ -1,0 +1,216 @@
+//! Tensors that are stored at another type.
+//!
+//! What llama.cpp itself never quantizes (norms, biases, routers and other
+//! small tensors, `tensor_allows_quantization` of `llama-quant.cpp`) stays as
+//! it is: its kernels want these as they are.
+
+use std::collections::BTreeMap;
+
+use headshare_format::{GgmlType, Gguf, TensorInfo};
+use headshare_runtime::quants;
+
+use super::shapes::Shapes;
+use crate::model::architecture;
+use crate::plan::{Edit, Plan, PlanError};
+
+/// Parts of names of what is used in other ways than by matrix products.
+const LEFT_ALONE: &[&str] = &[
+    "_norm",
+    "ffn_gate_inp",
+    "altup",
+    "laurel",
+    "per_layer_model_proj",
+    "position_embd",
+    "token_types",
+    "ssm_conv1d",
+    "ssm_a",
+    "ssm_d",
+    "shortconv.conv",
+    "time_mix_",
+    "attn_rel_b",
+    "rope_freqs",
+    "rope_factors",
+];
+
+/// `enum llama_ftype`, by the type that most of the tensors have, as llama.cpp
+/// guesses it.
+const FILE_TYPES: &[(&str, u32)] = &[
+    ("f32", 0),
+    ("f16", 1),
+    ("q4_0", 2),
+    ("q4_1", 3),
+    ("q8_0", 7),
+    ("q5_0", 8),
+    ("q5_1", 9),
+    ("q2_K", 10),
+    ("q3_K", 12),
+    ("q4_K", 15),
+    ("q5_K", 17),
+    ("q6_K", 18),
+];
+
+const EMBEDDING: &str = "token_embd.weight";
+const HEAD: &str = "output.weight";
+
+/// The types that tensors get.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Types {
+    /// By index in the source.
+    pub tensors: BTreeMap<usize, GgmlType>,
+    /// The output head's, where the source uses its token embedding as head and
+    /// the variant has one of its own.
+    pub untied_head: Option<GgmlType>,
+}
+
+impl Types {
+    /// Those that `plan` asks for, whose source is `gguf`.
+    ///
+    /// # Errors
+    /// When an edit names a tensor that is not there, or a type that it cannot
+    /// have.
+    pub(super) fn of(plan: &Plan, gguf: &Gguf) -> Result<Self, PlanError> {
+        let mut types = Self::default();
+        for (i, edit) in plan.edits.iter().enumerate() {
+            let Edit::Store(store) = edit else { continue };
+            let field = |name: &str, problem: String| {
+                Err(PlanError::field(plan.field_of(i, name), problem))
+            };
+            let (name, ggml_type) = (&store.tensor, store.ggml_type);
+            let twice = format!("{name} is stored at two types");
+            if name == HEAD && gguf.tensor(name).is_none() {
+                if let Err(why) = can_untie(gguf) {
+                    return field("tensor", why);
+                }
+                if types.untied_head.replace(ggml_type).is_some() {
+                    return field("tensor", twice);
+                }
+                continue;
+            }
+            let Some(tensor) = gguf.tensor_index(name) else {
+                return field("tensor", format!("the model has no tensor {name:?}"));
+            };
+            if let Some(part) = left_alone(&gguf.tensors[tensor]) {
+                return field("tensor", format!("{name}: {part}"));
+            }
+            if !is_encoded(ggml_type) {
+                return field("type", format!("ggml stores no weights as {ggml_type}"));
+            }
+            if types.tensors.insert(tensor, ggml_type).is_some() {
+                return field("tensor", twice);
+            }
+        }
+        Ok(types)
+    }
+
+    /// Adds the types to `shapes`.
+    ///
+    /// # Errors
+    /// When rows are no whole blocks of a type; names the edit.
+    pub(super) fn shape(
+        &self,
+        plan: &Plan,
+        gguf: &Gguf,
+        shapes: &mut Shapes<'_>,
+    ) -> Result<(), PlanError> {
+        let fits = |tensor: usize, name: &str, ggml_type: GgmlType, row: u64| {
+            if row.is_multiple_of(ggml_type.block_elems()) {
+                return Ok(());
+            }
+            let edit = plan
+                .edits
+                .iter()
+                .position(|edit| matches!(edit, Edit::Store(store) if store.tensor == name));
+            let field = edit.map_or_else(
+                || gguf.tensors[tensor].name.clone(),
+                |i| plan.field_of(i, "type"),
+            );
+            Err(PlanError::field(
+                field,
+                format!(
+                    "rows of {name} have {row} elements, which are no whole blocks of {ggml_type} ({} elements)",
+                    ggml_type.block_elems()
+                ),
+            ))
+        };
+        for (&tensor, &ggml_type) in &self.tensors {
+            let row = shapes.row_elems(tensor);
+            fits(tensor, shapes.name(tensor), ggml_type, row)?;
+            shapes.store(tensor, ggml_type);
+        }
+        if let Some(ggml_type) = self.untied_head
+            && let Some(tensor) = gguf.tensor_index(EMBEDDING)
+        {
+            fits(tensor, HEAD, ggml_type, gguf.tensors[tensor].row_elems())?;
+            shapes.copy(HEAD.to_owned(), tensor, ggml_type);
+        }
+        Ok(())
+    }
+
+    /// Whether any of them is quantized.
+    pub(super) fn are_quantized(&self) -> bool {
+        let all = self.tensors.values().chain(&self.untied_head);
+        (all.copied()).any(|t| quants::type_info(t.id()).is_some_and(|t| t.is_quantized))
+    }
+}
+
+/// Whether the model's token embedding is its output head, and llama.cpp would
+/// take another.
+fn can_untie(gguf: &Gguf) -> Result<(), String> {
+    let name = gguf.architecture().ok().flatten().unwrap_or("unknown");
+    let tied = gguf.tensor(EMBEDDING).is_some();
+    match architecture(name) {
+        _ if !tied => Err(format!("the model has neither {HEAD} nor {EMBEDDING}")),
+        Some(row) if row.always_tied || row.encoder_only => {
+            Err(format!("llama.cpp reads no {HEAD} of {name} models"))
+        }
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "the model has no tensor {HEAD:?}, and whether llama.cpp would read one of {name} is unknown"
+        )),
+    }
+}
+
+/// Why a tensor stays as it is, if it must.
+fn left_alone(info: &TensorInfo) -> Option<&'static str> {
+    let name = info.name.as_str();
+    let matrix = info.dims.len() > 1 && info.rows() > 1;
+    if !matrix || !name.ends_with(".weight") {
+        return Some("biases, norms and other vectors stay as they are");
+    }
+    if quants::type_info(info.ggml_type.id()).is_none() {
+        return Some("its type has no numbers");
+    }
+    let part = LEFT_ALONE.iter().find(|part| name.contains(**part));
+    part.map(|_| "llama.cpp wants this tensor as it is")
+}
+
+/// Whether ggml can encode weights as `ggml_type`.
+fn is_encoded(ggml_type: GgmlType) -> bool {
+    let floats = ["f32", "f16", "bf16"];
+    let info = quants::type_info(ggml_type.id());
+    floats.contains(&ggml_type.name()) || info.is_some_and(|info| info.is_quantized)
+}
+
+/// llama.cpp's number of the mixture of types of `after`, where most matrices
+/// have another type than in `before`.
+pub(super) fn file_type(before: &[TensorInfo], after: &[TensorInfo]) -> Option<u32> {
+    let most_after = most(after)?;
+    if most(before) == Some(most_after) {
+        return None;
+    }
+    let row = FILE_TYPES
+        .iter()
+        .find(|(name, _)| *name == most_after.name());
+    row.map(|(_, number)| *number)
+}
+
+/// The type that most matrices have; of equally many, the one with the lower
+/// number.
+fn most(infos: &[TensorInfo]) -> Option<GgmlType> {
+    let mut counts: BTreeMap<GgmlType, usize> = BTreeMap::new();
+    for info in infos.iter().filter(|info| info.rows() > 1) {
+        *counts.entry(info.ggml_type).or_default() += 1;
+    }
+    let most = counts.values().max()?;
+    counts.iter().find(|(_, n)| *n == most).map(|(t, _)| *t)
+}
