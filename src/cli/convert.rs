@@ -86,6 +86,8 @@ struct FileSize {
 struct DuplicateCount {
     tensors: usize,
     blocks: usize,
+    experts: usize,
+    runs: usize,
     bytes: u64,
 }
 
@@ -215,6 +217,8 @@ impl ConvertResult {
             duplicates: DuplicateCount {
                 tensors: prepared.duplicates.tensors,
                 blocks: prepared.duplicates.blocks,
+                experts: prepared.duplicates.experts,
+                runs: prepared.duplicates.runs,
                 bytes: prepared.duplicates.bytes,
             },
             saved: prepared.saved,

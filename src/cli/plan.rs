@@ -198,10 +198,20 @@ pub(super) fn render_saved(source: &ModelFile, prepared: &Prepared<'_>) -> Strin
     );
     let duplicates = &prepared.duplicates;
     if !duplicates.shared.is_empty() {
+        let counts = [
+            (duplicates.tensors, "tensors"),
+            (duplicates.blocks, "head blocks"),
+            (duplicates.experts, "experts"),
+            (duplicates.runs, "runs of rows"),
+        ];
+        let counts: Vec<String> = counts
+            .into_iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, what)| format!("{n} {what}"))
+            .collect();
         text += &format!(
-            "exact duplicates: {} tensors, {} head blocks, {} bytes\n",
-            duplicates.tensors,
-            duplicates.blocks,
+            "exact duplicates: {}, {} bytes\n",
+            counts.join(", "),
             grouped(duplicates.bytes)
         );
     }

@@ -152,7 +152,7 @@ fn lay_out<'a>(
     let duplicates = {
         let blocks: Vec<RowsRange> =
             map.map_or_else(Vec::new, |map| map.head_blocks().map(|b| b.rows).collect());
-        let mut claimed: Vec<RowsRange> = shared.iter().map(alias_rows).collect();
+        let mut claimed: Vec<RowsRange> = shared.iter().map(duplicates::alias).collect();
         claimed.extend(variant.new_rows());
         duplicates::find(&variant, &blocks, &claimed)
     };
@@ -239,12 +239,4 @@ fn shared_by_plan(plan: &Plan, map: &AttentionMap) -> Vec<SharedRows> {
             len: alias.len,
         })
         .collect()
-}
-
-fn alias_rows(shared: &SharedRows) -> RowsRange {
-    RowsRange {
-        tensor: shared.alias,
-        offset: shared.alias_offset,
-        len: shared.len,
-    }
 }

@@ -16,6 +16,8 @@ mod bad_files;
 mod bad_input;
 mod bad_tables;
 mod damaged;
+mod duplicates;
+mod edits;
 mod inspect;
 mod interrupted;
 mod limited;

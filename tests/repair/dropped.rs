@@ -178,13 +178,13 @@ fn what_cannot_go_is_refused() {
         &[(0, 7)],
         object!([]),
         3,
-        "dropped[0].unit: the model has no layer 0, unit 7",
+        "edits[0].drop.unit: the model has no layer 0, unit 7",
     );
     refused(
         &[(1, 0), (1, 0)],
         object!([]),
         3,
-        "dropped[1]: layer 1, unit 0 goes twice",
+        "edits[1].drop: layer 1, unit 0 goes twice",
     );
     let alias = object!([{"layer": 2, "unit": 1, "donor_layer": 0, "donor_unit": 0,
         "matched_layer": 0, "matched_unit": 0, "parts": ["q", "k", "v"], "score": 0.5}]);
@@ -192,6 +192,6 @@ fn what_cannot_go_is_refused() {
         &[(0, 0)],
         alias,
         3,
-        "aliases[0].donor_unit: layer 0, unit 0 is dropped",
+        "edits[0].share.donor_unit: layer 0, unit 0 is dropped",
     );
 }

@@ -63,6 +63,19 @@ impl Origin {
         })
     }
 
+    /// The bytes that make up `range`, which is counted as in the source's rows
+    /// that stay.
+    pub(super) fn bytes<'s>(&self, source: &'s ModelFile, range: Range<u64>) -> Cow<'s, [u8]> {
+        let runs: Vec<Range<u64>> = self.runs(source, range).collect();
+        match &runs[..] {
+            [run] => source.bytes(run.clone()).into(),
+            _ => {
+                let runs = runs.into_iter().map(|run| source.bytes(run));
+                runs.collect::<Vec<&[u8]>>().concat().into()
+            }
+        }
+    }
+
     /// Rows `rows` of the tensor `info`, made of others' columns or encoded.
     ///
     /// # Errors

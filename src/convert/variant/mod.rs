@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use headshare_format::gguf::align_up;
-use headshare_format::{FormatError, Gguf, TensorInfo};
+use headshare_format::{FormatError, GgmlType, Gguf, TensorInfo};
 
 pub use data::{Origin, cut_columns, spread_columns};
 pub use error::ShapeError;
@@ -274,27 +274,34 @@ impl<'a> Variant<'a> {
         place.contains(&at).then_some((found, place.start))
     }
 
-    /// `range` of `tensor`'s data as it was before it was encoded, which tells
-    /// as well as the data whether it is another's: equal bytes are encoded
-    /// equally.
-    pub fn before_encoding(&self, tensor: usize, range: Range<u64>) -> Option<Cow<'_, [u8]>> {
+    /// What tells whether rows are another's, without encoding them: how they
+    /// are made of the source's, where they are not its bytes as such, and the
+    /// bytes that they are made of. Equal answers for tensors of one type and
+    /// row length mean equal data. `range` is whole rows.
+    pub fn identity(&self, tensor: usize, range: Range<u64>) -> (Option<Made>, Cow<'_, [u8]>) {
         let (info, origin) = (&self.gguf.tensors[tensor], &self.origins[tensor]);
         if let Some(data) = self.new.get(&tensor) {
-            return Some(data[range.start as usize..range.end as usize].into());
+            return (None, data[range.start as usize..range.end as usize].into());
         }
-        if !origin.is_copied(self.source, info) {
-            return None;
+        if origin.is_copied(self.source, info) {
+            return (None, origin.bytes(self.source, range));
         }
-        let mut runs = origin.runs(self.source, range.clone());
-        match (runs.next(), runs.next()) {
-            (Some(run), None) => Some(self.source.bytes(run).into()),
-            _ => {
-                let runs = origin.runs(self.source, range);
-                let all: Vec<&[u8]> = runs.map(|run| self.source.bytes(run)).collect();
-                Some(all.concat().into())
-            }
-        }
+        let from = &self.source.gguf.tensors[origin.tensor];
+        let row = |at: u64| at / info.row_bytes().max(1) * from.row_bytes();
+        let made = Made {
+            ggml_type: from.ggml_type,
+            columns: origin.columns.clone(),
+        };
+        let rows = row(range.start)..row(range.end);
+        (Some(made), origin.bytes(self.source, rows))
     }
+}
+
+/// How rows are made of the source's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Made {
+    ggml_type: GgmlType,
+    columns: Option<Vec<Range<u64>>>,
 }
 
 /// The header of the plain file with `types` for some tensors of the one whose
