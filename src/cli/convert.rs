@@ -13,7 +13,7 @@ use super::output::{Output, grouped, percent};
 use super::plan::{MatchArgs, match_model, parse_ratio, render, render_saved};
 use super::repair::{RepairArgs, render as render_repair};
 use super::stdio;
-use crate::convert::{self, ConvertError, Fitted, Form, Prepared};
+use crate::convert::{self, ConvertError, Fitted, Prepared};
 use crate::input::ModelFile;
 use crate::input::text::{self, Contents};
 use crate::plan::{Plan, Saved};
@@ -260,7 +260,7 @@ fn render_variant(result: &ConvertResult, prepared: &Prepared<'_>) -> String {
         percent(result.saved.file_bytes, result.source.bytes),
         grouped(result.saved.resident_bytes)
     );
-    if matches!(prepared.form, Form::Plain) {
+    if prepared.headshare.is_none() {
         let architecture = prepared.variant.gguf().architecture().ok().flatten();
         text += &format!(
             "  a plain GGUF of llama.cpp's {} architecture: any llama.cpp runs it\n",

@@ -3,32 +3,15 @@
 use headshare_format::TensorInfo;
 use headshare_format::alias::format_digest;
 
-use super::error::ConvertError;
 use crate::input::ModelFile;
-use crate::plan::Plan;
 
-/// Stands, in a [`Plan`] that was made a moment ago, for the source's digest,
+/// Stands, in a plan that was made a moment ago, for the source's digest,
 /// which is not known yet; as long as any digest.
 pub const UNKNOWN_DIGEST: &str =
     "blake3:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Bytes handed to the kernel, and to the hasher, at a time.
 const CHUNK: u64 = 8 << 20;
-
-/// Checks that `plan` was made for `source`, whose digest is `digest`.
-///
-/// # Errors
-/// When it was made for another file.
-pub fn check_source(plan: &Plan, source: &ModelFile, digest: &str) -> Result<(), ConvertError> {
-    if plan.source == UNKNOWN_DIGEST || plan.source == digest {
-        return Ok(());
-    }
-    Err(ConvertError::WrongSource {
-        path: source.path().to_owned(),
-        expected: plan.source.clone(),
-        actual: digest.to_owned(),
-    })
-}
 
 /// The digest of a whole file, as plans and tables state it.
 pub fn digest_of(file: &ModelFile) -> String {

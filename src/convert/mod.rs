@@ -24,12 +24,12 @@ use headshare_format::{FormatError, Gguf, LogicalLayout, VirtualGguf};
 use serde::Serialize;
 
 pub use damage::{Damage, Finding};
-pub use digest::{UNKNOWN_DIGEST, check_source, digest_of};
+pub use digest::{UNKNOWN_DIGEST, digest_of};
 pub use duplicates::Duplicates;
 pub use error::ConvertError;
 pub use expand::{StreamError, expand, expand_to_scratch, expand_to_stream, source_view};
 pub use verify::{Report, verify};
-pub use write::{write, write_plain};
+pub use write::{check_source, write, write_plain};
 
 use crate::TOOL;
 use crate::input::{InputError, ModelFile};
@@ -44,8 +44,8 @@ pub struct Prepared<'a> {
     pub variant: Variant<'a>,
     /// The plan, as the file will carry it.
     pub plan: Option<Plan>,
-    /// How it is laid out.
-    pub form: Form,
+    /// How it is laid out where something is shared; else it is a plain GGUF.
+    pub headshare: Option<Headshare>,
     /// The exact duplicates that are shared.
     pub duplicates: Duplicates,
     /// Size of the output in bytes.
@@ -54,18 +54,13 @@ pub struct Prepared<'a> {
     pub saved: Saved,
 }
 
-/// How a model is laid out in its file.
+/// A converted file.
 #[derive(Debug)]
-pub enum Form {
-    /// As a plain GGUF: nothing is shared.
-    Plain,
-    /// As a converted file.
-    Headshare {
-        /// Where what is stored, and the alias table.
-        layout: PhysicalLayout,
-        /// Where the data begin.
-        data_offset: u64,
-    },
+pub struct Headshare {
+    /// Where what is stored, and the alias table.
+    pub layout: PhysicalLayout,
+    /// Where the data begin.
+    pub data_offset: u64,
 }
 
 /// Tensors that get new data, of the type and shape that a plan gives them.
@@ -167,7 +162,7 @@ fn lay_out<'a>(
             },
             variant,
             plan,
-            form: Form::Plain,
+            headshare: None,
             duplicates,
             output_bytes,
         });
@@ -209,10 +204,10 @@ fn lay_out<'a>(
         },
         variant,
         plan,
-        form: Form::Headshare {
+        headshare: Some(Headshare {
             layout,
             data_offset,
-        },
+        }),
         duplicates,
         output_bytes,
     })

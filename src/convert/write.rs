@@ -8,10 +8,12 @@ use headshare_format::alias::Digests;
 use headshare_format::layout::{PhysicalLayout, StoredTensor};
 use headshare_stitch::AtomicFile;
 
-use super::digest::{check_source, digest_of, hash_zeros};
+use super::digest::{UNKNOWN_DIGEST, digest_of, hash_zeros};
 use super::error::ConvertError;
 use super::variant::Variant;
-use super::{Form, Prepared};
+use super::{Headshare, Prepared};
+use crate::input::ModelFile;
+use crate::plan::Plan;
 
 /// Writes the file that `prepared` describes to `out`; returns the source's
 /// digest.
@@ -35,17 +37,16 @@ pub fn write(
         Some(plan) if plan.reshapes() => plan.source.clone(),
         _ => digest_of(source),
     };
-    let (layout, data_offset) = match &prepared.form {
-        Form::Plain => {
-            put_plain(variant, &output, progress)?;
-            output.commit()?;
-            return Ok(digest());
-        }
-        Form::Headshare {
-            layout,
-            data_offset,
-        } => (layout, *data_offset),
+    let Some(headshare) = &prepared.headshare else {
+        put_plain(variant, &output, progress)?;
+        output.commit()?;
+        return Ok(digest());
     };
+    let Headshare {
+        layout,
+        data_offset,
+    } = headshare;
+    let data_offset = *data_offset;
     let (stored, source_digest) = rayon::join(
         || write_stored(variant, layout, data_offset, &output, progress),
         digest,
@@ -72,6 +73,21 @@ pub fn write(
     output.write_at(0, &header)?;
     output.commit()?;
     Ok(source_digest)
+}
+
+/// Checks that `plan` was made for `source`, whose digest is `digest`.
+///
+/// # Errors
+/// When it was made for another file.
+pub fn check_source(plan: &Plan, source: &ModelFile, digest: &str) -> Result<(), ConvertError> {
+    if plan.source == UNKNOWN_DIGEST || plan.source == digest {
+        return Ok(());
+    }
+    Err(ConvertError::WrongSource {
+        path: source.path().to_owned(),
+        expected: plan.source.clone(),
+        actual: digest.to_owned(),
+    })
 }
 
 /// Writes `variant` to `out` as a plain GGUF.

@@ -5,7 +5,6 @@
 use headshare_format::gguf::Value;
 use headshare_format::{FormatError, Gguf};
 
-use super::heads::Heads;
 use super::keys::Keys;
 
 /// The architecture whose layers can differ, and what it becomes.
@@ -37,14 +36,15 @@ pub(super) fn check(gguf: &Gguf, what: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The keys of the `deci` model that is left of the `llama` model `gguf`; layers
-/// have `channels` where these are given.
+/// The keys of the `deci` model that is left of the `llama` model `gguf`, whose
+/// layers have `heads` (query, KV; of so many layers), and `channels` where these
+/// are given.
 ///
 /// # Errors
 /// When the source's keys are not what they must be.
 pub(super) fn keys(
     gguf: &Gguf,
-    heads: &Heads<'_>,
+    heads: impl FnOnce(usize) -> (Vec<u32>, Vec<u32>),
     key_length: u64,
     channels: Option<Vec<u32>>,
 ) -> Result<Keys, FormatError> {
@@ -52,7 +52,7 @@ pub(super) fn keys(
     let blocks =
         gguf.u64_value(&key("block_count"))?
             .ok_or_else(|| FormatError::key(&key("block_count"), "is missing"))? as usize;
-    let (query, kv) = heads.head_counts(blocks);
+    let (query, kv) = heads(blocks);
     let channels = match channels {
         Some(channels) => channels,
         None => feed_forward_lengths(gguf, LLAMA, blocks)?,

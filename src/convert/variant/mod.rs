@@ -102,7 +102,8 @@ impl<'a> Variant<'a> {
             let heads = Heads::new(source, &map, dropped).map_err(cut)?;
             heads.shape(&mut shapes);
             let length = map.layers.first().map_or(0, |layer| layer.key_length);
-            deci::keys(gguf, &heads, length, each).map_err(InputError::content(source.path()))?
+            deci::keys(gguf, |blocks| heads.head_counts(blocks), length, each)
+                .map_err(InputError::content(source.path()))?
         } else {
             let mut keys = Keys::default();
             match lengths {
