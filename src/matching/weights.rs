@@ -1,4 +1,4 @@
-//! The weights of the heads, dequantised, for the matching.
+//! The weights of the heads, dequantized, for the matching.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use headshare_runtime::quants;
 use super::{MatchError, UnitBlocks};
 use crate::model::{AttentionMap, ModelError, Part, Place, UnitId};
 
-/// The weight blocks of a file's units, dequantised on demand through ggml.
+/// The weight blocks of a file's units, dequantized on demand through ggml.
 pub struct WeightBlocks<'a> {
     file: &'a [u8],
     units: Vec<UnitId>,
@@ -31,7 +31,7 @@ impl<'a> WeightBlocks<'a> {
     /// The blocks of `map`, which was made of `gguf`, the header of `file`.
     ///
     /// # Errors
-    /// When ggml cannot dequantise one of the tensors, or `file` is not the
+    /// When ggml cannot dequantize one of the tensors, or `file` is not the
     /// file that the header is of.
     pub fn new(gguf: &Gguf, file: &'a [u8], map: &AttentionMap) -> Result<Self, ModelError> {
         if file.len() as u64 != gguf.file_len {
@@ -135,7 +135,7 @@ impl UnitBlocks for WeightBlocks<'_> {
         );
         let from = block.start + bytes(start);
         let source = &self.file[from..from + bytes(out.len())];
-        quants::dequantise_row(block.ggml_type, source, out).map_err(|e| MatchError::Read {
+        quants::dequantize_row(block.ggml_type, source, out).map_err(|e| MatchError::Read {
             part,
             unit: self.units[unit],
             source: Box::new(e),

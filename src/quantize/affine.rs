@@ -7,8 +7,7 @@
 use half::f16;
 use rayon::prelude::*;
 
-use super::Coded;
-use super::gptq::Block;
+use super::block::{Block, Coded};
 
 /// Elements of a block.
 pub const WIDTH: usize = 32;

@@ -15,11 +15,13 @@ use faer::linalg::triangular_inverse::invert_upper_triangular;
 use faer::{Accum, Mat, Par, Side};
 use rayon::prelude::*;
 
-use super::{Coder, QuantizeError};
+use super::block::Block;
+use super::coder::Coder;
+use super::error::QuantizeError;
 
-/// Quantised weights.
+/// Quantized weights.
 #[derive(Debug, Clone)]
-pub struct Quantised {
+pub struct Quantized {
     /// Rows of blocks, as ggml lays them out.
     pub bytes: Vec<u8>,
     /// What they stand for, transposed: a column for each row.
@@ -36,13 +38,13 @@ pub struct Quantised {
 /// # Errors
 /// When `hessian` is not positive definite, rows are no whole blocks, or ggml
 /// refuses.
-pub fn quantise(
+pub fn quantize(
     mut weights: Mat<f64>,
     hessian: &Mat<f64>,
     coder: &Coder,
     stored: Option<&[u8]>,
     par: Par,
-) -> Result<Quantised, QuantizeError> {
+) -> Result<Quantized, QuantizeError> {
     let (p, n) = (weights.nrows(), weights.ncols());
     let row_bytes = coder.bytes_of(p);
     if p == 0
@@ -97,7 +99,7 @@ pub fn quantise(
             matmul(after, Accum::Add, rest.transpose(), errors, -1.0, par);
         }
     }
-    Ok(Quantised {
+    Ok(Quantized {
         bytes,
         weights: result,
     })
@@ -120,65 +122,4 @@ fn inverse_factor(hessian: &Mat<f64>, par: Par) -> Option<Mat<f64>> {
     let mut upper = Mat::zeros(p, p);
     invert_upper_triangular(upper.as_mut(), root.as_ref(), par);
     upper.is_all_finite().then_some(upper)
-}
-
-/// A block of columns: the part of U between them.
-#[derive(Debug, Clone)]
-pub struct Block {
-    width: usize,
-    /// Row after row.
-    upper: Vec<f64>,
-}
-
-impl Block {
-    fn new(upper: faer::MatRef<'_, f64>) -> Self {
-        let width = upper.nrows();
-        Self {
-            width,
-            upper: (0..width)
-                .flat_map(|i| (0..width).map(move |j| upper[(i, j)]))
-                .collect(),
-        }
-    }
-
-    /// Its columns.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
-    /// Row `i` of U, from the diagonal on.
-    pub fn row(&self, i: usize) -> &[f64] {
-        &self.upper[i * self.width + i..(i + 1) * self.width]
-    }
-
-    /// What an error of 1 in column `i` costs once the columns after it make
-    /// up for it.
-    pub fn importance(&self, i: usize) -> f64 {
-        let diagonal = self.row(i)[0];
-        1.0 / (diagonal * diagonal)
-    }
-
-    /// What rounding `wanted` to `got` costs, once the columns after this block
-    /// make up for it.
-    pub fn cost(&self, wanted: &[f64], got: &[f32]) -> f64 {
-        self.solve(wanted, got).iter().map(|e| e * e).sum()
-    }
-
-    /// (wanted - got) U^-1.
-    fn solve(&self, wanted: &[f64], got: &[f32]) -> Vec<f64> {
-        let mut error: Vec<f64> = wanted
-            .iter()
-            .zip(got)
-            .map(|(w, &g)| w - f64::from(g))
-            .collect();
-        for i in 0..self.width {
-            let row = self.row(i);
-            error[i] /= row[0];
-            let value = error[i];
-            for (later, factor) in error[i + 1..].iter_mut().zip(&row[1..]) {
-                *later -= value * factor;
-            }
-        }
-        error
-    }
 }

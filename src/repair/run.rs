@@ -10,7 +10,7 @@ use super::error::RepairError;
 use super::record::{Repaired, TensorRecord};
 use super::refit::{self, Problem, Refit};
 use super::sites::{Role, Site, Target};
-use super::weights::dequantised;
+use super::weights::dequantized;
 use crate::convert::variant::{Heads, cut_columns, spread_columns};
 use crate::input::ModelFile;
 use crate::model::{AttentionMap, Part};
@@ -46,7 +46,7 @@ impl Run<'_> {
         let info = &self.source.gguf.tensors[index];
         let p = info.row_elems() as usize;
         let n = (info.byte_len() / info.row_bytes()) as usize;
-        let weights = dequantised(self.source, index).map_err(|e| site.cannot(e.into()))?;
+        let weights = dequantized(self.source, index).map_err(|e| site.cannot(e.into()))?;
 
         let rows = original.len() / n;
         let row_weights = refit::row_weights(&original, n);
@@ -70,7 +70,7 @@ impl Run<'_> {
                 .gguf
                 .tensor_index(&name)
                 .ok_or_else(|| RepairError::Internal(format!("{name} is not in the file")))?;
-            let bias = dequantised(self.source, bias).map_err(|e| site.cannot(e.into()))?;
+            let bias = dequantized(self.source, bias).map_err(|e| site.cannot(e.into()))?;
             for row in targets.chunks_mut(n) {
                 row.iter_mut().zip(&bias).for_each(|(y, b)| *y -= b);
             }

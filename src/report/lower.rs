@@ -1,6 +1,6 @@
 //! The plain alternative to sharing: store part of the body one type lower.
 //!
-//! The body is what llama.cpp's quantiser would quantise in the layers. Tensors
+//! The body is what llama.cpp's quantiser would quantize in the layers. Tensors
 //! go down in a fixed order ([`Lowering::order`]), as many as it takes for the
 //! file to be no larger than asked for; when all have gone down, they go down
 //! again.

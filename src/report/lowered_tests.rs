@@ -45,8 +45,8 @@ fn write(source: &ModelFile, types: &Types, out: &Path) -> Result<(), ConvertErr
 fn encoded(rows: &[u8], from: &TensorInfo, to: GgmlType) -> Vec<u8> {
     let row = from.row_elems() as usize;
     let mut values = vec![0f32; rows.len() / from.row_bytes() as usize * row];
-    quants::dequantise_row(from.ggml_type.id(), rows, &mut values).unwrap();
-    quants::quantise_rows(to.id(), &values, row, None).unwrap()
+    quants::dequantize_row(from.ggml_type.id(), rows, &mut values).unwrap();
+    quants::quantize_rows(to.id(), &values, row, None).unwrap()
 }
 
 /// Lowers a file to what saves `parts` of the 20 parts that the whole body

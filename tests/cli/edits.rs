@@ -116,7 +116,7 @@ impl File {
     fn numbers(&self, name: &str) -> Vec<f32> {
         let info = self.gguf.tensor(name).unwrap();
         let mut out = vec![0.0; (info.row_elems() * info.rows()) as usize];
-        quants::dequantise_row(info.ggml_type.id(), self.data(name), &mut out).unwrap();
+        quants::dequantize_row(info.ggml_type.id(), self.data(name), &mut out).unwrap();
         out
     }
 
@@ -250,7 +250,7 @@ fn tensors_are_stored_by_ggmls_own_quantizer() {
         let id = type_named(to).unwrap().id();
         assert_eq!(made.gguf.tensor(&name).unwrap().ggml_type.id(), id);
         let row = source.gguf.tensor(&name).unwrap().row_elems() as usize;
-        let expected = quants::quantise_rows(id, &source.numbers(&name), row, None).unwrap();
+        let expected = quants::quantize_rows(id, &source.numbers(&name), row, None).unwrap();
         assert!(made.data(&name) == expected, "{to}");
         assert_eq!(tokens(&out).as_array().unwrap().len(), 12);
     }
@@ -275,7 +275,7 @@ fn a_tied_head_becomes_a_tensor_of_its_own() {
         let id = type_named(to).unwrap().id();
         let row = source.gguf.tensor("token_embd.weight").unwrap().row_elems() as usize;
         let values = source.numbers("token_embd.weight");
-        let expected = quants::quantise_rows(id, &values, row, None).unwrap();
+        let expected = quants::quantize_rows(id, &values, row, None).unwrap();
         assert!(made.data(name) == expected, "{name}");
     }
     assert_eq!(tokens(&out).as_array().unwrap().len(), 12);

@@ -105,7 +105,7 @@ impl Origin {
                 let mut wide = vec![0f32; from.row_elems() as usize];
                 let mut values = Vec::with_capacity(old.len() * width);
                 for row in old {
-                    quants::dequantise_row(from.ggml_type.id(), row, &mut wide)?;
+                    quants::dequantize_row(from.ggml_type.id(), row, &mut wide)?;
                     match &self.columns {
                         None => values.extend_from_slice(&wide),
                         Some(columns) => {
@@ -115,7 +115,7 @@ impl Origin {
                         }
                     }
                 }
-                quants::quantise_rows(info.ggml_type.id(), &values, width, None)
+                quants::quantize_rows(info.ggml_type.id(), &values, width, None)
             })
             .collect::<Result<_, QuantError>>()?;
         Ok(parts.concat())

@@ -17,7 +17,7 @@ use crate::repair::error::RepairError;
 use crate::repair::normal::{GramSum, ProductSum, weighted};
 use crate::repair::options::Options;
 use crate::repair::refit;
-use crate::repair::weights::dequantised;
+use crate::repair::weights::dequantized;
 use crate::repair::windows::Windows;
 
 /// Where a head's features depend on whose place it takes (biases, ALiBi), a
@@ -383,7 +383,7 @@ impl Comparison<'_> {
             .gguf
             .tensor_index(name)
             .ok_or_else(|| RepairError::Internal(format!("{name} is not in the file")))?;
-        dequantised(self.source, index).map_err(|e| self.attention.output.cannot(e.into()))
+        dequantized(self.source, index).map_err(|e| self.attention.output.cannot(e.into()))
     }
 
     fn not_finite(&self) -> RepairError {

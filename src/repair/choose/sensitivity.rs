@@ -19,7 +19,7 @@ use crate::model::AttentionMap;
 use crate::model::UnitId;
 use crate::repair::error::RepairError;
 use crate::repair::options::Options;
-use crate::repair::weights::dequantised;
+use crate::repair::weights::dequantized;
 use crate::repair::windows::Windows;
 
 /// Units whose effect on logits is measured; that of others is estimated.
@@ -429,7 +429,7 @@ impl Replays<'_> {
         Ok(Matrix {
             layer,
             width: self.source.gguf.tensors[index].row_elems() as usize,
-            rows: dequantised(self.source, index).map_err(|e| site.cannot(e.into()))?,
+            rows: dequantized(self.source, index).map_err(|e| site.cannot(e.into()))?,
         })
     }
 
