@@ -18,13 +18,13 @@ const QUANTS: usize = 32;
 const BLOCK_BYTES: usize = 2 + QUANTS / 2;
 
 /// Random blocks in the layout of Q4_0, dequantised on reading.
-struct Quantised {
+struct Quantized {
     ids: Vec<UnitId>,
     elements: usize,
     bytes: Vec<u8>,
 }
 
-impl Quantised {
+impl Quantized {
     fn new(elements: usize) -> Self {
         let ids = (0..32).flat_map(|layer| (0..32).map(move |unit| UnitId { layer, unit }));
         let mut state = 1u64;
@@ -36,7 +36,7 @@ impl Quantised {
                 (state >> 56) as u8
             })
             .collect();
-        Quantised {
+        Quantized {
             ids: ids.collect(),
             elements,
             bytes,
@@ -48,7 +48,7 @@ impl Quantised {
     }
 }
 
-impl UnitBlocks for Quantised {
+impl UnitBlocks for Quantized {
     fn units(&self) -> &[UnitId] {
         &self.ids
     }
@@ -88,7 +88,7 @@ impl UnitBlocks for Quantised {
 }
 
 fn matching(criterion: &mut Criterion) {
-    let blocks = Quantised::new(128 * 4096 / 64);
+    let blocks = Quantized::new(128 * 4096 / 64);
     let units = blocks.ids.len();
     let mut group = criterion.benchmark_group("7B_over_64");
     group.sample_size(10);
@@ -121,7 +121,7 @@ criterion_group!(benches, matching);
 
 fn main() {
     if std::env::var_os("HEADSHARE_BENCH_FULL").is_some() {
-        let blocks = Quantised::new(128 * 4096);
+        let blocks = Quantized::new(128 * 4096);
         let start = Instant::now();
         let matching = match_units(&blocks, MatchFunction::Qk, 0.3, &|_| ()).unwrap();
         let seconds = start.elapsed().as_secs_f64();

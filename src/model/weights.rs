@@ -135,7 +135,7 @@ impl UnitBlocks for WeightBlocks<'_> {
         );
         let from = block.start + bytes(start);
         let source = &self.file[from..from + bytes(out.len())];
-        quants::dequantise_row(block.ggml_type, source, out).map_err(|e| MatchError::Read {
+        quants::dequantize_row(block.ggml_type, source, out).map_err(|e| MatchError::Read {
             part,
             unit: self.units[unit],
             source: Box::new(e),

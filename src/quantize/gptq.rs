@@ -19,7 +19,7 @@ use super::{Coder, QuantizeError};
 
 /// Quantised weights.
 #[derive(Debug, Clone)]
-pub struct Quantised {
+pub struct Quantized {
     /// Rows of blocks, as ggml lays them out.
     pub bytes: Vec<u8>,
     /// What they stand for, transposed: a column for each row.
@@ -36,13 +36,13 @@ pub struct Quantised {
 /// # Errors
 /// When `hessian` is not positive definite, rows are no whole blocks, or ggml
 /// refuses.
-pub fn quantise(
+pub fn quantize(
     mut weights: Mat<f64>,
     hessian: &Mat<f64>,
     coder: &Coder,
     stored: Option<&[u8]>,
     par: Par,
-) -> Result<Quantised, QuantizeError> {
+) -> Result<Quantized, QuantizeError> {
     let (p, n) = (weights.nrows(), weights.ncols());
     let row_bytes = coder.bytes_of(p);
     if p == 0
@@ -97,7 +97,7 @@ pub fn quantise(
             matmul(after, Accum::Add, rest.transpose(), errors, -1.0, par);
         }
     }
-    Ok(Quantised {
+    Ok(Quantized {
         bytes,
         weights: result,
     })

@@ -1,6 +1,6 @@
 //! Quantisation that knows what the weights are multiplied with.
 //!
-//! [`gptq::quantise`] is the scheme; a [`Coder`] turns blocks of weights into
+//! [`gptq::quantize`] is the scheme; a [`Coder`] turns blocks of weights into
 //! the bytes of a ggml type: [`affine`] does it for the simple 32-element types
 //! itself, column by column, ggml for all others, a block at a time.
 
@@ -16,7 +16,7 @@ use headshare_runtime::quants::{self, QuantError, TypeInfo};
 use rayon::prelude::*;
 
 use affine::Affine;
-use gptq::{Block, Quantised};
+use gptq::{Block, Quantized};
 
 /// Why weights cannot be quantised.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,15 +44,15 @@ pub enum QuantizeError {
 /// both, each row is the best.
 ///
 /// # Errors
-/// As [`gptq::quantise`].
-pub fn requantise(
+/// As [`gptq::quantize`].
+pub fn requantize(
     wanted: &Mat<f64>,
     hessian: &Mat<f64>,
     coder: &Coder,
     stored: &[u8],
     par: Par,
-) -> Result<Quantised, QuantizeError> {
-    let rounded = gptq::quantise(wanted.clone(), hessian, coder, Some(stored), par)?;
+) -> Result<Quantized, QuantizeError> {
+    let rounded = gptq::quantize(wanted.clone(), hessian, coder, Some(stored), par)?;
     let candidates = match coder {
         Coder::Affine(affine) => {
             let descend = |bytes: &[u8]| descent::descend(*affine, bytes, wanted, hessian, par);
@@ -61,8 +61,8 @@ pub fn requantise(
         Coder::Ggml(info) => {
             let (p, n) = (wanted.nrows(), wanted.ncols());
             let mut values = vec![0f32; p * n];
-            quants::dequantise_row(info.id, stored, &mut values)?;
-            let kept = Quantised {
+            quants::dequantize_row(info.id, stored, &mut values)?;
+            let kept = Quantized {
                 bytes: stored.to_vec(),
                 weights: Mat::from_fn(p, n, |i, row| f64::from(values[row * p + i])),
             };
@@ -73,7 +73,7 @@ pub fn requantise(
 }
 
 /// (w - w*)^T H (w - w*) of each row.
-fn costs(of: &Quantised, wanted: &Mat<f64>, hessian: &Mat<f64>, par: Par) -> Vec<f64> {
+fn costs(of: &Quantized, wanted: &Mat<f64>, hessian: &Mat<f64>, par: Par) -> Vec<f64> {
     let errors = &of.weights - wanted;
     let mut image = Mat::zeros(errors.nrows(), errors.ncols());
     matmul(&mut image, Accum::Replace, hessian, &errors, 1.0, par);
@@ -88,24 +88,24 @@ fn costs(of: &Quantised, wanted: &Mat<f64>, hessian: &Mat<f64>, par: Par) -> Vec
 
 /// Each row from the candidate that costs least there; at least one is there.
 fn best_rows(
-    candidates: &[Quantised],
+    candidates: &[Quantized],
     wanted: &Mat<f64>,
     hessian: &Mat<f64>,
     par: Par,
-) -> Quantised {
+) -> Quantized {
     let all: Vec<Vec<f64>> = candidates
         .iter()
         .map(|c| costs(c, wanted, hessian, par))
         .collect();
     let (p, n) = (wanted.nrows(), wanted.ncols());
-    let best: Vec<&Quantised> = (0..n)
+    let best: Vec<&Quantized> = (0..n)
         .map(|row| {
             let cost = |i: &usize| all[*i][row];
             let least = (0..candidates.len()).min_by(|a, b| cost(a).total_cmp(&cost(b)));
             &candidates[least.unwrap_or(0)]
         })
         .collect();
-    Quantised {
+    Quantized {
         bytes: best
             .iter()
             .enumerate()
@@ -210,7 +210,7 @@ impl Coder {
         let width = block.width();
         let bytes = self.bytes_of(width);
         let mut values = vec![0f32; wanted.len()];
-        quants::dequantise_row(info.id, old, &mut values)?;
+        quants::dequantize_row(info.id, old, &mut values)?;
         for (row, wanted) in wanted.chunks(width).enumerate() {
             let place = row * width..(row + 1) * width;
             let (new, kept) = (&coded.values[place.clone()], &values[place.clone()]);
@@ -236,9 +236,9 @@ impl Coder {
             .par_chunks(width * 16)
             .map(|rows| {
                 let rows: Vec<f32> = rows.iter().map(|&v| v as f32).collect();
-                let bytes = quants::quantise_rows(info.id, &rows, width, importance)?;
+                let bytes = quants::quantize_rows(info.id, &rows, width, importance)?;
                 let mut values = vec![0f32; rows.len()];
-                quants::dequantise_row(info.id, &bytes, &mut values)?;
+                quants::dequantize_row(info.id, &bytes, &mut values)?;
                 Ok(Coded { bytes, values })
             })
             .collect::<Result<_, QuantizeError>>()?;

@@ -3,8 +3,8 @@ use headshare_runtime::quants;
 
 use super::affine::{Affine, WIDTH};
 use super::descent::descend;
-use super::gptq::quantise;
-use super::{Coder, requantise};
+use super::gptq::quantize;
+use super::{Coder, requantize};
 
 /// Small numbers without pattern, from -1 to 1.
 fn numbers(len: usize, seed: u64) -> Vec<f64> {
@@ -66,17 +66,17 @@ fn bytes_are_what_ggml_reads_and_cost_less_than_rounding() {
     ] {
         let info = by_name(name);
         let coder = Coder::of(info.id).expect("a type");
-        let made = quantise(wanted.clone(), &hessian, &coder, None, Par::Seq).expect("quantised");
+        let made = quantize(wanted.clone(), &hessian, &coder, None, Par::Seq).expect("quantised");
         let mut read = vec![0f32; p * n];
-        quants::dequantise_row(info.id, &made.bytes, &mut read).expect("whole blocks");
+        quants::dequantize_row(info.id, &made.bytes, &mut read).expect("whole blocks");
         for j in 0..n {
             for i in 0..p {
                 let stated = made.weights[(i, j)] as f32;
                 assert_eq!(read[j * p + i], stated, "{name}: row {j}, column {i}");
             }
         }
-        let plain = quants::quantise_rows(info.id, &rows, p, None).expect("quantised");
-        quants::dequantise_row(info.id, &plain, &mut read).expect("whole blocks");
+        let plain = quants::quantize_rows(info.id, &rows, p, None).expect("quantised");
+        quants::dequantize_row(info.id, &plain, &mut read).expect("whole blocks");
         let plain = Mat::from_fn(p, n, |i, j| f64::from(read[j * p + i]));
         let (ours, theirs) = (
             cost(&hessian, &wanted, &made.weights),
@@ -95,12 +95,12 @@ fn plain_types_are_rounded() {
     for name in ["f32", "f16", "bf16"] {
         let info = by_name(name);
         let coder = Coder::of(info.id).expect("a type");
-        let made = quantise(wanted.clone(), &gram(p), &coder, None, Par::Seq).expect("quantised");
+        let made = quantize(wanted.clone(), &gram(p), &coder, None, Par::Seq).expect("quantised");
         let tolerance = if name == "f32" { 1e-7 } else { 1e-2 };
         let off = &made.weights - &wanted;
         assert!(off.norm_max() <= tolerance, "{name}: {}", off.norm_max());
         let mut read = vec![0f32; p * n];
-        quants::dequantise_row(info.id, &made.bytes, &mut read).expect("whole rows");
+        quants::dequantize_row(info.id, &made.bytes, &mut read).expect("whole rows");
         for j in 0..n {
             for i in 0..p {
                 assert_eq!(f64::from(read[j * p + i]), made.weights[(i, j)], "{name}");
@@ -113,11 +113,11 @@ fn plain_types_are_rounded() {
 fn rows_of_zeros_and_wrong_shapes() {
     let coder = Coder::of(by_name("q4_1").id).expect("a type");
     let zeros = Mat::zeros(32, 2);
-    let made = quantise(zeros, &gram(32), &coder, None, Par::Seq).expect("quantised");
+    let made = quantize(zeros, &gram(32), &coder, None, Par::Seq).expect("quantised");
     assert_eq!(made.weights.norm_max(), 0.0);
-    assert!(quantise(Mat::zeros(33, 2), &gram(33), &coder, None, Par::Seq).is_err());
+    assert!(quantize(Mat::zeros(33, 2), &gram(33), &coder, None, Par::Seq).is_err());
     assert!(
-        quantise(
+        quantize(
             Mat::zeros(32, 2),
             &Mat::zeros(32, 32),
             &coder,
@@ -136,13 +136,13 @@ fn what_is_on_the_old_grid_stays_as_it_is() {
     ] {
         let coder = Coder::of(by_name(name).id).expect("a type");
         let any = Mat::from_fn(p, 3, |i, j| ((i * 7 + j * 13) % 31) as f64 / 31.0 - 0.4);
-        let first = quantise(any, &gram(p), &coder, None, Par::Seq).expect("quantised");
+        let first = quantize(any, &gram(p), &coder, None, Par::Seq).expect("quantised");
         let stored = Some(first.bytes.as_slice());
         let again =
-            quantise(first.weights.clone(), &gram(p), &coder, stored, Par::Seq).expect("quantised");
+            quantize(first.weights.clone(), &gram(p), &coder, stored, Par::Seq).expect("quantised");
         assert_eq!(again.weights, first.weights, "{name}");
         let short = Some(&first.bytes[1..]);
-        assert!(quantise(first.weights, &gram(p), &coder, short, Par::Seq).is_err());
+        assert!(quantize(first.weights, &gram(p), &coder, short, Par::Seq).is_err());
     }
 }
 
@@ -152,9 +152,9 @@ const SIMPLE: [&str; 5] = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"];
 fn moved_a_little(p: usize, n: usize, name: &str) -> (Vec<u8>, Mat<f64>, Mat<f64>) {
     let info = by_name(name);
     let values: Vec<f32> = numbers(p * n, 3).iter().map(|v| *v as f32 * 0.1).collect();
-    let stored = quants::quantise_rows(info.id, &values, p, None).expect("quantised");
+    let stored = quants::quantize_rows(info.id, &values, p, None).expect("quantised");
     let mut read = vec![0f32; p * n];
-    quants::dequantise_row(info.id, &stored, &mut read).expect("whole blocks");
+    quants::dequantize_row(info.id, &stored, &mut read).expect("whole blocks");
     let before = Mat::from_fn(p, n, |i, j| f64::from(read[j * p + i]));
     let by = numbers(p * n, 4);
     let scale = if name == "q8_0" { 0.0004 } else { 0.003 };
@@ -220,7 +220,7 @@ fn no_row_costs_more_than_as_it_was_stored() {
     for name in ["q4_0", "q4_1", "q8_0", "q4_K", "q6_K", "f16"] {
         let coder = Coder::of(by_name(name).id).expect("a type");
         let (stored, before, wanted) = moved_a_little(p, n, name);
-        let made = requantise(&wanted, &hessian, &coder, &stored, Par::Seq).expect("quantised");
+        let made = requantize(&wanted, &hessian, &coder, &stored, Par::Seq).expect("quantised");
         for row in 0..n {
             let one = |of: &Mat<f64>| Mat::from_fn(p, 1, |i, _| of[(i, row)]);
             let was = cost(&hessian, &one(&wanted), &one(&before));
@@ -228,11 +228,11 @@ fn no_row_costs_more_than_as_it_was_stored() {
             assert!(is <= was, "{name}, row {row}: {is} against {was}");
         }
         let mut read = vec![0f32; p * n];
-        quants::dequantise_row(by_name(name).id, &made.bytes, &mut read).expect("whole blocks");
+        quants::dequantize_row(by_name(name).id, &made.bytes, &mut read).expect("whole blocks");
         let read = Mat::from_fn(p, n, |i, j| f64::from(read[j * p + i]));
         assert_eq!(read, made.weights, "{name}");
         // What is wanted and stored already stays.
-        let same = requantise(&before, &hessian, &coder, &stored, Par::Seq).expect("quantised");
+        let same = requantize(&before, &hessian, &coder, &stored, Par::Seq).expect("quantised");
         assert_eq!(same.weights, before, "{name}");
     }
 }

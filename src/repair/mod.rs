@@ -447,6 +447,6 @@ pub(crate) fn dequantised(source: &ModelFile, index: usize) -> Result<Vec<f32>, 
     let bytes = source.bytes(source.gguf.data_range(info));
     let rows = info.byte_len() / info.row_bytes();
     let mut values = vec![0f32; (rows * info.row_elems()) as usize];
-    quants::dequantise_row(info.ggml_type.id(), bytes, &mut values)?;
+    quants::dequantize_row(info.ggml_type.id(), bytes, &mut values)?;
     Ok(values)
 }

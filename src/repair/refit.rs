@@ -4,7 +4,7 @@ use faer::{Mat, Par};
 use rayon::prelude::*;
 
 use super::normal::Normal;
-use crate::quantize::{Coder, QuantizeError, requantise};
+use crate::quantize::{Coder, QuantizeError, requantize};
 
 /// The ridges that are tried, relative to the Gram matrix's mean diagonal.
 pub const LAMBDAS: [f64; 7] = [3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0];
@@ -100,12 +100,12 @@ pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
     if held_out.error(&solved) >= limit {
         return Ok(kept());
     }
-    let tried = requantise(&solved, &fitted_on.ridged(lambda), &coder, stored, par)?;
+    let tried = requantize(&solved, &fitted_on.ridged(lambda), &coder, stored, par)?;
     if held_out.error(&tried.weights) >= limit {
         return Ok(kept());
     }
     let solved = all.solve(&prior, lambda).ok_or(QuantizeError::Singular)?;
-    let coded = requantise(&solved, &all.ridged(lambda), &coder, stored, par)?;
+    let coded = requantize(&solved, &all.ridged(lambda), &coder, stored, par)?;
     Ok(Refit {
         bytes: coded.bytes,
         lambda: Some(lambda),

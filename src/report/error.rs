@@ -30,7 +30,7 @@ pub enum ReportError {
     File(#[from] FileError),
     /// Weights that cannot be quantised.
     #[error("{path}: {tensor}: {error}", path = .path.display())]
-    Requantise {
+    Requantize {
         /// The model.
         path: PathBuf,
         /// The tensor.

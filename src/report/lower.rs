@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use headshare_format::{GgmlType, Gguf, TensorInfo};
 
-use super::requantise;
+use super::requantize;
 
 /// The types below each type, the nearest first; a row that is no whole number
 /// of the nearest one's blocks takes the next. Types of one size stand beside
@@ -164,7 +164,7 @@ impl<'a> Lowering<'a> {
         Lowered {
             weights: types.keys().map(|&i| weights(i)).sum(),
             body: self.order.iter().map(|&i| weights(i)).sum(),
-            file_bytes: requantise::Layout::new(self.gguf, &types).file_bytes,
+            file_bytes: requantize::Layout::new(self.gguf, &types).file_bytes,
             types,
         }
     }

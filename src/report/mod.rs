@@ -15,7 +15,7 @@ pub mod lower;
 pub mod markdown;
 pub mod overlap;
 pub mod picture;
-pub mod requantise;
+pub mod requantize;
 mod rows;
 #[cfg(test)]
 mod tests;

@@ -96,7 +96,7 @@ impl Model {
             other => {
                 let info = quants::type_info(other).unwrap();
                 let mut out = vec![0.0; bytes.len() / info.block_bytes * info.block_elems];
-                quants::dequantise_row(other, bytes, &mut out).unwrap();
+                quants::dequantize_row(other, bytes, &mut out).unwrap();
                 out
             }
         }

@@ -316,7 +316,7 @@ fn every_layout_of_heads_expands_to_what_the_plan_says() {
 }
 
 #[test]
-fn quantised_heads_of_odd_sizes_expand_to_what_the_plan_says() {
+fn quantized_heads_of_odd_sizes_expand_to_what_the_plan_says() {
     let folder = Folder::new();
     for (name, weight_type) in [
         ("tiny-llama", "q4_0"),

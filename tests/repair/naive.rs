@@ -34,7 +34,7 @@ impl Naive {
             .map(|info| {
                 let mut values = vec![0f32; (info.byte_len() / 4) as usize];
                 let bytes = file.bytes(file.gguf.data_range(info));
-                quants::dequantise_row(info.ggml_type.id(), bytes, &mut values).unwrap();
+                quants::dequantize_row(info.ggml_type.id(), bytes, &mut values).unwrap();
                 let values = values.iter().map(|&v| f64::from(v)).collect();
                 (info.name.clone(), (values, info.row_elems() as usize))
             })

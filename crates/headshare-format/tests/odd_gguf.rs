@@ -101,7 +101,7 @@ fn scalar_tensor_without_dimensions() {
 }
 
 #[test]
-fn quantised_scalar_is_no_whole_block() {
+fn quantized_scalar_is_no_whole_block() {
     let mut file = two_tensors();
     file.tensors[1].type_id = 8;
     file.tensors[1].dims = vec![];

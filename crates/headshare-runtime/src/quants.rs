@@ -25,7 +25,7 @@ pub struct TypeInfo {
     pub block_bytes: usize,
     /// Whether ggml counts it as quantised (F16 and BF16 are not).
     pub is_quantized: bool,
-    /// Whether [`dequantise_row`] can read it.
+    /// Whether [`dequantize_row`] can read it.
     pub has_to_float: bool,
 }
 
@@ -48,10 +48,10 @@ pub enum QuantError {
     UnknownType(u32),
     /// ggml has no conversion from this type to F32.
     #[error("ggml cannot dequantise type {0}")]
-    NotDequantisable(&'static str),
+    NotDequantizable(&'static str),
     /// ggml has no conversion from F32 to this type.
     #[error("ggml cannot quantise to type {0}")]
-    NotQuantisable(&'static str),
+    NotQuantizable(&'static str),
     /// This type is meaningless without an importance matrix.
     #[error("quantising to {0} needs an importance matrix")]
     NeedsImatrix(&'static str),
@@ -122,7 +122,7 @@ fn traits(id: u32) -> Option<&'static sys::ggml_type_traits> {
 ///
 /// `out.len()` elements, a whole number of blocks (so one row or several), are
 /// read from `bytes`, which must hold exactly these; it may be unaligned.
-pub fn dequantise_row(id: u32, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
+pub fn dequantize_row(id: u32, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
     let info = type_info(id).ok_or(QuantError::UnknownType(id))?;
     let expected = whole_blocks(&info, out.len())?;
     if bytes.len() != expected {
@@ -139,7 +139,7 @@ pub fn dequantise_row(id: u32, bytes: &[u8], out: &mut [f32]) -> Result<(), Quan
         return Ok(());
     }
     let Some(to_float) = traits(id).and_then(|traits| traits.to_float) else {
-        return Err(QuantError::NotDequantisable(info.name));
+        return Err(QuantError::NotDequantizable(info.name));
     };
     let chunk_blocks = (CHUNK_ELEMS / info.block_elems).max(1);
     let chunk_bytes = chunk_blocks * info.block_bytes;
@@ -176,7 +176,7 @@ pub fn dequantise_row(id: u32, bytes: &[u8], out: &mut [f32]) -> Result<(), Quan
 /// `src` holds whole rows, one after the other; so does the result. `imatrix`
 /// holds the importance of each of the `n_per_row` columns; some types cannot
 /// do without. Elements must be finite.
-pub fn quantise_rows(
+pub fn quantize_rows(
     id: u32,
     src: &[f32],
     n_per_row: usize,
@@ -185,7 +185,7 @@ pub fn quantise_rows(
     let info = type_info(id).ok_or(QuantError::UnknownType(id))?;
     // Exactly the types that can be read back can be written.
     if !info.has_to_float {
-        return Err(QuantError::NotQuantisable(info.name));
+        return Err(QuantError::NotQuantizable(info.name));
     }
     let row_bytes = whole_blocks(&info, n_per_row)?;
     if n_per_row == 0 || !src.len().is_multiple_of(n_per_row) {

@@ -4,7 +4,7 @@
 use ggml_sys as sys;
 use half::f16;
 use headshare_runtime::quants::{
-    QuantError, TYPE_COUNT, dequantise_row, quantise_rows, type_by_name, type_info,
+    QuantError, TYPE_COUNT, dequantize_row, quantize_rows, type_by_name, type_info,
 };
 
 /// Numbers without a type: ggml has removed these.
@@ -63,22 +63,22 @@ fn sizes_are_ggmls_for_every_number() {
 /// Every type that can be read is read, from aligned and unaligned bytes, with
 /// the same result; every other type is an error.
 #[test]
-fn every_type_dequantises_or_says_that_it_cannot() {
+fn every_type_dequantizes_or_says_that_it_cannot() {
     for info in (0..TYPE_COUNT).filter_map(type_info) {
         let elems = info.block_elems * 40_000usize.div_ceil(info.block_elems);
         let size = info.bytes(elems).unwrap();
         let bytes = noise(size + 1, 0x9e37_79b9_7f4a_7c15 + u64::from(info.id));
         let mut out = vec![0.0; elems];
-        let result = dequantise_row(info.id, &bytes[..size], &mut out);
+        let result = dequantize_row(info.id, &bytes[..size], &mut out);
         if !info.has_to_float {
-            assert_eq!(result, Err(QuantError::NotDequantisable(info.name)));
+            assert_eq!(result, Err(QuantError::NotDequantizable(info.name)));
             continue;
         }
         result.unwrap();
         let mut shifted = vec![0u8; size + 1];
         shifted[1..].copy_from_slice(&bytes[..size]);
         let mut again = vec![0.0; elems];
-        dequantise_row(info.id, &shifted[1..], &mut again).unwrap();
+        dequantize_row(info.id, &shifted[1..], &mut again).unwrap();
         let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         assert!(
             bits(&out) == bits(&again),
@@ -89,7 +89,7 @@ fn every_type_dequantises_or_says_that_it_cannot() {
 }
 
 #[test]
-fn every_type_quantises_and_comes_back_or_says_that_it_cannot() {
+fn every_type_quantizes_and_comes_back_or_says_that_it_cannot() {
     let n_per_row = 512;
     let source = wave(n_per_row * 2);
     let peak = source.iter().fold(0.0f32, |a, v| a.max(v.abs()));
@@ -102,17 +102,17 @@ fn every_type_quantises_and_comes_back_or_says_that_it_cannot() {
         {
             continue;
         }
-        let quantised = match quantise_rows(info.id, &source, n_per_row, Some(&importance)) {
+        let quantized = match quantize_rows(info.id, &source, n_per_row, Some(&importance)) {
             Ok(bytes) => bytes,
-            Err(QuantError::NotQuantisable(_)) => {
+            Err(QuantError::NotQuantizable(_)) => {
                 assert!(!info.has_to_float, "{}", info.name);
                 continue;
             }
             Err(other) => panic!("{}: {other}", info.name),
         };
-        assert_eq!(quantised.len(), info.bytes(source.len()).unwrap());
+        assert_eq!(quantized.len(), info.bytes(source.len()).unwrap());
         let mut back = vec![0.0; source.len()];
-        dequantise_row(info.id, &quantised, &mut back).unwrap();
+        dequantize_row(info.id, &quantized, &mut back).unwrap();
         let error = source
             .iter()
             .zip(&back)
@@ -138,9 +138,9 @@ fn every_type_quantises_and_comes_back_or_says_that_it_cannot() {
 fn plain_types_are_exact() {
     let source = wave(64);
     for (id, tolerance) in [(0u32, 0.0), (1, 1e-3), (30, 1e-2)] {
-        let bytes = quantise_rows(id, &source, 64, None).unwrap();
+        let bytes = quantize_rows(id, &source, 64, None).unwrap();
         let mut back = vec![0.0; 64];
-        dequantise_row(id, &bytes, &mut back).unwrap();
+        dequantize_row(id, &bytes, &mut back).unwrap();
         for (a, b) in source.iter().zip(&back) {
             assert!((a - b).abs() <= a.abs() * tolerance, "type {id}: {a} {b}");
         }
@@ -187,7 +187,7 @@ fn q4_0_q4_1_and_q8_0_match_the_format() {
             block[3] &= if id == 3 { 0xbf } else { 0xff };
         }
         let mut got = vec![0.0; blocks * 32];
-        dequantise_row(id, &bytes, &mut got).unwrap();
+        dequantize_row(id, &bytes, &mut got).unwrap();
         let mut want = vec![0.0; blocks * 32];
         for (block, out) in bytes.chunks(info.block_bytes).zip(want.chunks_mut(32)) {
             oracle(id, block, out);
@@ -203,7 +203,7 @@ fn q4_0_q4_1_and_q8_0_match_the_format() {
 fn wrong_lengths_and_numbers_are_errors() {
     let mut out = [0.0; 32];
     assert_eq!(
-        dequantise_row(2, &[0; 17], &mut out),
+        dequantize_row(2, &[0; 17], &mut out),
         Err(QuantError::Length {
             what: "bytes to dequantise",
             expected: 18,
@@ -211,7 +211,7 @@ fn wrong_lengths_and_numbers_are_errors() {
         })
     );
     assert!(matches!(
-        dequantise_row(2, &[0; 18], &mut out[..31]),
+        dequantize_row(2, &[0; 18], &mut out[..31]),
         Err(QuantError::PartialBlock {
             elems: 31,
             block_elems: 32,
@@ -220,22 +220,22 @@ fn wrong_lengths_and_numbers_are_errors() {
     ));
     for id in [4, 31, 43, 999, u32::MAX] {
         assert_eq!(
-            dequantise_row(id, &[], &mut []),
+            dequantize_row(id, &[], &mut []),
             Err(QuantError::UnknownType(id))
         );
         assert_eq!(
-            quantise_rows(id, &[], 32, None),
+            quantize_rows(id, &[], 32, None),
             Err(QuantError::UnknownType(id))
         );
     }
-    assert!(quantise_rows(2, &[0.0; 32], 0, None).is_err());
-    assert!(quantise_rows(2, &[0.0; 33], 32, None).is_err());
-    assert!(quantise_rows(2, &[0.0; 64], 48, None).is_err());
-    assert!(quantise_rows(2, &[0.0; 64], 32, Some(&[1.0; 31])).is_err());
+    assert!(quantize_rows(2, &[0.0; 32], 0, None).is_err());
+    assert!(quantize_rows(2, &[0.0; 33], 32, None).is_err());
+    assert!(quantize_rows(2, &[0.0; 64], 48, None).is_err());
+    assert!(quantize_rows(2, &[0.0; 64], 32, Some(&[1.0; 31])).is_err());
     let mut odd = [0.0; 64];
     odd[40] = f32::NAN;
     assert_eq!(
-        quantise_rows(18, &odd, 32, None),
+        quantize_rows(18, &odd, 32, None),
         Err(QuantError::PartialBlock {
             name: "iq3_xxs",
             elems: 32,
@@ -243,14 +243,14 @@ fn wrong_lengths_and_numbers_are_errors() {
         })
     );
     assert_eq!(
-        quantise_rows(2, &odd, 32, None),
+        quantize_rows(2, &odd, 32, None),
         Err(QuantError::NotFinite(40))
     );
     for id in [16, 17, 19] {
         let name = type_info(id).unwrap().name;
-        let result = quantise_rows(id, &[0.0; 256], 256, None);
+        let result = quantize_rows(id, &[0.0; 256], 256, None);
         assert_eq!(result, Err(QuantError::NeedsImatrix(name)));
     }
-    assert_eq!(dequantise_row(2, &[], &mut []), Ok(()));
-    assert_eq!(quantise_rows(2, &[], 32, None), Ok(Vec::new()));
+    assert_eq!(dequantize_row(2, &[], &mut []), Ok(()));
+    assert_eq!(quantize_rows(2, &[], 32, None), Ok(Vec::new()));
 }

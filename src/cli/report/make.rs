@@ -13,7 +13,7 @@ use super::{Args, Inputs, digested, worker};
 use crate::input::ModelFile;
 use crate::report::cells::Store;
 use crate::report::lower::{Lowered, Lowering};
-use crate::report::{Made, requantise};
+use crate::report::{Made, requantize};
 
 /// How a model file comes to be.
 pub(super) enum Recipe {
@@ -120,7 +120,7 @@ impl Work<'_> {
                 // would count half in the other's PSS.
                 let source = ModelFile::open(&self.args.src)?;
                 let bar = self.out.bar("requantising", lowered.file_bytes, true);
-                requantise::write(&source, &lowered.types, &target.path, &|done| {
+                requantize::write(&source, &lowered.types, &target.path, &|done| {
                     bar.set_position(done);
                 })?;
                 bar.finish_and_clear();

@@ -71,7 +71,7 @@ fn classes_tell_types_and_shapes_apart() {
 }
 
 #[test]
-fn quantised_weights_are_dequantised() {
+fn quantized_weights_are_dequantized() {
     let mut file = Model::new("phi3", 1, 32)
         .heads(4, 2)
         .tensor("blk.0.attn_qkv.weight", Q8_0, &[32, 64])

@@ -73,8 +73,8 @@ impl Layout {
             }
         }
         // What is quantised states by which version of the types.
-        let quantised = |t: &GgmlType| quants::type_info(t.id()).is_some_and(|t| t.is_quantized);
-        if gguf.kv(KEY_QUANTIZATION_VERSION).is_none() && types.values().any(quantised) {
+        let quantized = |t: &GgmlType| quants::type_info(t.id()).is_some_and(|t| t.is_quantized);
+        if gguf.kv(KEY_QUANTIZATION_VERSION).is_none() && types.values().any(quantized) {
             builder.u32(KEY_QUANTIZATION_VERSION, QUANTIZATION_VERSION);
         }
         for info in &infos {
@@ -130,7 +130,7 @@ pub fn write(
                 .enumerate()
                 .try_for_each(|(i, chunk)| {
                     let bytes = convert(chunk, from, to.ggml_type).map_err(|error| {
-                        ReportError::Requantise {
+                        ReportError::Requantize {
                             path: source.path().to_owned(),
                             tensor: from.name.clone(),
                             error,
@@ -150,8 +150,8 @@ pub fn write(
 fn convert(rows: &[u8], from: &TensorInfo, to: GgmlType) -> Result<Vec<u8>, QuantError> {
     let row = from.row_elems() as usize;
     let mut values = vec![0f32; rows.len() / from.row_bytes() as usize * row];
-    quants::dequantise_row(from.ggml_type.id(), rows, &mut values)?;
-    quants::quantise_rows(to.id(), &values, row, None)
+    quants::dequantize_row(from.ggml_type.id(), rows, &mut values)?;
+    quants::quantize_rows(to.id(), &values, row, None)
 }
 
 #[cfg(test)]
