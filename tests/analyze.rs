@@ -65,8 +65,8 @@ fn whole_maps(path: &Path) -> Vec<Vec<Vec<f64>>> {
     let windows = tokens.chunks_exact(CTX as usize).take(WINDOWS);
     let maps = windows.map(|window| {
         let mut window: Vec<Token> = window.to_vec();
-        if model.vocab().adds_bos() {
-            window[0] = model.vocab().bos().unwrap();
+        if let Some(bos) = model.vocab().leading_bos() {
+            window[0] = bos;
         }
         context.clear();
         let mut whole = Whole {

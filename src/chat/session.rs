@@ -272,7 +272,7 @@ impl Session {
 /// one: templates write it, or leave it to the tokenizer.
 fn tokenize(vocab: Vocab<'_>, text: &str) -> Result<Vec<Token>, VocabError> {
     let mut tokens = vocab.tokenize(text, false, true)?;
-    if let Some(bos) = vocab.bos().filter(|_| vocab.adds_bos())
+    if let Some(bos) = vocab.leading_bos()
         && tokens.first() != Some(&bos)
     {
         tokens.insert(0, bos);

@@ -149,7 +149,7 @@ pub fn perplexity(
         .build()
         .map_err(|e| EvalError::Threads(e.to_string()))?;
     let vocab = model.vocab();
-    let bos = vocab.bos().filter(|_| vocab.adds_bos());
+    let bos = vocab.leading_bos();
 
     let mut tally = Tally::default();
     let against = base.is_some();
@@ -458,8 +458,7 @@ fn same_vocabulary(model: &Model, base: &Model) -> Result<(), EvalError> {
             ));
         }
     }
-    let bos = |vocab: headshare_runtime::Vocab<'_>| vocab.bos().filter(|_| vocab.adds_bos());
-    if bos(model) != bos(base) {
+    if model.leading_bos() != base.leading_bos() {
         return differ("one begins texts with another BOS token, or with none".to_owned());
     }
     Ok(())

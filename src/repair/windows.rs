@@ -69,7 +69,7 @@ impl Windows {
                 options.memory
             ));
         }
-        let begin = vocab.bos().filter(|_| vocab.adds_bos());
+        let begin = vocab.leading_bos();
         let tokens = (0..count)
             .flat_map(|i| {
                 let start = i * there / count * window;

@@ -3,11 +3,53 @@
 
 use ggml_sys as sys;
 
-use crate::context::ContextError;
 use crate::vocab::Token;
 
 /// A sequence's number, below [`crate::ContextParams::n_seq_max`].
 pub type SeqId = u32;
+
+/// Why a batch cannot be evaluated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// llama.cpp cannot count that far.
+    #[error("a position or sequence of {0}")]
+    TooLarge(u32),
+    /// A token for which no sequence was given.
+    #[error("a token of no sequence")]
+    NoSequence,
+    /// A sequence that the context does not have.
+    #[error("sequence {sequence}, where there can be {n_seq_max} (n_seq_max)")]
+    UnknownSequence {
+        /// The sequence.
+        sequence: i32,
+        /// How many there can be.
+        n_seq_max: u32,
+    },
+    /// No tokens, or more than the context takes at once.
+    #[error("{len} tokens, where 1 to {room} can be evaluated")]
+    Length {
+        /// How many there are.
+        len: usize,
+        /// How many there can be.
+        room: u32,
+    },
+    /// A token that the vocabulary does not have.
+    #[error("token {token} is outside the vocabulary of {n_tokens} tokens")]
+    UnknownToken {
+        /// The token.
+        token: Token,
+        /// The vocabulary's size.
+        n_tokens: i32,
+    },
+    /// More tokens whose logits are wanted than the context has room for.
+    #[error("{wanted} outputs, where there is room for {room}")]
+    Outputs {
+        /// How many are wanted.
+        wanted: usize,
+        /// How many there can be.
+        room: usize,
+    },
+}
 
 /// Tokens to evaluate at once, for [`crate::Context::decode_batch`].
 ///
@@ -105,22 +147,21 @@ impl Batch {
     }
 
     /// Refuses sequences that a context does not have.
-    pub(crate) fn check_sequences(&self, n_seq_max: u32) -> Result<(), ContextError> {
+    pub(crate) fn check_sequences(&self, n_seq_max: u32) -> Result<(), BatchError> {
         if let Some(number) = self.too_large {
-            let message = format!("a position or sequence of {number}");
-            return Err(ContextError::Batch(message));
+            return Err(BatchError::TooLarge(number));
         }
         if self.n_sequences.contains(&0) {
-            let message = "a token of no sequence".into();
-            return Err(ContextError::Batch(message));
+            return Err(BatchError::NoSequence);
         }
         let unknown = |sequence: &&i32| sequence.unsigned_abs() >= n_seq_max;
-        if let Some(sequence) = self.sequences.iter().find(unknown) {
-            let message =
-                format!("sequence {sequence}, where there can be {n_seq_max} (n_seq_max)");
-            return Err(ContextError::Batch(message));
+        match self.sequences.iter().find(unknown) {
+            Some(&sequence) => Err(BatchError::UnknownSequence {
+                sequence,
+                n_seq_max,
+            }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Hands llama.cpp's view of the batch, `len` tokens long, to `call`.
@@ -182,16 +223,23 @@ mod tests {
     fn what_llama_cpp_cannot_count_is_refused() {
         let mut batch = Batch::new();
         batch.add(5, u32::MAX, &[0], false);
-        assert!(batch.check_sequences(1).is_err());
+        let too_large = Err(BatchError::TooLarge(u32::MAX));
+        assert_eq!(batch.check_sequences(1), too_large);
         batch.clear();
         batch.add(5, 0, &[u32::MAX], false);
-        assert!(batch.check_sequences(u32::MAX).is_err());
+        assert_eq!(batch.check_sequences(u32::MAX), too_large);
         batch.clear();
         batch.add(5, 0, &[], false);
-        assert!(batch.check_sequences(1).is_err());
+        assert_eq!(batch.check_sequences(1), Err(BatchError::NoSequence));
         batch.clear();
         batch.add(5, 0, &[1], false);
-        assert!(batch.check_sequences(1).is_err());
-        assert!(batch.check_sequences(2).is_ok());
+        assert_eq!(
+            batch.check_sequences(1),
+            Err(BatchError::UnknownSequence {
+                sequence: 1,
+                n_seq_max: 1
+            })
+        );
+        assert_eq!(batch.check_sequences(2), Ok(()));
     }
 }

@@ -47,7 +47,7 @@ mod guard;
 mod recorder;
 
 pub use backend::llama_cpp_revision;
-pub use batch::{Batch, SeqId};
+pub use batch::{Batch, BatchError, SeqId};
 pub use context::{Context, ContextError, ContextParams, FlashAttention};
 pub use generate::{GenerateError, Generated, Generator, StopReason, Timings};
 pub use model::{Model, ModelError, ModelParams};

@@ -276,7 +276,8 @@ impl Model {
 
     /// The vocabulary.
     pub fn vocab(&self) -> Vocab<'_> {
-        Vocab::new(self)
+        // SAFETY: loaded, and borrowed for as long as the vocabulary.
+        unsafe { Vocab::new(self.as_ptr(), self.path()) }
     }
 
     /// `general.architecture`.

@@ -47,10 +47,10 @@ pub enum QuantError {
     #[error("ggml has no tensor type {0}")]
     UnknownType(u32),
     /// ggml has no conversion from this type to F32.
-    #[error("ggml cannot dequantize type {0}")]
+    #[error("ggml cannot dequantise type {0}")]
     NotDequantizable(&'static str),
     /// ggml has no conversion from F32 to this type.
-    #[error("ggml cannot quantize to type {0}")]
+    #[error("ggml cannot quantise to type {0}")]
     NotQuantizable(&'static str),
     /// This type is meaningless without an importance matrix.
     #[error("quantising to {0} needs an importance matrix")]
@@ -127,7 +127,7 @@ pub fn dequantize_row(id: u32, bytes: &[u8], out: &mut [f32]) -> Result<(), Quan
     let expected = whole_blocks(&info, out.len())?;
     if bytes.len() != expected {
         return Err(QuantError::Length {
-            what: "bytes to dequantize",
+            what: "bytes to dequantise",
             expected,
             found: bytes.len(),
         });

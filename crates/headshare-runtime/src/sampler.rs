@@ -347,7 +347,7 @@ fn compile(vocab: Vocab<'_>, grammar: &str) -> Result<Raw, SamplerError> {
         .map_err(|_| SamplerError::Grammar("it contains a NUL character".into()))?;
     let mark = crate::log::mark();
     let mut raw = std::ptr::null_mut();
-    guard::call(vocab.model().path(), |error, error_size| {
+    guard::call(vocab.file(), |error, error_size| {
         // SAFETY: the vocabulary lives, both strings are NUL-terminated.
         unsafe {
             guard::headshare_grammar_init(

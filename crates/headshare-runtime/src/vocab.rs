@@ -1,9 +1,11 @@
 //! Text to tokens and back, with a model's own tokenizer.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use ggml_sys as sys;
 
 use crate::guard;
-use crate::model::Model;
 
 /// A token's number in the model's vocabulary.
 pub type Token = sys::llama_token;
@@ -34,15 +36,20 @@ pub enum VocabError {
 #[derive(Clone, Copy)]
 pub struct Vocab<'m> {
     raw: *const sys::llama_vocab,
-    model: &'m Model,
+    /// The model's file, for what there is to say about it.
+    file: &'m Arc<Path>,
 }
 
 impl<'m> Vocab<'m> {
-    pub(crate) fn new(model: &'m Model) -> Self {
+    /// The vocabulary of `model`, which was loaded from `file`.
+    ///
+    /// # Safety
+    /// `model` is a loaded model and is not freed while `'m` lasts.
+    pub(crate) unsafe fn new(model: *const sys::llama_model, file: &'m Arc<Path>) -> Self {
         Self {
             // SAFETY: the model is alive; its vocabulary lives as long.
-            raw: unsafe { sys::llama_model_get_vocab(model.as_ptr()) },
-            model,
+            raw: unsafe { sys::llama_model_get_vocab(model) },
+            file,
         }
     }
 
@@ -50,8 +57,8 @@ impl<'m> Vocab<'m> {
         self.raw
     }
 
-    pub(crate) fn model(self) -> &'m Model {
-        self.model
+    pub(crate) fn file(self) -> &'m Arc<Path> {
+        self.file
     }
 
     /// Number of tokens; 0 when the file holds no tokenizer.
@@ -78,8 +85,13 @@ impl<'m> Vocab<'m> {
         real(unsafe { sys::llama_vocab_eos(self.raw) })
     }
 
-    /// Whether the model wants [`Vocab::bos`] in front of every text.
-    pub fn adds_bos(self) -> bool {
+    /// The token that the model wants in front of every text: [`Vocab::bos`], or
+    /// none.
+    pub fn leading_bos(self) -> Option<Token> {
+        self.bos().filter(|_| self.adds_bos())
+    }
+
+    fn adds_bos(self) -> bool {
         // SAFETY: as above.
         unsafe { sys::llama_vocab_get_add_bos(self.raw) }
     }
@@ -133,7 +145,7 @@ impl<'m> Vocab<'m> {
         loop {
             let room = i32::try_from(tokens.len()).map_err(|_| VocabError::TooLong)?;
             let mut count = 0;
-            guard::call(self.model.path(), |error, error_size| {
+            guard::call(self.file, |error, error_size| {
                 // SAFETY: text and tokens are as long as stated; the vocabulary
                 // is there and lives.
                 unsafe {
@@ -174,7 +186,7 @@ impl<'m> Vocab<'m> {
         loop {
             let room = i32::try_from(piece.len()).map_err(|_| VocabError::TooLong)?;
             let mut count = 0;
-            guard::call(self.model.path(), |error, error_size| {
+            guard::call(self.file, |error, error_size| {
                 // SAFETY: the token is in the vocabulary, the buffer is as
                 // long as stated.
                 unsafe {
@@ -210,7 +222,7 @@ impl<'m> Vocab<'m> {
         loop {
             let room = i32::try_from(text.len()).map_err(|_| VocabError::TooLong)?;
             let mut count = 0;
-            guard::call(self.model.path(), |error, error_size| {
+            guard::call(self.file, |error, error_size| {
                 // SAFETY: all tokens are in the vocabulary, both buffers are as
                 // long as stated.
                 unsafe {

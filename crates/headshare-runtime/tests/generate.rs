@@ -370,7 +370,7 @@ fn limits_end_a_generation() {
 fn prompts_that_do_not_fit_are_errors() {
     let model = load(SMOLLM2);
     let mut context = context(&model, 256);
-    assert!(!model.vocab().adds_bos());
+    assert_eq!(model.vocab().leading_bos(), None);
     assert!(matches!(
         run(&mut context, &greedy(), "", Some(1)),
         Err(GenerateError::EmptyPrompt)
@@ -397,7 +397,7 @@ fn prompts_that_do_not_fit_are_errors() {
 #[test]
 fn an_empty_prompt_starts_from_bos_where_there_is_one() {
     let model = load(GEMMA3);
-    assert!(model.vocab().adds_bos());
+    assert!(model.vocab().leading_bos().is_some());
     let (tokens, ..) = run(&mut context(&model, 256), &greedy(), "", Some(4)).unwrap();
     assert!(!tokens.is_empty());
 }

@@ -188,7 +188,8 @@ fn text_and_tokens_go_both_ways() {
             assert_eq!(String::from_utf8(bytes).unwrap(), text, "{name}");
         }
         let with_bos = vocab.tokenize("x", true, true).unwrap();
-        assert_eq!(with_bos.first() == vocab.bos().as_ref(), vocab.adds_bos());
+        let first = with_bos.first().copied();
+        assert_eq!(first.filter(|_| first == vocab.bos()), vocab.leading_bos());
         for token in [-1, vocab.n_tokens(), i32::MAX, i32::MIN] {
             assert!(matches!(
                 vocab.token_to_piece(token, true),

@@ -102,7 +102,7 @@ fn every_type_quantizes_and_comes_back_or_says_that_it_cannot() {
         {
             continue;
         }
-        let quantised = match quantize_rows(info.id, &source, n_per_row, Some(&importance)) {
+        let quantized = match quantize_rows(info.id, &source, n_per_row, Some(&importance)) {
             Ok(bytes) => bytes,
             Err(QuantError::NotQuantizable(_)) => {
                 assert!(!info.has_to_float, "{}", info.name);
@@ -110,9 +110,9 @@ fn every_type_quantizes_and_comes_back_or_says_that_it_cannot() {
             }
             Err(other) => panic!("{}: {other}", info.name),
         };
-        assert_eq!(quantised.len(), info.bytes(source.len()).unwrap());
+        assert_eq!(quantized.len(), info.bytes(source.len()).unwrap());
         let mut back = vec![0.0; source.len()];
-        dequantize_row(info.id, &quantised, &mut back).unwrap();
+        dequantize_row(info.id, &quantized, &mut back).unwrap();
         let error = source
             .iter()
             .zip(&back)
@@ -205,7 +205,7 @@ fn wrong_lengths_and_numbers_are_errors() {
     assert_eq!(
         dequantize_row(2, &[0; 17], &mut out),
         Err(QuantError::Length {
-            what: "bytes to dequantize",
+            what: "bytes to dequantise",
             expected: 18,
             found: 17
         })

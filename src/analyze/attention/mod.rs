@@ -244,7 +244,7 @@ impl Text {
     ) -> Result<Self, AnalyzeError> {
         let vocab = model.vocab();
         let tokens = vocab.tokenize(text, true, false)?;
-        let lead = vocab.bos().filter(|_| vocab.adds_bos());
+        let lead = vocab.leading_bos();
         let windows: Vec<Vec<Token>> = tokens
             .chunks_exact(settings.ctx as usize)
             .take(settings.windows)

@@ -333,7 +333,7 @@ impl RandomTokens {
             return Err(RunError::bad_input("the model has no vocabulary").into());
         }
         Ok(Self {
-            bos: vocab.bos().filter(|_| vocab.adds_bos()),
+            bos: vocab.leading_bos(),
             n_tokens,
             state: 1,
         })

@@ -89,7 +89,7 @@ impl Tokenizer for Vocab<'_> {
     }
 
     fn first(&self) -> Option<Token> {
-        self.bos().filter(|_| self.adds_bos())
+        self.leading_bos()
     }
 
     fn instead_of_nothing(&self) -> Option<Token> {

@@ -1,5 +1,7 @@
 //! Why a context could not be made or used.
 
+use crate::batch::BatchError;
+
 /// Why a context could not be made or used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContextError {
@@ -22,9 +24,10 @@ pub enum ContextError {
         /// The system's own words.
         reason: String,
     },
-    /// A token that the vocabulary does not have, or too many for a batch.
+    /// The tokens cannot be evaluated, or not at once.
+    // Its text has the other's in it: it is no further source.
     #[error("invalid batch: {0}")]
-    Batch(String),
+    Batch(BatchError),
     /// A sequence operation that this context cannot do.
     #[error("{0}")]
     Sequence(String),
@@ -52,4 +55,10 @@ pub enum ContextError {
     /// llama.cpp failed to evaluate tokens.
     #[error("llama.cpp failed to evaluate: {0}")]
     Decode(String),
+}
+
+impl From<BatchError> for ContextError {
+    fn from(error: BatchError) -> Self {
+        Self::Batch(error)
+    }
 }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ggml_sys as sys;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, BatchError};
 use crate::callbacks::{self, Observer, Slot, Watched};
 use crate::model::Model;
 use crate::threads::{Governor, Team, ThreadUse};
@@ -340,8 +340,7 @@ impl Context {
         }
         if batch.n_outputs() > self.n_outputs_max {
             let (wanted, room) = (batch.n_outputs(), self.n_outputs_max);
-            let message = format!("{wanted} outputs, where there is room for {room}");
-            return Err(ContextError::Batch(message));
+            return Err(BatchError::Outputs { wanted, room }.into());
         }
         self.set_threads(len.unsigned_abs(), batch.end())?;
         let mark = log::mark();
@@ -375,14 +374,13 @@ impl Context {
             Ok(len) if len > 0 && len.unsigned_abs() <= room => len,
             _ => {
                 let len = tokens.len();
-                let message = format!("{len} tokens, where 1 to {room} can be evaluated");
-                return Err(ContextError::Batch(message));
+                return Err(BatchError::Length { len, room }.into());
             }
         };
         let n_tokens = self.model.vocab().n_tokens();
-        if let Some(token) = tokens.iter().find(|token| !(0..n_tokens).contains(*token)) {
-            let message = format!("token {token} is outside the vocabulary of {n_tokens} tokens");
-            return Err(ContextError::Batch(message));
+        let unknown = |token: &&Token| !(0..n_tokens).contains(*token);
+        if let Some(&token) = tokens.iter().find(unknown) {
+            return Err(BatchError::UnknownToken { token, n_tokens }.into());
         }
         Ok(len)
     }
