@@ -7,8 +7,8 @@
 
 use std::ops::Range;
 
-use crate::alias::{AliasTable, FILLER, RESERVED_PREFIX, SourceLayout, lay_out};
-use crate::gguf::{Gguf, HeaderBuilder, KEY_ALIGNMENT, KEY_ARCHITECTURE, align_up};
+use crate::alias::{AliasTable, FILLER, lay_out, paged_header, source_header};
+use crate::gguf::{Gguf, align_up};
 use crate::{FormatError, TensorInfo};
 
 /// How the logical file is laid out.
@@ -298,65 +298,6 @@ pub fn bytes_mapped_again(runs: &[StitchRun], ranges: &[Range<u64>]) -> u64 {
         end = end.max(range.end);
     }
     shared
-}
-
-/// The source's header, restored from a physical file's.
-pub(crate) fn source_header(
-    physical: &Gguf,
-    source: &SourceLayout,
-    tensors: &[TensorInfo],
-) -> Vec<u8> {
-    let mut header = HeaderBuilder::new(source.version);
-    restore_records(physical, source, source.alignment, &mut header);
-    for tensor in tensors {
-        header.tensor(tensor);
-    }
-    header.finish()
-}
-
-fn paged_header(
-    physical: &Gguf,
-    source: &SourceLayout,
-    tensors: &[TensorInfo],
-    page: u64,
-) -> Vec<u8> {
-    let mut header = HeaderBuilder::new(3);
-    let with_key = SourceLayout {
-        has_alignment_key: true,
-        ..source.clone()
-    };
-    restore_records(physical, &with_key, page, &mut header);
-    for tensor in tensors {
-        header.tensor(tensor);
-    }
-    header.finish()
-}
-
-fn restore_records(
-    physical: &Gguf,
-    source: &SourceLayout,
-    alignment: u64,
-    header: &mut HeaderBuilder,
-) {
-    for kv in &physical.kvs {
-        match kv.key.as_str() {
-            KEY_ARCHITECTURE => {
-                if let Some(architecture) = &source.architecture {
-                    header.str(KEY_ARCHITECTURE, architecture);
-                }
-            }
-            KEY_ALIGNMENT => {
-                if source.has_alignment_key {
-                    header.u32(
-                        KEY_ALIGNMENT,
-                        u32::try_from(alignment).expect("alignments are bounded"),
-                    );
-                }
-            }
-            key if key.starts_with(RESERVED_PREFIX) => {}
-            _ => header.record(physical.record(kv)),
-        }
-    }
 }
 
 /// Collects extents, merging neighbours that continue each other.

@@ -7,10 +7,11 @@
 mod encode;
 mod fields;
 mod read;
+mod source;
 
 pub use encode::{Digests, METADATA_DIGEST_HEX_LEN, format_digest};
-pub(crate) use read::lay_out;
 pub use read::{metadata_is_intact, stored_digests};
+pub(crate) use source::{lay_out, paged_header, source_header};
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -11,6 +11,7 @@ use super::fields::{
     check_digest_form, required_array, required_bool, required_digest, required_str, required_u32,
     required_u32s, required_u64, required_u64s, same_length,
 };
+use super::source::{lay_out, source_header};
 use super::{
     ARCHITECTURE, AliasTable, FILLER, HEADER_CHANGED, HEADER_CHANGED_HINT, METADATA_DIGEST_HEX_LEN,
     PAGE_SIZES, POOL, Provenance, RESERVED_PREFIX, Segment, SourceLayout, VERSION, is_converted,
@@ -249,22 +250,6 @@ fn read_source(physical: &Gguf, tensors: &mut [TensorInfo]) -> Result<SourceLayo
         has_alignment_key,
         size: required_u64(physical, keys::SOURCE_SIZE)?,
     })
-}
-
-/// Gives `tensors` the offsets that GGUF prescribes for `alignment`; returns
-/// where the last one's data ends, from the start of the data section.
-pub(crate) fn lay_out(tensors: &mut [TensorInfo], alignment: u64) -> Result<u64, FormatError> {
-    let mut end = 0u64;
-    for tensor in tensors {
-        let overflow = || FormatError::tensor(&tensor.name, "the expanded size overflows");
-        tensor.offset = align_up(end, alignment).ok_or_else(overflow)?;
-        end = tensor
-            .offset
-            .checked_add(tensor.byte_len())
-            .filter(|&end| i64::try_from(end).is_ok())
-            .ok_or_else(overflow)?;
-    }
-    Ok(end)
 }
 
 // R5: the segment arrays.
@@ -525,7 +510,7 @@ fn check_size(
     source: &SourceLayout,
     tensors: &[TensorInfo],
 ) -> Result<(), FormatError> {
-    let header_end = crate::virtual_gguf::source_header(physical, source, tensors).len() as u64;
+    let header_end = source_header(physical, source, tensors).len() as u64;
     let fail = |problem: String| Err(FormatError::key(keys::SOURCE_SIZE, problem));
     let data_offset = align_up(header_end, source.alignment)
         .ok_or_else(|| FormatError::key(keys::SOURCE_SIZE, "the expanded size overflows"))?;

@@ -163,24 +163,6 @@ pub fn align_up(n: u64, alignment: u64) -> Option<u64> {
 }
 
 impl Gguf {
-    /// Reads and validates the header of the GGUF file whose bytes are `file`.
-    ///
-    /// # Errors
-    /// Whatever keeps the file from being a single-file GGUF of version 2 or 3
-    /// as llama.cpp loads it; see the tests for the catalogue.
-    pub fn parse(file: &[u8]) -> Result<Self, FormatError> {
-        Self::parse_header(file, file.len() as u64)
-    }
-
-    /// Reads and validates the header of a GGUF file of `file_len` bytes, of
-    /// which `start` are the first: at least the whole header.
-    ///
-    /// # Errors
-    /// As [`parse`](Self::parse).
-    pub fn parse_header(start: &[u8], file_len: u64) -> Result<Self, FormatError> {
-        walker::walk(start, file_len)
-    }
-
     /// The raw record (key, type and value) of a key-value pair.
     pub fn record(&self, kv: &Kv) -> &[u8] {
         &self.header[kv.record.clone()]

@@ -21,7 +21,27 @@ const MIN_KV_BYTES: u64 = 8 + 1 + 4 + 1;
 /// The least bytes of a tensor info: name length, dimension count, type, offset.
 const MIN_TENSOR_BYTES: u64 = 8 + 4 + 4 + 8;
 
-pub(super) fn walk(file: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
+impl Gguf {
+    /// Reads and validates the header of the GGUF file whose bytes are `file`.
+    ///
+    /// # Errors
+    /// Whatever keeps the file from being a single-file GGUF of version 2 or 3
+    /// as llama.cpp loads it; see the tests for the catalogue.
+    pub fn parse(file: &[u8]) -> Result<Self, FormatError> {
+        Self::parse_header(file, file.len() as u64)
+    }
+
+    /// Reads and validates the header of a GGUF file of `file_len` bytes, of
+    /// which `start` are the first: at least the whole header.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_header(start: &[u8], file_len: u64) -> Result<Self, FormatError> {
+        walk(start, file_len)
+    }
+}
+
+fn walk(file: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
     let mut cursor = Cursor { file, pos: 0 };
     let version = read_version(&mut cursor, file_len)?;
     let n_tensors = cursor.u64("tensor count")?;
