@@ -27,6 +27,7 @@ mod run;
 mod shortage;
 mod spelling;
 mod stdio;
+mod values;
 mod verify;
 
 use std::process::ExitCode;

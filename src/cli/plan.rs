@@ -7,6 +7,7 @@ use anyhow::Context;
 use super::Exit;
 use super::output::{Output, grouped, percent};
 use super::stdio::{self, Written};
+use super::values::match_functions;
 use crate::convert::{self, ConvertError, Fitted, Prepared};
 use crate::input::ModelFile;
 use crate::matching::WeightBlocks;
@@ -42,7 +43,7 @@ pub(super) struct Args {
 pub(super) struct MatchArgs {
     /// Which parts of two units are compared; `qk` where nothing else is asked
     /// for.
-    #[arg(long = "match", value_name = "FUNCTION", value_enum)]
+    #[arg(long = "match", value_name = "FUNCTION", value_parser = match_functions())]
     function: Option<MatchFunction>,
 }
 

@@ -15,6 +15,7 @@ use headshare_stitch::{AtomicFile, FileId, MappedFile};
 use super::failure::{UsageError, usage};
 use super::output::Output;
 use super::stdio;
+use super::values::{units, units_name};
 use crate::convert::variant::{Heads, Limits, ShapeError};
 use crate::convert::{self, ConvertError, Fitted};
 use crate::input::text::{self, Contents, is_stdio, without_mark};
@@ -39,7 +40,8 @@ pub(super) struct RepairArgs {
     #[arg(long, value_enum, value_name = "HOW", requires = "repair")]
     choose: Option<Choose>,
     /// What becomes of the units.
-    #[arg(long, value_enum, default_value_t, requires = "repair")]
+    #[arg(long, value_name = "UNITS", value_parser = units(), default_value = "share",
+        requires = "repair")]
     units: Units,
     /// Keep what was measured for the choice in this file (`convert`: in a dry
     /// run, too).
@@ -302,7 +304,7 @@ impl RepairArgs {
         };
         let mut all = Vec::new();
         if measures {
-            all.extend(["--units".to_owned(), name(self.units.to_possible_value())]);
+            all.extend(["--units".to_owned(), units_name(self.units).to_owned()]);
         } else {
             let choose = name(Choose::Match.to_possible_value());
             all.extend(["--choose".to_owned(), choose]);

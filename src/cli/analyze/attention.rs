@@ -14,6 +14,7 @@ use crate::cli::eval::read_bytes;
 use crate::cli::output::Output;
 use crate::cli::plan::parse_ratio;
 use crate::cli::stdio;
+use crate::cli::values::match_functions;
 use crate::input::text::{self, without_mark};
 use crate::matching::MatchFunction;
 
@@ -35,7 +36,7 @@ pub(super) struct Args {
     #[arg(
         long = "match",
         value_name = "FUNCTION",
-        value_enum,
+        value_parser = match_functions(),
         value_delimiter = ',',
         default_value = "qk"
     )]

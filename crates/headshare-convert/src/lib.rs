@@ -1,0 +1,18 @@
+//! From a GGUF model to a smaller one.
+//!
+//! Data flows one way: [`input`] opens files, [`model`] says where the heads
+//! are, [`matching`] which of them are alike, a [`plan`] what is to change,
+//! [`repair`] chooses and fits with a text (by way of [`quantize`]), and
+//! [`convert`] makes a variant of the model, lays it out and writes it.
+#![forbid(unsafe_code)]
+
+pub mod convert;
+pub mod input;
+pub mod matching;
+pub mod model;
+pub mod plan;
+pub mod quantize;
+pub mod repair;
+
+/// The name and version that converted files carry.
+pub const TOOL: &str = concat!("headshare-gguf ", env!("CARGO_PKG_VERSION"));

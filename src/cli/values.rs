@@ -1,0 +1,48 @@
+//! The words of the command line for choices that the crates below have types
+//! for.
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
+use crate::matching::MatchFunction;
+use crate::repair::choose::Units;
+
+/// The match functions, by their names in plans.
+pub(super) fn match_functions() -> impl TypedValueParser<Value = MatchFunction> {
+    let help = |function| match function {
+        MatchFunction::Qk => "Query and key rows",
+        MatchFunction::Q => "Query rows only",
+        MatchFunction::K => "Key rows only",
+        MatchFunction::V => "Value rows only",
+        MatchFunction::Qkv => "Query, key and value rows",
+        MatchFunction::Separate => {
+            "Query, key and value rows each matched, selected and shared on their own"
+        }
+    };
+    let values = MatchFunction::ALL.map(|f| PossibleValue::new(f.as_str()).help(help(f)));
+    PossibleValuesParser::new(values).map(|name| name.parse().expect("one of the listed names"))
+}
+
+const UNITS: [(Units, &str, &str); 3] = [
+    (Units::Share, "share", "They use another unit's weights"),
+    (Units::Drop, "drop", "They are deleted"),
+    (
+        Units::Auto,
+        "auto",
+        "Whichever costs less for the bytes that it saves",
+    ),
+];
+
+/// What may become of units.
+pub(super) fn units() -> impl TypedValueParser<Value = Units> {
+    let values = UNITS.map(|(_, name, help)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(values).map(|name| {
+        let found = UNITS.iter().find(|(_, known, _)| *known == name);
+        found.expect("one of the listed names").0
+    })
+}
+
+/// The name of `units`.
+pub(super) fn units_name(units: Units) -> &'static str {
+    let found = UNITS.iter().find(|(known, ..)| *known == units);
+    found.map_or("", |(_, name, _)| *name)
+}
