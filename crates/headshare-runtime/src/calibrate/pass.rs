@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use ggml_sys as sys;
 
-use super::CalibrateError;
+use super::error::CalibrateError;
 use super::graph::{Graph, Weight};
 use super::replay::{self, Trace};
 use crate::callbacks::{Node, NodeError, Observer};

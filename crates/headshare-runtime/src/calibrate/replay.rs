@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 
 use ggml_sys as sys;
 
-use super::CalibrateError;
+use super::error::CalibrateError;
 use crate::callbacks::Node;
 
 /// The nodes of a pass so far, in order, and what its inputs were.

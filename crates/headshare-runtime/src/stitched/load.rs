@@ -9,18 +9,19 @@ use std::sync::Arc;
 use headshare_format::{GgmlType, LogicalLayout, TensorInfo, VirtualGguf, bytes_mapped_again};
 use headshare_stitch::{Steps, StitchedMapping, mappings_left, page_size};
 
-use super::buffers::{Choice, RepackingType, Twin, WeightBuffers};
-use super::hooks::Registration;
+use super::source::{Sharing, Source};
 use super::stream::Stream;
-use super::{Shared, Sharing, Source, StitchError};
+use crate::backing::{Backing, Shared, StitchError};
+use crate::interpose::Registration;
 use crate::model::{Model, ModelError, ModelParams, Progress};
+use crate::weight_buffers::{Choice, RepackingType, Twin, WeightBuffers};
 use crate::{guard, preflight};
 
 /// Bytes that may be consumed before the file's pages are let go of.
 const DROP_EVERY: u64 = 8 << 20;
 
 /// Everything behind a loaded model's weights, dropped after the model.
-pub(crate) struct Backing {
+struct StitchedWeights {
     fold: Option<WeightBuffers>,
     _map: Option<WeightBuffers>,
     // Before the mapping it registers.
@@ -29,13 +30,13 @@ pub(crate) struct Backing {
     shared: Shared,
 }
 
-impl Backing {
-    pub(crate) fn shared(&self) -> &Shared {
+impl Backing for StitchedWeights {
+    fn shared(&self) -> &Shared {
         &self.shared
     }
 
-    /// The addresses that hold weights: the mapped file and the arenas.
-    pub(crate) fn ranges(&self) -> Vec<Range<u64>> {
+    /// The mapped file and the arenas.
+    fn ranges(&self) -> Vec<Range<u64>> {
         let start = self.mapping.as_ptr() as u64;
         let mapped = start..start + self.mapping.len() as u64;
         let arenas = self.fold.iter().flat_map(WeightBuffers::ranges);
@@ -126,7 +127,7 @@ impl Model {
             drop(model);
             return Err(StitchError::CannotFold(trouble).into());
         }
-        model.keep(backing);
+        model.keep(Box::new(backing));
         Ok(model)
     }
 }
@@ -280,7 +281,7 @@ impl Plan {
         choice
     }
 
-    fn into_backing(self, registration: Registration) -> Backing {
+    fn into_backing(self, registration: Registration) -> StitchedWeights {
         for buffers in self.fold.iter().chain(&self.map) {
             buffers.seal();
         }
@@ -295,7 +296,7 @@ impl Plan {
             mappings: self.mapping.mapped().len() + self.mapping.copied().len(),
             trouble: self.fold.as_ref().and_then(WeightBuffers::trouble),
         };
-        Backing {
+        StitchedWeights {
             fold: self.fold,
             _map: self.map,
             _registration: registration,

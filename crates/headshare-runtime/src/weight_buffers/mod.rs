@@ -1,5 +1,8 @@
 //! The buffer types of `shim/buffers.cpp` and the memory behind them.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, c_char, c_void};
 use std::ops::Range;
@@ -9,7 +12,7 @@ use std::sync::Mutex;
 use ggml_sys as sys;
 use headshare_stitch::{FoldArena, StitchedMapping, mappings_left, page_size};
 
-use crate::recorder;
+use crate::interpose;
 
 #[repr(C)]
 struct Arena {
@@ -62,7 +65,7 @@ pub(crate) unsafe fn register_devices() {
 
 /// Which weights go to buffers of ours.
 #[derive(Default)]
-pub(super) struct Choice<'a> {
+pub(crate) struct Choice<'a> {
     fold: Option<&'a WeightBuffers>,
     map: Option<&'a WeightBuffers>,
     by_name: HashMap<&'a str, sys::ggml_backend_buffer_type_t>,
@@ -70,13 +73,13 @@ pub(super) struct Choice<'a> {
 
 impl<'a> Choice<'a> {
     /// Has the weights `names` go to `buffers` around a repacking type.
-    pub(super) fn fold(&mut self, buffers: &'a WeightBuffers, names: &'a [String]) {
+    pub(crate) fn fold(&mut self, buffers: &'a WeightBuffers, names: &'a [String]) {
         self.fold = Some(buffers);
         self.add(buffers, names);
     }
 
     /// Has the weights `names` go to `buffers` that stay in the mapping.
-    pub(super) fn map(&mut self, buffers: &'a WeightBuffers, names: &'a [String]) {
+    pub(crate) fn map(&mut self, buffers: &'a WeightBuffers, names: &'a [String]) {
         self.map = Some(buffers);
         self.add(buffers, names);
     }
@@ -87,7 +90,7 @@ impl<'a> Choice<'a> {
     }
 
     /// Runs `load`, which loads a model in this thread with this choice.
-    pub(super) fn during<T>(&self, load: impl FnOnce() -> T) -> T {
+    pub(crate) fn during<T>(&self, load: impl FnOnce() -> T) -> T {
         let buft =
             |buffers: Option<&WeightBuffers>| buffers.map_or(std::ptr::null_mut(), |b| b.buft);
         let raw = RawChoice {
@@ -131,12 +134,12 @@ unsafe extern "C" fn choose(
 
 /// The CPU backend's buffer type that repacks weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RepackingType(sys::ggml_backend_buffer_type_t);
+pub(crate) struct RepackingType(sys::ggml_backend_buffer_type_t);
 
 impl RepackingType {
     /// The type that a weight of `dims` (`ne[0]` first) is repacked into when
     /// it is multiplied with; `None` when ggml leaves it as it is.
-    pub(super) fn of(ggml_type: u32, dims: &[u64]) -> Option<Self> {
+    pub(crate) fn of(ggml_type: u32, dims: &[u64]) -> Option<Self> {
         if dims.len() > 3 {
             return None;
         }
@@ -153,7 +156,7 @@ impl RepackingType {
 
 /// Rows of two tensors that hold the same bytes.
 #[derive(Debug, Clone)]
-pub(super) struct Twin {
+pub(crate) struct Twin {
     pub donor: String,
     pub donor_offset: u64,
     pub alias: String,
@@ -162,7 +165,7 @@ pub(super) struct Twin {
 }
 
 /// A buffer type over memory of ours, freed when dropped: after the model.
-pub(super) struct WeightBuffers {
+pub(crate) struct WeightBuffers {
     buft: sys::ggml_backend_buffer_type_t,
     state: NonNull<Mutex<State>>,
 }
@@ -193,13 +196,13 @@ unsafe impl Sync for WeightBuffers {}
 impl WeightBuffers {
     /// Buffers around the repacking type `real` whose equal pages, as `twins`
     /// name them, become the same memory.
-    pub(super) fn fold(real: RepackingType, twins: &[Twin]) -> Self {
+    pub(crate) fn fold(real: RepackingType, twins: &[Twin]) -> Self {
         Self::new(real.0, twins, 0..0, HashMap::new())
     }
 
     /// Buffers whose tensors stay in `mapping`, where the loader has them, or at
     /// the addresses that are `better` for them and live as long.
-    pub(super) fn map(mapping: &StitchedMapping, better: HashMap<String, *const u8>) -> Self {
+    pub(crate) fn map(mapping: &StitchedMapping, better: HashMap<String, *const u8>) -> Self {
         let start = mapping.as_ptr() as usize;
         let better = better.into_iter().map(|(name, at)| (name, at as usize));
         Self::new(
@@ -252,12 +255,12 @@ impl WeightBuffers {
     }
 
     /// Bytes that folding has freed.
-    pub(super) fn folded_bytes(&self) -> u64 {
+    pub(crate) fn folded_bytes(&self) -> u64 {
         self.with(|state| state.folded_bytes)
     }
 
     /// Ends the loading: nothing is written any more.
-    pub(super) fn seal(&self) {
+    pub(crate) fn seal(&self) {
         self.with(|state| {
             for arena in &mut state.arenas {
                 // Writable is what stock llama.cpp's buffers are, too.
@@ -270,12 +273,12 @@ impl WeightBuffers {
     }
 
     /// Why something could not be folded, if so.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<String> {
         self.with(|state| state.trouble.clone())
     }
 
     /// The addresses that hold weights.
-    pub(super) fn ranges(&self) -> Vec<Range<u64>> {
+    pub(crate) fn ranges(&self) -> Vec<Range<u64>> {
         self.with(|state| {
             let range = |arena: &FoldArena| {
                 let start = arena.as_ptr() as u64;
@@ -327,7 +330,7 @@ unsafe extern "C" fn allocate(user: *mut c_void, size: usize) -> *mut c_void {
             start.cast()
         }
         Err(_) => {
-            recorder::note_refused();
+            interpose::note_refused();
             std::ptr::null_mut()
         }
     }
@@ -427,76 +430,6 @@ impl State {
                 Ok(bytes) => self.folded_bytes += bytes,
                 Err(e) => self.trouble = Some(e.to_string()),
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use headshare_stitch::{MappedFile, Steps};
-    use headshare_testmodels::ModelSpec;
-
-    use super::*;
-    use crate::{Model, ModelParams};
-
-    struct Asked<'a> {
-        about: Cell<usize>,
-        buffers: &'a WeightBuffers,
-    }
-
-    unsafe extern "C" fn count(
-        user: *const c_void,
-        name: *const c_char,
-    ) -> sys::ggml_backend_buffer_type_t {
-        // SAFETY: the pointer that the test has given; ggml's names are
-        // NUL-terminated.
-        let (asked, name) = unsafe { (&*user.cast::<Asked<'_>>(), CStr::from_ptr(name)) };
-        asked.about.set(asked.about.get() + 1);
-        if name.to_bytes().ends_with(b".attn_q.weight") {
-            return asked.buffers.buft;
-        }
-        std::ptr::null_mut()
-    }
-
-    /// Patterns that list the weights would be gone through for every one.
-    #[test]
-    fn llama_cpp_asks_about_each_weight_once() {
-        let folder = tempfile::tempdir().unwrap();
-        for repeat in [1, 8] {
-            let path = folder.path().join("model.gguf");
-            let spec = ModelSpec {
-                repeat,
-                ..ModelSpec::preset("tiny-llama").unwrap()
-            };
-            spec.write(&path).unwrap();
-            let file = MappedFile::open(&path).unwrap();
-            let mapping = StitchedMapping::plain(&file, Steps::Small).unwrap();
-            let buffers = WeightBuffers::map(&mapping, HashMap::new());
-            let asked = Asked {
-                about: Cell::new(0),
-                buffers: &buffers,
-            };
-            let choice = RawChoice {
-                user: (&raw const asked).cast(),
-                fold: std::ptr::null_mut(),
-                map: buffers.buft,
-                choose: count,
-            };
-            let load = || Model::load(&path, &ModelParams::default(), None).unwrap();
-            // SAFETY: `count` is for `asked`, and takes any name.
-            let model = unsafe { asking(&choice, load) };
-            let tensors = headshare_format::Gguf::parse(&file).unwrap().tensors.len();
-            assert_eq!(asked.about.get(), tensors);
-            drop(model);
-            let load = || Model::load(&path, &ModelParams::default(), None).unwrap();
-            drop(load());
-            assert_eq!(
-                asked.about.get(),
-                tensors,
-                "asked after the load it was for"
-            );
         }
     }
 }
