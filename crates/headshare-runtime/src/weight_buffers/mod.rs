@@ -5,6 +5,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, c_char, c_void};
+use std::mem::offset_of;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Mutex;
@@ -14,6 +15,7 @@ use headshare_stitch::{FoldArena, StitchedMapping, mappings_left, page_size};
 
 use crate::interpose;
 
+/// What the buffers of one load ask of this side; `shim/buffers.cpp` says more.
 #[repr(C)]
 struct Arena {
     user: *mut c_void,
@@ -34,6 +36,38 @@ struct Place {
     layout: *const c_void,
 }
 
+/// What a load decides about its weights.
+#[repr(C)]
+struct RawChoice {
+    user: *const c_void,
+    fold: sys::ggml_backend_buffer_type_t,
+    map: sys::ggml_backend_buffer_type_t,
+    choose: unsafe extern "C" fn(*const c_void, *const c_char) -> sys::ggml_backend_buffer_type_t,
+}
+
+// As `shim/buffers.cpp` asserts of its own.
+const _: () = {
+    assert!(size_of::<Place>() == 40 && align_of::<Place>() == 8);
+    assert!(offset_of!(Place, offset) == 0);
+    assert!(offset_of!(Place, size) == 8);
+    assert!(offset_of!(Place, file_size) == 16);
+    assert!(offset_of!(Place, row) == 24);
+    assert!(offset_of!(Place, layout) == 32);
+
+    assert!(size_of::<Arena>() == 40 && align_of::<Arena>() == 8);
+    assert!(offset_of!(Arena, user) == 0);
+    assert!(offset_of!(Arena, allocate) == 8);
+    assert!(offset_of!(Arena, repeated) == 16);
+    assert!(offset_of!(Arena, written) == 24);
+    assert!(offset_of!(Arena, mapped) == 32);
+
+    assert!(size_of::<RawChoice>() == 32 && align_of::<RawChoice>() == 8);
+    assert!(offset_of!(RawChoice, user) == 0);
+    assert!(offset_of!(RawChoice, fold) == 8);
+    assert!(offset_of!(RawChoice, map) == 16);
+    assert!(offset_of!(RawChoice, choose) == 24);
+};
+
 unsafe extern "C" {
     fn headshare_repacking_type(ggml_type: i32, ne: *const i64) -> sys::ggml_backend_buffer_type_t;
     fn headshare_buffer_type_new(
@@ -44,14 +78,6 @@ unsafe extern "C" {
     fn headshare_buffer_type_free(buft: sys::ggml_backend_buffer_type_t);
     fn headshare_devices_register();
     fn headshare_choose(next: *const RawChoice) -> *const RawChoice;
-}
-
-#[repr(C)]
-struct RawChoice {
-    user: *const c_void,
-    fold: sys::ggml_backend_buffer_type_t,
-    map: sys::ggml_backend_buffer_type_t,
-    choose: unsafe extern "C" fn(*const c_void, *const c_char) -> sys::ggml_backend_buffer_type_t,
 }
 
 /// Adds the devices through which llama.cpp asks where weights go.
