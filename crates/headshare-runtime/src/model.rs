@@ -158,7 +158,7 @@ impl Model {
             preflight::check_file(path).map_err(ModelError::metadata(&name))?;
         }
         let c_path = c_path(path)?;
-        Self::load_with(&name, params, progress, |raw_params, out| {
+        let open = |raw_params: &mut _, out: &mut _| {
             guard::call(&name, |error, error_size| {
                 // SAFETY: the path is NUL-terminated, the parameters and all
                 // they point to live for the call, `out` is ours.
@@ -166,13 +166,19 @@ impl Model {
                     guard::headshare_model_load(c_path.as_ptr(), raw_params, out, error, error_size)
                 }
             })
-        })
+        };
+        // SAFETY: `open` gives what llama.cpp has loaded.
+        unsafe { Self::load_with(&name, params, progress, open) }
     }
 
     /// What all ways of loading share: `open` is handed llama.cpp's parameters
     /// (and may complete them) and the place for the model. `name` is for
     /// messages only.
-    pub(crate) fn load_with(
+    ///
+    /// # Safety
+    /// `open` puts nothing but NULL there, or a model that llama.cpp has loaded and
+    /// that is no one else's.
+    pub(crate) unsafe fn load_with(
         name: &Arc<Path>,
         params: &ModelParams,
         progress: Option<Progress<'_>>,
@@ -452,6 +458,10 @@ struct Watch<'a> {
     panic: Option<Box<dyn Any + Send>>,
 }
 
+/// llama.cpp's progress callback.
+///
+/// # Safety
+/// `user_data` points to a [`Watch`] that nothing else uses meanwhile.
 unsafe extern "C" fn on_progress(part: f32, user_data: *mut c_void) -> bool {
     // SAFETY: the pointer that `load_with` set; the `Watch` outlives the load
     // and nothing else touches it meanwhile.

@@ -146,7 +146,9 @@ impl Calibrator {
         offset: usize,
         bytes: &[u8],
     ) -> Result<(), CalibrateError> {
-        write(&self.graph.weights[weight], offset, bytes)
+        // SAFETY: the weight is of the model that the context holds; a pass would
+        // have borrowed `self`.
+        unsafe { write(&self.graph.weights[weight], offset, bytes) }
     }
 
     /// Evaluates `tokens`, the windows one after the other, with logits of those

@@ -58,7 +58,11 @@ impl std::fmt::Debug for Slot {
 impl Registration {
     /// Registers the `len` bytes mapped at `start`, for which `fd` stands.
     /// `None` when too many are registered.
-    pub(crate) fn new(start: *const u8, len: usize, fd: OwnedFd) -> Option<Self> {
+    ///
+    /// # Safety
+    /// The bytes stay mapped, and readable, for as long as what is returned lives:
+    /// whoever maps `fd` is given them.
+    pub(crate) unsafe fn new(start: *const u8, len: usize, fd: OwnedFd) -> Option<Self> {
         let slot = REGISTRY.iter().find(|slot| {
             slot.start
                 .compare_exchange(0, CLAIMED, Ordering::AcqRel, Ordering::Relaxed)
@@ -70,9 +74,11 @@ impl Registration {
         Some(Self { slot, _fd: fd })
     }
 
-    /// From now on `stream` is the mapping's; until the guard is dropped,
-    /// which comes before the stream is closed.
-    pub(crate) fn attach(&self, stream: *mut FILE) -> Attached<'_> {
+    /// From now on `stream` is the mapping's; until the guard is dropped.
+    ///
+    /// # Safety
+    /// That comes before the stream is closed: later another may be at its address.
+    pub(crate) unsafe fn attach(&self, stream: *mut FILE) -> Attached<'_> {
         self.slot.stream.store(stream, Ordering::Release);
         Attached { slot: self.slot }
     }

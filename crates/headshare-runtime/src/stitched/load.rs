@@ -80,8 +80,11 @@ impl Model {
             .file()
             .try_clone()
             .map_err(StitchError::Stream)?;
-        let registration = Registration::new(plan.mapping.as_ptr(), plan.mapping.len(), fd.into())
-            .ok_or(StitchError::TooMany)?;
+        let (start, len) = (plan.mapping.as_ptr(), plan.mapping.len());
+        // SAFETY: the mapping outlives it: here, where it is declared first, and in
+        // what is made of the plan.
+        let registration =
+            unsafe { Registration::new(start, len, fd.into()) }.ok_or(StitchError::TooMany)?;
         let params = ModelParams {
             use_mmap: true,
             ..params.clone()
@@ -99,8 +102,9 @@ impl Model {
             progress.as_mut().is_none_or(|progress| progress(part))
         };
         let stream = Stream::new(mapping).map_err(StitchError::Stream)?;
-        let attached = registration.attach(stream.as_ptr());
-        let model = Self::load_with(&name, &params, Some(&mut on_progress), |raw, out| {
+        // SAFETY: the guard is dropped before the stream.
+        let attached = unsafe { registration.attach(stream.as_ptr()) };
+        let open = |raw: &mut _, out: &mut _| {
             let load = |error, error_size| {
                 // SAFETY: the stream is open, the parameters and all they point
                 // to live for the call, `out` is ours.
@@ -109,7 +113,9 @@ impl Model {
                 }
             };
             choice.during(|| guard::call(&name, load))
-        });
+        };
+        // SAFETY: `open` gives what llama.cpp has loaded.
+        let model = unsafe { Self::load_with(&name, &params, Some(&mut on_progress), open) };
         drop(attached);
         drop(stream);
         let mut model = model?;
@@ -201,7 +207,8 @@ impl Plan {
                     .collect();
                 plan.folded = folded.into_iter().map(name).collect();
                 plan.unpacked = others.into_iter().map(name).collect();
-                plan.fold = Some(WeightBuffers::fold(real, &twins));
+                // SAFETY: the model keeps them and is dropped first.
+                plan.fold = Some(unsafe { WeightBuffers::fold(real, &twins) });
             }
             _ => plan.unpacked = repacked.into_iter().map(name).collect(),
         }
@@ -212,7 +219,9 @@ impl Plan {
             .collect();
         plan.unpacked = unpacked.into_iter().collect();
         if !plan.unpacked.is_empty() {
-            plan.map = Some(WeightBuffers::map(&plan.mapping, better));
+            // SAFETY: the model keeps them and the mapping, and is dropped first;
+            // the mapping gave the addresses.
+            plan.map = Some(unsafe { WeightBuffers::map(&plan.mapping, better) });
         }
         plan.mapped_tensors = kinds.len() - plan.folded.len();
         let names: HashSet<&String> = plan.folded.iter().collect();
@@ -318,7 +327,7 @@ fn repacking_types(tensors: &[TensorInfo]) -> Vec<Option<RepackingType>> {
             }
             *known
                 .entry((tensor.ggml_type, &tensor.dims))
-                .or_insert_with(|| RepackingType::of(tensor.ggml_type.id(), &tensor.dims))
+                .or_insert_with(|| RepackingType::of(tensor.ggml_type, &tensor.dims))
         })
         .collect()
 }

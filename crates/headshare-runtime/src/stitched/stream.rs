@@ -94,6 +94,9 @@ impl Drop for Stream<'_> {
     }
 }
 
+/// # Safety
+/// `cookie` points to a [`Cookie`] that nothing else uses meanwhile, `out` to room
+/// for `len` bytes.
 unsafe extern "C" fn read(cookie: *mut c_void, out: *mut c_char, len: size_t) -> ssize_t {
     // SAFETY: the cookie given to `fopencookie`; the C library serialises the
     // calls for one stream.
@@ -112,6 +115,8 @@ unsafe extern "C" fn read(cookie: *mut c_void, out: *mut c_char, len: size_t) ->
     n as ssize_t
 }
 
+/// # Safety
+/// As [`read`]; `offset` points to a number.
 unsafe extern "C" fn seek(cookie: *mut c_void, offset: *mut off64_t, whence: c_int) -> c_int {
     // SAFETY: as in `read`; the offset is the C library's own variable.
     let (cookie, offset) = unsafe { (&mut *cookie.cast::<Cookie>(), &mut *offset) };

@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 
 use ggml_sys as sys;
+use headshare_format::GgmlType;
 use headshare_stitch::{FoldArena, StitchedMapping, mappings_left, page_size};
 
 use crate::interpose;
@@ -147,6 +148,10 @@ unsafe fn asking<T>(choice: &RawChoice, load: impl FnOnce() -> T) -> T {
     load()
 }
 
+/// What [`RawChoice`] has for a [`Choice`].
+///
+/// # Safety
+/// `user` points to the choice that is in force, `name` to text that ends with NUL.
 unsafe extern "C" fn choose(
     user: *const c_void,
     name: *const c_char,
@@ -165,17 +170,17 @@ pub(crate) struct RepackingType(sys::ggml_backend_buffer_type_t);
 impl RepackingType {
     /// The type that a weight of `dims` (`ne[0]` first) is repacked into when
     /// it is multiplied with; `None` when ggml leaves it as it is.
-    pub(crate) fn of(ggml_type: u32, dims: &[u64]) -> Option<Self> {
+    pub(crate) fn of(ggml_type: GgmlType, dims: &[u64]) -> Option<Self> {
         if dims.len() > 3 {
             return None;
         }
         let mut ne = [1i64; 3];
         for (ne, &dim) in ne.iter_mut().zip(dims) {
-            *ne = i64::try_from(dim).ok()?;
+            *ne = i64::try_from(dim).ok().filter(|&dim| dim > 0)?;
         }
-        // SAFETY: a valid ggml type (the caller has it from a validated file)
-        // and three positive dimensions.
-        let buft = unsafe { headshare_repacking_type(ggml_type as i32, ne.as_ptr()) };
+        let id = ggml_type.id().cast_signed();
+        // SAFETY: a type that ggml has, and three positive dimensions.
+        let buft = unsafe { headshare_repacking_type(id, ne.as_ptr()) };
         (!buft.is_null()).then_some(Self(buft))
     }
 }
@@ -222,24 +227,39 @@ unsafe impl Sync for WeightBuffers {}
 impl WeightBuffers {
     /// Buffers around the repacking type `real` whose equal pages, as `twins`
     /// name them, become the same memory.
-    pub(crate) fn fold(real: RepackingType, twins: &[Twin]) -> Self {
-        Self::new(real.0, twins, 0..0, HashMap::new())
+    ///
+    /// # Safety
+    /// They are dropped after every model that was loaded with them.
+    pub(crate) unsafe fn fold(real: RepackingType, twins: &[Twin]) -> Self {
+        // SAFETY: the caller's promise; `real` came from ggml.
+        unsafe { Self::new(real.0, twins, 0..0, HashMap::new()) }
     }
 
     /// Buffers whose tensors stay in `mapping`, where the loader has them, or at
-    /// the addresses that are `better` for them and live as long.
-    pub(crate) fn map(mapping: &StitchedMapping, better: HashMap<String, *const u8>) -> Self {
+    /// the addresses that are `better` for them.
+    ///
+    /// # Safety
+    /// They and the mapping are dropped after every model that was loaded with
+    /// them. At each address in `better` the tensor of that name can be read for as
+    /// long as the mapping is there.
+    pub(crate) unsafe fn map(
+        mapping: &StitchedMapping,
+        better: HashMap<String, *const u8>,
+    ) -> Self {
         let start = mapping.as_ptr() as usize;
         let better = better.into_iter().map(|(name, at)| (name, at as usize));
-        Self::new(
-            std::ptr::null_mut(),
-            &[],
-            start..start + mapping.len(),
-            better.collect(),
-        )
+        let lent = start..start + mapping.len();
+        // SAFETY: the caller's promise.
+        unsafe { Self::new(std::ptr::null_mut(), &[], lent, better.collect()) }
     }
 
-    fn new(
+    /// Buffers around `real`, or, where that is NULL, ones that lend the addresses
+    /// `lent`.
+    ///
+    /// # Safety
+    /// `real` is NULL or a type of ggml's; for the rest as [`fold`](Self::fold)
+    /// and [`map`](Self::map).
+    unsafe fn new(
         real: sys::ggml_backend_buffer_type_t,
         twins: &[Twin],
         lent: Range<usize>,
@@ -332,6 +352,10 @@ impl Drop for WeightBuffers {
     }
 }
 
+/// [`Arena`]'s; `shim/buffers.cpp` says what these four do.
+///
+/// # Safety
+/// `user` is the state of buffers that are not dropped yet.
 unsafe extern "C" fn allocate(user: *mut c_void, size: usize) -> *mut c_void {
     // SAFETY: the state that `new` passed, alive as long as the buffer type.
     let state = unsafe { &*user.cast::<Mutex<State>>() };
@@ -362,6 +386,10 @@ unsafe extern "C" fn allocate(user: *mut c_void, size: usize) -> *mut c_void {
     }
 }
 
+/// [`Arena`]'s.
+///
+/// # Safety
+/// As [`allocate`]; `name` ends with NUL and `place` is in the memory it gave.
 unsafe extern "C" fn repeated(user: *mut c_void, name: *const c_char, place: *const Place) -> bool {
     // SAFETY: as in `allocate`; ggml's names are NUL-terminated, and the place
     // is the shim's own variable.
@@ -371,6 +399,10 @@ unsafe extern "C" fn repeated(user: *mut c_void, name: *const c_char, place: *co
     state.fold && state.repeated(&name.to_string_lossy(), place)
 }
 
+/// [`Arena`]'s.
+///
+/// # Safety
+/// As [`repeated`]; the tensor's bytes are in place.
 unsafe extern "C" fn written(user: *mut c_void, name: *const c_char, place: *const Place) {
     // SAFETY: as in `repeated`.
     let (state, name, place) =
@@ -381,6 +413,10 @@ unsafe extern "C" fn written(user: *mut c_void, name: *const c_char, place: *con
     }
 }
 
+/// [`Arena`]'s.
+///
+/// # Safety
+/// As [`allocate`]; `name` ends with NUL.
 unsafe extern "C" fn mapped(
     user: *mut c_void,
     name: *const c_char,

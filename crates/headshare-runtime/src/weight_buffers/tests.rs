@@ -13,6 +13,8 @@ struct Asked<'a> {
     buffers: &'a WeightBuffers,
 }
 
+/// # Safety
+/// `user` points to an [`Asked`], `name` to text that ends with NUL.
 unsafe extern "C" fn count(
     user: *const c_void,
     name: *const c_char,
@@ -40,7 +42,8 @@ fn llama_cpp_asks_about_each_weight_once() {
         spec.write(&path).unwrap();
         let file = MappedFile::open(&path).unwrap();
         let mapping = StitchedMapping::plain(&file, Steps::Small).unwrap();
-        let buffers = WeightBuffers::map(&mapping, HashMap::new());
+        // SAFETY: the models below are dropped first, and the mapping last.
+        let buffers = unsafe { WeightBuffers::map(&mapping, HashMap::new()) };
         let asked = Asked {
             about: Cell::new(0),
             buffers: &buffers,
