@@ -31,7 +31,6 @@ fn main() {
         .prepend_enum_name(false)
         .derive_default(false)
         .generate_comments(false)
-        .layout_tests(false)
         .generate()
         .expect("bindgen reads llama.h (is libclang installed?)")
         .write_to_file(out.join("bindings.rs"))

@@ -41,6 +41,47 @@ struct file {
   uint64_t path_at; /* ends with a zero byte */
 };
 
+/* As `src/layout.rs` asserts of its own. */
+#define HAS_SIZE(type, size)                                                   \
+  _Static_assert(sizeof(struct type) == (size) && _Alignof(struct type) == 8, \
+                 "struct " #type " is not src/layout.rs's")
+#define IS_AT(type, field, at) \
+  _Static_assert(offsetof(struct type, field) == (at), #type "." #field " is not src/layout.rs's")
+
+HAS_SIZE(plan, 40);
+IS_AT(plan, magic, 0);
+IS_AT(plan, bytes, 8);
+IS_AT(plan, files, 16);
+IS_AT(plan, flags, 24);
+IS_AT(plan, max_mappings, 32);
+
+HAS_SIZE(file, 112);
+IS_AT(file, device, 0);
+IS_AT(file, inode, 8);
+IS_AT(file, size, 16);
+IS_AT(file, mtime, 24);
+IS_AT(file, mtime_ns, 32);
+IS_AT(file, page, 40);
+IS_AT(file, len, 48);
+IS_AT(file, header_at, 56);
+IS_AT(file, header_len, 64);
+IS_AT(file, extents_at, 72);
+IS_AT(file, extents, 80);
+IS_AT(file, runs_at, 88);
+IS_AT(file, runs, 96);
+IS_AT(file, path_at, 104);
+
+HAS_SIZE(extent, 32);
+IS_AT(extent, at, 0);
+IS_AT(extent, len, 8);
+IS_AT(extent, kind, 16);
+IS_AT(extent, from, 24);
+
+HAS_SIZE(run, 24);
+IS_AT(run, at, 0);
+IS_AT(run, from, 8);
+IS_AT(run, len, 16);
+
 extern const struct plan *plan; /* NULL: nothing to do in this process */
 
 const struct file *plan_files(void);

@@ -7,23 +7,13 @@
 //! file that all runs of this version share.
 #![forbid(unsafe_code)]
 
+mod layout;
+mod library;
 #[cfg(target_os = "linux")]
 mod place;
 mod plan;
 
+pub use library::LIBRARY;
 #[cfg(target_os = "linux")]
 pub use place::{Handover, hand_over};
 pub use plan::{FileIdentity, Plan};
-
-/// The shared object; `None` where it cannot work (not 64-bit Linux with glibc).
-pub const LIBRARY: Option<&[u8]> = library();
-
-#[cfg(preload)]
-const fn library() -> Option<&'static [u8]> {
-    Some(include_bytes!(concat!(env!("OUT_DIR"), "/preload.so")))
-}
-
-#[cfg(not(preload))]
-const fn library() -> Option<&'static [u8]> {
-    None
-}

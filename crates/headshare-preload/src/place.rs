@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 
-use crate::{LIBRARY, Plan};
+use crate::library::LIBRARY;
+use crate::plan::Plan;
 
 /// What the program inherits: it has to be alive when the program starts.
 #[derive(Debug)]

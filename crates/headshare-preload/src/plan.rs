@@ -1,13 +1,8 @@
-//! The plan as bytes: fixed structures of native 64-bit integers, as
-//! `c/preload.h` declares them.
+//! The plan as bytes: what the preload library is told.
 
 use headshare_format::{ExtentSource, StitchPlan, VirtualGguf};
 
-const MAGIC: &[u8; 8] = b"HSHAREX1";
-const REPORT: u64 = 1;
-/// Words of `struct plan` and `struct file`.
-const HEAD_WORDS: usize = 5;
-const FILE_WORDS: usize = 14;
+use crate::layout::{Extent, FROM_FILE, FROM_HEADER, FROM_ZEROS, File, Head, MAGIC, REPORT, Run};
 
 /// Which file it is, and in which state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +32,8 @@ struct Entry {
     page: u64,
     len: u64,
     header: Vec<u8>,
-    extents: Vec<[u64; 4]>,
-    runs: Vec<[u64; 3]>,
+    extents: Vec<Extent>,
+    runs: Vec<Run>,
 }
 
 impl Plan {
@@ -63,13 +58,22 @@ impl Plan {
     ) {
         let extents = view.extents().iter().map(|e| {
             let (kind, from) = match e.source {
-                ExtentSource::Header => (0, 0),
-                ExtentSource::Physical(from) => (1, from),
-                ExtentSource::Zero => (2, 0),
+                ExtentSource::Header => (FROM_HEADER, 0),
+                ExtentSource::Physical(from) => (FROM_FILE, from),
+                ExtentSource::Zero => (FROM_ZEROS, 0),
             };
-            [e.offset, e.len, kind, from]
+            Extent {
+                at: e.offset,
+                len: e.len,
+                kind,
+                from,
+            }
         });
-        let runs = stitch.maps.iter().map(|r| [r.logical, r.physical, r.len]);
+        let runs = stitch.maps.iter().map(|r| Run {
+            at: r.logical,
+            from: r.physical,
+            len: r.len,
+        });
         self.entries.push(Entry {
             identity,
             path: path.to_vec(),
@@ -89,50 +93,45 @@ impl Plan {
     /// The bytes that the library reads.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut body = Body {
-            start: 8 * (HEAD_WORDS + FILE_WORDS * self.entries.len()),
+            start: size_of::<Head>() + size_of::<File>() * self.entries.len(),
             bytes: Vec::new(),
         };
         let mut files = Vec::new();
         for entry in &self.entries {
             let id = &entry.identity;
             let header = body.push(&entry.header);
-            let extents = body.push_words(entry.extents.as_flattened());
-            let runs = body.push_words(entry.runs.as_flattened());
+            let extents = body.push_all(&entry.extents, Extent::to_bytes);
+            let runs = body.push_all(&entry.runs, Run::to_bytes);
             let path = body.push(&entry.path);
             body.bytes.push(0);
-            let words: [u64; FILE_WORDS] = [
-                id.device,
-                id.inode,
-                id.size,
-                id.modified.0 as u64,
-                id.modified.1 as u64,
-                entry.page,
-                entry.len,
-                header,
-                entry.header.len() as u64,
-                extents,
-                entry.extents.len() as u64,
-                runs,
-                entry.runs.len() as u64,
-                path,
-            ];
-            files.extend(words);
+            let file = File {
+                device: id.device,
+                inode: id.inode,
+                size: id.size,
+                mtime: id.modified.0 as u64,
+                mtime_ns: id.modified.1 as u64,
+                page: entry.page,
+                len: entry.len,
+                header_at: header,
+                header_len: entry.header.len() as u64,
+                extents_at: extents,
+                extents: entry.extents.len() as u64,
+                runs_at: runs,
+                runs: entry.runs.len() as u64,
+                path_at: path,
+            };
+            files.extend(file.to_bytes());
         }
         // The library relies on a zero byte at the end of the last path.
         body.bytes.push(0);
-        let head = [
-            u64::from_ne_bytes(*MAGIC),
-            (body.start + body.bytes.len()) as u64,
-            self.entries.len() as u64,
-            if self.report { REPORT } else { 0 },
-            self.max_mappings,
-        ];
-        let mut bytes = Vec::with_capacity(body.start + body.bytes.len());
-        for word in head.iter().chain(&files) {
-            bytes.extend(word.to_ne_bytes());
-        }
-        bytes.extend(body.bytes);
-        bytes
+        let head = Head {
+            magic: u64::from_ne_bytes(*MAGIC),
+            bytes: (body.start + body.bytes.len()) as u64,
+            files: self.entries.len() as u64,
+            flags: if self.report { REPORT } else { 0 },
+            max_mappings: self.max_mappings,
+        };
+        [&head.to_bytes()[..], &files, &body.bytes].concat()
     }
 }
 
@@ -150,8 +149,8 @@ impl Body {
         at as u64
     }
 
-    fn push_words(&mut self, words: &[u64]) -> u64 {
-        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+    fn push_all<T, const N: usize>(&mut self, items: &[T], to_bytes: fn(&T) -> [u8; N]) -> u64 {
+        let bytes: Vec<u8> = items.iter().flat_map(to_bytes).collect();
         self.push(&bytes)
     }
 }
@@ -161,27 +160,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn structures_have_the_sizes_of_the_header_file() {
-        let header = include_str!("../c/preload.h");
-        let words = |name: &str| -> usize {
-            let body = header.split(&format!("struct {name} {{")).nth(1).unwrap();
-            let body = body.split('}').next().unwrap();
-            body.matches(',').count() + body.matches(';').count()
-        };
-        assert_eq!(words("plan"), HEAD_WORDS);
-        assert_eq!(words("file"), FILE_WORDS);
-        assert_eq!(words("extent"), 4);
-        assert_eq!(words("run"), 3);
-        assert!(header.contains(&format!(
-            "#define PLAN_MAGIC \"{}\"",
-            str::from_utf8(MAGIC).unwrap()
-        )));
-    }
-
-    #[test]
     fn an_empty_plan_is_a_head_and_an_end() {
         let bytes = Plan::new(65530, true).to_bytes();
-        assert_eq!(bytes.len(), 8 * HEAD_WORDS + 1);
+        assert_eq!(bytes.len(), size_of::<Head>() + 1);
         assert_eq!(&bytes[..8], MAGIC);
         assert_eq!(bytes[8..16], (bytes.len() as u64).to_ne_bytes());
     }

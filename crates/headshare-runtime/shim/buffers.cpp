@@ -13,6 +13,7 @@
 // ggml's buffer interface is internal; its header is taken from the sources
 // that this build of ggml was made of.
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -58,6 +59,29 @@ struct headshare_choice {
 };
 
 }
+
+// The Rust side, which is there on 64-bit systems only, asserts the same.
+#if UINTPTR_MAX == UINT64_MAX
+static_assert(sizeof(headshare_place) == 40 && alignof(headshare_place) == 8);
+static_assert(offsetof(headshare_place, offset) == 0);
+static_assert(offsetof(headshare_place, size) == 8);
+static_assert(offsetof(headshare_place, file_size) == 16);
+static_assert(offsetof(headshare_place, row) == 24);
+static_assert(offsetof(headshare_place, layout) == 32);
+
+static_assert(sizeof(headshare_arena) == 40 && alignof(headshare_arena) == 8);
+static_assert(offsetof(headshare_arena, user) == 0);
+static_assert(offsetof(headshare_arena, allocate) == 8);
+static_assert(offsetof(headshare_arena, repeated) == 16);
+static_assert(offsetof(headshare_arena, written) == 24);
+static_assert(offsetof(headshare_arena, mapped) == 32);
+
+static_assert(sizeof(headshare_choice) == 32 && alignof(headshare_choice) == 8);
+static_assert(offsetof(headshare_choice, user) == 0);
+static_assert(offsetof(headshare_choice, fold) == 8);
+static_assert(offsetof(headshare_choice, map) == 16);
+static_assert(offsetof(headshare_choice, choose) == 24);
+#endif
 
 namespace {
 

@@ -3,6 +3,8 @@
 // reaches a Rust frame ends the process, so the calls that can throw go
 // through here: each returns 0, or 1 with the exception's text in `error`.
 
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -27,6 +29,16 @@ int guarded(char * error, size_t error_size, F && call) noexcept {
 void (*new_failed)() = nullptr;
 
 } // namespace
+
+// What `src/stitched/stream.rs` takes the C library's table for a stream's
+// functions to be.
+#if defined(__linux__) && !defined(__ANDROID__) && UINTPTR_MAX == UINT64_MAX
+static_assert(sizeof(cookie_io_functions_t) == 32 && alignof(cookie_io_functions_t) == 8);
+static_assert(offsetof(cookie_io_functions_t, read) == 0);
+static_assert(offsetof(cookie_io_functions_t, write) == 8);
+static_assert(offsetof(cookie_io_functions_t, seek) == 16);
+static_assert(offsetof(cookie_io_functions_t, close) == 24);
+#endif
 
 extern "C" {
 

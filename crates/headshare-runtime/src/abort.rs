@@ -113,6 +113,10 @@ fn models() -> MutexGuard<'static, Models> {
     MODELS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// ggml's abort callback.
+///
+/// # Safety
+/// `message` is NULL or ends with NUL.
 unsafe extern "C" fn aborted(message: *const c_char) {
     // Much that llama.cpp asserts is that there was memory.
     tell_if_short();

@@ -46,7 +46,10 @@ pub fn start() -> Result<(), BackendError> {
             load_backends()?;
             // SAFETY: called once, after the backends are loaded, and before any
             // other part of this crate uses them: all call this first.
-            unsafe { crate::stitched::register_devices() };
+            #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+            unsafe {
+                crate::weight_buffers::register_devices()
+            };
             Ok(())
         })
         .clone()

@@ -127,8 +127,11 @@ pub struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// A node that is known to be computed: of a pass that waits.
-    pub(crate) fn computed(raw: NonNull<sys::ggml_tensor>) -> Self {
+    /// A node that is known to be computed.
+    ///
+    /// # Safety
+    /// `raw` is a node of a pass that waits for as long as `'a`, and computed.
+    pub(crate) unsafe fn computed(raw: NonNull<sys::ggml_tensor>) -> Self {
         Self {
             raw,
             computed: true,
@@ -321,7 +324,12 @@ impl Slot {
 
     /// What llama.cpp's callback returns for this node: asked, whether it is
     /// wanted; observed, whether to go on.
-    fn call(&self, raw: NonNull<sys::ggml_tensor>, ask: bool) -> bool {
+    ///
+    /// # Safety
+    /// ggml hands over `raw`, a node of the pass that runs in [`watch`](Self::watch)
+    /// on this thread, and not from within another such call; when it does not
+    /// `ask`, the node is computed.
+    unsafe fn call(&self, raw: NonNull<sys::ggml_tensor>, ask: bool) -> bool {
         let Some(mut observer) = self.observer.get().filter(|_| !self.halted.get()) else {
             return false;
         };
@@ -330,9 +338,9 @@ impl Slot {
             computed: !ask,
             call: PhantomData,
         };
-        // SAFETY: `watch` has the one reference to the observer, does not use
-        // it while the pass runs, and the pass calls back from its own thread,
-        // never from within a call.
+        // SAFETY: `watch` has the one reference to the observer, and does not use
+        // it while the pass runs. The caller promises that this thread is the
+        // pass's, and that no call is within another.
         let observer = unsafe { observer.as_mut() };
         let answer = catch_unwind(AssertUnwindSafe(|| {
             if ask {
@@ -357,14 +365,18 @@ impl Slot {
     }
 }
 
-/// llama.cpp's `cb_eval`; `slot` points to a [`Slot`].
+/// llama.cpp's `cb_eval`.
+///
+/// # Safety
+/// `slot` points to a [`Slot`]; for the rest as [`Slot::call`].
 pub(crate) unsafe extern "C" fn on_node(
     tensor: *mut sys::ggml_tensor,
     ask: bool,
     slot: *mut c_void,
 ) -> bool {
     // SAFETY: the pointer that the context was made with, to a slot that it
-    // keeps; called from the thread that evaluates.
+    // keeps.
     let slot = unsafe { &*slot.cast_const().cast::<Slot>() };
-    NonNull::new(tensor).is_some_and(|tensor| slot.call(tensor, ask))
+    // SAFETY: the caller's promise.
+    NonNull::new(tensor).is_some_and(|tensor| unsafe { slot.call(tensor, ask) })
 }

@@ -13,8 +13,6 @@ use crate::abort;
 const ERROR_SIZE: usize = 1024;
 
 unsafe extern "C" {
-    /// Has `failed` called where C++'s `new` finds no memory, before it throws.
-    pub(crate) fn headshare_watch_new(failed: extern "C" fn());
     pub(crate) fn headshare_model_load(
         path: *const c_char,
         params: *const sys::llama_model_params,

@@ -168,6 +168,10 @@ pub(crate) fn install() {
     unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) };
 }
 
+/// llama.cpp's log callback.
+///
+/// # Safety
+/// `text` is NULL or ends with NUL.
 unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
     if text.is_null() {
         return;

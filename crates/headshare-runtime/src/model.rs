@@ -12,10 +12,10 @@ use headshare_format::FormatError;
 
 use crate::abort::InMemory;
 use crate::backend::{self, BackendError};
+use crate::backing::{Backing, Shared, StitchError};
 use crate::memory::WeightRegions;
-use crate::stitched::{Backing, Shared, StitchError};
 use crate::vocab::Vocab;
-use crate::{guard, log, preflight, recorder};
+use crate::{guard, interpose, log, preflight};
 
 /// How a model is loaded; llama.cpp's names and defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ pub struct Model {
     /// llama.cpp's own buffers and mappings.
     regions: WeightRegions,
     /// What the weights lie in; goes after `raw`, which `drop` frees first.
-    backing: Option<Backing>,
+    backing: Option<Box<dyn Backing>>,
 }
 
 // SAFETY: after loading, llama.cpp only reads a model, from any thread;
@@ -158,7 +158,7 @@ impl Model {
             preflight::check_file(path).map_err(ModelError::metadata(&name))?;
         }
         let c_path = c_path(path)?;
-        Self::load_with(&name, params, progress, |raw_params, out| {
+        let open = |raw_params: &mut _, out: &mut _| {
             guard::call(&name, |error, error_size| {
                 // SAFETY: the path is NUL-terminated, the parameters and all
                 // they point to live for the call, `out` is ours.
@@ -166,13 +166,19 @@ impl Model {
                     guard::headshare_model_load(c_path.as_ptr(), raw_params, out, error, error_size)
                 }
             })
-        })
+        };
+        // SAFETY: `open` gives what llama.cpp has loaded.
+        unsafe { Self::load_with(&name, params, progress, open) }
     }
 
     /// What all ways of loading share: `open` is handed llama.cpp's parameters
     /// (and may complete them) and the place for the model. `name` is for
     /// messages only.
-    pub(crate) fn load_with(
+    ///
+    /// # Safety
+    /// `open` puts nothing but NULL there, or a model that llama.cpp has loaded and
+    /// that is no one else's.
+    pub(crate) unsafe fn load_with(
         name: &Arc<Path>,
         params: &ModelParams,
         progress: Option<Progress<'_>>,
@@ -202,7 +208,7 @@ impl Model {
         raw_params.progress_callback = Some(on_progress);
         raw_params.progress_callback_user_data = (&raw mut watch).cast();
         let mut raw = std::ptr::null_mut();
-        let (opened, taken) = recorder::record(|| open(&mut raw_params, &mut raw));
+        let (opened, taken) = interpose::record(|| open(&mut raw_params, &mut raw));
         let mut regions = WeightRegions::default();
         taken
             .ranges
@@ -241,21 +247,21 @@ impl Model {
 
     /// Keeps what the weights lie in as long as the model.
     #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-    pub(crate) fn keep(&mut self, backing: Backing) {
+    pub(crate) fn keep(&mut self, backing: Box<dyn Backing>) {
         self.backing = Some(backing);
     }
 
     /// What became of the weights that are used more than once; `None` for
     /// models loaded by [`load`](Self::load).
     pub fn shared(&self) -> Option<&Shared> {
-        self.backing.as_ref().map(Backing::shared)
+        self.backing.as_ref().map(|backing| backing.shared())
     }
 
     /// The addresses of the weights: llama.cpp's buffers, the mapped file, and
     /// ours. Empty where the system's allocations cannot be watched.
     pub fn weight_regions(&self) -> WeightRegions {
         let mut regions = self.regions.clone();
-        for range in self.backing.iter().flat_map(Backing::ranges) {
+        for range in self.backing.iter().flat_map(|backing| backing.ranges()) {
             regions.add(range);
         }
         regions
@@ -452,6 +458,10 @@ struct Watch<'a> {
     panic: Option<Box<dyn Any + Send>>,
 }
 
+/// llama.cpp's progress callback.
+///
+/// # Safety
+/// `user_data` points to a [`Watch`] that nothing else uses meanwhile.
 unsafe extern "C" fn on_progress(part: f32, user_data: *mut c_void) -> bool {
     // SAFETY: the pointer that `load_with` set; the `Watch` outlives the load
     // and nothing else touches it meanwhile.

@@ -12,6 +12,7 @@
 //! operation and how many of both came before; [`Calibrator::graph`] is the
 //! graph of a first pass over one token, with what each node is computed from.
 
+mod error;
 mod graph;
 mod pass;
 mod replay;
@@ -21,11 +22,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::batch::Batch;
-use crate::callbacks::NodeError;
-use crate::context::{Context, ContextError, ContextParams, FlashAttention};
-use crate::model::{Model, ModelError, ModelParams};
+use crate::context::{Context, ContextParams, FlashAttention};
+use crate::model::{Model, ModelParams};
 use crate::vocab::{Token, Vocab};
 
+pub use error::CalibrateError;
 pub use graph::{Graph, GraphNode, Source, Weight};
 pub use pass::{AtStop, Pass};
 
@@ -48,31 +49,6 @@ pub struct CalibratorParams {
     pub n_threads: Option<u32>,
     /// While true, evaluation stops as soon as it can.
     pub stop: Arc<AtomicBool>,
-}
-
-/// Why a pass failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CalibrateError {
-    /// The model cannot be loaded or does not generate.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// It cannot be evaluated.
-    #[error(transparent)]
-    Context(#[from] ContextError),
-    /// A node's data is not what was expected.
-    #[error(transparent)]
-    Node(#[from] NodeError),
-    /// A weight cannot be written.
-    #[error("weight {name}: {problem}")]
-    Weight {
-        /// Its name.
-        name: String,
-        /// Why not.
-        problem: String,
-    },
-    /// The graph of a pass is not the graph of the first one.
-    #[error("llama.cpp's graph changed: {0}")]
-    Graph(String),
 }
 
 /// A model of its own, with weights that can be replaced.
@@ -170,7 +146,9 @@ impl Calibrator {
         offset: usize,
         bytes: &[u8],
     ) -> Result<(), CalibrateError> {
-        write(&self.graph.weights[weight], offset, bytes)
+        // SAFETY: the weight is of the model that the context holds; a pass would
+        // have borrowed `self`.
+        unsafe { write(&self.graph.weights[weight], offset, bytes) }
     }
 
     /// Evaluates `tokens`, the windows one after the other, with logits of those

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use ggml_sys as sys;
 
-use super::CalibrateError;
+use super::error::CalibrateError;
 use super::graph::{Graph, Weight};
 use super::replay::{self, Trace};
 use crate::callbacks::{Node, NodeError, Observer};
@@ -15,7 +15,8 @@ use crate::callbacks::{Node, NodeError, Observer};
 /// What is called at the stops of a pass, with the node's index.
 pub type AtStop<'a, E> = dyn FnMut(usize, &mut Pass<'_>) -> ControlFlow<Result<(), E>> + 'a;
 
-/// What can be read and written at a stop of a pass.
+/// What can be read and written at a stop of a pass. There is none but while the
+/// pass waits.
 pub struct Pass<'a> {
     graph: &'a Graph,
     live: &'a HashMap<usize, Live>,
@@ -37,7 +38,9 @@ impl Pass<'_> {
     /// # Errors
     /// When it has not come up yet, or is not plain f32.
     pub fn f32s(&self, index: usize) -> Result<Cow<'_, [f32]>, CalibrateError> {
-        Ok(Node::computed(self.live(index)?.raw).f32s()?)
+        // SAFETY: the pass waits, and what has come up before its stop is computed.
+        let node = unsafe { Node::computed(self.live(index)?.raw) };
+        Ok(node.f32s()?)
     }
 
     /// Replaces the elements of node `index`, which the rest of the pass then
@@ -46,7 +49,8 @@ impl Pass<'_> {
     /// # Errors
     /// When it has not come up yet, or these are not its elements.
     pub fn write_f32s(&mut self, index: usize, values: &[f32]) -> Result<(), CalibrateError> {
-        replay::put(self.live(index)?.raw, values)
+        // SAFETY: the pass waits, and what has come up before its stop is computed.
+        unsafe { replay::put(self.live(index)?.raw, values) }
     }
 
     /// Computes the nodes after node `after` up to node `through` again, with
@@ -74,7 +78,8 @@ impl Pass<'_> {
             .iter()
             .map(|&(index, values)| Ok((self.live(index)?.raw, values)))
             .collect::<Result<Vec<_>, CalibrateError>>()?;
-        self.trace.replay(after.place, through.place, &values)
+        // SAFETY: the pass waits, and what has come up before its stop is computed.
+        unsafe { self.trace.replay(after.place, through.place, &values) }
     }
 
     fn live(&self, index: usize) -> Result<Live, CalibrateError> {
@@ -94,12 +99,22 @@ impl Pass<'_> {
         offset: usize,
         bytes: &[u8],
     ) -> Result<(), CalibrateError> {
-        write(&self.graph.weights[weight], offset, bytes)
+        // SAFETY: the graph is that of the calibrator that runs this pass, which
+        // waits.
+        unsafe { write(&self.graph.weights[weight], offset, bytes) }
     }
 }
 
 /// Replaces bytes of a weight.
-pub(super) fn write(weight: &Weight, offset: usize, bytes: &[u8]) -> Result<(), CalibrateError> {
+///
+/// # Safety
+/// The weight is of a [`Calibrator`](super::Calibrator)'s living model, and no
+/// pass computes at this moment.
+pub(super) unsafe fn write(
+    weight: &Weight,
+    offset: usize,
+    bytes: &[u8],
+) -> Result<(), CalibrateError> {
     let fail = |problem: String| {
         Err(CalibrateError::Weight {
             name: weight.name.clone(),
@@ -125,8 +140,8 @@ pub(super) fn write(weight: &Weight, offset: usize, bytes: &[u8]) -> Result<(), 
         return fail("it does not lie in the CPU's memory".into());
     }
     // SAFETY: the bytes lie within the tensor's, which are ours alone to write:
-    // the model was read into memory of its own, no pass computes at this
-    // moment, and no reference to a weight's bytes is ever handed out.
+    // the model was read into memory of its own, no pass computes, and no
+    // reference to a weight's bytes is ever handed out.
     unsafe {
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.cast::<u8>().add(offset), bytes.len());
     }

@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 
 use ggml_sys as sys;
 
-use super::CalibrateError;
+use super::error::CalibrateError;
 use crate::callbacks::Node;
 
 /// The nodes of a pass so far, in order, and what its inputs were.
@@ -37,9 +37,13 @@ impl Trace {
     pub fn note(&mut self, node: &Node<'_>) -> usize {
         for i in 0..sys::GGML_MAX_SRC as usize {
             let Some(src) = node.src(i) else { break };
-            let root = root(src.raw());
-            if is_input(root) && self.known.insert(root) {
-                self.inputs.push((root, bytes_of(root)));
+            // SAFETY: the sources of a node of a living graph.
+            let root = unsafe { root(src.raw()) };
+            // SAFETY: as above; what llama.cpp has set has memory.
+            unsafe {
+                if is_input(root) && self.known.insert(root) {
+                    self.inputs.push((root, bytes_of(root)));
+                }
             }
         }
         self.known.insert(node.raw());
@@ -49,14 +53,19 @@ impl Trace {
 
     /// Computes the nodes after place `after` up to place `through` again, with
     /// the inputs put back and each of `values` in its node.
-    pub fn replay(
+    ///
+    /// # Safety
+    /// The pass that all noted nodes are of waits, and the nodes up to `through`
+    /// and those of `values` are computed.
+    pub unsafe fn replay(
         &mut self,
         after: usize,
         through: usize,
         values: &[(NonNull<sys::ggml_tensor>, &[f32])],
     ) -> Result<(), CalibrateError> {
         let stretch = &self.nodes[after + 1..=through];
-        self.check(stretch, values)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.check(stretch, values) }?;
         for (tensor, data) in &self.inputs {
             // SAFETY: a tensor of the pass that waits, and bytes of its size.
             unsafe {
@@ -64,32 +73,41 @@ impl Trace {
             }
         }
         for (tensor, data) in values {
-            put(*tensor, data)?;
+            // SAFETY: the caller's promise.
+            unsafe { put(*tensor, data) }?;
         }
         if self.backend.is_none() {
             self.backend = Some(Backend::new(self.n_threads)?);
         }
-        self.backend
-            .as_ref()
-            .ok_or_else(|| graph("no backend"))?
-            .compute(stretch)
+        let backend = self.backend.as_ref().ok_or_else(|| graph("no backend"))?;
+        // SAFETY: the caller's promise; the stretch is in the pass's order.
+        unsafe { backend.compute(stretch) }
     }
 
     /// Everything that the stretch reads must be computed in it, put back, or
     /// lie where no pass writes.
-    fn check(
+    ///
+    /// # Safety
+    /// As [`replay`](Self::replay).
+    unsafe fn check(
         &self,
         stretch: &[NonNull<sys::ggml_tensor>],
         values: &[(NonNull<sys::ggml_tensor>, &[f32])],
     ) -> Result<(), CalibrateError> {
         let mut there: HashSet<_> = self.inputs.iter().map(|(tensor, _)| *tensor).collect();
-        there.extend(values.iter().map(|(tensor, _)| root(*tensor)));
+        // SAFETY: tensors of the pass that waits.
+        there.extend(values.iter().map(|(tensor, _)| unsafe { root(*tensor) }));
         for &raw in stretch {
-            let node = Node::computed(raw);
+            // SAFETY: the caller's promise.
+            let node = unsafe { Node::computed(raw) };
             for i in 0..sys::GGML_MAX_SRC as usize {
                 let Some(src) = node.src(i) else { break };
-                let root = root(src.raw());
-                if is_scratch(root) && !there.contains(&root) {
+                // SAFETY: the sources of a node of a living graph.
+                let (root, scratch) = unsafe {
+                    let root = root(src.raw());
+                    (root, is_scratch(root))
+                };
+                if scratch && !there.contains(&root) {
                     return Err(graph(&format!(
                         "{} is computed from {}, which is not there any more",
                         node.name(),
@@ -103,9 +121,16 @@ impl Trace {
     }
 }
 
-/// Writes `values` into a tensor of a pass that waits.
-pub(super) fn put(tensor: NonNull<sys::ggml_tensor>, values: &[f32]) -> Result<(), CalibrateError> {
-    let node = Node::computed(tensor);
+/// Writes `values` into a tensor.
+///
+/// # Safety
+/// It is of a pass that waits, and computed.
+pub(super) unsafe fn put(
+    tensor: NonNull<sys::ggml_tensor>,
+    values: &[f32],
+) -> Result<(), CalibrateError> {
+    // SAFETY: the caller's promise.
+    let node = unsafe { Node::computed(tensor) };
     // SAFETY: the tensor lives.
     let contiguous = unsafe { sys::ggml_is_contiguous(tensor.as_ptr()) };
     if node.ggml_type() != sys::GGML_TYPE_F32
@@ -135,8 +160,11 @@ fn graph(problem: &str) -> CalibrateError {
 }
 
 /// The tensor whose memory this one's is.
-fn root(mut tensor: NonNull<sys::ggml_tensor>) -> NonNull<sys::ggml_tensor> {
-    // SAFETY: tensors of a living graph, whose views' sources live, too.
+///
+/// # Safety
+/// It is a tensor of a living graph.
+unsafe fn root(mut tensor: NonNull<sys::ggml_tensor>) -> NonNull<sys::ggml_tensor> {
+    // SAFETY: the caller's promise; the sources of views live as long.
     while let Some(source) = NonNull::new(unsafe { tensor.as_ref() }.view_src) {
         tensor = source;
     }
@@ -144,8 +172,11 @@ fn root(mut tensor: NonNull<sys::ggml_tensor>) -> NonNull<sys::ggml_tensor> {
 }
 
 /// Whether its memory is used for other things in the course of a pass.
-fn is_scratch(tensor: NonNull<sys::ggml_tensor>) -> bool {
-    // SAFETY: a tensor of a living graph.
+///
+/// # Safety
+/// It is a tensor of a living graph.
+unsafe fn is_scratch(tensor: NonNull<sys::ggml_tensor>) -> bool {
+    // SAFETY: the caller's promise.
     let tensor = unsafe { tensor.as_ref() };
     if tensor.buffer.is_null() || tensor.data.is_null() {
         return false;
@@ -156,14 +187,20 @@ fn is_scratch(tensor: NonNull<sys::ggml_tensor>) -> bool {
 }
 
 /// Whether llama.cpp sets it before the pass.
-fn is_input(tensor: NonNull<sys::ggml_tensor>) -> bool {
-    // SAFETY: a tensor of a living graph.
-    let op = unsafe { tensor.as_ref() }.op;
-    op == sys::GGML_OP_NONE && is_scratch(tensor)
+///
+/// # Safety
+/// It is a tensor of a living graph.
+unsafe fn is_input(tensor: NonNull<sys::ggml_tensor>) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { tensor.as_ref().op == sys::GGML_OP_NONE && is_scratch(tensor) }
 }
 
-fn bytes_of(tensor: NonNull<sys::ggml_tensor>) -> Vec<u8> {
-    // SAFETY: the tensor lives and has memory of that size.
+/// The tensor's bytes.
+///
+/// # Safety
+/// It is a tensor of a living graph, and has memory.
+unsafe fn bytes_of(tensor: NonNull<sys::ggml_tensor>) -> Vec<u8> {
+    // SAFETY: the caller's promise; the bytes are as many as there is room for.
     unsafe {
         let mut bytes = vec![0u8; sys::ggml_nbytes(tensor.as_ptr())];
         sys::ggml_backend_tensor_get(tensor.as_ptr(), bytes.as_mut_ptr().cast(), 0, bytes.len());
@@ -198,7 +235,11 @@ impl Backend {
         Ok(this)
     }
 
-    fn compute(&self, nodes: &[NonNull<sys::ggml_tensor>]) -> Result<(), CalibrateError> {
+    /// Computes nodes one after the other.
+    ///
+    /// # Safety
+    /// They are of a pass that waits, have memory, and are in the pass's order.
+    unsafe fn compute(&self, nodes: &[NonNull<sys::ggml_tensor>]) -> Result<(), CalibrateError> {
         // SAFETY: plain arithmetic.
         let size = unsafe { sys::ggml_graph_overhead_custom(nodes.len(), false) };
         let params = sys::ggml_init_params {
@@ -212,8 +253,8 @@ impl Backend {
             return Err(graph("no memory for a graph"));
         }
         // SAFETY: a graph of as many nodes, in a context with room for it; the
-        // nodes belong to the pass that waits, have memory, and their order is
-        // that of the pass. The context is freed after its last use.
+        // nodes are as the caller promises. The context is freed after its last
+        // use.
         let status = unsafe {
             let graph = sys::ggml_new_graph_custom(context, nodes.len(), false);
             for node in nodes {

@@ -538,6 +538,10 @@ impl Drop for Context {
     }
 }
 
+/// llama.cpp's question whether to end an evaluation.
+///
+/// # Safety
+/// `stop` points to a flag that lives for the call.
 unsafe extern "C" fn on_abort(stop: *mut c_void) -> bool {
     // SAFETY: points into the Arc that the context's owner holds.
     unsafe { &*stop.cast_const().cast::<AtomicBool>() }.load(Ordering::Relaxed)

@@ -7,7 +7,10 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::guard;
+unsafe extern "C" {
+    /// Has `failed` called where C++'s `new` finds no memory, before it throws.
+    fn headshare_watch_new(failed: extern "C" fn());
+}
 
 /// What is to be done instead of aborting.
 static THEN: OnceLock<fn(&Shortage) -> !> = OnceLock::new();
@@ -89,7 +92,7 @@ fn told(allocated: *mut u8, wanted: usize) -> *mut u8 {
 pub fn on_shortage(then: fn(&Shortage) -> !) {
     if THEN.set(then).is_ok() {
         // SAFETY: it may be called from any thread, at any time.
-        unsafe { guard::headshare_watch_new(new_failed) };
+        unsafe { headshare_watch_new(new_failed) };
     }
 }
 

@@ -9,18 +9,19 @@ use std::sync::Arc;
 use headshare_format::{GgmlType, LogicalLayout, TensorInfo, VirtualGguf, bytes_mapped_again};
 use headshare_stitch::{Steps, StitchedMapping, mappings_left, page_size};
 
-use super::buffers::{Choice, RepackingType, Twin, WeightBuffers};
-use super::hooks::Registration;
+use super::source::{Sharing, Source};
 use super::stream::Stream;
-use super::{Shared, Sharing, Source, StitchError};
+use crate::backing::{Backing, Shared, StitchError};
+use crate::interpose::Registration;
 use crate::model::{Model, ModelError, ModelParams, Progress};
+use crate::weight_buffers::{Choice, RepackingType, Twin, WeightBuffers};
 use crate::{guard, preflight};
 
 /// Bytes that may be consumed before the file's pages are let go of.
 const DROP_EVERY: u64 = 8 << 20;
 
 /// Everything behind a loaded model's weights, dropped after the model.
-pub(crate) struct Backing {
+struct StitchedWeights {
     fold: Option<WeightBuffers>,
     _map: Option<WeightBuffers>,
     // Before the mapping it registers.
@@ -29,13 +30,13 @@ pub(crate) struct Backing {
     shared: Shared,
 }
 
-impl Backing {
-    pub(crate) fn shared(&self) -> &Shared {
+impl Backing for StitchedWeights {
+    fn shared(&self) -> &Shared {
         &self.shared
     }
 
-    /// The addresses that hold weights: the mapped file and the arenas.
-    pub(crate) fn ranges(&self) -> Vec<Range<u64>> {
+    /// The mapped file and the arenas.
+    fn ranges(&self) -> Vec<Range<u64>> {
         let start = self.mapping.as_ptr() as u64;
         let mapped = start..start + self.mapping.len() as u64;
         let arenas = self.fold.iter().flat_map(WeightBuffers::ranges);
@@ -79,8 +80,11 @@ impl Model {
             .file()
             .try_clone()
             .map_err(StitchError::Stream)?;
-        let registration = Registration::new(plan.mapping.as_ptr(), plan.mapping.len(), fd.into())
-            .ok_or(StitchError::TooMany)?;
+        let (start, len) = (plan.mapping.as_ptr(), plan.mapping.len());
+        // SAFETY: the mapping outlives it: here, where it is declared first, and in
+        // what is made of the plan.
+        let registration =
+            unsafe { Registration::new(start, len, fd.into()) }.ok_or(StitchError::TooMany)?;
         let params = ModelParams {
             use_mmap: true,
             ..params.clone()
@@ -98,8 +102,9 @@ impl Model {
             progress.as_mut().is_none_or(|progress| progress(part))
         };
         let stream = Stream::new(mapping).map_err(StitchError::Stream)?;
-        let attached = registration.attach(stream.as_ptr());
-        let model = Self::load_with(&name, &params, Some(&mut on_progress), |raw, out| {
+        // SAFETY: the guard is dropped before the stream.
+        let attached = unsafe { registration.attach(stream.as_ptr()) };
+        let open = |raw: &mut _, out: &mut _| {
             let load = |error, error_size| {
                 // SAFETY: the stream is open, the parameters and all they point
                 // to live for the call, `out` is ours.
@@ -108,7 +113,9 @@ impl Model {
                 }
             };
             choice.during(|| guard::call(&name, load))
-        });
+        };
+        // SAFETY: `open` gives what llama.cpp has loaded.
+        let model = unsafe { Self::load_with(&name, &params, Some(&mut on_progress), open) };
         drop(attached);
         drop(stream);
         let mut model = model?;
@@ -126,7 +133,7 @@ impl Model {
             drop(model);
             return Err(StitchError::CannotFold(trouble).into());
         }
-        model.keep(backing);
+        model.keep(Box::new(backing));
         Ok(model)
     }
 }
@@ -200,7 +207,8 @@ impl Plan {
                     .collect();
                 plan.folded = folded.into_iter().map(name).collect();
                 plan.unpacked = others.into_iter().map(name).collect();
-                plan.fold = Some(WeightBuffers::fold(real, &twins));
+                // SAFETY: the model keeps them and is dropped first.
+                plan.fold = Some(unsafe { WeightBuffers::fold(real, &twins) });
             }
             _ => plan.unpacked = repacked.into_iter().map(name).collect(),
         }
@@ -211,7 +219,9 @@ impl Plan {
             .collect();
         plan.unpacked = unpacked.into_iter().collect();
         if !plan.unpacked.is_empty() {
-            plan.map = Some(WeightBuffers::map(&plan.mapping, better));
+            // SAFETY: the model keeps them and the mapping, and is dropped first;
+            // the mapping gave the addresses.
+            plan.map = Some(unsafe { WeightBuffers::map(&plan.mapping, better) });
         }
         plan.mapped_tensors = kinds.len() - plan.folded.len();
         let names: HashSet<&String> = plan.folded.iter().collect();
@@ -280,7 +290,7 @@ impl Plan {
         choice
     }
 
-    fn into_backing(self, registration: Registration) -> Backing {
+    fn into_backing(self, registration: Registration) -> StitchedWeights {
         for buffers in self.fold.iter().chain(&self.map) {
             buffers.seal();
         }
@@ -295,7 +305,7 @@ impl Plan {
             mappings: self.mapping.mapped().len() + self.mapping.copied().len(),
             trouble: self.fold.as_ref().and_then(WeightBuffers::trouble),
         };
-        Backing {
+        StitchedWeights {
             fold: self.fold,
             _map: self.map,
             _registration: registration,
@@ -317,7 +327,7 @@ fn repacking_types(tensors: &[TensorInfo]) -> Vec<Option<RepackingType>> {
             }
             *known
                 .entry((tensor.ggml_type, &tensor.dims))
-                .or_insert_with(|| RepackingType::of(tensor.ggml_type.id(), &tensor.dims))
+                .or_insert_with(|| RepackingType::of(tensor.ggml_type, &tensor.dims))
         })
         .collect()
 }

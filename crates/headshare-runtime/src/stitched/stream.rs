@@ -4,6 +4,7 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
+use std::mem::offset_of;
 use std::ptr::NonNull;
 
 use libc::{FILE, off64_t, size_t, ssize_t};
@@ -16,6 +17,15 @@ struct CookieFunctions {
     seek: Option<unsafe extern "C" fn(*mut c_void, *mut off64_t, c_int) -> c_int>,
     close: Option<unsafe extern "C" fn(*mut c_void) -> c_int>,
 }
+
+// As `shim/guard.cpp` asserts of the C library's.
+const _: () = {
+    assert!(size_of::<CookieFunctions>() == 32 && align_of::<CookieFunctions>() == 8);
+    assert!(offset_of!(CookieFunctions, read) == 0);
+    assert!(offset_of!(CookieFunctions, write) == 8);
+    assert!(offset_of!(CookieFunctions, seek) == 16);
+    assert!(offset_of!(CookieFunctions, close) == 24);
+};
 
 unsafe extern "C" {
     fn fopencookie(
@@ -84,6 +94,9 @@ impl Drop for Stream<'_> {
     }
 }
 
+/// # Safety
+/// `cookie` points to a [`Cookie`] that nothing else uses meanwhile, `out` to room
+/// for `len` bytes.
 unsafe extern "C" fn read(cookie: *mut c_void, out: *mut c_char, len: size_t) -> ssize_t {
     // SAFETY: the cookie given to `fopencookie`; the C library serialises the
     // calls for one stream.
@@ -102,6 +115,8 @@ unsafe extern "C" fn read(cookie: *mut c_void, out: *mut c_char, len: size_t) ->
     n as ssize_t
 }
 
+/// # Safety
+/// As [`read`]; `offset` points to a number.
 unsafe extern "C" fn seek(cookie: *mut c_void, offset: *mut off64_t, whence: c_int) -> c_int {
     // SAFETY: as in `read`; the offset is the C library's own variable.
     let (cookie, offset) = unsafe { (&mut *cookie.cast::<Cookie>(), &mut *offset) };

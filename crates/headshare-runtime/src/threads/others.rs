@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::processor_time;
+use super::processor::processor_time;
 
 /// What the processors that this process may use had done at some moment.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
 use libc::{FILE, off_t, size_t};
 
-use crate::recorder;
+use super::taken;
 
 /// Models that can be loaded this way at a time.
 const SLOTS: usize = 64;
@@ -42,7 +42,7 @@ static REGISTRY: [Slot; SLOTS] = [const {
 /// A registered mapping; llama.cpp's `munmap`s in it do nothing while this
 /// lives. The mapping outlives it.
 #[derive(Debug)]
-pub(super) struct Registration {
+pub(crate) struct Registration {
     slot: &'static Slot,
     /// Stands for the stream at `fileno` and `mmap`. Its number is no one
     /// else's while it is open.
@@ -58,7 +58,11 @@ impl std::fmt::Debug for Slot {
 impl Registration {
     /// Registers the `len` bytes mapped at `start`, for which `fd` stands.
     /// `None` when too many are registered.
-    pub(super) fn new(start: *const u8, len: usize, fd: OwnedFd) -> Option<Self> {
+    ///
+    /// # Safety
+    /// The bytes stay mapped, and readable, for as long as what is returned lives:
+    /// whoever maps `fd` is given them.
+    pub(crate) unsafe fn new(start: *const u8, len: usize, fd: OwnedFd) -> Option<Self> {
         let slot = REGISTRY.iter().find(|slot| {
             slot.start
                 .compare_exchange(0, CLAIMED, Ordering::AcqRel, Ordering::Relaxed)
@@ -70,9 +74,11 @@ impl Registration {
         Some(Self { slot, _fd: fd })
     }
 
-    /// From now on `stream` is the mapping's; until the guard is dropped,
-    /// which comes before the stream is closed.
-    pub(super) fn attach(&self, stream: *mut FILE) -> Attached<'_> {
+    /// From now on `stream` is the mapping's; until the guard is dropped.
+    ///
+    /// # Safety
+    /// That comes before the stream is closed: later another may be at its address.
+    pub(crate) unsafe fn attach(&self, stream: *mut FILE) -> Attached<'_> {
         self.slot.stream.store(stream, Ordering::Release);
         Attached { slot: self.slot }
     }
@@ -87,7 +93,7 @@ impl Drop for Registration {
 }
 
 /// While this lives, the stream has the mapping.
-pub(super) struct Attached<'a> {
+pub(crate) struct Attached<'a> {
     slot: &'a Slot,
 }
 
@@ -152,9 +158,9 @@ unsafe extern "C" fn mmap(
     let mapped = unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) }
         as *mut c_void;
     if mapped == libc::MAP_FAILED {
-        recorder::note_refused();
+        taken::note_refused();
     } else if fd >= 0 {
-        recorder::note(mapped, len);
+        taken::note(mapped, len);
     }
     mapped
 }
@@ -190,7 +196,7 @@ unsafe extern "C" fn munmap(address: *mut c_void, len: size_t) -> c_int {
     if inside {
         return 0;
     }
-    recorder::forget(address, len);
+    taken::forget(address, len);
     // SAFETY: the caller's arguments, passed on.
     unsafe { libc::syscall(libc::SYS_munmap, address, len) as c_int }
 }

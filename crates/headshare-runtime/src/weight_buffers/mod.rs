@@ -1,16 +1,22 @@
 //! The buffer types of `shim/buffers.cpp` and the memory behind them.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, c_char, c_void};
+use std::mem::offset_of;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
 use ggml_sys as sys;
+use headshare_format::GgmlType;
 use headshare_stitch::{FoldArena, StitchedMapping, mappings_left, page_size};
 
-use crate::recorder;
+use crate::interpose;
 
+/// What the buffers of one load ask of this side; `shim/buffers.cpp` says more.
 #[repr(C)]
 struct Arena {
     user: *mut c_void,
@@ -31,6 +37,38 @@ struct Place {
     layout: *const c_void,
 }
 
+/// What a load decides about its weights.
+#[repr(C)]
+struct RawChoice {
+    user: *const c_void,
+    fold: sys::ggml_backend_buffer_type_t,
+    map: sys::ggml_backend_buffer_type_t,
+    choose: unsafe extern "C" fn(*const c_void, *const c_char) -> sys::ggml_backend_buffer_type_t,
+}
+
+// As `shim/buffers.cpp` asserts of its own.
+const _: () = {
+    assert!(size_of::<Place>() == 40 && align_of::<Place>() == 8);
+    assert!(offset_of!(Place, offset) == 0);
+    assert!(offset_of!(Place, size) == 8);
+    assert!(offset_of!(Place, file_size) == 16);
+    assert!(offset_of!(Place, row) == 24);
+    assert!(offset_of!(Place, layout) == 32);
+
+    assert!(size_of::<Arena>() == 40 && align_of::<Arena>() == 8);
+    assert!(offset_of!(Arena, user) == 0);
+    assert!(offset_of!(Arena, allocate) == 8);
+    assert!(offset_of!(Arena, repeated) == 16);
+    assert!(offset_of!(Arena, written) == 24);
+    assert!(offset_of!(Arena, mapped) == 32);
+
+    assert!(size_of::<RawChoice>() == 32 && align_of::<RawChoice>() == 8);
+    assert!(offset_of!(RawChoice, user) == 0);
+    assert!(offset_of!(RawChoice, fold) == 8);
+    assert!(offset_of!(RawChoice, map) == 16);
+    assert!(offset_of!(RawChoice, choose) == 24);
+};
+
 unsafe extern "C" {
     fn headshare_repacking_type(ggml_type: i32, ne: *const i64) -> sys::ggml_backend_buffer_type_t;
     fn headshare_buffer_type_new(
@@ -41,14 +79,6 @@ unsafe extern "C" {
     fn headshare_buffer_type_free(buft: sys::ggml_backend_buffer_type_t);
     fn headshare_devices_register();
     fn headshare_choose(next: *const RawChoice) -> *const RawChoice;
-}
-
-#[repr(C)]
-struct RawChoice {
-    user: *const c_void,
-    fold: sys::ggml_backend_buffer_type_t,
-    map: sys::ggml_backend_buffer_type_t,
-    choose: unsafe extern "C" fn(*const c_void, *const c_char) -> sys::ggml_backend_buffer_type_t,
 }
 
 /// Adds the devices through which llama.cpp asks where weights go.
@@ -62,7 +92,7 @@ pub(crate) unsafe fn register_devices() {
 
 /// Which weights go to buffers of ours.
 #[derive(Default)]
-pub(super) struct Choice<'a> {
+pub(crate) struct Choice<'a> {
     fold: Option<&'a WeightBuffers>,
     map: Option<&'a WeightBuffers>,
     by_name: HashMap<&'a str, sys::ggml_backend_buffer_type_t>,
@@ -70,13 +100,13 @@ pub(super) struct Choice<'a> {
 
 impl<'a> Choice<'a> {
     /// Has the weights `names` go to `buffers` around a repacking type.
-    pub(super) fn fold(&mut self, buffers: &'a WeightBuffers, names: &'a [String]) {
+    pub(crate) fn fold(&mut self, buffers: &'a WeightBuffers, names: &'a [String]) {
         self.fold = Some(buffers);
         self.add(buffers, names);
     }
 
     /// Has the weights `names` go to `buffers` that stay in the mapping.
-    pub(super) fn map(&mut self, buffers: &'a WeightBuffers, names: &'a [String]) {
+    pub(crate) fn map(&mut self, buffers: &'a WeightBuffers, names: &'a [String]) {
         self.map = Some(buffers);
         self.add(buffers, names);
     }
@@ -87,7 +117,7 @@ impl<'a> Choice<'a> {
     }
 
     /// Runs `load`, which loads a model in this thread with this choice.
-    pub(super) fn during<T>(&self, load: impl FnOnce() -> T) -> T {
+    pub(crate) fn during<T>(&self, load: impl FnOnce() -> T) -> T {
         let buft =
             |buffers: Option<&WeightBuffers>| buffers.map_or(std::ptr::null_mut(), |b| b.buft);
         let raw = RawChoice {
@@ -118,6 +148,10 @@ unsafe fn asking<T>(choice: &RawChoice, load: impl FnOnce() -> T) -> T {
     load()
 }
 
+/// What [`RawChoice`] has for a [`Choice`].
+///
+/// # Safety
+/// `user` points to the choice that is in force, `name` to text that ends with NUL.
 unsafe extern "C" fn choose(
     user: *const c_void,
     name: *const c_char,
@@ -131,29 +165,29 @@ unsafe extern "C" fn choose(
 
 /// The CPU backend's buffer type that repacks weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RepackingType(sys::ggml_backend_buffer_type_t);
+pub(crate) struct RepackingType(sys::ggml_backend_buffer_type_t);
 
 impl RepackingType {
     /// The type that a weight of `dims` (`ne[0]` first) is repacked into when
     /// it is multiplied with; `None` when ggml leaves it as it is.
-    pub(super) fn of(ggml_type: u32, dims: &[u64]) -> Option<Self> {
+    pub(crate) fn of(ggml_type: GgmlType, dims: &[u64]) -> Option<Self> {
         if dims.len() > 3 {
             return None;
         }
         let mut ne = [1i64; 3];
         for (ne, &dim) in ne.iter_mut().zip(dims) {
-            *ne = i64::try_from(dim).ok()?;
+            *ne = i64::try_from(dim).ok().filter(|&dim| dim > 0)?;
         }
-        // SAFETY: a valid ggml type (the caller has it from a validated file)
-        // and three positive dimensions.
-        let buft = unsafe { headshare_repacking_type(ggml_type as i32, ne.as_ptr()) };
+        let id = ggml_type.id().cast_signed();
+        // SAFETY: a type that ggml has, and three positive dimensions.
+        let buft = unsafe { headshare_repacking_type(id, ne.as_ptr()) };
         (!buft.is_null()).then_some(Self(buft))
     }
 }
 
 /// Rows of two tensors that hold the same bytes.
 #[derive(Debug, Clone)]
-pub(super) struct Twin {
+pub(crate) struct Twin {
     pub donor: String,
     pub donor_offset: u64,
     pub alias: String,
@@ -162,7 +196,7 @@ pub(super) struct Twin {
 }
 
 /// A buffer type over memory of ours, freed when dropped: after the model.
-pub(super) struct WeightBuffers {
+pub(crate) struct WeightBuffers {
     buft: sys::ggml_backend_buffer_type_t,
     state: NonNull<Mutex<State>>,
 }
@@ -193,24 +227,39 @@ unsafe impl Sync for WeightBuffers {}
 impl WeightBuffers {
     /// Buffers around the repacking type `real` whose equal pages, as `twins`
     /// name them, become the same memory.
-    pub(super) fn fold(real: RepackingType, twins: &[Twin]) -> Self {
-        Self::new(real.0, twins, 0..0, HashMap::new())
+    ///
+    /// # Safety
+    /// They are dropped after every model that was loaded with them.
+    pub(crate) unsafe fn fold(real: RepackingType, twins: &[Twin]) -> Self {
+        // SAFETY: the caller's promise; `real` came from ggml.
+        unsafe { Self::new(real.0, twins, 0..0, HashMap::new()) }
     }
 
     /// Buffers whose tensors stay in `mapping`, where the loader has them, or at
-    /// the addresses that are `better` for them and live as long.
-    pub(super) fn map(mapping: &StitchedMapping, better: HashMap<String, *const u8>) -> Self {
+    /// the addresses that are `better` for them.
+    ///
+    /// # Safety
+    /// They and the mapping are dropped after every model that was loaded with
+    /// them. At each address in `better` the tensor of that name can be read for as
+    /// long as the mapping is there.
+    pub(crate) unsafe fn map(
+        mapping: &StitchedMapping,
+        better: HashMap<String, *const u8>,
+    ) -> Self {
         let start = mapping.as_ptr() as usize;
         let better = better.into_iter().map(|(name, at)| (name, at as usize));
-        Self::new(
-            std::ptr::null_mut(),
-            &[],
-            start..start + mapping.len(),
-            better.collect(),
-        )
+        let lent = start..start + mapping.len();
+        // SAFETY: the caller's promise.
+        unsafe { Self::new(std::ptr::null_mut(), &[], lent, better.collect()) }
     }
 
-    fn new(
+    /// Buffers around `real`, or, where that is NULL, ones that lend the addresses
+    /// `lent`.
+    ///
+    /// # Safety
+    /// `real` is NULL or a type of ggml's; for the rest as [`fold`](Self::fold)
+    /// and [`map`](Self::map).
+    unsafe fn new(
         real: sys::ggml_backend_buffer_type_t,
         twins: &[Twin],
         lent: Range<usize>,
@@ -252,12 +301,12 @@ impl WeightBuffers {
     }
 
     /// Bytes that folding has freed.
-    pub(super) fn folded_bytes(&self) -> u64 {
+    pub(crate) fn folded_bytes(&self) -> u64 {
         self.with(|state| state.folded_bytes)
     }
 
     /// Ends the loading: nothing is written any more.
-    pub(super) fn seal(&self) {
+    pub(crate) fn seal(&self) {
         self.with(|state| {
             for arena in &mut state.arenas {
                 // Writable is what stock llama.cpp's buffers are, too.
@@ -270,12 +319,12 @@ impl WeightBuffers {
     }
 
     /// Why something could not be folded, if so.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<String> {
         self.with(|state| state.trouble.clone())
     }
 
     /// The addresses that hold weights.
-    pub(super) fn ranges(&self) -> Vec<Range<u64>> {
+    pub(crate) fn ranges(&self) -> Vec<Range<u64>> {
         self.with(|state| {
             let range = |arena: &FoldArena| {
                 let start = arena.as_ptr() as u64;
@@ -303,6 +352,10 @@ impl Drop for WeightBuffers {
     }
 }
 
+/// [`Arena`]'s; `shim/buffers.cpp` says what these four do.
+///
+/// # Safety
+/// `user` is the state of buffers that are not dropped yet.
 unsafe extern "C" fn allocate(user: *mut c_void, size: usize) -> *mut c_void {
     // SAFETY: the state that `new` passed, alive as long as the buffer type.
     let state = unsafe { &*user.cast::<Mutex<State>>() };
@@ -327,12 +380,16 @@ unsafe extern "C" fn allocate(user: *mut c_void, size: usize) -> *mut c_void {
             start.cast()
         }
         Err(_) => {
-            recorder::note_refused();
+            interpose::note_refused();
             std::ptr::null_mut()
         }
     }
 }
 
+/// [`Arena`]'s.
+///
+/// # Safety
+/// As [`allocate`]; `name` ends with NUL and `place` is in the memory it gave.
 unsafe extern "C" fn repeated(user: *mut c_void, name: *const c_char, place: *const Place) -> bool {
     // SAFETY: as in `allocate`; ggml's names are NUL-terminated, and the place
     // is the shim's own variable.
@@ -342,6 +399,10 @@ unsafe extern "C" fn repeated(user: *mut c_void, name: *const c_char, place: *co
     state.fold && state.repeated(&name.to_string_lossy(), place)
 }
 
+/// [`Arena`]'s.
+///
+/// # Safety
+/// As [`repeated`]; the tensor's bytes are in place.
 unsafe extern "C" fn written(user: *mut c_void, name: *const c_char, place: *const Place) {
     // SAFETY: as in `repeated`.
     let (state, name, place) =
@@ -352,6 +413,10 @@ unsafe extern "C" fn written(user: *mut c_void, name: *const c_char, place: *con
     }
 }
 
+/// [`Arena`]'s.
+///
+/// # Safety
+/// As [`allocate`]; `name` ends with NUL.
 unsafe extern "C" fn mapped(
     user: *mut c_void,
     name: *const c_char,
@@ -427,76 +492,6 @@ impl State {
                 Ok(bytes) => self.folded_bytes += bytes,
                 Err(e) => self.trouble = Some(e.to_string()),
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use headshare_stitch::{MappedFile, Steps};
-    use headshare_testmodels::ModelSpec;
-
-    use super::*;
-    use crate::{Model, ModelParams};
-
-    struct Asked<'a> {
-        about: Cell<usize>,
-        buffers: &'a WeightBuffers,
-    }
-
-    unsafe extern "C" fn count(
-        user: *const c_void,
-        name: *const c_char,
-    ) -> sys::ggml_backend_buffer_type_t {
-        // SAFETY: the pointer that the test has given; ggml's names are
-        // NUL-terminated.
-        let (asked, name) = unsafe { (&*user.cast::<Asked<'_>>(), CStr::from_ptr(name)) };
-        asked.about.set(asked.about.get() + 1);
-        if name.to_bytes().ends_with(b".attn_q.weight") {
-            return asked.buffers.buft;
-        }
-        std::ptr::null_mut()
-    }
-
-    /// Patterns that list the weights would be gone through for every one.
-    #[test]
-    fn llama_cpp_asks_about_each_weight_once() {
-        let folder = tempfile::tempdir().unwrap();
-        for repeat in [1, 8] {
-            let path = folder.path().join("model.gguf");
-            let spec = ModelSpec {
-                repeat,
-                ..ModelSpec::preset("tiny-llama").unwrap()
-            };
-            spec.write(&path).unwrap();
-            let file = MappedFile::open(&path).unwrap();
-            let mapping = StitchedMapping::plain(&file, Steps::Small).unwrap();
-            let buffers = WeightBuffers::map(&mapping, HashMap::new());
-            let asked = Asked {
-                about: Cell::new(0),
-                buffers: &buffers,
-            };
-            let choice = RawChoice {
-                user: (&raw const asked).cast(),
-                fold: std::ptr::null_mut(),
-                map: buffers.buft,
-                choose: count,
-            };
-            let load = || Model::load(&path, &ModelParams::default(), None).unwrap();
-            // SAFETY: `count` is for `asked`, and takes any name.
-            let model = unsafe { asking(&choice, load) };
-            let tensors = headshare_format::Gguf::parse(&file).unwrap().tensors.len();
-            assert_eq!(asked.about.get(), tensors);
-            drop(model);
-            let load = || Model::load(&path, &ModelParams::default(), None).unwrap();
-            drop(load());
-            assert_eq!(
-                asked.about.get(),
-                tensors,
-                "asked after the load it was for"
-            );
         }
     }
 }

@@ -1,9 +1,8 @@
 //! Which memory the loading of a model took for weights.
 //!
 //! llama.cpp has no question for that. It allocates its weight buffers through
-//! `posix_memalign` and maps the file through `mmap`; both are replaced for this
-//! program (see also `stitched/hooks.rs`), and noted while a load goes on in the
-//! calling thread.
+//! `posix_memalign` and maps the file through `mmap`; what comes by there is
+//! noted while a load goes on in the calling thread.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -104,40 +103,4 @@ mod tests {
         assert_eq!(cut(15..35), [10..15, 35..40]);
         assert_eq!(cut(5..45), Vec::<Range<u64>>::new());
     }
-}
-
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-mod hook {
-    use std::ffi::{c_int, c_void};
-
-    use libc::size_t;
-
-    /// `posix_memalign(3)`, through the C library's older `memalign`.
-    ///
-    /// # Safety
-    /// As the C library's.
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn posix_memalign(
-        out: *mut *mut c_void,
-        alignment: size_t,
-        size: size_t,
-    ) -> c_int {
-        if !alignment.is_power_of_two() || !alignment.is_multiple_of(size_of::<*mut c_void>()) {
-            return libc::EINVAL;
-        }
-        // SAFETY: a valid alignment and any size; `free` takes the result.
-        let memory = unsafe { libc::memalign(alignment, size) };
-        if memory.is_null() {
-            super::note_refused();
-            return libc::ENOMEM;
-        }
-        super::note(memory, size);
-        // SAFETY: the caller's place for the result.
-        unsafe { *out = memory };
-        0
-    }
-
-    /// Keeps the linker from dropping what only llama.cpp refers to.
-    #[used]
-    static KEEP: unsafe extern "C" fn(*mut *mut c_void, size_t, size_t) -> c_int = posix_memalign;
 }
