@@ -23,7 +23,7 @@ use clap::ValueEnum;
 
 use self::busy::Busy;
 use self::report::{Report, Row};
-use self::worker::{Measured, Way};
+use self::worker::{LoadMode, Measured};
 use super::Exit;
 use super::llama_cpp::Gpu;
 use super::loading::Resolve;
@@ -84,7 +84,7 @@ struct Configuration {
     label: String,
     file: PathBuf,
     file_bytes: u64,
-    way: Way,
+    load_mode: LoadMode,
     threads: Threads,
 }
 
@@ -119,7 +119,7 @@ impl Args {
                 read_through(&configuration.file)?;
                 let one = worker::measure(
                     &configuration.file,
-                    configuration.way,
+                    configuration.load_mode,
                     configuration.threads,
                     &self.test,
                     &mut known,
@@ -155,51 +155,53 @@ impl Args {
     fn configurations(&self) -> anyhow::Result<Vec<Configuration>> {
         let mut all: Vec<Configuration> = Vec::new();
         let several = self.threads.len() > 1;
-        let mut add_one = |path: &Path, file: &ModelFile, what: &str, way: Way, threads| {
-            let name = path.file_name().unwrap_or(path.as_os_str());
-            let mut label = format!("{}: {what}", name.to_string_lossy());
-            match threads {
-                _ if !several => {}
-                Some(n) => label += &format!(", -t {n}"),
-                None => label += ", -t auto",
-            }
-            let same =
-                |c: &&Configuration| c.label == label || c.label.starts_with(&format!("{label} #"));
-            let label = match all.iter().filter(same).count() {
-                0 => label,
-                n => format!("{label} #{}", n + 1),
+        let mut add_one =
+            |path: &Path, file: &ModelFile, what: &str, load_mode: LoadMode, threads| {
+                let name = path.file_name().unwrap_or(path.as_os_str());
+                let mut label = format!("{}: {what}", name.to_string_lossy());
+                match threads {
+                    _ if !several => {}
+                    Some(n) => label += &format!(", -t {n}"),
+                    None => label += ", -t auto",
+                }
+                let same = |c: &&Configuration| {
+                    c.label == label || c.label.starts_with(&format!("{label} #"))
+                };
+                let label = match all.iter().filter(same).count() {
+                    0 => label,
+                    n => format!("{label} #{}", n + 1),
+                };
+                all.push(Configuration {
+                    label,
+                    file: path.to_owned(),
+                    file_bytes: file.len(),
+                    load_mode,
+                    threads,
+                });
             };
-            all.push(Configuration {
-                label,
-                file: path.to_owned(),
-                file_bytes: file.len(),
-                way,
-                threads,
-            });
-        };
-        let mut add = |path: &Path, file: &ModelFile, what: &str, way: Way| {
+        let mut add = |path: &Path, file: &ModelFile, what: &str, load_mode: LoadMode| {
             for &threads in &self.threads {
-                add_one(path, file, what, way, threads);
+                add_one(path, file, what, load_mode, threads);
             }
         };
         if let Some(path) = &self.stock {
             let file = ModelFile::open_plain(path)?;
             file.require_model()?;
             check_generates(&file)?;
-            add(path, &file, "stock, mmap", Way::StockMmap);
-            add(path, &file, "stock, no mmap", Way::StockRead);
-            add(path, &file, "dropping", Way::Auto);
+            add(path, &file, "stock, mmap", LoadMode::StockMmap);
+            add(path, &file, "stock, no mmap", LoadMode::StockRead);
+            add(path, &file, "dropping", LoadMode::Auto);
         }
         for path in self.files.iter().chain(&self.models) {
             let file = ModelFile::open_model(path)?;
             check_generates(&file)?;
             if file.table.is_none() {
-                add(path, &file, "dropping", Way::Auto);
+                add(path, &file, "dropping", LoadMode::Auto);
                 continue;
             }
             for &resolve in &self.resolve {
                 let name = resolve.to_possible_value().expect("no value is skipped");
-                add(path, &file, name.get_name(), Way::resolving(resolve));
+                add(path, &file, name.get_name(), LoadMode::resolving(resolve));
             }
         }
         Ok(all)

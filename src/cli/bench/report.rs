@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Configuration;
-use super::worker::{LoadedModel, Measured, Test, Took, Way};
+use super::worker::{LoadMode, LoadedModel, Measured, Test, Took};
 use crate::cli::loading::Memory;
 
 /// Everything measured; the first row is the reference.
@@ -20,7 +20,7 @@ pub(super) struct Row {
     pub(super) label: String,
     pub(super) file: String,
     pub(super) file_bytes: u64,
-    pub(super) way: Way,
+    pub(super) load_mode: LoadMode,
     pub(super) loaded: LoadedModel,
     load: Vec<Took>,
     /// Memory after loading and after generating: of the round in the middle
@@ -43,7 +43,7 @@ impl Row {
             label: configuration.label,
             file: configuration.file.to_string_lossy().into_owned(),
             file_bytes: configuration.file_bytes,
-            way: configuration.way,
+            load_mode: configuration.load_mode,
             loaded: measured[0].loaded.clone(),
             load: measured.iter().map(|m| m.loaded.load).collect(),
             memory_after_load: middle(|m| &m.loaded.memory),
@@ -159,7 +159,7 @@ impl Report {
     fn element<'a>(&'a self, row: &'a Row, kind: Kind) -> Element<'a> {
         let speed = self.speed(row, kind);
         let load_ratio = self.load_ratio(row);
-        let stock = matches!(row.way, Way::StockMmap | Way::StockRead);
+        let stock = matches!(row.load_mode, LoadMode::StockMmap | LoadMode::StockRead);
         let only = |this, count| if kind == this { count } else { 0 };
         Element {
             build_commit: headshare_runtime::backend::llama_cpp_revision(),
@@ -176,7 +176,7 @@ impl Report {
             type_k: "f16",
             type_v: "f16",
             flash_attn: -1,
-            use_mmap: row.way != Way::StockRead,
+            use_mmap: row.load_mode != LoadMode::StockRead,
             n_prompt: only(Kind::Prefill, self.test.n_prompt),
             n_gen: only(Kind::Decode, self.test.n_gen),
             n_depth: 0,

@@ -31,7 +31,7 @@ pub(super) const COMMAND: &str = "bench-worker";
 
 /// How a file is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Way {
+pub(super) enum LoadMode {
     /// llama.cpp's own loading, which maps the file.
     StockMmap,
     /// llama.cpp's own loading, which reads the file.
@@ -46,7 +46,7 @@ pub(super) enum Way {
     Expand,
 }
 
-impl Way {
+impl LoadMode {
     pub(super) fn resolving(resolve: Resolve) -> Self {
         match resolve {
             Resolve::Auto => Self::Auto,
@@ -121,8 +121,8 @@ impl Test {
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     file: PathBuf,
-    #[arg(long)]
-    way: Way,
+    #[arg(long = "way")]
+    load_mode: LoadMode,
     #[arg(long)]
     threads: Option<u32>,
     #[command(flatten)]
@@ -218,7 +218,7 @@ impl Args {
 
     fn measure(&self, out: &Output) -> anyhow::Result<()> {
         let test = &self.test;
-        if self.way.resolve().is_none() {
+        if self.load_mode.resolve().is_none() {
             preflight::check_file(&self.file).map_err(|error| {
                 RunError::bad_input(format!("{}: {error}", self.file.display()))
             })?;
@@ -232,7 +232,7 @@ impl Args {
         let params = ContextParams {
             n_ctx: Some(test.n_prompt.max(test.n_gen)),
             // What llama.cpp loads by itself also runs as llama.cpp does it.
-            n_threads: match self.way.resolve() {
+            n_threads: match self.load_mode.resolve() {
                 None => Some(self.threads.unwrap_or_else(physical_cores)),
                 Some(_) => self.threads,
             },
@@ -281,11 +281,11 @@ impl Args {
     }
 
     fn load(&self, out: &Output) -> anyhow::Result<Loaded> {
-        if let Some(resolve) = self.way.resolve() {
+        if let Some(resolve) = self.load_mode.resolve() {
             return loading::load(&self.file, resolve, true, &mut |_| true, out);
         }
         let params = ModelParams {
-            use_mmap: self.way == Way::StockMmap,
+            use_mmap: self.load_mode == LoadMode::StockMmap,
             // Done before: stock llama.cpp does not.
             check_metadata: false,
             ..ModelParams::default()
@@ -377,14 +377,14 @@ fn say(message: &Message) -> io::Result<()> {
 /// stderr is passed on, but for lines in `known`, which grows.
 pub(super) fn measure(
     file: &Path,
-    way: Way,
+    load_mode: LoadMode,
     threads: Option<u32>,
     test: &Test,
     known: &mut BTreeSet<String>,
 ) -> anyhow::Result<Measured> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
-    command.arg(COMMAND).args(["--way", &way.name()]);
+    command.arg(COMMAND).args(["--way", &load_mode.name()]);
     if let Some(threads) = threads {
         command.args(["--threads", &threads.to_string()]);
     }

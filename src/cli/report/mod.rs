@@ -145,7 +145,7 @@ impl Args {
         let gguf = ModelFile::open(&self.src)?.gguf;
         let lowering = Lowering::of(&gguf);
         let mut work = Work::new(&self, &inputs, &store, &lowering, out)?;
-        let (rows, source_ways) = work.rows()?;
+        let (rows, source_load_modes) = work.rows()?;
         store.tidy();
         let verdicts = verdicts(&rows);
         let report = Report {
@@ -153,7 +153,7 @@ impl Args {
             llama_cpp: headshare_runtime::backend::llama_cpp_revision().to_owned(),
             settings: self.settings(),
             series: self.series(),
-            source_ways,
+            source_load_modes,
             summary: summary(&rows, &verdicts),
             verdicts,
             rows,

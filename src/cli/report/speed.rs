@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::cli::bench::report::Ratio;
 use crate::cli::loading::Memory;
-use crate::report::{Pace, Speed, Way};
+use crate::report::{LoadModeSpeed, Speed, Throughput};
 
 /// The fields that are needed of an element.
 #[derive(Debug, Deserialize)]
@@ -24,7 +24,7 @@ struct Element {
 
 /// Each configuration in turn, its speed as a ratio to that of the one that is
 /// number `reference`.
-pub(super) fn ways(bench: Value, reference: usize) -> anyhow::Result<Vec<Way>> {
+pub(super) fn by_load_mode(bench: Value, reference: usize) -> anyhow::Result<Vec<LoadModeSpeed>> {
     let elements: Vec<Element> = serde_json::from_value(bench).context("bench's JSON")?;
     let mut seen = BTreeSet::new();
     let labels: Vec<&str> = elements
@@ -36,13 +36,13 @@ pub(super) fn ways(bench: Value, reference: usize) -> anyhow::Result<Vec<Way>> {
         let mut of_kind = elements.iter().filter(|e| (e.n_prompt > 0) == prefill);
         of_kind.find(|e| e.label == label)
     };
-    let pace = |label: &str, prefill: bool| {
+    let throughput = |label: &str, prefill: bool| {
         let (this, reference) = (
             find(label, prefill)?,
             find(labels.get(reference)?, prefill)?,
         );
         let ratio = Ratio::of(&this.samples_ts, &reference.samples_ts);
-        Some(Pace {
+        Some(Throughput {
             tps: this.median_ts,
             ratio: ratio.median,
             ratio_min: ratio.min,
@@ -54,11 +54,11 @@ pub(super) fn ways(bench: Value, reference: usize) -> anyhow::Result<Vec<Way>> {
         .map(|label| {
             let any = elements.iter().find(|e| e.label == *label);
             let any = any.context("bench's JSON")?;
-            Ok(Way {
+            Ok(LoadModeSpeed {
                 name: label.rsplit(": ").next().unwrap_or(label).to_owned(),
                 speed: Speed {
-                    prefill: pace(label, true),
-                    decode: pace(label, false),
+                    prefill: throughput(label, true),
+                    decode: throughput(label, false),
                     load_ms: any.load_ms,
                     resolve: any.resolve.clone(),
                     weights_pss_bytes: any.memory.weights_pss_bytes,

@@ -12,14 +12,14 @@ use crate::cli::output::Output;
 use crate::eval::task_file::task_name;
 use crate::report::cells::Store;
 use crate::report::lower::{Lowered, Lowering};
-use crate::report::{Form, Made, Paired, Quality, Row, Series, TaskScore, Way};
+use crate::report::{Form, LoadModeSpeed, Made, Paired, Quality, Row, Series, TaskScore};
 
 /// A form's measures.
 struct Measured {
     made: Made,
     quality: Quality,
     tasks: Vec<TaskScore>,
-    ways: Vec<Way>,
+    modes: Vec<LoadModeSpeed>,
 }
 
 /// What `eval perplexity` says of a file against its rival.
@@ -57,21 +57,21 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// All rows, and the source in llama.cpp's own ways of loading.
-    pub(super) fn rows(&mut self) -> anyhow::Result<(Vec<Row>, Vec<Way>)> {
+    /// All rows, and the source in llama.cpp's own modes of loading.
+    pub(super) fn rows(&mut self) -> anyhow::Result<(Vec<Row>, Vec<LoadModeSpeed>)> {
         let source = Target {
             name: "source".into(),
             recipe: Recipe::Source,
             path: self.args.src.clone(),
         };
         let mut measured = self.measure(&source, "source", &|_| Ok(false))?;
-        let ways = measured.ways.split_off(1);
+        let modes = measured.modes.split_off(1);
         let mut rows = vec![row(Form::Source, None, "source".into(), measured)];
         let mut rivals: Vec<(Lowered, usize)> = Vec::new();
         for &ratio in &self.args.ratios {
             self.rows_at(ratio, &mut rows, &mut rivals)?;
         }
-        Ok((rows, ways))
+        Ok((rows, modes))
     }
 
     /// Adds the conversions at one ratio and their rivals, and holds each
@@ -258,19 +258,19 @@ impl<'a> Work<'a> {
         }
         let bench: Value = self.cell(&next(), label, |_| "speed".into())?;
         let (reference, this) = match target.recipe {
-            // llama.cpp's own two ways come first.
+            // llama.cpp's own two modes come first.
             Recipe::Source => (2, 2),
             _ => (0, 1),
         };
-        let mut ways = speed::ways(bench, reference)?;
-        anyhow::ensure!(ways.len() > this, "bench measured {} ways", ways.len());
-        ways.swap(0, this);
-        ways[1..].sort_by(|a, b| a.name.cmp(&b.name));
+        let mut modes = speed::by_load_mode(bench, reference)?;
+        anyhow::ensure!(modes.len() > this, "bench measured {} modes", modes.len());
+        modes.swap(0, this);
+        modes[1..].sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Measured {
             made,
             quality,
             tasks,
-            ways,
+            modes,
         })
     }
 
@@ -314,7 +314,7 @@ fn row(form: Form, ratio: Option<f64>, label: String, mut measured: Measured) ->
         made: measured.made,
         quality: measured.quality,
         tasks: measured.tasks,
-        speed: measured.ways.swap_remove(0).speed,
+        speed: measured.modes.swap_remove(0).speed,
     }
 }
 

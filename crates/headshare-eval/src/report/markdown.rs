@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::rows::{Form, Pace, Report, Row, Speed};
+use super::rows::{Form, Report, Row, Speed, Throughput};
 use crate::analyze::file_name;
 
 /// The whole report; `picture` is the picture's file name.
@@ -61,13 +61,13 @@ pub fn table(report: &Report) -> String {
         if row.form != Form::Source {
             continue;
         }
-        for way in &report.source_ways {
-            let mut cells = vec![format!("source, {}", escaped(&way.name))];
+        for mode in &report.source_load_modes {
+            let mut cells = vec![format!("source, {}", escaped(&mode.name))];
             cells.push(grouped(row.made.file_bytes));
             cells.push(String::new());
-            cells.push(memory(&way.speed));
+            cells.push(memory(&mode.speed));
             cells.extend(vec![String::new(); 4 + tasks.len()]);
-            cells.extend(speed(&way.speed));
+            cells.extend(speed(&mode.speed));
             lines.push(line(&cells));
         }
     }
@@ -109,8 +109,8 @@ fn memory(speed: &Speed) -> String {
 }
 
 fn speed(speed: &Speed) -> [String; 2] {
-    [speed.prefill, speed.decode].map(|pace| match pace {
-        Some(Pace { tps, ratio, .. }) => format!("{tps:.1} ({ratio:.2})"),
+    [speed.prefill, speed.decode].map(|throughput| match throughput {
+        Some(Throughput { tps, ratio, .. }) => format!("{tps:.1} ({ratio:.2})"),
         None => String::new(),
     })
 }

@@ -24,6 +24,6 @@ pub mod verdict;
 
 pub use error::ReportError;
 pub use rows::{
-    Against, File, Form, Made, Pace, Paired, Quality, Report, Row, Series, Settings, Speed,
-    TaskScore, Way,
+    Against, File, Form, LoadModeSpeed, Made, Paired, Quality, Report, Row, Series, Settings,
+    Speed, TaskScore, Throughput,
 };

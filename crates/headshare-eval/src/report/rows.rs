@@ -22,8 +22,9 @@ pub struct Report {
     pub settings: Settings,
     /// The series of conversions.
     pub series: Vec<Series>,
-    /// The source in llama.cpp's own ways of loading: speed and memory.
-    pub source_ways: Vec<Way>,
+    /// The source in llama.cpp's own modes of loading: speed and memory.
+    #[serde(rename = "source_ways")]
+    pub source_load_modes: Vec<LoadModeSpeed>,
     /// The forms: the source first, then by ratio, each with its rival.
     pub rows: Vec<Row>,
     /// Who wins at which ratio.
@@ -81,9 +82,9 @@ pub struct Series {
     pub title: String,
 }
 
-/// The source in one of llama.cpp's own ways of loading.
+/// A file loaded in one mode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Way {
+pub struct LoadModeSpeed {
     /// What it is called.
     pub name: String,
     /// Speed and memory.
@@ -220,9 +221,9 @@ pub struct TaskScore {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Speed {
     /// Evaluating a prompt; null where it was left out.
-    pub prefill: Option<Pace>,
+    pub prefill: Option<Throughput>,
     /// Generating; null where it was left out.
-    pub decode: Option<Pace>,
+    pub decode: Option<Throughput>,
     /// Median time to load.
     pub load_ms: f64,
     /// How shared blocks were brought into memory.
@@ -237,7 +238,7 @@ pub struct Speed {
 
 /// Tokens a second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Pace {
+pub struct Throughput {
     /// Median of the rounds.
     pub tps: f64,
     /// To the source's, as `run` loads it, in the same round: the median.

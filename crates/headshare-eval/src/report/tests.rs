@@ -53,7 +53,7 @@ fn row(form: Form, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
             n: 100,
         }],
         speed: Speed {
-            prefill: Some(Pace {
+            prefill: Some(Throughput {
                 tps: 100.0,
                 ratio: 1.0,
                 ratio_min: 0.9,
@@ -346,7 +346,7 @@ fn report(rows: Vec<Row>) -> Report {
             name: "shared",
             title: "DirectShare".into(),
         }],
-        source_ways: vec![Way {
+        source_load_modes: vec![LoadModeSpeed {
             name: "stock, mmap".into(),
             speed: rows[0].speed.clone(),
         }],
@@ -361,7 +361,7 @@ fn the_table_has_a_line_for_each_row_and_way() {
     let report = report(contest(0.3, Some(0.05), 90_000));
     let table = markdown::table(&report);
     let lines: Vec<&str> = table.lines().collect();
-    // Two of head, one a row, one a way.
+    // Two of head, one a row, one a mode of loading.
     assert_eq!(lines.len(), 2 + 3 + 1);
     let cells = |line: &str| line.replace("\\|", "").matches('|').count();
     assert!(lines.iter().all(|l| cells(l) == cells(lines[0])), "{table}");

@@ -92,7 +92,7 @@ impl Pass<'_> {
     /// Replaces bytes of a weight, which the rest of the pass then uses.
     ///
     /// # Errors
-    /// As [`Calibrator::write_weight`].
+    /// As [`Calibrator::write_weight`](super::Calibrator::write_weight).
     pub fn write_weight(
         &mut self,
         weight: usize,

@@ -32,9 +32,9 @@ pub struct ContextParams {
     /// Sequences that there can be at once; llama.cpp allows 256.
     pub n_seq_max: u32,
     /// Keep all sequences in one KV cache: any of them can be as long as the
-    /// context, and what they share (see [`Context::seq_cp`]) is there once.
-    /// Otherwise each has its own part of `n_ctx / n_seq_max` tokens, which is
-    /// faster for sequences that share nothing.
+    /// context, and what they share (see [`crate::Context::seq_cp`]) is there
+    /// once. Otherwise each has its own part of `n_ctx / n_seq_max` tokens, which
+    /// is faster for sequences that share nothing.
     pub kv_unified: bool,
     /// Tokens of one batch whose logits can be asked for, which memory is set
     /// aside for; 0 means all of them.
@@ -50,8 +50,8 @@ pub struct ContextParams {
     pub reproducible: bool,
     /// When to use flash attention.
     pub flash_attention: FlashAttention,
-    /// Allow [`Context::decode_observed`]; costs a call for each node of the
-    /// graph.
+    /// Allow [`crate::Context::decode_observed`]; costs a call for each node of
+    /// the graph.
     pub observable: bool,
     /// While true, evaluation stops as soon as it can; for Ctrl-C.
     pub stop: Arc<AtomicBool>,
