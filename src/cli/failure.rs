@@ -198,6 +198,7 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             AnalyzeError::Input(e) => exit(e),
             AnalyzeError::Match { .. } | AnalyzeError::Context(_) => None,
             AnalyzeError::CtxTooLarge { .. } => Some(Exit::Usage),
+            AnalyzeError::NoMemory { .. } => Some(Exit::Failed),
             _ => Some(Exit::BadInput),
         };
     }

@@ -53,6 +53,14 @@ pub enum AnalyzeError {
         /// Why not.
         problem: String,
     },
+    /// There is too little memory for the model.
+    #[error("{path}: no memory to load it: {problem}", path = .path.display())]
+    NoMemory {
+        /// The model.
+        path: PathBuf,
+        /// What there was no memory for.
+        problem: String,
+    },
     /// The model does not generate text, so that it cannot be run on any.
     #[error("{path}: {problem}", path = .path.display())]
     NotGenerative {
@@ -171,14 +179,19 @@ impl PlainModel {
     }
 
     fn load_error(&self, error: RuntimeError) -> AnalyzeError {
-        AnalyzeError::Load {
-            path: self.path.clone(),
-            // It names the file by itself, by the path of the copy perhaps.
-            problem: match error {
-                RuntimeError::Load { reason, .. } => reason,
-                other => other.to_string(),
-            },
-        }
+        let path = self.path.clone();
+        // It names the file by itself, by the path of the copy perhaps.
+        let problem = match error {
+            RuntimeError::NoMemory { reason, .. } => {
+                return AnalyzeError::NoMemory {
+                    path,
+                    problem: reason,
+                };
+            }
+            RuntimeError::Load { reason, .. } => reason,
+            other => other.to_string(),
+        };
+        AnalyzeError::Load { path, problem }
     }
 
     fn match_error(&self) -> impl FnOnce(MatchError) -> AnalyzeError + use<> {
