@@ -128,7 +128,7 @@ fn inspect_sharing(file: &ModelFile, table: &AliasTable) -> Result<SharingInspec
     let page_size = file.gguf.alignment;
     let view =
         VirtualGguf::new(&file.gguf, table, LogicalLayout::Pages(page_size)).map_err(content())?;
-    let plan = plan_of(file, table)?;
+    let plan = headshare_convert::convert::plan_of(file, table)?;
     let layers = layers_of(table, plan.as_ref());
     Ok(SharingInspection {
         format_version: headshare_format::alias::VERSION,
@@ -147,21 +147,6 @@ fn inspect_sharing(file: &ModelFile, table: &AliasTable) -> Result<SharingInspec
         },
         plan,
         layers: layers.into_iter().filter(|l| l.shared_bytes > 0).collect(),
-    })
-}
-
-/// The plan that a converted file was made by; none for lossless files.
-///
-/// # Errors
-/// When it is no plan.
-pub fn plan_of(file: &ModelFile, table: &AliasTable) -> Result<Option<Plan>, InputError> {
-    let json = table.provenance.plan.as_ref();
-    let plan = json.map(|json| Plan::from_json(json.as_bytes()));
-    plan.transpose().map_err(|e| {
-        InputError::content(file.path())(headshare_format::FormatError::key(
-            headshare_format::alias::keys::PLAN,
-            e.to_string(),
-        ))
     })
 }
 

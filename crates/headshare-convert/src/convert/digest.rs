@@ -11,7 +11,7 @@ pub const UNKNOWN_DIGEST: &str =
     "blake3:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Bytes handed to the kernel, and to the hasher, at a time.
-const CHUNK: u64 = 8 << 20;
+pub(super) const CHUNK: u64 = 8 << 20;
 
 /// The digest of a whole file, as plans and tables state it.
 pub fn digest_of(file: &ModelFile) -> String {

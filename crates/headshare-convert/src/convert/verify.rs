@@ -155,8 +155,11 @@ fn bad_plan(file: &ModelFile, problem: &dyn ToString) -> InputError {
     InputError::content(file.path())(FormatError::key(alias::keys::PLAN, problem))
 }
 
-/// The plan that the file carries.
-fn plan_of(file: &ModelFile, table: &AliasTable) -> Result<Option<Plan>, InputError> {
+/// The plan that a converted file was made by; none for lossless files.
+///
+/// # Errors
+/// When it is no plan.
+pub fn plan_of(file: &ModelFile, table: &AliasTable) -> Result<Option<Plan>, InputError> {
     let json = table.provenance.plan.as_ref();
     json.map(|json| Plan::from_json(json.as_bytes()).map_err(|e| bad_plan(file, &e)))
         .transpose()

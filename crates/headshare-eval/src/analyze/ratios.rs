@@ -104,7 +104,7 @@ pub fn ratios(paths: &[impl AsRef<Path>]) -> Result<Ratios, AnalyzeError> {
 
 fn file_ratios(path: &Path) -> Result<FileRatios, AnalyzeError> {
     let (file, table) = ModelFile::open_converted(path)?;
-    let plan = inspect::plan_of(&file, &table)?;
+    let plan = headshare_convert::convert::plan_of(&file, &table)?;
     let mut layers: BTreeMap<u32, LayerRatios> = inspect::layers_of(&table, plan.as_ref())
         .into_iter()
         .filter_map(|sharing| {

@@ -9,8 +9,6 @@ use rayon::prelude::*;
 
 use crate::input::ModelFile;
 
-/// Bytes handed out at a time.
-pub(super) const CHUNK: u64 = 8 << 20;
 /// Elements that a thread encodes at a time.
 const ENCODED: u64 = 1 << 18;
 

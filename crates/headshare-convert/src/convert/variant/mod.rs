@@ -28,11 +28,11 @@ pub use heads::{Heads, Limits};
 pub use keys::MADE_BY;
 pub use store::Types;
 
+use super::digest::{CHUNK, for_chunks};
 use super::error::ConvertError;
 use crate::input::{InputError, ModelFile};
 use crate::model::{AttentionMap, RowsRange};
 use crate::plan::{Edit, Plan, PlanError};
-use data::CHUNK;
 use keys::Keys;
 use narrow::{Channels, Lengths};
 use shapes::Shapes;
@@ -228,16 +228,16 @@ impl<'a> Variant<'a> {
         let Some((tensor, start)) = self.tensor_at(range.start) else {
             // Nothing but the source's own has anything there.
             self.source.file.will_read(range.clone());
-            return in_chunks(range, |range| each(self.source.bytes(range)));
+            return for_chunks(range, |range| each(self.source.bytes(range)));
         };
         let (info, origin) = (&self.gguf.tensors[tensor], &self.origins[tensor]);
         let range = range.start - start..range.end - start;
         if let Some(data) = self.new.get(&tensor) {
-            return in_chunks(range, |r| each(&data[r.start as usize..r.end as usize]));
+            return for_chunks(range, |r| each(&data[r.start as usize..r.end as usize]));
         }
         if origin.is_copied(self.source, info) {
             for run in origin.runs(self.source, range) {
-                in_chunks(run, |run| {
+                for_chunks(run, |run| {
                     self.source.file.will_read(run.clone());
                     each(self.source.bytes(run))
                 })?;
@@ -353,18 +353,4 @@ fn header(
 fn narrow_error(plan: &Plan, why: String) -> PlanError {
     let edit = (plan.edits.iter()).position(|edit| matches!(edit, Edit::Narrow(_)));
     PlanError::field(plan.field_of(edit.unwrap_or(0), "channels"), why)
-}
-
-/// Calls `each` with consecutive chunks of `range`.
-fn in_chunks<E>(
-    range: Range<u64>,
-    mut each: impl FnMut(Range<u64>) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut at = range.start;
-    while at < range.end {
-        let end = range.end.min(at + CHUNK);
-        each(at..end)?;
-        at = end;
-    }
-    Ok(())
 }
