@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
-use headshare_stitch::AtomicFile;
+use headshare_files::AtomicFile;
 use serde::Serialize;
 
 use super::Exit;

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
+use headshare_files::{AtomicFile, FileId};
 use headshare_format::FormatError;
 use headshare_runtime::memory;
-use headshare_stitch::{AtomicFile, FileId, MappedFile};
+use headshare_stitch::MappedFile;
 
 use super::failure::{UsageError, usage};
 use super::output::Output;

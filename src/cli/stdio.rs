@@ -8,7 +8,7 @@
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use headshare_stitch::{AtomicFile, FileId};
+use headshare_files::{AtomicFile, FileId};
 
 use super::failure::{UsageError, usage};
 use super::output::Output;

@@ -1,36 +1,19 @@
 //! Input files, mapped read-only.
 
-use std::fs::{File, FileType, Metadata};
+use std::fs::File;
 use std::ops::{Deref, Range};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use headshare_files::{FileError, FileId, require_regular};
 use memmap2::{Advice, Mmap, MmapOptions};
 
-use crate::FileError;
 use crate::sigbus::Watch;
-
-/// Device and inode: the same for every path to a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    pub(crate) fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        }
-    }
-}
 
 /// A regular file, mapped read-only in whole; derefs to its bytes.
 ///
 /// A file that someone truncates while it is mapped ends the program on access,
 /// with a message that names it.
-/// Replacing it by rename, as [`AtomicFile`](crate::AtomicFile) does, is
+/// Replacing it by rename, as [`AtomicFile`](headshare_files::AtomicFile) does, is
 /// harmless: the mapping keeps the old file.
 #[derive(Debug)]
 pub struct MappedFile {
@@ -123,20 +106,35 @@ impl Deref for MappedFile {
     }
 }
 
-pub(crate) fn require_regular(path: &Path, file_type: FileType) -> Result<(), FileError> {
-    let kind = if file_type.is_file() {
-        return Ok(());
-    } else if file_type.is_dir() {
-        "a folder"
-    } else if file_type.is_fifo() {
-        "a pipe"
-    } else if file_type.is_socket() {
-        "a socket"
-    } else {
-        "a device"
-    };
-    Err(FileError::NotRegular {
-        path: path.to_owned(),
-        kind,
-    })
+#[cfg(test)]
+mod tests {
+    use headshare_files::AtomicFile;
+
+    use super::*;
+
+    #[test]
+    fn a_mapped_file_is_never_the_output_whatever_the_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let input = folder.path().join("in");
+        std::fs::write(&input, b"data").unwrap();
+        let soft = folder.path().join("soft");
+        std::os::unix::fs::symlink(&input, &soft).unwrap();
+        let map = MappedFile::open(&input).unwrap();
+        for path in [&input, &soft] {
+            assert!(matches!(
+                AtomicFile::create(path, 1, true, &[map.id()]),
+                Err(FileError::SameFile { .. })
+            ));
+        }
+        assert_eq!(&map[..], b"data");
+    }
+
+    #[test]
+    fn a_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            MappedFile::open(folder.path()),
+            Err(FileError::NotRegular { .. })
+        ));
+    }
 }

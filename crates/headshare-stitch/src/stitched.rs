@@ -5,11 +5,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::{Deref, Range};
 
+use headshare_files::FileError;
 use headshare_format::{StitchPlan, StitchRun, VirtualGguf};
 
+use crate::MappedFile;
 use crate::region::{HUGE_PAGE, Region, page_size};
 use crate::sigbus::Watch;
-use crate::{FileError, MappedFile};
 
 /// Mappings that a process needs for itself besides ours; the kernel's limit
 /// counts all.

@@ -7,7 +7,7 @@ mod weights;
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use headshare_stitch::FileId;
+use headshare_files::FileId;
 
 use super::Exit;
 use super::output::Output;
