@@ -4,6 +4,9 @@
 //! Read with `syn`: an arrow goes from a file to the one that defines what it
 //! names, through `use` and through paths alike. Re-exports are followed and
 //! are no arrows themselves, and what stands under `#[cfg(test)]` is left out.
+//!
+//! A binary of its own: it reads sources only, so it is linked without llama.cpp,
+//! in a moment, after every change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,0 +1,86 @@
+//! The steps of a repair: a text, a conversion, a look at what came out.
+
+use std::path::{Path, PathBuf};
+
+use headshare_gguf::input::ModelFile;
+use serde_json::Value;
+
+use crate::support::{json, program};
+
+/// Arguments that keep a conversion short.
+pub const SMALL: [&str; 6] = ["--ratio", "0.4", "--windows", "6", "--window", "64"];
+
+/// Words without pattern.
+pub fn words(folder: &Path) -> PathBuf {
+    let path = folder.join("text.txt");
+    let mut state = 7u32;
+    let words: String = (0..6000)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            match (state >> 24) % 32 {
+                n @ 0..26 => char::from(b'a' + n as u8),
+                _ => ' ',
+            }
+        })
+        .collect();
+    std::fs::write(&path, words).unwrap();
+    path
+}
+
+/// `convert SOURCE -o OUT --repair TEXT`; what else it is to do is added.
+pub fn repairing(source: &Path, text: &Path, out: &Path) -> assert_cmd::Command {
+    let mut command = program();
+    command
+        .arg("convert")
+        .arg(source)
+        .arg("-o")
+        .arg(out)
+        .arg("--repair")
+        .arg(text);
+    command
+}
+
+/// The plain file that a converted one stands for.
+#[track_caller]
+pub fn expand(converted: &Path, plain: &Path) {
+    program()
+        .arg("expand")
+        .arg(converted)
+        .arg("-o")
+        .arg(plain)
+        .assert()
+        .success();
+}
+
+/// What `verify` says of a converted file and its source.
+#[track_caller]
+pub fn verify(converted: &Path, source: &Path) -> Value {
+    json(
+        program()
+            .arg("verify")
+            .arg(converted)
+            .arg("--source")
+            .arg(source)
+            .arg("--json"),
+    )
+}
+
+/// The tokens that the model in `file` finds most probable.
+#[track_caller]
+pub fn tokens(file: &Path) -> Value {
+    let arguments = ["-p", "a b", "-n", "8", "--temp", "0", "-t", "1", "--json"];
+    json(program().arg("run").arg(file).args(arguments))["tokens"].clone()
+}
+
+/// `source` with `value` for every weight of the F32 tensors `names`.
+pub fn filled(source: &Path, out: &Path, names: &[&str], value: f32) {
+    let file = ModelFile::open_plain(source).unwrap();
+    let mut bytes = std::fs::read(source).unwrap();
+    for name in names {
+        let data = file.gguf.data_range(file.gguf.tensor(name).unwrap());
+        for weight in bytes[data.start as usize..data.end as usize].chunks_mut(4) {
+            weight.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    std::fs::write(out, bytes).unwrap();
+}

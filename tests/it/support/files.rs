@@ -1,0 +1,59 @@
+//! Files that tests write and read.
+
+use std::path::{Path, PathBuf};
+
+/// A folder of a test's own.
+pub struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.file(name);
+        std::fs::write(&path, bytes).expect("the file is written");
+        path
+    }
+
+    /// The names in the folder, hidden ones too.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(self.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+#[track_caller]
+pub fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Asserts that two files have the same bytes, without printing them.
+#[track_caller]
+pub fn assert_same(a: &Path, b: &Path) {
+    assert_bytes(&read(a), &read(b), &format!("{a:?} and {b:?}"));
+}
+
+#[track_caller]
+pub fn assert_bytes(a: &[u8], b: &[u8], what: &str) {
+    if a != b {
+        let at = a.iter().zip(b).position(|(a, b)| a != b);
+        panic!(
+            "{what} differ: {} and {} bytes, first difference at {at:?}",
+            a.len(),
+            b.len()
+        );
+    }
+}

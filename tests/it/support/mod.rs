@@ -1,0 +1,14 @@
+//! What tests of more than one module stand on, each piece once.
+
+#[macro_use]
+mod program;
+mod alone;
+mod data;
+mod files;
+mod models;
+
+pub use alone::{alone, take_turns};
+pub use data::{data, questions, root, shared, valley};
+pub use files::{Folder, assert_bytes, assert_same, read};
+pub use models::{gemma, preset, small, smollm2, written};
+pub use program::{PROGRAM, Ran, json, program, run, text};
