@@ -111,7 +111,7 @@ fn without_memfd_shared_blocks_are_copied_with_a_warning() {
     let (converted, _) = convert_and_expand(&source(folder.path(), "q4_0", 2), &How::Lossless);
     let without_memfd = |resolve: &str| {
         Command::new("python3")
-            .arg(root().join("tests/without_memfd.py"))
+            .arg(root().join("tests/it/without_memfd.py"))
             .args([
                 PROGRAM, "run", "--temp", "0", "-t", "1", "-p", "abc", "-n", "8",
             ])
