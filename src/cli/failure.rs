@@ -3,10 +3,12 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use headshare_jobs::{Classify as _, Kind};
 use headshare_runtime::calibrate::CalibrateError;
 use headshare_runtime::{ContextError, GenerateError};
 use headshare_stitch::FileError;
 
+use super::advice;
 use super::child::{self, ChildError};
 use super::loading::is_bad_input;
 use super::output::printable;
@@ -111,10 +113,27 @@ impl Failure {
 
 /// What there is to say about `error`.
 pub(super) fn describe(error: &anyhow::Error) -> Failure {
+    if let Some(error) = error.downcast_ref::<headshare_jobs::Error>() {
+        return of_job(error);
+    }
     Failure {
         message: message(error),
         hint: error.chain().find_map(hint).map(|hint| one_line(&hint)),
         exit: error.chain().find_map(exit).unwrap_or(Exit::Failed),
+    }
+}
+
+/// What there is to say about a job that came to nothing.
+pub(super) fn of_job(error: &headshare_jobs::Error) -> Failure {
+    Failure {
+        message: one_line(&error.to_string()),
+        hint: error.advice.as_ref().map(|a| one_line(&advice::words(a))),
+        exit: match error.kind {
+            Kind::Usage => Exit::Usage,
+            Kind::BadInput => Exit::BadInput,
+            Kind::CheckFailed => Exit::CheckFailed,
+            Kind::Failed => Exit::Failed,
+        },
     }
 }
 
@@ -181,7 +200,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             ConvertError::Shape { .. } => {
                 Some("--units share works for every architecture that repair knows".to_owned())
             }
-            ConvertError::Damaged(damage) => Some(damage.hint().to_owned()),
+            ConvertError::Damaged(damage) => damage.advice().as_ref().map(advice::words),
             ConvertError::Plan(_) | ConvertError::Encode { .. } => None,
         }
     }

@@ -5,6 +5,7 @@
 //! [`Exit`]; scripts depend on it.
 
 mod abort;
+mod advice;
 mod analyze;
 mod bench;
 mod child;
@@ -27,6 +28,7 @@ mod run;
 mod shortage;
 mod spelling;
 mod stdio;
+mod ui;
 mod values;
 mod verify;
 

@@ -25,7 +25,7 @@ use super::eval::{KindArg, item_context, read_text};
 use super::loading::{self, Resolve};
 use super::output::Output;
 use super::plan::{MatchArgs, parse_ratio};
-use super::repair::{self, RepairArgs};
+use super::repair::RepairArgs;
 use super::stdio;
 use crate::convert;
 use crate::eval::choice::encode::encode;
@@ -280,7 +280,7 @@ impl Args {
         }
         self.repair.measures(self.matching.is_given(), false)?;
         let fitted = self.repair.path().map(|path| stdin.path(path));
-        let fitted = fitted.map(repair::read_text).transpose()?;
+        let fitted = fitted.map(headshare_jobs::read_text).transpose()?;
         self.repair.check(&source, fitted.clone(), out)?;
         if let Some(fitted) = fitted {
             warn_of_overlap(&read, &fitted, out);
