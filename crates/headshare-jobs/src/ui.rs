@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -40,6 +41,15 @@ pub trait Ui: Sync {
     /// Where there is none.
     fn stdout(&self) -> io::Result<File> {
         Err(io::Error::other("there is no standard output here"))
+    }
+
+    /// Starts a process that calls [`worker::serve`](crate::worker::serve), for
+    /// jobs that have others do parts of them.
+    ///
+    /// # Errors
+    /// Where there is no such program.
+    fn worker(&self) -> io::Result<Command> {
+        Err(io::Error::other("there are no worker processes here"))
     }
 }
 
