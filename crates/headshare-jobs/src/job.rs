@@ -1,10 +1,16 @@
 //! All kinds of jobs, and what comes of them.
 
 use headshare_convert::convert::Report;
+use headshare_eval::analyze::attention::Attention;
+use headshare_eval::analyze::ratios::Ratios;
+use headshare_eval::analyze::weights::Weights;
 use headshare_eval::inspect::Inspection;
 use serde::{Deserialize, Serialize};
 
-use crate::{Convert, Converted, Error, Expand, Expanded, Inspect, MakePlan, Planned, Ui, Verify};
+use crate::{
+    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Convert, Converted, Error, Expand, Expanded,
+    Inspect, MakePlan, Planned, Ui, Verify,
+};
 
 /// A job of any kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +27,12 @@ pub enum Job {
     Verify(Verify),
     /// Says what a GGUF file holds.
     Inspect(Inspect),
+    /// Says how alike the weights of all heads are.
+    AnalyzeWeights(AnalyzeWeights),
+    /// Says how alike heads attend.
+    AnalyzeAttention(AnalyzeAttention),
+    /// Says which layers of converted files share.
+    AnalyzeRatios(AnalyzeRatios),
 }
 
 /// What came of a job; as JSON it is what the program prints for `--json`.
@@ -38,6 +50,12 @@ pub enum Outcome {
     Verify(Report),
     /// Of [`Job::Inspect`].
     Inspect(Box<Inspection>),
+    /// Of [`Job::AnalyzeWeights`].
+    AnalyzeWeights(Box<Weights>),
+    /// Of [`Job::AnalyzeAttention`].
+    AnalyzeAttention(Box<Attention>),
+    /// Of [`Job::AnalyzeRatios`].
+    AnalyzeRatios(Box<Ratios>),
 }
 
 impl Job {
@@ -52,6 +70,9 @@ impl Job {
             Self::Expand(job) => Outcome::Expand(job.run(ui)?),
             Self::Verify(job) => Outcome::Verify(job.run(ui)?),
             Self::Inspect(job) => Outcome::Inspect(Box::new(job.run(ui)?)),
+            Self::AnalyzeWeights(job) => Outcome::AnalyzeWeights(Box::new(job.run(ui)?)),
+            Self::AnalyzeAttention(job) => Outcome::AnalyzeAttention(Box::new(job.run(ui)?)),
+            Self::AnalyzeRatios(job) => Outcome::AnalyzeRatios(Box::new(job.run(ui)?)),
         })
     }
 }

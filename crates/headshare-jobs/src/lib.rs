@@ -25,6 +25,7 @@
 //! output where one is written.
 #![forbid(unsafe_code)]
 
+mod analyze;
 mod convert;
 mod error;
 mod expand;
@@ -38,6 +39,7 @@ mod ui;
 mod verify;
 pub mod worker;
 
+pub use analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
 pub use convert::{Calibration, Change, Convert, Converted, FileSize, Stats, read_text};
 pub use error::{Advice, Classify, Context, Error, Kind};
 pub use expand::{Expand, Expanded};

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::PictureArgs;
-use crate::analyze::ratios::{Column, Ratios, ratios};
+use headshare_jobs::AnalyzeRatios;
+
+use super::picture::PictureArgs;
+use crate::analyze::ratios::{Column, Ratios};
 use crate::cli::Exit;
 use crate::cli::output::Output;
 use crate::cli::stdio;
-use crate::input::ModelFile;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -25,13 +26,12 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
         let taken = stdio::taken(self.picture.written().as_slice(), self.json)?;
-        let mut inputs = Vec::new();
-        for path in &self.files {
-            inputs.push(ModelFile::open(path)?.file.id());
-        }
-        self.picture.check(&inputs)?;
-        let found = ratios(&self.files)?;
-        self.picture.write(|| found.picture(), &inputs, out)?;
+        let job = AnalyzeRatios {
+            files: self.files,
+            picture: self.picture.output,
+            force: self.picture.force,
+        };
+        let found = job.run(out)?;
         out.result_beside(taken, &found, self.json, render)?;
         Ok(Exit::Done)
     }

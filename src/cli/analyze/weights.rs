@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{PictureArgs, render_summaries};
-use crate::analyze::PlainModel;
-use crate::analyze::weights::{Weights, weights};
+use headshare_jobs::AnalyzeWeights;
+
+use super::picture::PictureArgs;
+use super::summaries::render_summaries;
+use crate::analyze::weights::Weights;
 use crate::cli::Exit;
 use crate::cli::output::Output;
 use crate::cli::plan::{MatchArgs, parse_ratio};
@@ -40,22 +42,15 @@ impl Args {
         });
         let outputs: Vec<Written> = self.picture.written().into_iter().chain(npy).collect();
         let taken = stdio::taken(&outputs, self.json)?;
-        let model = PlainModel::open(&self.file)?;
-        let inputs = [model.id];
-        self.picture.check(&inputs)?;
-        if let Some(path) = &self.npy {
-            stdio::check(path, self.picture.force, &inputs)?;
-        }
-        let bar = out.bar("matching", 1000, false);
-        let found = weights(&model, self.matching.function(), self.ratio, &|done| {
-            bar.set_position((done * 1000.0) as u64);
-        });
-        bar.finish_and_clear();
-        let found = found?;
-        self.picture.write(|| found.picture(), &inputs, out)?;
-        if let Some(path) = &self.npy {
-            stdio::write(path, &found.npy(), self.picture.force, &inputs, out)?;
-        }
+        let job = AnalyzeWeights {
+            file: self.file,
+            function: self.matching.function(),
+            ratio: self.ratio,
+            picture: self.picture.output,
+            npy: self.npy,
+            force: self.picture.force,
+        };
+        let found = job.run(out)?;
         out.result_beside(taken, &found, self.json, render)?;
         Ok(Exit::Done)
     }
