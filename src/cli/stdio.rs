@@ -8,10 +8,7 @@
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use headshare_stitch::{AtomicFile, FileId};
-
 use super::failure::{UsageError, usage};
-use super::output::Output;
 use crate::input::text::is_stdio;
 
 /// Refuses `-` for what `flag` has written, which is no stream because of `why`.
@@ -73,29 +70,4 @@ pub(super) fn taken(outputs: &[Written<'_>], json: bool) -> Result<bool, UsageEr
         )));
     }
     Ok(true)
-}
-
-/// Fails early on what would make [`write`] fail.
-pub(super) fn check(path: &Path, force: bool, inputs: &[FileId]) -> anyhow::Result<()> {
-    if !is_stdio(path) {
-        AtomicFile::check(path, force, inputs)?;
-    }
-    Ok(())
-}
-
-/// Writes a whole file, or nothing; or to standard output.
-pub(super) fn write(
-    path: &Path,
-    bytes: &[u8],
-    force: bool,
-    inputs: &[FileId],
-    out: &Output,
-) -> anyhow::Result<()> {
-    if is_stdio(path) {
-        return out.bytes(bytes);
-    }
-    let file = AtomicFile::create(path, bytes.len() as u64, force, inputs)?;
-    file.write_at(0, bytes)?;
-    file.commit()?;
-    Ok(())
 }
