@@ -69,10 +69,10 @@ fn crashed(_: ExitStatus) -> bool {
 fn end_with_parent() {
     let watch = super::spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        headshare_stitch::end_process(Exit::Failed as i32);
+        headshare_runtime::end_process(Exit::Failed as i32);
     });
     if let Err(error) = watch {
         tell(&failure::describe(&error));
-        headshare_stitch::end_process(Exit::Failed as i32);
+        headshare_runtime::end_process(Exit::Failed as i32);
     }
 }

@@ -3,10 +3,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use headshare_files::FileError;
 use headshare_jobs::{Classify as _, Kind};
 use headshare_runtime::calibrate::CalibrateError;
 use headshare_runtime::{ContextError, GenerateError};
-use headshare_stitch::FileError;
 
 use super::advice;
 use super::child::{self, ChildError};
@@ -98,7 +98,7 @@ impl Failure {
             }
             self.print();
         }
-        headshare_stitch::end_process(self.exit as i32)
+        headshare_runtime::end_process(self.exit as i32)
     }
 
     /// Prints it to stderr.
@@ -172,7 +172,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(e) = cause.downcast_ref::<InputError>() {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<FileError>() {
-        e.hint().map(str::to_owned)
+        file_hint(e).map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<RunError>() {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<ChildError>() {
@@ -192,7 +192,6 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     } else {
         match cause.downcast_ref::<ConvertError>()? {
             ConvertError::Input(e) => e.hint().map(str::to_owned),
-            ConvertError::File(e) => e.hint().map(str::to_owned),
             ConvertError::Model { error, .. } => error.hint().map(str::to_owned),
             ConvertError::WrongSource { .. } => {
                 Some("make a plan for this file: headshare-gguf plan FILE -o plan.json".to_owned())
@@ -201,8 +200,22 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
                 Some("--units share works for every architecture that repair knows".to_owned())
             }
             ConvertError::Damaged(damage) => damage.advice().as_ref().map(advice::words),
-            ConvertError::Plan(_) | ConvertError::Encode { .. } => None,
+            ConvertError::File(_) | ConvertError::Plan(_) | ConvertError::Encode { .. } => None,
         }
+    }
+}
+
+/// What the user can do about a file that cannot be used or written, in terms of
+/// the command line.
+fn file_hint(error: &FileError) -> Option<&'static str> {
+    match error {
+        FileError::Exists { .. } => Some("--force replaces it"),
+        FileError::SameFile { .. } => Some("give another path with -o"),
+        FileError::NoSpace { .. } => Some("free some space or give another folder with -o"),
+        error if error.is_out_of_memory() => {
+            Some("end other programs, or raise the limit of this process's memory (ulimit -v)")
+        }
+        _ => None,
     }
 }
 
@@ -299,4 +312,48 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         } => Exit::BadInput,
         ConvertError::Model { .. } => Exit::Failed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exists() -> FileError {
+        let path = "out.gguf".into();
+        FileError::Exists { path }
+    }
+
+    fn no_memory() -> FileError {
+        FileError::io("in.gguf", "map")(io::ErrorKind::OutOfMemory.into())
+    }
+
+    #[test]
+    fn what_helps_with_a_file_is_said_however_deep_the_error_lies() {
+        let force = "--force replaces it";
+        let memory = "ulimit -v";
+        let convert = |error| ConvertError::Input(InputError::File(error));
+        let analyze = |error| AnalyzeError::Input(InputError::File(error));
+        let errors: [(anyhow::Error, &str, Exit); 7] = [
+            (exists().into(), force, Exit::Usage),
+            (ConvertError::File(exists()).into(), force, Exit::Usage),
+            (ReportError::File(exists()).into(), force, Exit::Usage),
+            (no_memory().into(), memory, Exit::Failed),
+            (InputError::File(no_memory()).into(), memory, Exit::Failed),
+            (convert(no_memory()).into(), memory, Exit::Failed),
+            (analyze(no_memory()).into(), memory, Exit::Failed),
+        ];
+        for (error, hint, exit) in errors {
+            let failure = describe(&error);
+            let found = failure.hint.unwrap_or_default();
+            assert!(found.contains(hint), "{error:?}: {found:?}");
+            assert_eq!(failure.exit, exit, "{error:?}");
+            // Each cause is said once.
+            let message = &failure.message;
+            assert!(
+                message == "out.gguf: exists already"
+                    || message == "in.gguf: cannot map: out of memory",
+                "{message}"
+            );
+        }
+    }
 }

@@ -28,7 +28,7 @@ fn interrupted(status: i32) {
 /// Ends the program.
 fn end(status: i32) -> ! {
     terminal::restore();
-    headshare_stitch::end_process(status)
+    headshare_runtime::end_process(status)
 }
 
 /// Has the terminal put back, as it is now, when a signal ends the program while

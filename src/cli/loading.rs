@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use clap::ValueEnum;
+use headshare_files::ScratchFile;
 use headshare_runtime::memory::{self, WeightRegions};
 use headshare_runtime::model::Progress;
 use headshare_runtime::stitched::{self, Shared, Sharing, Source, StitchError};
 use headshare_runtime::{Model, ModelError, ModelParams};
-use headshare_stitch::ScratchFile;
 use serde::{Deserialize, Serialize};
 
 use super::output::{Output, grouped};

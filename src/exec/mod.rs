@@ -14,10 +14,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use headshare_files::FileError;
 use headshare_format::alias::AliasTable;
 use headshare_format::{Gguf, LogicalLayout, VirtualGguf};
 use headshare_preload::{FileIdentity, Plan};
-use headshare_stitch::{FileError, MappedFile};
+use headshare_stitch::MappedFile;
 
 use crate::input::InputError;
 pub use error::{ExecError, Obstacle};

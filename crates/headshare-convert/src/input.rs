@@ -5,9 +5,10 @@ pub mod text;
 
 use std::path::{Path, PathBuf};
 
+use headshare_files::FileError;
 use headshare_format::alias::AliasTable;
 use headshare_format::{FormatError, Gguf, TensorInfo};
-use headshare_stitch::{FileError, MappedFile};
+use headshare_stitch::MappedFile;
 
 /// A valid GGUF file, plain or converted.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub struct ModelFile {
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// It cannot be opened or mapped.
-    #[error(transparent)]
+    #[error("{0}")]
     File(#[from] FileError),
     /// Its content is not what it must be.
     #[error("{path}: {error}", path = .path.display())]
@@ -58,10 +59,10 @@ impl InputError {
         }
     }
 
-    /// What the user can do.
+    /// What the user can do about the file's content.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::File(error) => error.hint(),
+            Self::File(_) => None,
             Self::Content { error, .. } => error.hint.as_deref(),
         }
     }

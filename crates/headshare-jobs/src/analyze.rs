@@ -10,7 +10,7 @@ use headshare_eval::analyze::attention::{Attention, Reader, Settings};
 use headshare_eval::analyze::picture::{Format, Scene};
 use headshare_eval::analyze::ratios::{Ratios, ratios};
 use headshare_eval::analyze::weights::{Weights, weights};
-use headshare_stitch::FileId;
+use headshare_files::FileId;
 use serde::{Deserialize, Serialize};
 
 use crate::output::Written;

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use headshare_convert::convert;
 use headshare_convert::input::ModelFile;
+use headshare_files::ScratchFile;
 use headshare_runtime::memory::{self, WeightRegions};
 use headshare_runtime::model::Progress;
 use headshare_runtime::stitched::{self, Shared, Sharing, Source, StitchError};
 use headshare_runtime::{Model, ModelParams};
-use headshare_stitch::ScratchFile;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Ui};

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use headshare_convert::input::text::is_stdio;
-use headshare_stitch::{AtomicFile, FileId};
+use headshare_files::{AtomicFile, FileId};
 use serde::Serialize;
 
 use crate::expand::cannot_write;

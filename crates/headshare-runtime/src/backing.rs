@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
+use headshare_files::FileError;
 use headshare_format::FormatError;
-use headshare_stitch::FileError;
 
 /// Memory behind a model's weights; dropped after the model.
 pub(crate) trait Backing: Send + Sync {

@@ -78,6 +78,7 @@ pub mod utf8;
 pub mod vocab;
 
 mod backing;
+mod end;
 mod guard;
 mod interpose;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
@@ -86,6 +87,7 @@ mod weight_buffers;
 pub use backend::llama_cpp_revision;
 pub use batch::{Batch, BatchError, SeqId};
 pub use context::{Context, ContextError, ContextParams, FlashAttention};
+pub use end::end_process;
 pub use generate::{GenerateError, Generated, Generator, StopReason, Timings};
 pub use model::{Model, ModelError, ModelParams};
 pub use sampler::{Sampler, SamplerError, SamplerParams};

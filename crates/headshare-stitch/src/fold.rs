@@ -51,7 +51,8 @@ impl FoldArena {
         let mut region = Region::reserve(len, None)?;
         let store = memory_file(len as u64);
         match &store {
-            Ok(file) => region.map_file_writable(file)?,
+            // SAFETY: the file is the arena's own; nobody else has it.
+            Ok(file) => unsafe { region.map_file_writable(file) }?,
             Err(_) => {
                 region.writable(0..len)?;
             }
@@ -81,13 +82,15 @@ impl FoldArena {
     /// bytes that this freed. Nothing happens to pages that differ, or when
     /// the two lie differently relative to pages.
     ///
-    /// The caller has written both ranges and lets nobody write to them again:
-    /// folded pages are read-only.
-    ///
     /// # Errors
     /// When the system refuses (no memfd, too many mappings); the bytes stay
     /// as they are then.
-    pub fn fold(&mut self, donor: Range<usize>, alias: Range<usize>) -> io::Result<u64> {
+    ///
+    /// # Safety
+    /// Whatever was to be written to the two ranges has been, by this thread or
+    /// before it was told so, and nobody writes to them again: folded pages are
+    /// read-only.
+    pub unsafe fn fold(&mut self, donor: Range<usize>, alias: Range<usize>) -> io::Result<u64> {
         let page = page_size() as usize;
         self.check(&donor, &alias);
         if donor.start % page != alias.start % page {
@@ -106,8 +109,13 @@ impl FoldArena {
                 (_, true) => (b, a),
                 _ => continue,
             };
-            let bytes = self.region.readable();
-            if bytes[a * page..][..page] != bytes[b * page..][..page] {
+            // SAFETY: all of an arena is mapped, and the caller promises that
+            // nobody writes to these two pages.
+            let differ = unsafe {
+                self.region.readable(a * page..(a + 1) * page)
+                    != self.region.readable(b * page..(b + 1) * page)
+            };
+            if differ {
                 continue;
             }
             let place = self.places[kept] as usize;
@@ -138,7 +146,11 @@ impl FoldArena {
     ///
     /// # Errors
     /// As [`fold`](Self::fold); `to` can still be written to.
-    pub fn repeat(&mut self, from: Range<usize>, to: Range<usize>) -> io::Result<bool> {
+    ///
+    /// # Safety
+    /// Nobody has borrowed the bytes of `to` or is writing to them, and nobody
+    /// writes to either range again once this has returned true.
+    pub unsafe fn repeat(&mut self, from: Range<usize>, to: Range<usize>) -> io::Result<bool> {
         let page = page_size() as usize;
         self.check(&from, &to);
         assert!(
@@ -203,8 +215,12 @@ impl FoldArena {
         let start = run.page * page as usize;
         let len = run.count * page as usize;
         // Populated: memory that is there should be seen to be there.
-        self.region
-            .map_file(start, store, run.place as u64 * page, len, true)?;
+        // SAFETY: the file is the arena's own. Its owner has promised that nobody
+        // writes to these places through the pages that are there already.
+        unsafe {
+            self.region
+                .map_file(start, store, run.place as u64 * page, len, true)
+        }?;
         for i in 0..run.count {
             self.places[run.page + i] = (run.place + i) as u32;
             self.lent[run.place + i] = true;
@@ -252,6 +268,24 @@ mod tests {
         }
     }
 
+    /// What the arena holds at `range`.
+    fn bytes(arena: &FoldArena, range: Range<usize>) -> &[u8] {
+        // SAFETY: the test, which is all there is, writes before it reads.
+        unsafe { arena.region.readable(range) }
+    }
+
+    /// Folds what the test has written and does not write to again.
+    fn fold(arena: &mut FoldArena, donor: Range<usize>, alias: Range<usize>) -> io::Result<u64> {
+        // SAFETY: as just said.
+        unsafe { arena.fold(donor, alias) }
+    }
+
+    /// Repeats what the test has written where it has not, nor will.
+    fn repeat(arena: &mut FoldArena, from: Range<usize>, to: Range<usize>) -> bool {
+        // SAFETY: as just said.
+        unsafe { arena.repeat(from, to) }.unwrap()
+    }
+
     /// Pages of the arena that are distinct in physical memory, as far as they
     /// hold something.
     fn distinct(arena: &FoldArena) -> usize {
@@ -282,15 +316,15 @@ mod tests {
         write(&arena, 9 * page - 50, &block);
         let donor = page - 50..page - 50 + block.len();
         let alias = 9 * page - 50..9 * page - 50 + block.len();
-        assert_eq!(arena.fold(donor, alias).unwrap(), 3 * page as u64);
+        assert_eq!(fold(&mut arena, donor, alias).unwrap(), 3 * page as u64);
         assert_eq!(distinct(&arena), 13);
         // The five pages that the donor touches, and the edges of the alias.
         assert_eq!(held(&arena), 7 * page as u64);
         assert_eq!(
-            arena.region.readable()[9 * page - 50..][..block.len()],
+            bytes(&arena, 9 * page - 50..9 * page - 50 + block.len()),
             block
         );
-        assert_eq!(arena.region.readable()[page - 50..][..block.len()], block);
+        assert_eq!(bytes(&arena, page - 50..page - 50 + block.len()), block);
     }
 
     #[test]
@@ -302,21 +336,21 @@ mod tests {
         write(&arena, 6 * page, &block);
         write(&arena, 12 * page, &block[page..3 * page]);
         assert_eq!(
-            arena.fold(page..3 * page, 12 * page..14 * page).unwrap(),
+            fold(&mut arena, page..3 * page, 12 * page..14 * page).unwrap(),
             2 * page as u64
         );
         assert_eq!(
-            arena.fold(0..4 * page, 6 * page..10 * page).unwrap(),
+            fold(&mut arena, 0..4 * page, 6 * page..10 * page).unwrap(),
             4 * page as u64
         );
         // Folding again frees nothing.
-        assert_eq!(arena.fold(0..4 * page, 6 * page..10 * page).unwrap(), 0);
-        assert_eq!(distinct(&arena), 10);
-        assert_eq!(arena.region.readable()[6 * page..10 * page], block);
         assert_eq!(
-            arena.region.readable()[12 * page..14 * page],
-            block[page..3 * page]
+            fold(&mut arena, 0..4 * page, 6 * page..10 * page).unwrap(),
+            0
         );
+        assert_eq!(distinct(&arena), 10);
+        assert_eq!(bytes(&arena, 6 * page..10 * page), block);
+        assert_eq!(bytes(&arena, 12 * page..14 * page), &block[page..3 * page]);
     }
 
     #[test]
@@ -328,12 +362,12 @@ mod tests {
         write(&arena, 6 * page, &block);
         write(&arena, 7 * page + 5, &[255]);
         assert_eq!(
-            arena.fold(0..3 * page, 6 * page..9 * page).unwrap(),
+            fold(&mut arena, 0..3 * page, 6 * page..9 * page).unwrap(),
             2 * page as u64
         );
-        assert_eq!(arena.region.readable()[7 * page + 5], 255);
+        assert_eq!(bytes(&arena, 7 * page + 5..7 * page + 6), [255]);
         assert_eq!(
-            arena.fold(0..page, 10 * page + 1..11 * page + 1).unwrap(),
+            fold(&mut arena, 0..page, 10 * page + 1..11 * page + 1).unwrap(),
             0
         );
     }
@@ -347,15 +381,24 @@ mod tests {
             write(&arena, at, &block);
         }
         let range = |i: usize| 2 * i * page..2 * (i + 1) * page;
-        assert_eq!(arena.fold(range(1), range(2)).unwrap(), 2 * page as u64);
+        assert_eq!(
+            fold(&mut arena, range(1), range(2)).unwrap(),
+            2 * page as u64
+        );
         // The second is the third's donor: the first moves to it.
-        assert_eq!(arena.fold(range(0), range(1)).unwrap(), 2 * page as u64);
-        assert_eq!(arena.fold(range(0), range(2)).unwrap(), 0);
-        assert_eq!(arena.fold(range(2), range(3)).unwrap(), 2 * page as u64);
+        assert_eq!(
+            fold(&mut arena, range(0), range(1)).unwrap(),
+            2 * page as u64
+        );
+        assert_eq!(fold(&mut arena, range(0), range(2)).unwrap(), 0);
+        assert_eq!(
+            fold(&mut arena, range(2), range(3)).unwrap(),
+            2 * page as u64
+        );
         assert_eq!(distinct(&arena), 2);
         assert_eq!(held(&arena), 2 * page as u64);
         for i in 0..4 {
-            assert_eq!(arena.region.readable()[range(i)], block);
+            assert_eq!(bytes(&arena, range(i)), block);
         }
     }
 
@@ -368,12 +411,15 @@ mod tests {
             write(&arena, at, &block);
         }
         let range = |at: usize| at * page..(at + 2) * page;
-        assert_eq!(arena.fold(range(0), range(3)).unwrap(), 2 * page as u64);
-        let error = arena.fold(range(0), range(6)).unwrap_err();
+        assert_eq!(
+            fold(&mut arena, range(0), range(3)).unwrap(),
+            2 * page as u64
+        );
+        let error = fold(&mut arena, range(0), range(6)).unwrap_err();
         assert!(error.to_string().contains("max_map_count"), "{error}");
         assert_eq!(distinct(&arena), 6);
         for at in [0, 3, 6] {
-            assert_eq!(arena.region.readable()[range(at)], block);
+            assert_eq!(bytes(&arena, range(at)), block);
         }
     }
 
@@ -383,15 +429,13 @@ mod tests {
         let mut arena = FoldArena::new(9 * page, 99).unwrap();
         let block = pattern(5, 3 * page);
         write(&arena, 0, &block);
-        arena.repeat(0..3 * page, 6 * page..9 * page).unwrap();
-        arena
-            .repeat(6 * page..9 * page, 3 * page..6 * page)
-            .unwrap();
-        assert_eq!(arena.region.readable()[6 * page..], block);
-        assert_eq!(arena.region.readable()[3 * page..6 * page], block);
+        assert!(repeat(&mut arena, 0..3 * page, 6 * page..9 * page));
+        assert!(repeat(&mut arena, 6 * page..9 * page, 3 * page..6 * page));
+        assert_eq!(bytes(&arena, 6 * page..9 * page), block);
+        assert_eq!(bytes(&arena, 3 * page..6 * page), block);
         assert_eq!(held(&arena), 3 * page as u64);
-        assert!(!arena.repeat(0..page, 3 * page..4 * page).unwrap());
+        assert!(!repeat(&mut arena, 0..page, 3 * page..4 * page));
         arena.seal().unwrap();
-        assert_eq!(arena.region.readable()[..3 * page], block);
+        assert_eq!(bytes(&arena, 0..3 * page), block);
     }
 }

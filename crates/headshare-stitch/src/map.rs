@@ -1,37 +1,32 @@
 //! Input files, mapped read-only.
 
-use std::fs::{File, FileType, Metadata};
+use std::fs::File;
 use std::ops::{Deref, Range};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use headshare_files::{FileError, FileId, require_regular};
 use memmap2::{Advice, Mmap, MmapOptions};
 
-use crate::FileError;
 use crate::sigbus::Watch;
-
-/// Device and inode: the same for every path to a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    pub(crate) fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        }
-    }
-}
 
 /// A regular file, mapped read-only in whole; derefs to its bytes.
 ///
-/// A file that someone truncates while it is mapped ends the program on access,
-/// with a message that names it.
-/// Replacing it by rename, as [`AtomicFile`](crate::AtomicFile) does, is
-/// harmless: the mapping keeps the old file.
+/// # What is left to the user
+/// No program can keep others from writing to a file that it has mapped, and
+/// then the bytes change under whoever has borrowed them. Rust rules that out for
+/// a `&[u8]`, so strictly [`open`](Self::open) promises more than it can keep.
+/// What it relies on is that nobody writes to a model while it is in use:
+///
+/// - Replacing the file by rename, as [`AtomicFile`](headshare_files::AtomicFile)
+///   does, is harmless: the mapping keeps the old file.
+/// - Truncating it raises `SIGBUS` where the missing part is touched. A handler,
+///   there from the first mapping on, says which file it was and exits with
+///   status 1; other faults go on to the handler from before.
+/// - Overwriting it in place goes unnoticed. What is read may then be neither the
+///   old nor the new content; who reads must not rely on bytes being the same
+///   when they are looked at again.
+///
+/// Where none of this will do, read the file instead.
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
@@ -43,7 +38,8 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// Opens and maps the file at `path`.
+    /// Opens and maps the file at `path`; see
+    /// [above](Self#what-is-left-to-the-user) for what that asks of others.
     ///
     /// # Errors
     /// When it is not there, not readable, not a regular file, or cannot be
@@ -54,15 +50,28 @@ impl MappedFile {
         let metadata = std::fs::metadata(&path).map_err(FileError::io(&path, "open"))?;
         require_regular(&path, metadata.file_type())?;
         let file = File::open(&path).map_err(FileError::io(&path, "open"))?;
+        // SAFETY: not to be had from here; the struct's documentation says what is
+        // relied on instead. The bytes are plain data, and every use of what was
+        // read from them is checked again, so that a change gives wrong weights or
+        // an error, not a wrong address.
+        unsafe { Self::map(path, file) }
+    }
+
+    /// Maps `file`, which was opened by `path`.
+    ///
+    /// # Errors
+    /// When it is not a regular file, or cannot be mapped.
+    ///
+    /// # Safety
+    /// As long as the mapping lives, nobody writes to the file or truncates it.
+    pub unsafe fn map(path: PathBuf, file: File) -> Result<Self, FileError> {
         let metadata = file.metadata().map_err(FileError::io(&path, "open"))?;
         require_regular(&path, metadata.file_type())?;
         let map = if metadata.len() == 0 {
             None // an empty mapping is an error to the kernel
         } else {
-            // SAFETY: the mapping is private to this struct and only read.
-            // Another process could still write to or truncate the file; the
-            // bytes are plain data to us, never trusted to stay the same after
-            // a check, and truncation ends in SIGBUS, not in unsoundness.
+            // SAFETY: this struct only reads the mapping; that nobody else writes
+            // to the file is the caller's promise.
             let map = unsafe { MmapOptions::new().map(&file) };
             Some(map.map_err(FileError::io(&path, "map"))?)
         };
@@ -123,20 +132,35 @@ impl Deref for MappedFile {
     }
 }
 
-pub(crate) fn require_regular(path: &Path, file_type: FileType) -> Result<(), FileError> {
-    let kind = if file_type.is_file() {
-        return Ok(());
-    } else if file_type.is_dir() {
-        "a folder"
-    } else if file_type.is_fifo() {
-        "a pipe"
-    } else if file_type.is_socket() {
-        "a socket"
-    } else {
-        "a device"
-    };
-    Err(FileError::NotRegular {
-        path: path.to_owned(),
-        kind,
-    })
+#[cfg(test)]
+mod tests {
+    use headshare_files::AtomicFile;
+
+    use super::*;
+
+    #[test]
+    fn a_mapped_file_is_never_the_output_whatever_the_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let input = folder.path().join("in");
+        std::fs::write(&input, b"data").unwrap();
+        let soft = folder.path().join("soft");
+        std::os::unix::fs::symlink(&input, &soft).unwrap();
+        let map = MappedFile::open(&input).unwrap();
+        for path in [&input, &soft] {
+            assert!(matches!(
+                AtomicFile::create(path, 1, true, &[map.id()]),
+                Err(FileError::SameFile { .. })
+            ));
+        }
+        assert_eq!(&map[..], b"data");
+    }
+
+    #[test]
+    fn a_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            MappedFile::open(folder.path()),
+            Err(FileError::NotRegular { .. })
+        ));
+    }
 }

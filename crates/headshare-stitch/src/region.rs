@@ -83,13 +83,17 @@ impl Region {
         self.len
     }
 
-    /// The whole region, which must be readable everywhere: the caller has
-    /// mapped every page.
-    pub(crate) fn readable(&self) -> &[u8] {
-        // SAFETY: the region is `len` bytes, owned for as long as `self` is
-        // borrowed. Writes go through `&mut self`, or through the raw pointer
-        // of an arena whose owner orders them before any read.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    /// The bytes of `range`, which need not be whole pages.
+    ///
+    /// # Safety
+    /// Something readable is mapped over all of `range`. As long as the bytes are
+    /// borrowed, nobody writes to them: neither through [`as_ptr`](Self::as_ptr)
+    /// nor, where they are a file's, to the file.
+    pub(crate) unsafe fn readable(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the region, as just checked, which is ours as long as
+        // `self` is borrowed; the rest is the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(range.start), range.len()) }
     }
 
     /// Maps fresh zeroed memory over `range`, and returns it for filling.
@@ -119,7 +123,11 @@ impl Region {
 
     /// Maps `len` bytes of `file` from `offset` on over the region at
     /// `start`, read-only and shared; `populate` takes the pages in at once.
-    pub(crate) fn map_file(
+    ///
+    /// # Safety
+    /// The file's bytes are the region's from now on: whoever writes to the file,
+    /// or shortens it, writes to memory that others may have borrowed.
+    pub(crate) unsafe fn map_file(
         &mut self,
         start: usize,
         file: &File,
@@ -130,33 +138,40 @@ impl Region {
         let at = self.at(&(start..start + len));
         let mut flags = MapFlags::SHARED | MapFlags::FIXED;
         flags.set(MapFlags::POPULATE, populate);
-        // SAFETY: as in `writable`. What the file's owner does to it meanwhile
-        // is the same risk as for any mapped file, see `MappedFile`.
+        // SAFETY: as in `writable`; what happens to the file is the caller's
+        // promise.
         unsafe { rustix::mm::mmap(at, len, ProtFlags::READ, flags, file, offset) }?;
         Ok(())
     }
 
     /// Maps `file`, which is as long as the region, over all of it, writable
     /// and shared.
-    pub(crate) fn map_file_writable(&mut self, file: &File) -> io::Result<()> {
+    ///
+    /// # Safety
+    /// As for [`map_file`](Self::map_file).
+    pub(crate) unsafe fn map_file_writable(&mut self, file: &File) -> io::Result<()> {
         let at = self.at(&(0..self.len));
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::SHARED | MapFlags::FIXED;
-        // SAFETY: as in `writable`; the file is the caller's own.
+        // SAFETY: as in `map_file`.
         unsafe { rustix::mm::mmap(at, self.len, prot, flags, file, 0) }?;
         Ok(())
     }
 
-    /// Releases the memory behind the file-backed pages of `range`; they are
-    /// read again when touched.
-    pub(crate) fn drop_file_pages(&self, range: Range<usize>) {
+    /// Releases the memory behind the whole pages in `range`; they are read from
+    /// their file again when touched.
+    ///
+    /// # Safety
+    /// All of these pages are mapped from a file. Others would be zeros from now
+    /// on, under whoever has borrowed them.
+    pub(crate) unsafe fn drop_file_pages(&self, range: Range<usize>) {
         let page = page_size() as usize;
         let start = range.start.next_multiple_of(page);
         let end = range.end / page * page;
         if start < end {
             let at = self.at(&(start..end));
-            // SAFETY: the caller names pages that are mapped from a file, whose
-            // content DONTNEED does not change.
+            // SAFETY: DONTNEED does not change what pages of a file hold, and the
+            // caller promises that these are such.
             let _ = unsafe { rustix::mm::madvise(at, end - start, Advice::LinuxDontNeed) };
         }
     }

@@ -1,6 +1,6 @@
 //! A file that is truncated while it is mapped: touching the missing part
 //! raises SIGBUS. For our mappings the program then says which file it was and
-//! exits; other faults take their usual course.
+//! exits; other faults go to the handler that was there before ours.
 
 use std::ffi::CString;
 use std::ops::Range;
@@ -80,22 +80,72 @@ impl Drop for Watch {
     }
 }
 
+/// With `SA_SIGINFO`, and without.
+type InfoHandler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+type PlainHandler = extern "C" fn(libc::c_int);
+
+/// What was done about SIGBUS before: Rust's own handler, which knows a stack
+/// overflow on some systems, or the program's. Set before ours can run, and kept.
+static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
+
 fn install() {
-    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_sigbus;
+    let handler: InfoHandler = on_sigbus;
     // SAFETY: a zeroed sigaction is a valid one; the handler only makes
-    // async-signal-safe calls.
+    // async-signal-safe calls, besides what the handler before it does.
     unsafe {
+        let mut before: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(libc::SIGBUS, ptr::null(), &mut before) != 0 {
+            return;
+        }
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // What the handler before is not to be disturbed by.
+        action.sa_mask = before.sa_mask;
+        BEFORE.store(Box::into_raw(Box::new(before)), Ordering::Release);
         libc::sigaction(libc::SIGBUS, &action, ptr::null_mut());
+    }
+}
+
+/// Has done what would have been done without us.
+///
+/// # Safety
+/// The arguments are those that the kernel has called a handler with.
+unsafe fn go_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: null, or a box that is never freed.
+    let before = unsafe { BEFORE.load(Ordering::Acquire).as_ref() };
+    let (handler, flags) = before.map_or((libc::SIG_DFL, 0), |b| (b.sa_sigaction, b.sa_flags));
+    // SAFETY: the kernel passes a valid siginfo for SA_SIGINFO handlers.
+    let is_fault = unsafe { (*info).si_code } > 0;
+    match handler {
+        libc::SIG_IGN if !is_fault => {}
+        // The kernel lets no one ignore a fault.
+        libc::SIG_DFL | libc::SIG_IGN => {
+            // The instruction faults again, and what was sent is sent again.
+            // SAFETY: both calls are async-signal-safe.
+            unsafe {
+                libc::signal(signal, libc::SIG_DFL);
+                if !is_fault {
+                    libc::raise(signal);
+                }
+            }
+        }
+        // SAFETY: the program has had the kernel call this address, with these
+        // arguments.
+        handler if flags & libc::SA_SIGINFO != 0 => unsafe {
+            std::mem::transmute::<libc::sighandler_t, InfoHandler>(handler)(signal, info, context);
+        },
+        // SAFETY: as above.
+        handler => unsafe {
+            std::mem::transmute::<libc::sighandler_t, PlainHandler>(handler)(signal);
+        },
     }
 }
 
 extern "C" fn on_sigbus(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
-    _context: *mut libc::c_void,
+    context: *mut libc::c_void,
 ) {
     // SAFETY: the kernel passes a valid siginfo for SA_SIGINFO handlers.
     let address = unsafe { (*info).si_addr() } as usize;
@@ -114,7 +164,6 @@ extern "C" fn on_sigbus(
             }
         }
     }
-    // Not ours: the default action, when the instruction faults again.
-    // SAFETY: resetting a signal's action is async-signal-safe.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: the kernel's arguments.
+    unsafe { go_on(signal, info, context) };
 }

@@ -5,11 +5,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::{Deref, Range};
 
+use headshare_files::FileError;
 use headshare_format::{StitchPlan, StitchRun, VirtualGguf};
 
+use crate::MappedFile;
 use crate::region::{HUGE_PAGE, Region, page_size};
 use crate::sigbus::Watch;
-use crate::{FileError, MappedFile};
 
 /// Mappings that a process needs for itself besides ours; the kernel's limit
 /// counts all.
@@ -110,14 +111,10 @@ impl StitchedMapping {
             region.protect(range).map_err(refused())?;
         }
         for run in &plan.maps {
-            region
-                .map_file(
-                    run.logical as usize,
-                    file.file(),
-                    run.physical,
-                    run.len as usize,
-                    false,
-                )
+            let (start, len) = (run.logical as usize, run.len as usize);
+            // SAFETY: `file` is mapped already; what that asks of everybody else
+            // covers these mappings of it too.
+            unsafe { region.map_file(start, file.file(), run.physical, len, false) }
                 .map_err(refused())?;
         }
         let moved = plan.maps.iter().any(|run| run.logical != run.physical);
@@ -168,7 +165,8 @@ impl StitchedMapping {
         {
             let start = run.logical.max(range.start);
             let end = (run.logical + run.len).min(range.end);
-            self.region.drop_file_pages(start as usize..end as usize);
+            // SAFETY: `mapped` holds what was mapped from the file, and only that.
+            unsafe { self.region.drop_file_pages(start as usize..end as usize) };
         }
     }
 
@@ -195,7 +193,10 @@ impl Deref for StitchedMapping {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.region.readable()
+        // SAFETY: a plan's runs and copies cover all of the logical file, and all
+        // of them were mapped. Copies are written to through `&mut self` only; the
+        // file's bytes are those of a `MappedFile`, with what it asks.
+        unsafe { self.region.readable(0..self.region.len()) }
     }
 }
 
@@ -207,7 +208,8 @@ fn watch(region: &Region, file: &MappedFile) -> Watch {
 /// The physical file, its large pages at those of memory.
 fn plain_region(file: &MappedFile) -> std::io::Result<Region> {
     let mut region = Region::reserve(file.len(), Some(0))?;
-    region.map_file(0, file.file(), 0, file.len(), false)?;
+    // SAFETY: as for the stitched mapping's own.
+    unsafe { region.map_file(0, file.file(), 0, file.len(), false) }?;
     Ok(region)
 }
 

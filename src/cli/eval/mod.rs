@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Subcommand;
+use headshare_files::ScratchFile;
 use headshare_runtime::{Model, log};
-use headshare_stitch::ScratchFile;
 use serde::Serialize;
 
 use super::Exit;

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use headshare_stitch::ScratchFile;
+use headshare_files::ScratchFile;
 
 use crate::input::text::{Contents, is_stdio};
 

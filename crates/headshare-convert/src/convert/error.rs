@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use headshare_files::FileError;
 use headshare_runtime::quants::QuantError;
-use headshare_stitch::FileError;
 
 use super::damage::Damage;
 use super::variant::ShapeError;
@@ -18,7 +18,7 @@ pub enum ConvertError {
     #[error(transparent)]
     Input(#[from] InputError),
     /// A file cannot be read or written.
-    #[error(transparent)]
+    #[error("{0}")]
     File(#[from] FileError),
     /// The model has no heads that could share.
     #[error("{path}: {error}", path = .path.display())]

@@ -8,9 +8,9 @@ use std::convert::Infallible;
 use std::io::{self, Write};
 use std::path::Path;
 
+use headshare_files::{AtomicFile, ScratchFile};
 use headshare_format::alias::{AliasTable, format_digest};
 use headshare_format::{ExtentSource, LogicalLayout, VirtualGguf};
-use headshare_stitch::{AtomicFile, ScratchFile};
 
 use super::damage::{Damage, differing};
 use super::digest::{for_chunks, hash_zeros, zeros};

@@ -4,9 +4,9 @@
 
 use std::path::Path;
 
+use headshare_files::AtomicFile;
 use headshare_format::alias::Digests;
 use headshare_format::layout::{PhysicalLayout, StoredTensor};
-use headshare_stitch::AtomicFile;
 
 use super::digest::{UNKNOWN_DIGEST, digest_of, hash_zeros};
 use super::error::ConvertError;

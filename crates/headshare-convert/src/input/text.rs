@@ -6,7 +6,8 @@ use std::io::{self, Cursor, Read, Seek};
 use std::ops::Deref;
 use std::path::Path;
 
-use headshare_stitch::{FileError, FileId, MappedFile};
+use headshare_files::{FileError, FileId};
+use headshare_stitch::MappedFile;
 
 use super::InputError;
 

@@ -18,8 +18,8 @@ pub use stats::{Correlation, Histogram, Summary};
 
 use std::path::PathBuf;
 
+use headshare_files::{FileId, ScratchFile};
 use headshare_runtime::{ContextError, ModelError as RuntimeError, VocabError};
-use headshare_stitch::{FileId, ScratchFile};
 
 use headshare_convert::convert::{self, ConvertError};
 use headshare_convert::input::{InputError, ModelFile};

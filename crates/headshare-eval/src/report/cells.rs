@@ -9,7 +9,7 @@
 
 use std::path::{Path, PathBuf};
 
-use headshare_stitch::AtomicFile;
+use headshare_files::AtomicFile;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use headshare_stitch::FileError;
+use headshare_files::FileError;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +25,7 @@ pub enum ReportError {
         error: io::Error,
     },
     /// A file cannot be written.
-    #[error(transparent)]
+    #[error("{0}")]
     File(#[from] FileError),
     /// A cell that is no JSON.
     #[error("a cell cannot be written: {0}")]
@@ -40,7 +40,6 @@ impl ReportError {
             Self::Folder { error, .. } if error.kind() == io::ErrorKind::NotADirectory => {
                 Some("it is a file; name a folder that is not there yet: -o DIR")
             }
-            Self::File(error) => error.hint(),
             _ => None,
         }
     }

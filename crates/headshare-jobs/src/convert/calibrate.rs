@@ -12,9 +12,10 @@ use headshare_convert::plan::Plan;
 use headshare_convert::repair::{
     self, Options, Record, RepairError, SurveyRecord, Windows, check_supported,
 };
+use headshare_files::FileId;
 use headshare_format::FormatError;
 use headshare_runtime::memory;
-use headshare_stitch::{FileId, MappedFile};
+use headshare_stitch::MappedFile;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Ui, Unit};

@@ -9,7 +9,7 @@ use headshare_convert::model::AttentionMap;
 use headshare_convert::plan::Plan;
 use headshare_convert::repair::SurveyRecord;
 use headshare_convert::repair::choose::{self, Chosen, Goal, Subject, Survey, Terms, Units};
-use headshare_stitch::{AtomicFile, FileId};
+use headshare_files::{AtomicFile, FileId};
 
 use super::Stats;
 use super::calibrate::{Ready, cannot_cut, of_source};

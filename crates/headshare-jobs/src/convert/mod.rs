@@ -13,7 +13,7 @@ use headshare_convert::matching::MatchFunction;
 use headshare_convert::plan::{Plan, Saved};
 use headshare_convert::repair::Record;
 use headshare_convert::repair::choose::Units;
-use headshare_stitch::{AtomicFile, FileId};
+use headshare_files::{AtomicFile, FileId};
 use serde::{Deserialize, Serialize};
 
 pub use calibrate::{Calibration, read_text};

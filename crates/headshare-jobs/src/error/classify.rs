@@ -13,11 +13,11 @@ use headshare_eval::eval::EvalError;
 use headshare_eval::eval::choice::ChoiceError;
 use headshare_eval::eval::task_file::TaskError;
 use headshare_eval::report::ReportError;
+use headshare_files::FileError;
 use headshare_format::FormatError;
 use headshare_runtime::calibrate::CalibrateError;
 use headshare_runtime::stitched::StitchError;
 use headshare_runtime::{ContextError, GenerateError, ModelError};
-use headshare_stitch::FileError;
 
 use super::{Advice, Error, Kind};
 

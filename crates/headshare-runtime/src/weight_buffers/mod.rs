@@ -459,7 +459,10 @@ impl State {
         // Tensors begin on pages here, so the rest of their last page is theirs.
         let len = place.size.next_multiple_of(page_size() as usize);
         let arena = self.arenas.last_mut().expect("a tensor lies in an arena");
-        let done = arena.repeat(other..other + len, place.offset..place.offset + len);
+        // SAFETY: ggml asks before it hands the tensor's bytes over, which it then
+        // does not; the other tensor's are in place. Weights are written once, and
+        // nothing is computed with them before all are there.
+        let done = unsafe { arena.repeat(other..other + len, place.offset..place.offset + len) };
         let done = done.unwrap_or(false); // then it is written, and folded if that works
         if done {
             self.folded_bytes += place.file_size as u64;
@@ -485,10 +488,11 @@ impl State {
                 start..start + twin.len as usize
             };
             let arena = self.arenas.last_mut().expect("a tensor lies in an arena");
-            match arena.fold(
-                range(donor, twin.donor_offset),
-                range(alias, twin.alias_offset),
-            ) {
+            let donor = range(donor, twin.donor_offset);
+            let alias = range(alias, twin.alias_offset);
+            // SAFETY: both tensors are in `places`, so their bytes are in place;
+            // weights are written once.
+            match unsafe { arena.fold(donor, alias) } {
                 Ok(bytes) => self.folded_bytes += bytes,
                 Err(e) => self.trouble = Some(e.to_string()),
             }

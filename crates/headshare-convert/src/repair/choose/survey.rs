@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
+use headshare_files::{AtomicFile, FileError, FileId};
 use headshare_format::alias::format_digest;
-use headshare_stitch::{AtomicFile, FileError, FileId};
 use serde::{Deserialize, Serialize};
 
 use crate::input::ModelFile;

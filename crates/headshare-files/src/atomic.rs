@@ -3,7 +3,8 @@
 //! The bytes go to a file without a name (`O_TMPFILE`) in the output's folder,
 //! which the kernel drops if the process dies in any way; fsync, then a link
 //! or rename gives it its name. Where the file system has no unnamed files, a
-//! named sibling stands in; [`end_process`] is for when a signal ends the program.
+//! named sibling stands in, which [`remove_temporary_files`] removes when a signal
+//! ends the program.
 
 use std::fs::File;
 use std::io;
@@ -14,27 +15,23 @@ use std::sync::Mutex;
 use rustix::io::Errno;
 use rustix::process::Resource;
 
-use crate::map::require_regular;
+use crate::identity::require_regular;
 use crate::{FileError, FileId, unnamed};
 
 /// Named temporary files that exist now.
 static NAMED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Removes the temporary files of every output that is being written.
-fn remove_temporary_files() {
+/// Removes the named temporary files of every output and scratch file that is
+/// being written: for a process that is about to end without dropping them.
+///
+/// Whoever still writes to one of them writes to a file without a name from then
+/// on, and [`AtomicFile::commit`] fails.
+pub fn remove_temporary_files() {
     if let Ok(named) = NAMED.lock() {
         for path in named.iter() {
             let _ = std::fs::remove_file(path);
         }
     }
-}
-
-/// Removes temporary files and ends the process at once, without the exit
-/// handlers of libraries whose threads may still be at work.
-pub fn end_process(status: i32) -> ! {
-    remove_temporary_files();
-    // SAFETY: never returns, and needs nothing of the process's state.
-    unsafe { libc::_exit(status) }
 }
 
 /// An output file that gets its name in [`commit`](Self::commit); dropped
@@ -269,7 +266,6 @@ fn check_target(target: &Path, replace: bool, inputs: &[FileId]) -> Result<PathB
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MappedFile;
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(folder)
@@ -363,14 +359,14 @@ mod tests {
         let soft = folder.path().join("soft");
         std::fs::hard_link(&input, &hard).unwrap();
         std::os::unix::fs::symlink(&input, &soft).unwrap();
-        let map = MappedFile::open(&input).unwrap();
+        let id = FileId::of(&input.metadata().unwrap());
         for path in [&input, &hard, &soft] {
             assert!(matches!(
-                AtomicFile::create(path, 1, true, &[map.id()]),
+                AtomicFile::create(path, 1, true, &[id]),
                 Err(FileError::SameFile { .. })
             ));
         }
-        assert_eq!(&map[..], b"data");
+        assert_eq!(std::fs::read(&input).unwrap(), b"data");
     }
 
     #[test]
@@ -400,10 +396,6 @@ mod tests {
         assert!(matches!(
             AtomicFile::create(&missing, 1, false, &[]),
             Err(FileError::Io { .. })
-        ));
-        assert!(matches!(
-            MappedFile::open(folder.path()),
-            Err(FileError::NotRegular { .. })
         ));
     }
 

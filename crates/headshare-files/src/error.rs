@@ -1,10 +1,12 @@
-//! Errors about files: which one, what was tried, and what helps.
+//! Errors about files: which one, and what was tried. What helps is the caller's to
+//! say, who knows how the user named the file.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// Something about a file keeps the program from going on.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FileError {
     /// The operating system refused.
     #[error("{path}: cannot {action}: {source}", path = .path.display())]
@@ -49,10 +51,9 @@ pub enum FileError {
 }
 
 impl FileError {
-    pub(crate) fn io(
-        path: impl Into<PathBuf>,
-        action: &'static str,
-    ) -> impl FnOnce(io::Error) -> Self {
+    /// Makes an [`Io`](Self::Io) error of the system's: `action` on the file at
+    /// `path` failed.
+    pub fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io {
             path,
@@ -82,19 +83,6 @@ impl FileError {
                 action: "write",
                 source,
             },
-        }
-    }
-
-    /// What the user can do.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Exists { .. } => Some("--force replaces it"),
-            Self::SameFile { .. } => Some("give another path with -o"),
-            Self::NoSpace { .. } => Some("free some space or give another folder with -o"),
-            error if error.is_out_of_memory() => {
-                Some("end other programs, or raise the limit of this process's memory (ulimit -v)")
-            }
-            Self::NotRegular { .. } | Self::Io { .. } => None,
         }
     }
 }
