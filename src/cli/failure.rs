@@ -1,15 +1,15 @@
 //! How the program ends: exit status and error messages.
 
 use std::io::{self, IsTerminal, Write};
-use std::process::ExitCode;
 
 use headshare_files::FileError;
-use headshare_jobs::{Classify as _, Kind};
+use headshare_jobs::Classify as _;
 use headshare_runtime::calibrate::CalibrateError;
 use headshare_runtime::{ContextError, GenerateError};
 
 use super::advice;
 use super::child::{self, ChildError};
+use super::exit::Exit;
 use super::loading::is_bad_input;
 use super::output::printable;
 use super::run::RunError;
@@ -27,50 +27,6 @@ use crate::plan::PlanError;
 use crate::repair::RepairError;
 use crate::repair::choose::SurveyError;
 use crate::report::ReportError;
-
-/// The exit status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// Done.
-    Done = 0,
-    /// Failed, for a reason that is none of the others.
-    Failed = 1,
-    /// Wrong usage.
-    Usage = 2,
-    /// A bad input file.
-    BadInput = 3,
-    /// A check did not hold.
-    CheckFailed = 4,
-    /// `exec` found the program and cannot run it; as for shells.
-    CannotRun = 126,
-    /// `exec` did not find the program; as for shells.
-    NotFound = 127,
-}
-
-impl Exit {
-    /// The exit status of a process of ours.
-    pub(super) fn from_code(code: Option<i32>) -> Self {
-        let all = [Self::Done, Self::Usage, Self::BadInput, Self::CheckFailed];
-        let same = all.into_iter().find(|exit| code == Some(*exit as i32));
-        same.unwrap_or(Self::Failed)
-    }
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        (exit as u8).into()
-    }
-}
-
-/// Arguments that contradict each other.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct UsageError(String);
-
-/// [`UsageError`].
-pub(super) fn usage(message: impl Into<String>) -> UsageError {
-    UsageError(message.into())
-}
 
 /// Prints `error` to stderr, with a hint where there is one, and returns its
 /// exit status.
@@ -128,12 +84,7 @@ pub(super) fn of_job(error: &headshare_jobs::Error) -> Failure {
     Failure {
         message: one_line(&error.to_string()),
         hint: error.advice.as_ref().map(|a| one_line(&advice::words(a))),
-        exit: match error.kind {
-            Kind::Usage => Exit::Usage,
-            Kind::BadInput => Exit::BadInput,
-            Kind::CheckFailed => Exit::CheckFailed,
-            Kind::Failed => Exit::Failed,
-        },
+        exit: error.kind.into(),
     }
 }
 
@@ -251,9 +202,6 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(e) = cause.downcast_ref::<FileError>() {
         return Some(of_file(e));
-    }
-    if cause.downcast_ref::<UsageError>().is_some() {
-        return Some(Exit::Usage);
     }
     if cause.downcast_ref::<PlanError>().is_some() || cause.downcast_ref::<SurveyError>().is_some()
     {

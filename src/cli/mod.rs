@@ -14,6 +14,7 @@ mod convert;
 mod eval;
 #[cfg(target_os = "linux")]
 mod exec;
+mod exit;
 mod expand;
 mod failure;
 mod inspect;
@@ -39,7 +40,7 @@ use std::thread::JoinHandle;
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use failure::Exit;
+pub use exit::Exit;
 use output::Output;
 
 /// Share attention heads of a GGUF model: each distinct weight block is stored

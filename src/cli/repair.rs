@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use headshare_jobs::{Calibration, Stats};
+use headshare_jobs::{Calibration, Error, Stats};
 
-use super::failure::{UsageError, usage};
 use super::output::Output;
 use super::stdio;
 use super::values::{units, units_name};
@@ -90,7 +89,7 @@ impl RepairArgs {
     ///
     /// # Errors
     /// When the arguments contradict each other.
-    pub(super) fn measures(&self, matching: bool, planned: bool) -> anyhow::Result<bool> {
+    pub(super) fn measures(&self, matching: bool, planned: bool) -> Result<bool, Error> {
         let flags = [
             ("--save-stats", self.save_stats.is_some()),
             ("--stats", self.stats.is_some()),
@@ -102,9 +101,9 @@ impl RepairArgs {
         ];
         if planned {
             return match flags.into_iter().find(|(_, given)| *given) {
-                Some((flag, _)) => {
-                    Err(usage(format!("--plan has chosen already; {flag} needs --ratio")).into())
-                }
+                Some((flag, _)) => Err(Error::usage(format!(
+                    "--plan has chosen already; {flag} needs --ratio"
+                ))),
                 None => Ok(false),
             };
         }
@@ -113,12 +112,12 @@ impl RepairArgs {
             None => !matching,
         };
         match flags.into_iter().find(|(_, given)| *given) {
-            _ if measures && matching => {
-                Err(usage("--match is for --choose match; calibrated choice measures").into())
-            }
-            Some((flag, _)) if !measures => {
-                Err(usage(format!("{flag} needs --choose calibrated, without --match")).into())
-            }
+            _ if measures && matching => Err(Error::usage(
+                "--match is for --choose match; calibrated choice measures",
+            )),
+            Some((flag, _)) if !measures => Err(Error::usage(format!(
+                "{flag} needs --choose calibrated, without --match"
+            ))),
             _ => Ok(measures),
         }
     }
@@ -148,7 +147,7 @@ impl RepairArgs {
     }
 
     /// Refuses to write what was measured to standard output.
-    pub(super) fn check_outputs(&self) -> Result<(), UsageError> {
+    pub(super) fn check_outputs(&self) -> Result<(), Error> {
         match &self.save_stats {
             Some(path) => stdio::refuse(path, "--save-stats", "the result in words goes there"),
             None => Ok(()),

@@ -1,5 +1,7 @@
 //! Choosing units by what each of them does to the running model.
 
+use std::path::PathBuf;
+
 use headshare_convert::convert;
 use headshare_convert::convert::variant::Limits;
 use headshare_convert::input::ModelFile;
@@ -10,11 +12,24 @@ use headshare_convert::plan::Plan;
 use headshare_convert::repair::SurveyRecord;
 use headshare_convert::repair::choose::{self, Chosen, Goal, Subject, Survey, Terms, Units};
 use headshare_files::{AtomicFile, FileId};
+use serde::{Deserialize, Serialize};
 
-use super::Stats;
 use super::calibrate::{Ready, cannot_cut, of_source};
 use crate::error::Context as _;
 use crate::{Error, Ui, Unit};
+
+/// What is done with what was measured for a choice.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stats {
+    /// It is forgotten.
+    #[default]
+    Forget,
+    /// It is kept in this file.
+    Save(#[serde(with = "crate::path")] PathBuf),
+    /// It is in this file already.
+    Load(#[serde(with = "crate::path")] PathBuf),
+}
 
 /// What is to be chosen.
 pub(super) struct Wanted<'a> {

@@ -17,6 +17,7 @@ use headshare_files::{AtomicFile, FileId};
 use serde::{Deserialize, Serialize};
 
 pub use calibrate::{Calibration, read_text};
+pub use choose::Stats;
 
 use crate::error::Context as _;
 use crate::plan::{DuplicateCount, Sizes, match_units};
@@ -72,19 +73,6 @@ pub enum Change {
         #[serde(with = "crate::path")]
         file: PathBuf,
     },
-}
-
-/// What is done with what was measured for a choice.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stats {
-    /// It is forgotten.
-    #[default]
-    Forget,
-    /// It is kept in this file.
-    Save(#[serde(with = "crate::path")] PathBuf),
-    /// It is in this file already.
-    Load(#[serde(with = "crate::path")] PathBuf),
 }
 
 /// What was made of a model.
