@@ -60,6 +60,19 @@ pub(super) fn words(advice: &Advice) -> String {
         Advice::LargerContextOrShorterPrompt => {
             "-c TOKENS makes the context larger, or shorten the prompt".into()
         }
+        Advice::SamplingParameter(name) => format!("{} sets it", sampling_flag(name)),
         Advice::Words(words) => words.clone(),
     }
+}
+
+/// The flag of a sampling parameter that llama.cpp calls `name`.
+fn sampling_flag(name: &str) -> String {
+    let flag = match name {
+        "typical_p" => "typical",
+        "penalty_repeat" => "repeat-penalty",
+        "penalty_freq" => "frequency-penalty",
+        "penalty_present" => "presence-penalty",
+        other => return format!("--{}", other.replace('_', "-")),
+    };
+    format!("--{flag}")
 }

@@ -5,9 +5,10 @@ use std::io;
 use std::process::ExitStatus;
 use std::sync::OnceLock;
 
+use headshare_jobs::Error;
+
 use super::Exit;
 use super::failure::{self, Failure};
-use super::run::RunError;
 
 /// A mistake that a child found, with its hint and exit status.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +37,7 @@ pub(super) fn tell(failure: &Failure) -> bool {
 pub(super) fn ended_early(what: &str, status: ExitStatus) -> anyhow::Error {
     let message = format!("the process that ran {what} ended early: {status}");
     if crashed(status) {
-        return RunError::bad_input(message).into();
+        return Error::bad_input(message).into();
     }
     anyhow::anyhow!(message)
 }

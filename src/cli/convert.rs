@@ -65,7 +65,7 @@ impl Args {
         Ok(Exit::Done)
     }
 
-    fn job(self) -> anyhow::Result<Convert> {
+    pub(super) fn job(self) -> anyhow::Result<Convert> {
         stdio::refuse(
             &self.output,
             "-o",

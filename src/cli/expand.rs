@@ -25,19 +25,23 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let json = self.json;
         let written = Written {
             flag: "-o",
             path: &self.output,
             binary: true,
         };
-        let streams = stdio::taken(&[written], self.json)?;
-        let job = Expand {
+        let streams = stdio::taken(&[written], json)?;
+        out.result_beside(streams, &self.job().run(out)?, json, render)?;
+        Ok(Exit::Done)
+    }
+
+    pub(super) fn job(self) -> Expand {
+        Expand {
             file: self.file,
             output: self.output,
             force: self.force,
-        };
-        out.result_beside(streams, &job.run(out)?, self.json, render)?;
-        Ok(Exit::Done)
+        }
     }
 }
 

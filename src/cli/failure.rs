@@ -12,7 +12,6 @@ use super::child::{self, ChildError};
 use super::exit::Exit;
 use super::loading::is_bad_input;
 use super::output::printable;
-use super::run::RunError;
 use crate::analyze::AnalyzeError;
 use crate::convert::ConvertError;
 use crate::eval::EvalError;
@@ -69,8 +68,12 @@ impl Failure {
 
 /// What there is to say about `error`.
 pub(super) fn describe(error: &anyhow::Error) -> Failure {
-    if let Some(error) = error.downcast_ref::<headshare_jobs::Error>() {
-        return of_job(error);
+    if let Some(found) = error.downcast_ref::<headshare_jobs::Error>() {
+        // What it is about may stand in front of it.
+        return Failure {
+            message: message(error),
+            ..of_job(found)
+        };
     }
     Failure {
         message: message(error),
@@ -113,7 +116,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return match e {
             AnalyzeError::Convert(e) => hint(e),
             AnalyzeError::Match { error, .. } => hint(error),
-            _ => e.hint().map(str::to_owned),
+            _ => e.advice().as_ref().map(advice::words),
         };
     }
     #[cfg(target_os = "linux")]
@@ -124,18 +127,16 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<FileError>() {
         file_hint(e).map(str::to_owned)
-    } else if let Some(e) = cause.downcast_ref::<RunError>() {
-        e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<ChildError>() {
         e.hint.clone()
     } else if let Some(e) = cause.downcast_ref::<ReportError>() {
-        e.hint().map(str::to_owned)
+        e.advice().as_ref().map(advice::words)
     } else if let Some(e) = cause.downcast_ref::<EvalError>() {
-        e.hint()
+        e.advice().as_ref().map(advice::words)
     } else if let Some(e) = cause.downcast_ref::<RepairError>() {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<ChoiceError>() {
-        e.hint()
+        e.advice().as_ref().map(advice::words)
     } else if let Some(e) = cause.downcast_ref::<TaskError>() {
         e.hint().map(str::to_owned)
     } else if let Some(MatchError::NonFinite { .. }) = cause.downcast_ref::<MatchError>() {
@@ -206,9 +207,6 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.downcast_ref::<PlanError>().is_some() || cause.downcast_ref::<SurveyError>().is_some()
     {
         return Some(Exit::BadInput);
-    }
-    if let Some(e) = cause.downcast_ref::<RunError>() {
-        return Some(e.exit());
     }
     if let Some(e) = cause.downcast_ref::<ChildError>() {
         return Some(e.exit);

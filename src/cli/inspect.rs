@@ -19,9 +19,13 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        let job = Inspect { file: self.file };
-        out.result(&job.run(out)?, self.json, render)?;
+        let json = self.json;
+        out.result(&self.job().run(out)?, json, render)?;
         Ok(Exit::Done)
+    }
+
+    pub(super) fn job(self) -> Inspect {
+        Inspect { file: self.file }
     }
 }
 

@@ -7,12 +7,11 @@ use clap::ValueEnum;
 use headshare_files::ScratchFile;
 use headshare_runtime::memory::{self, WeightRegions};
 use headshare_runtime::model::Progress;
-use headshare_runtime::stitched::{self, Shared, Sharing, Source, StitchError};
+use headshare_runtime::stitched::{self, Sharing, Source, StitchError};
 use headshare_runtime::{Model, ModelError, ModelParams};
 use serde::{Deserialize, Serialize};
 
-use super::output::{Output, grouped};
-use super::run::RunError;
+use super::output::Output;
 use crate::convert;
 use crate::input::ModelFile;
 
@@ -47,11 +46,9 @@ pub(super) struct Loaded {
     pub(super) resolve: &'static str,
     /// Bytes of weights that are in memory only once although used twice.
     pub(super) shared_bytes: u64,
-    /// What was picked for which weights, in words.
-    pub(super) how: String,
     pub(super) weights: WeightRegions,
     /// Keeps the expanded copy alive.
-    pub(super) scratch: Option<ScratchFile>,
+    _scratch: Option<ScratchFile>,
 }
 
 impl Loaded {
@@ -62,24 +59,9 @@ impl Loaded {
             model,
             resolve: "none",
             shared_bytes: 0,
-            how: "nothing is shared".to_owned(),
-            scratch: None,
+            _scratch: None,
         }
     }
-}
-
-/// What was picked for which weights, in words.
-fn describe(shared: &Shared) -> String {
-    if shared.folded_tensors + shared.mapped_tensors == 0 {
-        return "nothing is shared".to_owned();
-    }
-    format!(
-        "{} tensors folded after repacking, {} mapped; {} bytes are in memory once, {} are copied",
-        shared.folded_tensors,
-        shared.mapped_tensors,
-        grouped(shared.shared_bytes),
-        grouped(shared.copied_bytes)
-    )
 }
 
 /// Loads `path` in the way that was asked for. The one place that knows about
@@ -100,7 +82,7 @@ pub(super) fn load(
                 .map_err(from_model);
         }
         (Some(_), Resolve::Fold | Resolve::Map) if !stitched::SUPPORTED => {
-            return Err(RunError::usage(StitchError::Unsupported, None).into());
+            return Err(headshare_jobs::Error::from(StitchError::Unsupported).into());
         }
         (Some(table), how) if how == Resolve::Expand || !stitched::SUPPORTED => {
             let scratch = convert::expand_to_scratch(&file, table)?;
@@ -114,8 +96,7 @@ pub(super) fn load(
                 model,
                 resolve: "expand",
                 shared_bytes: 0,
-                how: "expanded to a temporary copy: nothing is shared".to_owned(),
-                scratch: Some(scratch),
+                _scratch: Some(scratch),
             });
         }
         (_, Resolve::Fold) => Sharing::Fold,
@@ -155,9 +136,8 @@ pub(super) fn load(
             _ => "fold+map",
         },
         shared_bytes: shared.shared_bytes,
-        how: describe(&shared),
         weights,
-        scratch: None,
+        _scratch: None,
     })
 }
 
@@ -188,7 +168,7 @@ pub(super) fn is_bad_input(error: &ModelError) -> bool {
 pub(super) fn from_model(error: ModelError) -> anyhow::Error {
     match error {
         ModelError::Stitch(StitchError::File(error)) => error.into(),
-        error if is_bad_input(&error) => RunError::bad_input(error).into(),
+        error if is_bad_input(&error) => headshare_jobs::Error::bad_input(error).into(),
         other => other.into(),
     }
 }

@@ -9,6 +9,8 @@ mod advice;
 mod analyze;
 mod bench;
 mod child;
+#[cfg(test)]
+mod command_line_tests;
 mod completions;
 mod convert;
 mod eval;

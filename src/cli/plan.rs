@@ -62,23 +62,27 @@ pub(super) fn parse_ratio(text: &str) -> Result<f64, String> {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let json = self.json;
         let written = self.output.as_deref().map(|path| Written {
             flag: "-o",
             path,
             binary: false,
         });
-        let taken = stdio::taken(written.as_slice(), self.json)?;
-        let job = MakePlan {
+        let taken = stdio::taken(written.as_slice(), json)?;
+        out.result_beside(taken, &self.job().run(out)?, json, |planned| {
+            render(&planned.plan, &planned.sizes)
+        })?;
+        Ok(Exit::Done)
+    }
+
+    pub(super) fn job(self) -> MakePlan {
+        MakePlan {
             source: self.src,
             function: self.matching.function(),
             ratio: self.ratio,
             output: self.output,
             force: self.force,
-        };
-        out.result_beside(taken, &job.run(out)?, self.json, |planned| {
-            render(&planned.plan, &planned.sizes)
-        })?;
-        Ok(Exit::Done)
+        }
     }
 }
 

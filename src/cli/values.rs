@@ -2,6 +2,7 @@
 //! for.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use headshare_jobs::Resolve;
 
 use crate::matching::MatchFunction;
 use crate::repair::choose::Units;
@@ -45,4 +46,32 @@ pub(super) fn units() -> impl TypedValueParser<Value = Units> {
 pub(super) fn units_name(units: Units) -> &'static str {
     let found = UNITS.iter().find(|(known, ..)| *known == units);
     found.map_or("", |(_, name, _)| *name)
+}
+
+const RESOLVE: [(Resolve, &str, &str); 4] = [
+    (
+        Resolve::Auto,
+        "auto",
+        "The best way that this file and machine allow",
+    ),
+    (
+        Resolve::Fold,
+        "fold",
+        "Once, in llama.cpp's interleaved layouts",
+    ),
+    (Resolve::Map, "map", "Once, as they lie in the file"),
+    (
+        Resolve::Expand,
+        "expand",
+        "Through a full temporary copy; saves nothing",
+    ),
+];
+
+/// How shared blocks may be brought into memory.
+pub(super) fn resolve() -> impl TypedValueParser<Value = Resolve> {
+    let values = RESOLVE.map(|(_, name, help)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(values).map(|name| {
+        let found = RESOLVE.iter().find(|(_, known, _)| *known == name);
+        found.expect("one of the listed names").0
+    })
 }

@@ -22,16 +22,21 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        let job = Verify {
-            file: self.file,
-            source: self.source,
-        };
+        let json = self.json;
+        let job = self.job();
         let report = job.run(out)?;
-        out.result(&report, self.json, |report| render(&job.file, report))?;
+        out.result(&report, json, |report| render(&job.file, report))?;
         Ok(match report.ok {
             true => Exit::Done,
             false => Exit::CheckFailed,
         })
+    }
+
+    pub(super) fn job(self) -> Verify {
+        Verify {
+            file: self.file,
+            source: self.source,
+        }
     }
 }
 

@@ -179,17 +179,19 @@ fn folders() {
     let model = model(&folder);
     std::fs::create_dir(folder.file("out")).unwrap();
     let notes = folder.write("out/notes.txt", "mine");
-    let ran = report(&model, &folder, &["--ratios", "0.5"]).refused(2, &["-o:", "notes.txt"]);
+    let ran = report(&model, &folder, &["--ratios", "0.5"])
+        .refused(2, &["is no report's folder", "notes.txt"]);
     assert!(ran.hint().contains("-o DIR"), "{ran:#?}");
     assert_eq!(std::fs::read(&notes).unwrap(), b"mine");
     std::fs::remove_file(&notes).unwrap();
     // A report that is somebody else's.
     folder.write("out/report.md", "mine");
-    report(&model, &folder, &["--ratios", "0.5"]).refused(2, &["-o:", "report.md"]);
+    report(&model, &folder, &["--ratios", "0.5"])
+        .refused(2, &["is no report's folder", "report.md"]);
     std::fs::remove_file(folder.file("out/report.md")).unwrap();
     std::fs::remove_dir(folder.file("out")).unwrap();
     folder.write("out", "a file");
-    let ran = report(&model, &folder, &["--ratios", "0.5"]).refused(2, &["-o:", "out"]);
+    let ran = report(&model, &folder, &["--ratios", "0.5"]).refused(2, &["out: "]);
     assert!(ran.hint().contains("it is a file"), "{ran:#?}");
 }
 

@@ -8,8 +8,9 @@ use headshare_eval::inspect::Inspection;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Convert, Converted, Error, Expand, Expanded,
-    Inspect, MakePlan, Planned, Ui, Verify,
+    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Choice, ChoiceFigures, Continuation,
+    ContinuePrompts, ContinuedPrompts, Convert, Converted, Error, Expand, Expanded, Generate,
+    Inspect, MakePlan, Perplexity, PerplexityFigures, Planned, Ui, Verify,
 };
 
 /// A job of any kind.
@@ -33,6 +34,14 @@ pub enum Job {
     AnalyzeAttention(AnalyzeAttention),
     /// Says which layers of converted files share.
     AnalyzeRatios(AnalyzeRatios),
+    /// Measures how well a model predicts a text.
+    Perplexity(Perplexity),
+    /// Measures how well a model answers multiple-choice questions.
+    Choice(Choice),
+    /// Compares a model's continuations of prompts with references.
+    ContinuePrompts(ContinuePrompts),
+    /// Generates text.
+    Generate(Generate),
 }
 
 /// What came of a job; as JSON it is what the program prints for `--json`.
@@ -56,6 +65,14 @@ pub enum Outcome {
     AnalyzeAttention(Box<Attention>),
     /// Of [`Job::AnalyzeRatios`].
     AnalyzeRatios(Box<Ratios>),
+    /// Of [`Job::Perplexity`].
+    Perplexity(Box<PerplexityFigures>),
+    /// Of [`Job::Choice`].
+    Choice(Box<ChoiceFigures>),
+    /// Of [`Job::ContinuePrompts`].
+    ContinuePrompts(Box<ContinuedPrompts>),
+    /// Of [`Job::Generate`].
+    Generate(Box<Continuation>),
 }
 
 impl Job {
@@ -73,6 +90,10 @@ impl Job {
             Self::AnalyzeWeights(job) => Outcome::AnalyzeWeights(Box::new(job.run(ui)?)),
             Self::AnalyzeAttention(job) => Outcome::AnalyzeAttention(Box::new(job.run(ui)?)),
             Self::AnalyzeRatios(job) => Outcome::AnalyzeRatios(Box::new(job.run(ui)?)),
+            Self::Perplexity(job) => Outcome::Perplexity(Box::new(job.run(ui)?)),
+            Self::Choice(job) => Outcome::Choice(Box::new(job.run(ui)?)),
+            Self::ContinuePrompts(job) => Outcome::ContinuePrompts(Box::new(job.run(ui)?)),
+            Self::Generate(job) => Outcome::Generate(Box::new(job.run(ui)?)),
         })
     }
 }

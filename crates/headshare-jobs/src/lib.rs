@@ -26,15 +26,20 @@
 #![forbid(unsafe_code)]
 
 mod analyze;
+mod command_line;
+mod context;
 mod convert;
 mod error;
+mod eval;
 mod expand;
+mod generate;
 mod inspect;
 mod job;
 mod load;
 mod output;
 mod path;
 mod plan;
+mod text;
 mod ui;
 mod verify;
 pub mod worker;
@@ -42,10 +47,18 @@ pub mod worker;
 pub use analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
 pub use convert::{Calibration, Change, Convert, Converted, FileSize, Stats, read_text};
 pub use error::{Advice, Classify, Context, Error, Kind};
+pub use eval::{
+    AgainstBase, Choice, ChoiceFigures, ChoiceResults, ContinuePrompts, ContinuedPrompts,
+    MeasuredFile, Perplexity, PerplexityFigures, SeveralTasks, TaskFigures, item_context,
+};
 pub use expand::{Expand, Expanded};
+pub use generate::{
+    Continuation, Details, Generate, ModelInMemory, Setup, ThreadTokens, said_of, sampling_in,
+};
 pub use inspect::Inspect;
 pub use job::{Job, Outcome};
 pub use load::{Memory, Resolve, Resolved};
 pub use plan::{DuplicateCount, MakePlan, Planned, Sizes};
+pub use text::{read_input, without_line_end};
 pub use ui::{Bar, Quiet, Ui, Unit};
 pub use verify::Verify;

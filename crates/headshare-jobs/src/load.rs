@@ -2,6 +2,7 @@
 //! what it takes of memory.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use headshare_convert::convert;
 use headshare_convert::input::ModelFile;
@@ -12,7 +13,7 @@ use headshare_runtime::stitched::{self, Shared, Sharing, Source, StitchError};
 use headshare_runtime::{Model, ModelParams};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Ui};
+use crate::{Error, Ui, Unit};
 
 /// How the shared blocks of a converted file are brought into memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,6 +170,27 @@ pub(crate) fn load(
         shared,
         scratch: None,
     })
+}
+
+/// Loads `path`, with a bar, unless `stop` is set meanwhile.
+///
+/// # Errors
+/// As of [`load`], and when the model does not predict text.
+pub(crate) fn load_generative(
+    path: &Path,
+    how: Resolve,
+    drop_pages: bool,
+    stop: &AtomicBool,
+    ui: &dyn Ui,
+) -> Result<Loaded, Error> {
+    let bar = ui.bar("load", 1000, Unit::Parts);
+    let mut progress = |part| {
+        bar.part(f64::from(part));
+        !stop.load(Ordering::Relaxed)
+    };
+    let loaded = load(path, how, drop_pages, &mut progress, ui)?;
+    loaded.model.check_generative()?;
+    Ok(loaded)
 }
 
 /// What a model takes of memory now.

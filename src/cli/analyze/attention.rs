@@ -17,7 +17,7 @@ use crate::cli::values::match_functions;
 use crate::matching::MatchFunction;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// A GGUF file, plain or converted.
     file: PathBuf,
     /// The text that the model reads; - reads standard input.
@@ -58,9 +58,16 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let json = self.json;
         log::set_verbose(self.verbose);
-        let taken = stdio::taken(self.picture.written().as_slice(), self.json)?;
-        let job = AnalyzeAttention {
+        let taken = stdio::taken(self.picture.written().as_slice(), json)?;
+        let found = self.job().run(out)?;
+        out.result_beside(taken, &found, json, render)?;
+        Ok(Exit::Done)
+    }
+
+    pub(in crate::cli) fn job(self) -> AnalyzeAttention {
+        AnalyzeAttention {
             file: self.file,
             text: self.text,
             ctx: self.ctx,
@@ -70,10 +77,7 @@ impl Args {
             threads: self.threads,
             picture: self.picture.output,
             force: self.picture.force,
-        };
-        let found = job.run(out)?;
-        out.result_beside(taken, &found, self.json, render)?;
-        Ok(Exit::Done)
+        }
     }
 }
 

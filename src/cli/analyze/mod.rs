@@ -14,11 +14,11 @@ use super::output::Output;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    what: What,
+    pub(super) what: What,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+pub(super) enum What {
     /// How alike the weights of all heads are: the scores that sharing goes by.
     Weights(weights::Args),
     /// How alike heads attend to a text, and whether those with like weights do.

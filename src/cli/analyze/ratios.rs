@@ -12,7 +12,7 @@ use crate::cli::output::Output;
 use crate::cli::stdio;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// Files written by convert.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -25,15 +25,19 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        let taken = stdio::taken(self.picture.written().as_slice(), self.json)?;
-        let job = AnalyzeRatios {
+        let json = self.json;
+        let taken = stdio::taken(self.picture.written().as_slice(), json)?;
+        let found = self.job().run(out)?;
+        out.result_beside(taken, &found, json, render)?;
+        Ok(Exit::Done)
+    }
+
+    pub(in crate::cli) fn job(self) -> AnalyzeRatios {
+        AnalyzeRatios {
             files: self.files,
             picture: self.picture.output,
             force: self.picture.force,
-        };
-        let found = job.run(out)?;
-        out.result_beside(taken, &found, self.json, render)?;
-        Ok(Exit::Done)
+        }
     }
 }
 

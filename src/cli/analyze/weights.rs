@@ -13,7 +13,7 @@ use crate::cli::plan::{MatchArgs, parse_ratio};
 use crate::cli::stdio::{self, Written};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// A GGUF file, plain or converted.
     file: PathBuf,
     #[command(flatten)]
@@ -35,24 +35,28 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let json = self.json;
         let npy = self.npy.as_deref().map(|path| Written {
             flag: "--npy",
             path,
             binary: true,
         });
         let outputs: Vec<Written> = self.picture.written().into_iter().chain(npy).collect();
-        let taken = stdio::taken(&outputs, self.json)?;
-        let job = AnalyzeWeights {
+        let taken = stdio::taken(&outputs, json)?;
+        let found = self.job().run(out)?;
+        out.result_beside(taken, &found, json, render)?;
+        Ok(Exit::Done)
+    }
+
+    pub(in crate::cli) fn job(self) -> AnalyzeWeights {
+        AnalyzeWeights {
             file: self.file,
             function: self.matching.function(),
             ratio: self.ratio,
             picture: self.picture.output,
             npy: self.npy,
             force: self.picture.force,
-        };
-        let found = job.run(out)?;
-        out.result_beside(taken, &found, self.json, render)?;
-        Ok(Exit::Done)
+        }
     }
 }
 

@@ -28,7 +28,6 @@ use super::Exit;
 use super::llama_cpp::Gpu;
 use super::loading::Resolve;
 use super::output::Output;
-use super::run::RunError;
 use crate::input::ModelFile;
 use crate::model::architecture;
 
@@ -218,7 +217,7 @@ pub(super) fn check_generates(file: &ModelFile) -> anyhow::Result<()> {
     let name = name.unwrap_or("");
     if architecture(name).is_some_and(|a| a.encoder_only) {
         let path = file.path().display();
-        return Err(RunError::bad_input(format!(
+        return Err(headshare_jobs::Error::bad_input(format!(
             "{path}: {name} models do not generate text: they are encoders"
         ))
         .into());

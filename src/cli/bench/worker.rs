@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use headshare_jobs::Advice;
 use headshare_runtime::preflight;
 use headshare_runtime::threads::{physical_cores, processor_time};
 use headshare_runtime::{Context, ContextParams, Model, ModelParams, Token, Vocab};
@@ -24,7 +25,6 @@ use crate::cli::child::{self, ChildError};
 use crate::cli::failure::{self, Failure};
 use crate::cli::loading::{self, Loaded, Memory, Resolve};
 use crate::cli::output::Output;
-use crate::cli::run::RunError;
 
 /// The worker's subcommand.
 pub(super) const COMMAND: &str = "bench-worker";
@@ -94,11 +94,8 @@ impl Test {
     /// Whether there is anything to measure.
     pub(in crate::cli) fn check(&self) -> anyhow::Result<()> {
         if self.n_prompt == 0 && self.n_gen == 0 {
-            return Err(RunError::usage(
-                "-p 0 -n 0 leaves nothing to measure",
-                Some("give one of them a number of tokens: -p 512, -n 128"),
-            )
-            .into());
+            let error = headshare_jobs::Error::usage("-p 0 -n 0 leaves nothing to measure");
+            return Err(error.advise(Advice::MeasureSomething).into());
         }
         Ok(())
     }
@@ -220,7 +217,7 @@ impl Args {
         let test = &self.test;
         if self.load_mode.resolve().is_none() {
             preflight::check_file(&self.file).map_err(|error| {
-                RunError::bad_input(format!("{}: {error}", self.file.display()))
+                headshare_jobs::Error::bad_input(format!("{}: {error}", self.file.display()))
             })?;
         }
         let clock = Clock::start();
@@ -242,7 +239,9 @@ impl Args {
         };
         let mut context = Context::new(&model, &params)?;
         let load = clock.took();
-        context.check_generative().map_err(RunError::bad_input)?;
+        context
+            .check_generative()
+            .map_err(headshare_jobs::Error::bad_input)?;
         let memory = || loading::measure(&model, &weights, shared_bytes);
         say(&Message::Loaded(LoadedModel {
             load,
@@ -330,7 +329,7 @@ impl RandomTokens {
     fn new(vocab: Vocab<'_>) -> anyhow::Result<Self> {
         let n_tokens = u64::try_from(vocab.n_tokens()).unwrap_or(0);
         if n_tokens == 0 {
-            return Err(RunError::bad_input("the model has no vocabulary").into());
+            return Err(headshare_jobs::Error::bad_input("the model has no vocabulary").into());
         }
         Ok(Self {
             bos: vocab.leading_bos(),

@@ -21,7 +21,7 @@ use self::stdin::Stdin;
 use self::work::Work;
 use super::Exit;
 use super::bench::{self, Test, check_generates};
-use super::eval::{KindArg, item_context, read_text};
+use super::eval::{KindArg, read_text};
 use super::loading::{self, Resolve};
 use super::output::Output;
 use super::plan::{MatchArgs, parse_ratio};
@@ -272,7 +272,7 @@ impl Args {
             let loaded = loading::load(&self.src, Resolve::Auto, true, &mut |_| true, out)?;
             perplexity::check(&loaded.model, &read, self.ctx)
                 .with_context(|| format!("{} (--text)", text::name(&self.text)))?;
-            let n_ctx = item_context(&loaded.model, None) as usize;
+            let n_ctx = headshare_jobs::item_context(&loaded.model, 0) as usize;
             for (task, path) in tasks.iter().zip(&self.tasks) {
                 encode(task, &loaded.model.vocab(), n_ctx)
                     .with_context(|| format!("{} (--task)", text::name(path)))?;

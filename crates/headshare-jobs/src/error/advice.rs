@@ -65,6 +65,8 @@ pub enum Advice {
     GivePrompt,
     /// The context should be larger, or the prompt shorter.
     LargerContextOrShorterPrompt,
+    /// A sampling parameter should have another value; by llama.cpp's name of it.
+    SamplingParameter(String),
     /// In words, where who found the error has put it so already.
     Words(String),
 }

@@ -11,13 +11,14 @@ use headshare_convert::repair::choose::SurveyError;
 use headshare_eval::analyze::AnalyzeError;
 use headshare_eval::eval::EvalError;
 use headshare_eval::eval::choice::ChoiceError;
+use headshare_eval::eval::generate::PromptError;
 use headshare_eval::eval::task_file::TaskError;
 use headshare_eval::report::ReportError;
 use headshare_files::FileError;
 use headshare_format::FormatError;
 use headshare_runtime::calibrate::CalibrateError;
 use headshare_runtime::stitched::StitchError;
-use headshare_runtime::{ContextError, GenerateError, ModelError};
+use headshare_runtime::{ContextError, GenerateError, ModelError, SamplerError};
 
 use super::{Advice, Error, Kind};
 
@@ -335,6 +336,7 @@ impl Classify for GenerateError {
             Self::PromptTooLong { .. } | Self::EmptyPrompt => Kind::Usage,
             Self::Model(ModelError::NotGenerative { .. }) | Self::Vocab(_) => Kind::BadInput,
             Self::Context(error) => error.kind(),
+            Self::Sampler(error) => error.kind(),
             _ => Kind::Failed,
         }
     }
@@ -343,7 +345,34 @@ impl Classify for GenerateError {
         match self {
             Self::PromptTooLong { .. } => Some(Advice::LargerContextOrShorterPrompt),
             Self::EmptyPrompt => Some(Advice::GivePrompt),
+            Self::Sampler(error) => error.advice(),
             _ => None,
+        }
+    }
+}
+
+impl Classify for SamplerError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Parameter { .. } | Self::Grammar(_) => Kind::Usage,
+            Self::NotANumber | Self::Failed(_) => Kind::BadInput,
+            Self::GrammarStuck => Kind::Failed,
+        }
+    }
+
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Parameter { name, .. } => Some(Advice::SamplingParameter((*name).to_owned())),
+            _ => None,
+        }
+    }
+}
+
+impl Classify for PromptError {
+    fn kind(&self) -> Kind {
+        match self.source {
+            GenerateError::PromptTooLong { .. } => Kind::Usage,
+            _ => Kind::Failed,
         }
     }
 }

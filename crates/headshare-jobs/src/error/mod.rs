@@ -133,4 +133,27 @@ mod tests {
         let repeated = Error::failed(anyhow::anyhow!("end").context("a: end"));
         assert_eq!(repeated.to_string(), "a: end");
     }
+
+    #[test]
+    fn advice_says_what_is_large_enough() {
+        use headshare_eval::eval::EvalError;
+        use headshare_eval::eval::choice::ChoiceError;
+
+        let short = |n_tokens| {
+            let error = EvalError::TextTooShort {
+                n_tokens,
+                n_ctx: 512,
+                at_least: 8,
+            };
+            Error::from(error).advice
+        };
+        assert_eq!(short(300), Some(Advice::SmallerWindow(Some(256))));
+        assert_eq!(short(7), Some(Advice::LongerText));
+        let long = ChoiceError::TooLong {
+            place: Default::default(),
+            tokens: 6,
+            n_ctx: 5,
+        };
+        assert_eq!(Error::from(long).advice, Some(Advice::LargerContext(6)));
+    }
 }

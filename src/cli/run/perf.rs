@@ -1,73 +1,55 @@
-//! What `run` measured: the JSON, and the lines of `--perf`.
+//! The lines of `--perf`: how long `run` took, and what it took of memory.
 
-use headshare_runtime::{Generated, ThreadUse, Timings, Token};
-use serde::Serialize;
+use headshare_jobs::{Continuation, Memory, ModelInMemory, Resolved};
+use headshare_runtime::stitched::Shared;
+use headshare_runtime::{ThreadUse, Timings};
 
-use crate::cli::loading::Memory;
-
-/// What `run` has to say; the shape of its JSON.
-#[derive(Debug, Serialize)]
-pub(super) struct Report {
-    text: String,
-    tokens: Vec<Token>,
-    prompt_tokens: usize,
-    stop: &'static str,
-    seed: u32,
-    load_ms: f64,
-    prefill_tps: f64,
-    decode_tps: f64,
-    threads: Vec<Threads>,
-    resolve: &'static str,
-    memory: Memory,
-}
-
-/// Tokens that a number of threads evaluated.
-#[derive(Debug, Serialize)]
-struct Threads {
-    n_threads: u32,
-    tokens: u64,
-}
+use crate::cli::output::grouped;
 
 /// What there is to say apart from the text.
 #[derive(Debug)]
-pub(super) struct Measured {
-    pub(super) load_ms: f64,
-    pub(super) seed: u32,
-    pub(super) timings: Timings,
-    pub(super) threads: ThreadUse,
-    pub(super) memory: Memory,
+pub(super) struct Perf {
+    load_ms: f64,
+    seed: u32,
+    timings: Timings,
+    threads: ThreadUse,
+    memory: Memory,
     /// What was picked for the shared weights, in words.
-    pub(super) resolved: String,
+    resolved: String,
 }
 
-impl Report {
-    pub(super) fn new(
-        generated: Generated,
-        prompt_tokens: usize,
-        resolve: &'static str,
-        measured: &Measured,
-    ) -> Self {
+impl Perf {
+    /// Of a text.
+    pub(super) fn of_text(done: Continuation) -> Self {
         Self {
-            text: generated.text,
-            tokens: generated.tokens,
-            prompt_tokens,
-            stop: generated.stop.as_str(),
-            seed: measured.seed,
-            load_ms: measured.load_ms,
-            prefill_tps: measured.timings.prefill_tps(),
-            decode_tps: measured.timings.decode_tps(),
-            threads: (measured.threads.tokens.iter())
-                .map(|&(n_threads, tokens)| Threads { n_threads, tokens })
-                .collect(),
-            resolve,
-            memory: measured.memory.clone(),
+            load_ms: done.load_ms,
+            seed: done.seed,
+            timings: done.details.timings,
+            threads: done.details.threads,
+            resolved: describe(done.resolve, &done.details.shared),
+            memory: done.memory,
         }
     }
-}
 
-impl Measured {
+    /// Of a conversation.
+    pub(super) fn of_chat(
+        loaded: &ModelInMemory,
+        seed: u32,
+        timings: Timings,
+        threads: ThreadUse,
+    ) -> Self {
+        Self {
+            load_ms: loaded.load_ms,
+            seed,
+            timings,
+            threads,
+            memory: loaded.memory(),
+            resolved: describe(loaded.resolved, &loaded.shared),
+        }
+    }
+
     /// The lines of `--perf`.
-    pub(super) fn perf(&self) -> String {
+    pub(super) fn lines(&self) -> String {
         let mib = |bytes: Option<u64>| {
             bytes.map_or_else(
                 || "unknown".to_owned(),
@@ -99,6 +81,23 @@ impl Measured {
             self.resolved,
         )
     }
+}
+
+/// What was picked for which weights, in words.
+fn describe(resolved: Resolved, shared: &Shared) -> String {
+    if resolved == Resolved::Expand {
+        return "expanded to a temporary copy: nothing is shared".to_owned();
+    }
+    if shared.folded_tensors + shared.mapped_tensors == 0 {
+        return "nothing is shared".to_owned();
+    }
+    format!(
+        "{} tensors folded after repacking, {} mapped; {} bytes are in memory once, {} are copied",
+        shared.folded_tensors,
+        shared.mapped_tensors,
+        grouped(shared.shared_bytes),
+        grouped(shared.copied_bytes)
+    )
 }
 
 /// Which numbers of threads evaluated how many tokens, and why not all always.
