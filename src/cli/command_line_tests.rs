@@ -8,6 +8,7 @@ use clap::{CommandFactory as _, Parser as _};
 use headshare_jobs::{
     AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Calibration, Change, Choice, ContinuePrompts,
     Convert, Expand, Generate, Inspect, Job, MakePlan, Perplexity, Resolve, Setup, Stats, Verify,
+    from_json,
 };
 use headshare_runtime::SamplerParams;
 
@@ -46,7 +47,7 @@ fn check(job: Job) {
     let line = job.command_line();
     assert_eq!(asked_for(line.clone()), job, "{line:?}");
     let json = serde_json::to_string(&job).unwrap();
-    assert_eq!(serde_json::from_str::<Job>(&json).unwrap(), job, "{json}");
+    assert_eq!(from_json::<Job>(&json).unwrap(), job, "{json}");
 }
 
 fn path(name: &str) -> PathBuf {

@@ -35,6 +35,7 @@ mod expand;
 mod generate;
 mod inspect;
 mod job;
+mod json;
 mod load;
 mod output;
 mod path;
@@ -57,6 +58,7 @@ pub use generate::{
 };
 pub use inspect::Inspect;
 pub use job::{Job, Outcome};
+pub use json::from_json;
 pub use load::{Memory, Resolve, Resolved};
 pub use plan::{DuplicateCount, MakePlan, Planned, Sizes};
 pub use text::{read_input, without_line_end};

@@ -276,3 +276,67 @@ impl SeveralTasks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use headshare_eval::eval::choice::summary::{Accuracy, SubjectSummary};
+
+    use super::*;
+    use crate::Resolved;
+    use crate::json::from_json;
+
+    fn figures(n: usize) -> TaskFigures {
+        let accuracy = Accuracy {
+            accuracy: 1.0 / 3.0,
+            accuracy_norm: 0.1 + 0.2,
+            stderr: None,
+            stderr_norm: Some(1e-9),
+            n,
+        };
+        let subject = SubjectSummary {
+            subject: "s".into(),
+            shots: Some(2),
+            accuracy,
+        };
+        TaskFigures {
+            summary: Summary {
+                task: "t".into(),
+                kind: Kind::LastWord,
+                form: "text".into(),
+                shots: None,
+                accuracy,
+                perplexity: Some(2.5),
+                mean_of_subjects: None,
+                truncated: 1,
+                subjects: vec![subject; n],
+            },
+            tokens: 7,
+            ms: 0.7,
+        }
+    }
+
+    #[test]
+    fn figures_are_read_as_they_were_written() {
+        let several = SeveralTasks::of(vec![figures(0), figures(2)]);
+        for results in [
+            ChoiceResults::One(Box::new(figures(0))),
+            ChoiceResults::One(Box::new(figures(2))),
+            ChoiceResults::Several(several),
+        ] {
+            let written = ChoiceFigures {
+                measured: MeasuredFile {
+                    file: "m.gguf".into(),
+                    bytes: 1 << 40,
+                    resolve: Resolved::FoldMap,
+                },
+                results,
+            };
+            let json = serde_json::to_string(&written).unwrap();
+            assert_eq!(
+                from_json::<ChoiceFigures>(&json).unwrap(),
+                written,
+                "{json}"
+            );
+        }
+    }
+}
