@@ -68,12 +68,12 @@ fn crashed(_: ExitStatus) -> bool {
 /// Ends this process when its stdin closes, to which the parent holds the other
 /// end and writes nothing: so it ends however the parent does.
 fn end_with_parent() {
-    let watch = super::spawn(|| {
+    let watch = headshare_runtime::threads::spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         headshare_runtime::end_process(Exit::Failed as i32);
     });
     if let Err(error) = watch {
-        tell(&failure::describe(&error));
+        tell(&failure::describe(&error.into()));
         headshare_runtime::end_process(Exit::Failed as i32);
     }
 }

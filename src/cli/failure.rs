@@ -46,7 +46,7 @@ impl Failure {
     /// Tells it to whoever waits for it, and ends the process at once: nothing is
     /// cleared up any more, not even a bar.
     pub(super) fn end_process(&self) -> ! {
-        if !child::tell(self) {
+        if !child::tell(self) && !headshare_jobs::worker::tell(&self.of_job()) {
             let mut stderr = io::stderr();
             if stderr.is_terminal() {
                 let _ = stderr.write_all(b"\r\x1b[2K");
@@ -54,6 +54,20 @@ impl Failure {
             self.print();
         }
         headshare_runtime::end_process(self.exit as i32)
+    }
+
+    fn of_job(&self) -> headshare_jobs::Error {
+        let kind = match self.exit {
+            Exit::Usage => Kind::Usage,
+            Exit::BadInput => Kind::BadInput,
+            Exit::CheckFailed => Kind::CheckFailed,
+            _ => Kind::Failed,
+        };
+        let error = headshare_jobs::Error::new(kind, anyhow::Error::msg(self.message.clone()));
+        match &self.hint {
+            Some(hint) => error.hint(hint.clone()),
+            None => error,
+        }
     }
 
     /// Prints it to stderr.

@@ -37,9 +37,7 @@ mod verify;
 
 use std::process::ExitCode;
 use std::sync::LazyLock;
-use std::thread::JoinHandle;
 
-use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use exit::Exit;
@@ -77,7 +75,7 @@ enum Command {
     Eval(eval::Args),
     Report(report::Args),
     #[command(hide = true)]
-    BenchWorker(bench::WorkerArgs),
+    Worker,
     #[command(hide = true)]
     ReportWorker(report::WorkerArgs),
     /// Look at a model's heads, in numbers and pictures.
@@ -92,7 +90,7 @@ enum Command {
 
 impl Command {
     /// Whether the work is shared among threads of this program's own.
-    fn has_workers(&self) -> bool {
+    fn shares_its_work(&self) -> bool {
         matches!(
             self,
             Self::Plan(_)
@@ -106,8 +104,8 @@ impl Command {
     }
 
     fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        if self.has_workers() {
-            start_workers()?;
+        if self.shares_its_work() {
+            headshare_jobs::start_pool()?;
         }
         match self {
             Self::Plan(args) => args.run(out),
@@ -119,7 +117,10 @@ impl Command {
             Self::Bench(args) => args.run(out),
             Self::Eval(args) => args.run(out),
             Self::Report(args) => args.run(out),
-            Self::BenchWorker(args) => args.run(out),
+            Self::Worker => {
+                headshare_jobs::worker::serve(out, end)?;
+                Ok(Exit::Done)
+            }
             Self::ReportWorker(args) => args.run(out),
             Self::Analyze(args) => args.run(out),
             #[cfg(target_os = "linux")]
@@ -129,10 +130,9 @@ impl Command {
     }
 }
 
-/// Starts the threads that rayon would panic about where it could not.
-fn start_workers() -> anyhow::Result<()> {
-    let workers = rayon::ThreadPoolBuilder::new().build_global();
-    workers.context("cannot start as many threads as there are processors")
+/// Ends a worker whose parent is gone.
+fn end() -> ! {
+    headshare_runtime::end_process(Exit::Failed as i32)
 }
 
 fn long_version() -> &'static str {
@@ -144,14 +144,6 @@ fn long_version() -> &'static str {
         )
     });
     &VERSION
-}
-
-/// Starts a thread; the standard library's own function panics where it cannot.
-fn spawn<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> anyhow::Result<JoinHandle<T>> {
-    let thread = std::thread::Builder::new().spawn(work);
-    thread.context("cannot start a thread")
 }
 
 /// Runs the program with the process's arguments.

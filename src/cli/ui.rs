@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -30,6 +31,12 @@ impl Ui for Output {
 
     fn stdout(&self) -> io::Result<File> {
         self.stream()
+    }
+
+    fn worker(&self) -> io::Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(self.is_quiet().then_some("-q")).arg("worker");
+        Ok(command)
     }
 }
 

@@ -48,30 +48,17 @@ pub(super) fn units_name(units: Units) -> &'static str {
     found.map_or("", |(_, name, _)| *name)
 }
 
-const RESOLVE: [(Resolve, &str, &str); 4] = [
-    (
-        Resolve::Auto,
-        "auto",
-        "The best way that this file and machine allow",
-    ),
-    (
-        Resolve::Fold,
-        "fold",
-        "Once, in llama.cpp's interleaved layouts",
-    ),
-    (Resolve::Map, "map", "Once, as they lie in the file"),
-    (
-        Resolve::Expand,
-        "expand",
-        "Through a full temporary copy; saves nothing",
-    ),
-];
-
-/// How shared blocks may be brought into memory.
+/// How shared blocks may be brought into memory, by their names in JSON.
 pub(super) fn resolve() -> impl TypedValueParser<Value = Resolve> {
-    let values = RESOLVE.map(|(_, name, help)| PossibleValue::new(name).help(help));
+    let help = |resolve| match resolve {
+        Resolve::Auto => "The best way that this file and machine allow",
+        Resolve::Fold => "Once, in llama.cpp's interleaved layouts",
+        Resolve::Map => "Once, as they lie in the file",
+        Resolve::Expand => "Through a full temporary copy; saves nothing",
+    };
+    let values = Resolve::ALL.map(|r| PossibleValue::new(r.as_str()).help(help(r)));
     PossibleValuesParser::new(values).map(|name| {
-        let found = RESOLVE.iter().find(|(_, known, _)| *known == name);
-        found.expect("one of the listed names").0
+        let found = Resolve::ALL.into_iter().find(|r| r.as_str() == name);
+        found.expect("one of the listed names")
     })
 }

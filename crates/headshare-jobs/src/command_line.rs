@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use headshare_convert::repair::choose::Units;
 
 use crate::analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
+use crate::bench::{Bench, BenchRow, LoadMode, Measure, Measured};
 use crate::convert::{Change, Convert, Stats};
 use crate::eval::{Choice, ContinuePrompts, Perplexity};
 use crate::expand::Expand;
@@ -15,6 +16,7 @@ use crate::job::Job;
 use crate::load::Resolve;
 use crate::plan::MakePlan;
 use crate::verify::Verify;
+use crate::worker::Work;
 
 impl Job {
     /// The arguments with which the program does this job; `--json` beside them
@@ -33,6 +35,8 @@ impl Job {
             Self::Choice(job) => choice(job),
             Self::ContinuePrompts(job) => continue_prompts(job),
             Self::Generate(job) => generate(job),
+            Self::Bench(job) => bench(job),
+            Self::Measure(job) => measure(job),
         }
         .0
     }
@@ -298,4 +302,64 @@ fn generate(job: &Generate) -> Line {
         .option("--threads", setup.threads)
         .option("--threads-batch", setup.threads_batch)
         .file(&setup.file)
+}
+
+fn bench(job: &Bench) -> Line {
+    let threads = |threads: &Option<u32>| threads.map_or("auto".into(), |n| n.to_string());
+    let threads: Vec<String> = job.threads.iter().map(threads).collect();
+    let resolve: Vec<&str> = job.resolve.iter().map(|r| r.as_str()).collect();
+    Line::of(&["bench"])
+        .path("--stock", job.stock.as_deref())
+        .number("--n-prompt", job.test.n_prompt)
+        .number("--n-gen", job.test.n_gen)
+        .number("--batch-size", job.test.n_batch)
+        .number("--ubatch-size", job.test.n_ubatch)
+        .value("--threads", threads.join(","))
+        .number("--busy", job.busy)
+        .number("--repetitions", job.repetitions)
+        .value("--resolve", resolve.join(","))
+        .files(job.files.iter().map(PathBuf::as_path))
+}
+
+/// By hand it is a round of a bench, where llama.cpp's own two ways of loading
+/// stand beside each other.
+fn measure(job: &Measure) -> Line {
+    let file = job.file.clone();
+    let (stock, files, resolve) = match job.load_mode {
+        LoadMode::StockMmap | LoadMode::StockRead => (Some(file), Vec::new(), Resolve::Auto),
+        LoadMode::Resolve(resolve) => (None, vec![file], resolve),
+    };
+    bench(&Bench {
+        stock,
+        files,
+        test: job.test,
+        threads: vec![job.threads],
+        busy: 0,
+        repetitions: 1,
+        resolve: vec![resolve],
+    })
+}
+
+impl Work for Bench {
+    type Outcome = Vec<BenchRow>;
+
+    const NAME: &'static str = "bench";
+
+    fn command_line(&self) -> Vec<OsString> {
+        bench(self).0
+    }
+}
+
+impl Work for Measure {
+    type Outcome = Measured;
+
+    const NAME: &'static str = "measure";
+
+    fn command_line(&self) -> Vec<OsString> {
+        measure(self).0
+    }
+
+    fn what(&self) -> String {
+        self.file.display().to_string()
+    }
 }

@@ -7,11 +7,7 @@ use headshare_eval::analyze::weights::Weights;
 use headshare_eval::inspect::Inspection;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Choice, ChoiceFigures, Continuation,
-    ContinuePrompts, ContinuedPrompts, Convert, Converted, Error, Expand, Expanded, Generate,
-    Inspect, MakePlan, Perplexity, PerplexityFigures, Planned, Ui, Verify,
-};
+use crate::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Bench, BenchRow, Choice, ChoiceFigures, Continuation, ContinuePrompts, ContinuedPrompts, Convert, Converted, Error, Expand, Expanded, Generate, Inspect, MakePlan, Measure, Measured, Perplexity, PerplexityFigures, Planned, Ui, Verify};
 
 /// A job of any kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +38,10 @@ pub enum Job {
     ContinuePrompts(ContinuePrompts),
     /// Generates text.
     Generate(Generate),
+    /// Measures speed, load time and memory, of several files side by side.
+    Bench(Bench),
+    /// Measures one file loaded in one way, once.
+    Measure(Measure),
 }
 
 /// What came of a job; as JSON it is what the program prints for `--json`.
@@ -73,6 +73,10 @@ pub enum Outcome {
     ContinuePrompts(Box<ContinuedPrompts>),
     /// Of [`Job::Generate`].
     Generate(Box<Continuation>),
+    /// Of [`Job::Bench`].
+    Bench(Vec<BenchRow>),
+    /// Of [`Job::Measure`].
+    Measure(Box<Measured>),
 }
 
 impl Job {
@@ -94,6 +98,14 @@ impl Job {
             Self::Choice(job) => Outcome::Choice(Box::new(job.run(ui)?)),
             Self::ContinuePrompts(job) => Outcome::ContinuePrompts(Box::new(job.run(ui)?)),
             Self::Generate(job) => Outcome::Generate(Box::new(job.run(ui)?)),
+            Self::Bench(job) => Outcome::Bench(job.run(ui)?),
+            Self::Measure(job) => Outcome::Measure(Box::new(job.run(ui)?)),
         })
+    }
+
+    /// Whether it shares its work among threads of this process that
+    /// [`start_pool`](crate::start_pool) can start before.
+    pub fn shares_its_work(&self) -> bool {
+        !matches!(self, Self::Inspect(_) | Self::Bench(_) | Self::Measure(_))
     }
 }

@@ -28,6 +28,7 @@
 mod analyze;
 mod command_line;
 mod context;
+mod bench;
 mod convert;
 mod error;
 mod eval;
@@ -41,11 +42,13 @@ mod output;
 mod path;
 mod plan;
 mod text;
+mod pool;
 mod ui;
 mod verify;
 pub mod worker;
 
 pub use analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
+pub use bench::{Bench, BenchRow, LoadMode, LoadedModel, Measure, Measured, check_generates};
 pub use convert::{Calibration, Change, Convert, Converted, FileSize, Stats, read_text};
 pub use error::{Advice, Classify, Context, Error, Kind};
 pub use eval::{
@@ -56,11 +59,13 @@ pub use expand::{Expand, Expanded};
 pub use generate::{
     Continuation, Details, Generate, ModelInMemory, Setup, ThreadTokens, said_of, sampling_in,
 };
+pub use headshare_eval::bench::{Elapsed, SpeedTest};
 pub use inspect::Inspect;
 pub use job::{Job, Outcome};
 pub use json::from_json;
 pub use load::{Memory, Resolve, Resolved};
 pub use plan::{DuplicateCount, MakePlan, Planned, Sizes};
 pub use text::{read_input, without_line_end};
+pub use pool::start_pool;
 pub use ui::{Bar, Quiet, Ui, Unit};
 pub use verify::Verify;

@@ -30,6 +30,21 @@ pub enum Resolve {
     Expand,
 }
 
+impl Resolve {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Fold, Self::Map, Self::Expand];
+
+    /// As in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Fold => "fold",
+            Self::Map => "map",
+            Self::Expand => "expand",
+        }
+    }
+}
+
 /// How they were brought into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

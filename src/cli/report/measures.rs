@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::make::{Recipe, Target};
 use super::work::Work;
+use crate::cli::bench::TestArgs;
 use crate::report::Made;
 
 /// A measure that this program takes when it is called so.
@@ -64,7 +65,10 @@ impl Work<'_> {
             true => ["--stock".into(), source],
             false => [source, path()],
         });
-        let mut test: Vec<OsString> = args.test.arguments().into_iter().map(Into::into).collect();
+        let mut test: Vec<OsString> = test_arguments(&args.test)
+            .into_iter()
+            .map(Into::into)
+            .collect();
         test.extend(self.threads());
         arguments.extend(test.iter().cloned());
         arguments.extend(["--repetitions".into(), args.repetitions.to_string().into()]);
@@ -74,7 +78,7 @@ impl Work<'_> {
             "beside": digest,
             "test": test.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>(),
             "repetitions": args.repetitions,
-            "cpu": crate::cli::bench::report::cpu_info(),
+            "cpu": headshare_runtime::threads::processor_name(),
         });
         all.push(Measure {
             cell: format!("{}.speed", target.name),
@@ -142,4 +146,16 @@ impl Work<'_> {
 fn short(digest: &str) -> &str {
     let hex = digest.rsplit(':').next().unwrap_or(digest);
     hex.get(..12).unwrap_or(hex)
+}
+
+fn test_arguments(test: &TestArgs) -> Vec<String> {
+    let all = [
+        ("--n-prompt", test.n_prompt),
+        ("--n-gen", test.n_gen),
+        ("--batch-size", test.batch_size),
+        ("--ubatch-size", test.ubatch_size),
+    ];
+    all.into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value.to_string()])
+        .collect()
 }

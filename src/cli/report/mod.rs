@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use self::stdin::Stdin;
 use self::work::Work;
 use super::Exit;
-use super::bench::{self, Test, check_generates};
+use super::bench::TestArgs;
 use super::eval::{KindArg, read_text};
 use super::loading::{self, Resolve};
 use super::output::Output;
@@ -96,7 +96,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
     #[command(flatten)]
-    test: Test,
+    test: TestArgs,
     /// Threads [default: one a physical core, fewer while other programs are busy]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
@@ -245,7 +245,7 @@ impl Args {
             n_gen: self.test.n_gen,
             repetitions: self.repetitions,
             threads: self.threads,
-            cpu: bench::report::cpu_info(),
+            cpu: headshare_runtime::threads::processor_name(),
         }
     }
 
@@ -258,10 +258,10 @@ impl Args {
         let given: Vec<_> = texts.chain(tasks).chain(self.repair.streams()).collect();
         stdio::check_inputs(given.iter().copied())?;
         Store::check(&self.output)?;
-        self.test.check()?;
+        self.test.test()?;
         let source = ModelFile::open_plain(&self.src)?;
         convert::attention_map(&source)?;
-        check_generates(&source)?;
+        headshare_jobs::check_generates(&source)?;
         let stdin = Stdin::of(given.into_iter().map(|(_, path)| path))?;
         let read = read_text(stdin.path(&self.text), "--text")?;
         let limit = self.limit.map(|n| n as usize);

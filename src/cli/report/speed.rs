@@ -6,9 +6,9 @@ use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::bench::report::Ratio;
 use crate::cli::loading::Memory;
 use crate::report::{LoadModeSpeed, Speed, Throughput};
+use headshare_eval::bench::Ratio;
 
 /// The fields that are needed of an element.
 #[derive(Debug, Deserialize)]

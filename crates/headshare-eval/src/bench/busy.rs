@@ -6,19 +6,26 @@
 //! ends.
 
 use std::hint::black_box;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use headshare_runtime::threads;
+
 /// Neighbours that are busy until this is dropped.
-pub(super) struct Busy {
+#[derive(Debug)]
+pub struct Busy {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Busy {
     /// Starts `n` of them.
-    pub(super) fn start(n: u32) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// When there cannot be as many threads.
+    pub fn start(n: u32) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let compute = |stop: Arc<AtomicBool>| {
             let mut x = 1u64;
@@ -34,7 +41,7 @@ impl Busy {
         };
         for _ in 0..n {
             let stop = Arc::clone(&this.stop);
-            let thread = crate::cli::spawn(move || compute(stop))?;
+            let thread = threads::spawn(move || compute(stop))?;
             this.threads.push(thread);
         }
         Ok(this)
