@@ -12,7 +12,7 @@ pub(super) fn install() {
 }
 
 fn end(abort: &Abort) -> ! {
-    failure::of_job(&error(abort)).end_process()
+    failure::end_process(&error(abort))
 }
 
 fn error(abort: &Abort) -> Error {

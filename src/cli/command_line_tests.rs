@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory as _, Parser as _};
 use headshare_jobs::{
-    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Calibration, Change, Choice, ContinuePrompts,
-    Convert, Expand, Generate, Inspect, Job, MakePlan, Perplexity, Resolve, Setup, Stats, Verify,
-    from_json,
+    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Bench, Calibration, Change, Choice,
+    ContinuePrompts, Convert, Expand, Generate, Inspect, Job, MakePlan, MakeReport, MeasuredChoice,
+    Perplexity, Resolve, Setup, SpeedTest, Stats, Verify, from_json,
 };
 use headshare_runtime::SamplerParams;
 
@@ -33,6 +33,8 @@ fn asked_for(arguments: Vec<OsString>) -> Job {
             eval::Measure::Choice(args) => Job::Choice(args.job()),
             eval::Measure::Generate(args) => Job::ContinuePrompts(args.job()),
         },
+        Command::Bench(args) => Job::Bench(args.job().unwrap()),
+        Command::Report(args) => Job::Report(args.job().unwrap()),
         Command::Analyze(args) => match args.what {
             analyze::What::Weights(args) => Job::AnalyzeWeights(args.job()),
             analyze::What::Attention(args) => Job::AnalyzeAttention(args.job()),
@@ -242,4 +244,87 @@ fn texts() {
             grammar: Some("root ::= \"-\"\n".into()),
         },
     }));
+}
+
+const TEST: SpeedTest = SpeedTest {
+    n_prompt: 7,
+    n_gen: 0,
+    n_batch: 5,
+    n_ubatch: 3,
+};
+
+#[test]
+fn speeds() {
+    check(Job::Bench(Bench {
+        stock: None,
+        files: vec![path("a.gguf"), path("-b.gguf")],
+        test: TEST,
+        threads: vec![None],
+        busy: 0,
+        repetitions: 5,
+        resolve: vec![Resolve::Auto],
+    }));
+    check(Job::Bench(Bench {
+        stock: Some(path("-s.gguf")),
+        files: Vec::new(),
+        test: TEST,
+        threads: vec![Some(3), None, Some(1)],
+        busy: 2,
+        repetitions: 1,
+        resolve: vec![Resolve::Map, Resolve::Fold],
+    }));
+}
+
+#[test]
+fn reports() {
+    let plain = MakeReport {
+        source: path("-m.gguf"),
+        ratios: vec![0.0, 0.1 + 0.2, 1.0],
+        text: path("t.txt"),
+        tasks: Vec::new(),
+        kind: None,
+        output: path("-out"),
+        function: MatchFunction::V,
+        repair: None,
+        measured: None,
+        ctx: 64,
+        chunks: None,
+        limit: None,
+        test: TEST,
+        threads: None,
+        repetitions: 3,
+        keep: false,
+    };
+    check(Job::Report(plain.clone()));
+    let repair = Some(Calibration {
+        text: path("r.txt"),
+        windows: 7,
+        window: 65,
+        memory: Some(1 << 33),
+    });
+    check(Job::Report(MakeReport {
+        repair: repair.clone(),
+        ..plain.clone()
+    }));
+    for stats in [
+        Stats::Forget,
+        Stats::Save(path("s")),
+        Stats::Load("-".into()),
+    ] {
+        check(Job::Report(MakeReport {
+            tasks: vec![path("-t"), path("u.zip")],
+            kind: Some(Kind::LastWord),
+            function: MatchFunction::default(),
+            repair: repair.clone(),
+            measured: Some(MeasuredChoice {
+                units: Units::Auto,
+                stats,
+            }),
+            chunks: Some(2),
+            limit: Some(9),
+            threads: Some(4),
+            keep: true,
+            ..plain.clone()
+        }));
+    }
 }

@@ -3,14 +3,12 @@
 use std::io::{self, IsTerminal, Write};
 
 use headshare_files::FileError;
-use headshare_jobs::Classify as _;
+use headshare_jobs::{Classify as _, Kind};
 use headshare_runtime::calibrate::CalibrateError;
 use headshare_runtime::{ContextError, GenerateError};
 
 use super::advice;
-use super::child::{self, ChildError};
 use super::exit::Exit;
-use super::loading::is_bad_input;
 use super::output::printable;
 use crate::analyze::AnalyzeError;
 use crate::convert::ConvertError;
@@ -42,34 +40,21 @@ pub(super) struct Failure {
     pub(super) exit: Exit,
 }
 
+/// Tells whoever waits for this process why its work came to nothing, and ends it
+/// at once: nothing is cleared up any more, not even a bar.
+pub(super) fn end_process(error: &headshare_jobs::Error) -> ! {
+    let failure = of_job(error);
+    if !headshare_jobs::worker::tell(error) {
+        let mut stderr = io::stderr();
+        if stderr.is_terminal() {
+            let _ = stderr.write_all(b"\r\x1b[2K");
+        }
+        failure.print();
+    }
+    headshare_runtime::end_process(failure.exit as i32)
+}
+
 impl Failure {
-    /// Tells it to whoever waits for it, and ends the process at once: nothing is
-    /// cleared up any more, not even a bar.
-    pub(super) fn end_process(&self) -> ! {
-        if !child::tell(self) && !headshare_jobs::worker::tell(&self.of_job()) {
-            let mut stderr = io::stderr();
-            if stderr.is_terminal() {
-                let _ = stderr.write_all(b"\r\x1b[2K");
-            }
-            self.print();
-        }
-        headshare_runtime::end_process(self.exit as i32)
-    }
-
-    fn of_job(&self) -> headshare_jobs::Error {
-        let kind = match self.exit {
-            Exit::Usage => Kind::Usage,
-            Exit::BadInput => Kind::BadInput,
-            Exit::CheckFailed => Kind::CheckFailed,
-            _ => Kind::Failed,
-        };
-        let error = headshare_jobs::Error::new(kind, anyhow::Error::msg(self.message.clone()));
-        match &self.hint {
-            Some(hint) => error.hint(hint.clone()),
-            None => error,
-        }
-    }
-
     /// Prints it to stderr.
     pub(super) fn print(&self) {
         let mut stderr = io::stderr().lock();
@@ -141,8 +126,6 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<FileError>() {
         file_hint(e).map(str::to_owned)
-    } else if let Some(e) = cause.downcast_ref::<ChildError>() {
-        e.hint.clone()
     } else if let Some(e) = cause.downcast_ref::<ReportError>() {
         e.advice().as_ref().map(advice::words)
     } else if let Some(e) = cause.downcast_ref::<EvalError>() {
@@ -222,9 +205,6 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     {
         return Some(Exit::BadInput);
     }
-    if let Some(e) = cause.downcast_ref::<ChildError>() {
-        return Some(e.exit);
-    }
     if let Some(e) = cause.downcast_ref::<ReportError>() {
         return Some(match e {
             ReportError::File(e) => of_file(e),
@@ -243,7 +223,9 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             RepairError::TextTooShort { .. }
             | RepairError::NotFinite { .. }
             | RepairError::Vocab(_) => Exit::BadInput,
-            RepairError::Calibrate(CalibrateError::Model(e)) if is_bad_input(e) => Exit::BadInput,
+            RepairError::Calibrate(CalibrateError::Model(e)) if e.kind() == Kind::BadInput => {
+                Exit::BadInput
+            }
             RepairError::Calibrate(CalibrateError::Context(
                 ContextError::Decode(_) | ContextError::NotGenerative { .. },
             )) => Exit::BadInput,

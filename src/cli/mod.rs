@@ -8,7 +8,6 @@ mod abort;
 mod advice;
 mod analyze;
 mod bench;
-mod child;
 #[cfg(test)]
 mod command_line_tests;
 mod completions;
@@ -22,7 +21,6 @@ mod failure;
 mod inspect;
 mod interrupt;
 mod llama_cpp;
-mod loading;
 mod output;
 mod plan;
 mod repair;
@@ -76,8 +74,6 @@ enum Command {
     Report(report::Args),
     #[command(hide = true)]
     Worker,
-    #[command(hide = true)]
-    ReportWorker(report::WorkerArgs),
     /// Look at a model's heads, in numbers and pictures.
     Analyze(analyze::Args),
     /// Run a llama.cpp program so that it can read converted files, with each
@@ -121,7 +117,6 @@ impl Command {
                 headshare_jobs::worker::serve(out, end)?;
                 Ok(Exit::Done)
             }
-            Self::ReportWorker(args) => args.run(out),
             Self::Analyze(args) => args.run(out),
             #[cfg(target_os = "linux")]
             Self::Exec(args) => args.run(out),

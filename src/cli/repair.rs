@@ -1,16 +1,12 @@
 //! What `convert --repair` adds: its arguments, and what is said of it.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use clap::builder::PossibleValue;
 use headshare_jobs::{Calibration, Error, Stats};
 
-use super::output::Output;
 use super::stdio;
-use super::values::{units, units_name};
-use crate::input::ModelFile;
+use super::values::units;
 use crate::repair::choose::Units;
 use crate::repair::{self, Record};
 
@@ -141,11 +137,6 @@ impl RepairArgs {
         }
     }
 
-    /// Bytes to stay within.
-    fn memory_bound(&self) -> u64 {
-        self.calibration().map_or(0, |c| c.memory_bound())
-    }
-
     /// Refuses to write what was measured to standard output.
     pub(super) fn check_outputs(&self) -> Result<(), Error> {
         match &self.save_stats {
@@ -160,61 +151,9 @@ impl RepairArgs {
         (files.into_iter()).filter_map(|(flag, path)| Some((flag, path.as_deref()?)))
     }
 
-    /// The file that the text comes from, if there is to be a repair.
-    pub(super) fn path(&self) -> Option<&Path> {
-        self.repair.as_deref()
-    }
-
     /// What becomes of the units.
     pub(super) fn units(&self) -> Units {
         self.units
-    }
-
-    /// The arguments that ask for this, but for paths; `measures` says whether
-    /// the units are chosen by measuring.
-    pub(super) fn arguments(&self, measures: bool) -> Vec<String> {
-        let name = |value: Option<PossibleValue>| {
-            let value = value.expect("no value is skipped");
-            value.get_name().to_owned()
-        };
-        let mut all = Vec::new();
-        if measures {
-            all.extend(["--units".to_owned(), units_name(self.units).to_owned()]);
-        } else {
-            let choose = name(Choose::Match.to_possible_value());
-            all.extend(["--choose".to_owned(), choose]);
-        }
-        all.extend(["--windows".to_owned(), self.windows.to_string()]);
-        all.extend(["--window".to_owned(), self.window.to_string()]);
-        // Said also where it is this machine's: it decides how much is read.
-        all.extend(["--memory".to_owned(), self.memory_bound().to_string()]);
-        all
-    }
-
-    /// The arguments by which what was measured once serves several runs, kept
-    /// at `cache` where nothing else is asked for.
-    pub(super) fn stats_arguments(&self, cache: &Path) -> Vec<OsString> {
-        let (flag, path) = match (&self.stats, &self.save_stats) {
-            (Some(stats), _) => ("--stats", stats.as_path()),
-            (None, Some(path)) if path.exists() => ("--stats", path.as_path()),
-            (None, Some(path)) => ("--save-stats", path.as_path()),
-            (None, None) if cache.exists() => ("--stats", cache),
-            (None, None) => ("--save-stats", cache),
-        };
-        vec![flag.into(), path.into()]
-    }
-
-    /// Finds out early what would keep `source` from being repaired with `text`.
-    pub(super) fn check(
-        &self,
-        source: &ModelFile,
-        text: Option<String>,
-        out: &Output,
-    ) -> anyhow::Result<()> {
-        if let Some((calibration, text)) = self.calibration().zip(text) {
-            calibration.check(source, text, out)?;
-        }
-        Ok(())
     }
 }
 

@@ -42,12 +42,6 @@ pub(super) fn units() -> impl TypedValueParser<Value = Units> {
     })
 }
 
-/// The name of `units`.
-pub(super) fn units_name(units: Units) -> &'static str {
-    let found = UNITS.iter().find(|(known, ..)| *known == units);
-    found.map_or("", |(_, name, _)| *name)
-}
-
 /// How shared blocks may be brought into memory, by their names in JSON.
 pub(super) fn resolve() -> impl TypedValueParser<Value = Resolve> {
     let help = |resolve| match resolve {

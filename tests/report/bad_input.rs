@@ -51,15 +51,15 @@ fn texts_and_tasks() {
         &folder,
         ran,
         3,
-        &["short.txt (--text)", "less than one window of 512"],
+        &["short.txt", "less than one window of 512"],
     );
     assert!(ran.hint().contains("--ctx "), "{ran:#?}");
     let gone = folder.file("gone.txt");
     let ran = bare(&folder, &model, &gone, &ratios);
-    refused(&folder, ran, 3, &["gone.txt (--text)"]);
+    refused(&folder, ran, 3, &["the text", "gone.txt"]);
     let latin = folder.write("latin1.txt", b"na\xefve");
     let ran = bare(&folder, &model, &latin, &ratios);
-    refused(&folder, ran, 3, &["latin1.txt (--text) is not UTF-8"]);
+    refused(&folder, ran, 3, &["the text", "latin1.txt", "is not UTF-8"]);
 
     let broken = folder.write("broken.jsonl", "{\"query\":\"a\",");
     let unknown = folder.write("unknown.jsonl", "{\"prompt\":\"a\"}\n");
@@ -71,7 +71,7 @@ fn texts_and_tasks() {
     ] {
         let more = ["--ratios", "0.5", "--task", task.to_str().unwrap()];
         let ran = report(&model, &folder, &more);
-        refused(&folder, ran, 3, &["--task", part]);
+        refused(&folder, ran, 3, &[part]);
     }
 
     // Repair needs some text, too, and memory.
@@ -105,7 +105,7 @@ fn nothing_to_measure() {
         &folder,
         &[&more[..], &[task.to_str().unwrap()]].concat(),
     );
-    refused(&folder, ran, 3, &["--task", "cannot be scored as partial"]);
+    refused(&folder, ran, 3, &["question.jsonl", "cannot be scored as partial"]);
 }
 
 #[test]
@@ -134,12 +134,12 @@ fn a_text_that_the_model_is_fitted_to_is_warned_of() {
     let warning = more(&part);
     assert!(warning.starts_with("warning: "), "{warning}");
     assert!(
-        warning.contains("% of --text is in what --repair"),
+        warning.contains("% of the text is in what the repair"),
         "{warning}"
     );
     let other = folder.write("other.txt", crate::backwards(&all));
     let warnings = more(&other);
-    assert!(!warnings.contains("--repair"), "{warnings}");
+    assert!(!warnings.contains("repair"), "{warnings}");
 }
 
 #[test]

@@ -7,14 +7,15 @@ use headshare_convert::repair::choose::Units;
 
 use crate::analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
 use crate::bench::{Bench, BenchRow, LoadMode, Measure, Measured};
-use crate::convert::{Change, Convert, Stats};
-use crate::eval::{Choice, ContinuePrompts, Perplexity};
+use crate::convert::{Calibration, Change, Convert, Converted, Stats};
+use crate::eval::{Choice, ChoiceFigures, ContinuePrompts, Perplexity, PerplexityFigures};
 use crate::expand::Expand;
 use crate::generate::Generate;
 use crate::inspect::Inspect;
 use crate::job::Job;
 use crate::load::Resolve;
 use crate::plan::MakePlan;
+use crate::report::MakeReport;
 use crate::verify::Verify;
 use crate::worker::Work;
 
@@ -37,6 +38,7 @@ impl Job {
             Self::Generate(job) => generate(job),
             Self::Bench(job) => bench(job),
             Self::Measure(job) => measure(job),
+            Self::Report(job) => report(job),
         }
         .0
     }
@@ -142,7 +144,6 @@ fn convert(job: &Convert) -> Line {
         .number("--page-size", job.page_size)
         .flag("--dry-run", job.dry_run)
         .flag("--force", job.force);
-    let measured = matches!(job.change, Change::Measure { .. });
     line = match &job.change {
         Change::Lossless => line.flag("--lossless", true),
         Change::Match { ratio, function } => line
@@ -153,31 +154,36 @@ fn convert(job: &Convert) -> Line {
             units,
             stats,
         } => {
-            let units = match units {
-                Units::Share => "share",
-                Units::Drop => "drop",
-                Units::Auto => "auto",
-            };
-            let line = line.number("--ratio", ratio).value("--units", units);
-            match stats {
-                Stats::Forget => line,
-                Stats::Save(path) => line.value("--save-stats", path),
-                Stats::Load(path) => line.value("--stats", path),
-            }
+            let line = line.number("--ratio", ratio);
+            measured(line, *units, stats)
         }
         Change::Plan { file } => line.value("--plan", file),
     };
-    if let Some(repair) = &job.repair {
-        line = line
-            .value("--repair", &repair.text)
-            .number("--windows", repair.windows)
-            .number("--window", repair.window)
-            .option("--memory", repair.memory);
-        if measured {
-            line = line.value("--choose", "calibrated");
-        }
+    if let Some(calibration) = &job.repair {
+        line = repair(line, calibration);
     }
     line.file(&job.source)
+}
+
+fn measured(line: Line, units: Units, stats: &Stats) -> Line {
+    let units = match units {
+        Units::Share => "share",
+        Units::Drop => "drop",
+        Units::Auto => "auto",
+    };
+    let line = line.value("--choose", "calibrated").value("--units", units);
+    match stats {
+        Stats::Forget => line,
+        Stats::Save(path) => line.value("--save-stats", path),
+        Stats::Load(path) => line.value("--stats", path),
+    }
+}
+
+fn repair(line: Line, repair: &Calibration) -> Line {
+    line.value("--repair", &repair.text)
+        .number("--windows", repair.windows)
+        .number("--window", repair.window)
+        .option("--memory", repair.memory)
 }
 
 fn expand(job: &Expand) -> Line {
@@ -340,10 +346,73 @@ fn measure(job: &Measure) -> Line {
     })
 }
 
+fn report(job: &MakeReport) -> Line {
+    let ratios: Vec<String> = job.ratios.iter().map(f64::to_string).collect();
+    let mut line = Line::of(&["report"])
+        .value("--ratios", ratios.join(","))
+        .value("--text", &job.text);
+    for task in &job.tasks {
+        line = line.value("--task", task);
+    }
+    line = line
+        .option("--kind", job.kind.map(|kind| kind.name()))
+        .value("--output", &job.output);
+    line = match &job.measured {
+        Some(choice) => measured(line, choice.units, &choice.stats),
+        None => line.value("--match", job.function.as_str()),
+    };
+    if let Some(calibration) = &job.repair {
+        line = repair(line, calibration);
+    }
+    line.number("--ctx", job.ctx)
+        .option("--chunks", job.chunks)
+        .option("--limit", job.limit)
+        .number("--n-prompt", job.test.n_prompt)
+        .number("--n-gen", job.test.n_gen)
+        .number("--batch-size", job.test.n_batch)
+        .number("--ubatch-size", job.test.n_ubatch)
+        .option("--threads", job.threads)
+        .number("--repetitions", job.repetitions)
+        .flag("--keep", job.keep)
+        .file(&job.source)
+}
+
+impl Work for Convert {
+    type Outcome = Converted;
+
+    const NAME: &'static str = "convert";
+
+    fn command_line(&self) -> Vec<OsString> {
+        convert(self).0
+    }
+}
+
+impl Work for Perplexity {
+    type Outcome = PerplexityFigures;
+
+    const NAME: &'static str = "perplexity";
+
+    fn command_line(&self) -> Vec<OsString> {
+        perplexity(self).0
+    }
+}
+
+impl Work for Choice {
+    type Outcome = ChoiceFigures;
+
+    const NAME: &'static str = "choice";
+
+    fn command_line(&self) -> Vec<OsString> {
+        choice(self).0
+    }
+}
+
 impl Work for Bench {
     type Outcome = Vec<BenchRow>;
 
     const NAME: &'static str = "bench";
+
+    const IS_OF_MACHINE: bool = true;
 
     fn command_line(&self) -> Vec<OsString> {
         bench(self).0
@@ -354,6 +423,8 @@ impl Work for Measure {
     type Outcome = Measured;
 
     const NAME: &'static str = "measure";
+
+    const IS_OF_MACHINE: bool = true;
 
     fn command_line(&self) -> Vec<OsString> {
         measure(self).0

@@ -7,7 +7,12 @@ use headshare_eval::analyze::weights::Weights;
 use headshare_eval::inspect::Inspection;
 use serde::{Deserialize, Serialize};
 
-use crate::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Bench, BenchRow, Choice, ChoiceFigures, Continuation, ContinuePrompts, ContinuedPrompts, Convert, Converted, Error, Expand, Expanded, Generate, Inspect, MakePlan, Measure, Measured, Perplexity, PerplexityFigures, Planned, Ui, Verify};
+use crate::{
+    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Bench, BenchRow, Choice, ChoiceFigures,
+    Continuation, ContinuePrompts, ContinuedPrompts, Convert, Converted, Error, Expand, Expanded,
+    Generate, Inspect, MakePlan, MakeReport, Measure, Measured, Perplexity, PerplexityFigures,
+    Planned, Ui, Verify,
+};
 
 /// A job of any kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +47,8 @@ pub enum Job {
     Bench(Bench),
     /// Measures one file loaded in one way, once.
     Measure(Measure),
+    /// Measures what sharing does to a model, next to what else could be done.
+    Report(MakeReport),
 }
 
 /// What came of a job; as JSON it is what the program prints for `--json`.
@@ -77,6 +84,8 @@ pub enum Outcome {
     Bench(Vec<BenchRow>),
     /// Of [`Job::Measure`].
     Measure(Box<Measured>),
+    /// Of [`Job::Report`].
+    Report(Box<headshare_eval::report::Report>),
 }
 
 impl Job {
@@ -100,6 +109,7 @@ impl Job {
             Self::Generate(job) => Outcome::Generate(Box::new(job.run(ui)?)),
             Self::Bench(job) => Outcome::Bench(job.run(ui)?),
             Self::Measure(job) => Outcome::Measure(Box::new(job.run(ui)?)),
+            Self::Report(job) => Outcome::Report(Box::new(job.run(ui)?)),
         })
     }
 

@@ -26,9 +26,9 @@
 #![forbid(unsafe_code)]
 
 mod analyze;
+mod bench;
 mod command_line;
 mod context;
-mod bench;
 mod convert;
 mod error;
 mod eval;
@@ -41,14 +41,15 @@ mod load;
 mod output;
 mod path;
 mod plan;
-mod text;
 mod pool;
+mod report;
+mod text;
 mod ui;
 mod verify;
 pub mod worker;
 
 pub use analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
-pub use bench::{Bench, BenchRow, LoadMode, LoadedModel, Measure, Measured, check_generates};
+pub use bench::{Bench, BenchRow, LoadMode, LoadedModel, Measure, Measured};
 pub use convert::{Calibration, Change, Convert, Converted, FileSize, Stats, read_text};
 pub use error::{Advice, Classify, Context, Error, Kind};
 pub use eval::{
@@ -65,7 +66,8 @@ pub use job::{Job, Outcome};
 pub use json::from_json;
 pub use load::{Memory, Resolve, Resolved};
 pub use plan::{DuplicateCount, MakePlan, Planned, Sizes};
-pub use text::{read_input, without_line_end};
 pub use pool::start_pool;
+pub use report::{MakeReport, MeasuredChoice, PICTURE};
+pub use text::{read_input, without_line_end};
 pub use ui::{Bar, Quiet, Ui, Unit};
 pub use verify::Verify;

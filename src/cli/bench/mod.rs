@@ -53,17 +53,17 @@ pub(super) struct Args {
 pub(super) struct TestArgs {
     /// Tokens of the prompt; 0 leaves prefill out.
     #[arg(short = 'p', long, default_value_t = 512)]
-    pub(super) n_prompt: u32,
+    n_prompt: u32,
     /// Tokens to generate; 0 leaves decode out.
     #[arg(short = 'n', long, default_value_t = 128)]
-    pub(super) n_gen: u32,
+    n_gen: u32,
     /// Tokens of the prompt handed to llama.cpp at once.
     #[arg(short, long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) batch_size: u32,
+    batch_size: u32,
     /// Tokens computed at once (-ub).
     #[arg(long, visible_alias = "ub", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) ubatch_size: u32,
+    ubatch_size: u32,
 }
 
 impl TestArgs {
@@ -117,7 +117,7 @@ impl Args {
         Ok(Exit::Done)
     }
 
-    fn job(self) -> Result<Bench, Error> {
+    pub(super) fn job(self) -> Result<Bench, Error> {
         Ok(Bench {
             test: self.test.test()?,
             stock: self.stock,

@@ -8,14 +8,10 @@ mod perplexity;
 
 pub(super) use choice::KindArg;
 
-use std::path::Path;
-
 use clap::Subcommand;
-use headshare_jobs::Error;
 
 use super::Exit;
 use super::output::Output;
-use crate::input::text;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -39,24 +35,4 @@ impl Args {
             Measure::Generate(args) => args.run(out),
         }
     }
-}
-
-/// Reads a file, or standard input; `option` is the one that names it.
-pub(super) fn read_bytes(path: &Path, option: &str) -> Result<Vec<u8>, Error> {
-    text::read(path).map_err(|e| {
-        let path = text::name(path);
-        Error::bad_input(format!("cannot read {path} ({option}): {e}"))
-    })
-}
-
-/// Reads a text; `option` is the one that names it.
-pub(super) fn read_text(path: &Path, option: &str) -> Result<String, Error> {
-    let mut read = text::decode(read_bytes(path, option)?).map_err(|problem| {
-        Error::bad_input(format!("{} ({option}) {problem}", text::name(path)))
-    })?;
-    // A file ends with a line end that is not meant, as for llama.cpp.
-    if read.ends_with('\n') {
-        read.pop();
-    }
-    Ok(read)
 }

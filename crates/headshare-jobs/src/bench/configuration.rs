@@ -22,12 +22,11 @@ impl Configuration {
     pub fn new(measure: Measure, file: &ModelFile, several: bool, others: &[Self]) -> Self {
         let path = &measure.file;
         let name = path.file_name().unwrap_or(path.as_os_str());
-        let what = match measure.load_mode {
-            LoadMode::StockMmap => "stock, mmap",
-            LoadMode::StockRead => "stock, no mmap",
-            LoadMode::Resolve(_) if file.table.is_none() => "dropping",
-            LoadMode::Resolve(resolve) => resolve.as_str(),
+        let as_run = match measure.load_mode {
+            LoadMode::Resolve(resolve) if file.table.is_some() => resolve.as_str(),
+            _ => "dropping",
         };
+        let what = measure.load_mode.stock_name().unwrap_or(as_run);
         let mut label = format!("{}: {what}", name.to_string_lossy());
         match measure.threads {
             _ if !several => {}
@@ -53,7 +52,7 @@ impl Configuration {
 ///
 /// # Errors
 /// When it is one.
-pub fn check_generates(file: &ModelFile) -> Result<(), Error> {
+pub(crate) fn check_generates(file: &ModelFile) -> Result<(), Error> {
     let name = match &file.table {
         Some(table) => table.source.architecture.as_deref(),
         None => file.gguf.architecture().ok().flatten(),

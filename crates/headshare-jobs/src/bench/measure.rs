@@ -27,7 +27,16 @@ pub enum LoadMode {
 impl LoadMode {
     /// Whether llama.cpp loads the file by itself.
     pub fn is_stock(self) -> bool {
-        matches!(self, Self::StockMmap | Self::StockRead)
+        self.stock_name().is_some()
+    }
+
+    /// What it is called where llama.cpp loads the file by itself.
+    pub fn stock_name(self) -> Option<&'static str> {
+        match self {
+            Self::StockMmap => Some("stock, mmap"),
+            Self::StockRead => Some("stock, no mmap"),
+            Self::Resolve(_) => None,
+        }
     }
 }
 

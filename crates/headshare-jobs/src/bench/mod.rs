@@ -22,7 +22,7 @@ use headshare_eval::bench::{Busy, Elapsed, SpeedTest};
 use serde::{Deserialize, Serialize};
 
 use self::configuration::Configuration;
-pub use self::configuration::check_generates;
+pub(crate) use self::configuration::check_generates;
 pub use self::measure::{LoadMode, LoadedModel, Measure, Measured};
 pub use self::row::BenchRow;
 use self::row::Rounds;

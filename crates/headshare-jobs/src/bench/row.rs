@@ -106,6 +106,20 @@ pub struct BenchRow {
     pub memory: Memory,
 }
 
+impl BenchRow {
+    /// Whether llama.cpp loaded the file by itself in this way; or whether the
+    /// program loaded it, whatever the way.
+    pub fn is_loaded(&self, load_mode: LoadMode) -> bool {
+        let is_stock = load_mode.is_stock();
+        self.stock == is_stock && (!is_stock || self.use_mmap == maps(load_mode))
+    }
+}
+
+/// Whether a file is mapped to be loaded.
+fn maps(load_mode: LoadMode) -> bool {
+    load_mode != LoadMode::StockRead
+}
+
 /// What was measured of one configuration.
 #[derive(Debug)]
 pub(super) struct Rounds {
@@ -182,7 +196,7 @@ impl Rounds {
             type_k: "f16".to_owned(),
             type_v: "f16".to_owned(),
             flash_attn: -1,
-            use_mmap: measure.load_mode != LoadMode::StockRead,
+            use_mmap: maps(measure.load_mode),
             n_prompt: only(Part::Prefill, test.n_prompt),
             n_gen: only(Part::Decode, test.n_gen),
             n_depth: 0,

@@ -21,6 +21,9 @@ pub(crate) trait Work: Serialize {
     /// Its name among all jobs.
     const NAME: &'static str;
 
+    /// Whether its outcome is one of the machine, too.
+    const IS_OF_MACHINE: bool = false;
+
     /// The arguments of the program that do it by hand.
     fn command_line(&self) -> Vec<OsString>;
 

@@ -10,6 +10,6 @@ mod ask;
 mod said;
 mod serve;
 
-pub(crate) use ask::{Work, ask};
+pub(crate) use ask::{Named, Work, ask};
 pub use said::tell;
 pub use serve::serve;

@@ -3,16 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
+use headshare_convert::input::text::{Contents, is_stdio};
 use headshare_files::ScratchFile;
 
-use crate::input::text::{Contents, is_stdio};
+use crate::Error;
 
-/// A copy of what standard input gave, where an argument asks for it.
+/// A copy of what standard input gave, where the job asks for it.
+#[derive(Debug)]
 pub(super) struct Stdin(Option<(ScratchFile, PathBuf)>);
 
 impl Stdin {
     /// Reads standard input if it is among `inputs`.
-    pub(super) fn of<'a>(inputs: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<Self> {
+    pub fn of<'a>(inputs: impl IntoIterator<Item = &'a Path>) -> Result<Self, Error> {
         let Some(path) = inputs.into_iter().find(|path| is_stdio(path)) else {
             return Ok(Self(None));
         };
@@ -24,7 +26,7 @@ impl Stdin {
     }
 
     /// Where `path` can be opened, by processes of this one, too.
-    pub(super) fn path<'a>(&'a self, path: &'a Path) -> &'a Path {
+    pub fn path<'a>(&'a self, path: &'a Path) -> &'a Path {
         match &self.0 {
             Some((_, copy)) if is_stdio(path) => copy,
             _ => path,
