@@ -105,7 +105,12 @@ fn nothing_to_measure() {
         &folder,
         &[&more[..], &[task.to_str().unwrap()]].concat(),
     );
-    refused(&folder, ran, 3, &["question.jsonl", "cannot be scored as partial"]);
+    refused(
+        &folder,
+        ran,
+        3,
+        &["question.jsonl", "cannot be scored as partial"],
+    );
 }
 
 #[test]

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::said::Said;
+use crate::json::from_json;
 use crate::{Error, Ui};
 
 /// A job that a worker can be told to do.
@@ -59,7 +60,7 @@ pub(crate) fn ask<J: Work>(
 ) -> Result<J::Outcome, Error> {
     let line = serde_json::to_string(&Named::from(job)).map_err(Error::failed)?;
     let (said, status) = run(line, known, ui).map_err(Error::failed)?;
-    match serde_json::from_str(&said) {
+    match from_json(&said) {
         Ok(Said::Done(outcome)) => Ok(outcome),
         Ok(Said::Failed(failed)) => Err(failed.into()),
         Err(_) if said.is_empty() || !status.success() => Err(ended_early(&job.what(), status)),
@@ -151,12 +152,12 @@ fn crashed(_: ExitStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Bench, Job, LoadMode, Measure, Resolve, SpeedTest};
+    use crate::{Bench, Change, Convert, Job, LoadMode, Measure, Resolve, SpeedTest};
 
     /// What a worker makes of the line that it is told.
     fn told<J: Work>(job: &J) -> Job {
         let line = serde_json::to_string(&Named::from(job)).unwrap();
-        serde_json::from_str(&line).unwrap()
+        from_json(&line).unwrap()
     }
 
     #[test]
@@ -184,5 +185,18 @@ mod tests {
             resolve: vec![Resolve::Auto],
         };
         assert_eq!(told(&bench), Job::Bench(bench));
+        let convert = Convert {
+            source: "s.gguf".into(),
+            output: "o.gguf".into(),
+            change: Change::Match {
+                ratio: 0.1 + 0.2,
+                function: Default::default(),
+            },
+            repair: None,
+            page_size: 4096,
+            dry_run: false,
+            force: true,
+        };
+        assert_eq!(told(&convert), Job::Convert(convert));
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use headshare_runtime::threads;
 
 use super::said::{self, Said, say, tell};
+use crate::json::from_json;
 use crate::pool::start_pool;
 use crate::{Error, Job, Ui};
 
@@ -32,8 +33,8 @@ fn work(ui: &dyn Ui, end: fn() -> !) -> Result<(), Error> {
         end()
     })
     .map_err(Error::failed)?;
-    let job = serde_json::from_str::<Job>(&line)
-        .map_err(|error| Error::failed(error).about("this is no job"))?;
+    let job =
+        from_json::<Job>(&line).map_err(|error| Error::failed(error).about("this is no job"))?;
     if job.shares_its_work() {
         start_pool()?;
     }
