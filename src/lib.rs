@@ -4,7 +4,8 @@
 //! The library behind the command line, and a facade over the crates that do the
 //! work: `headshare-convert` makes a smaller model ([`model`], [`matching`],
 //! [`plan`], [`repair`], [`convert`]), `headshare-eval` measures what became of it
-//! ([`eval`], [`analyze`], [`report`]), and [`chat`] talks with it.
+//! ([`eval`], [`analyze`], [`report`]), and [`chat`] talks with it. [`jobs`] has all that
+//! the program does as values.
 #![forbid(unsafe_code)]
 
 pub mod chat;
@@ -14,3 +15,4 @@ pub mod exec;
 
 pub use headshare_convert::{TOOL, convert, input, matching, model, plan, quantize, repair};
 pub use headshare_eval::{analyze, eval, inspect, report};
+pub use headshare_jobs as jobs;

@@ -1,10 +1,10 @@
 //! llama.cpp ends the process where a model is not as it expects and nobody has
 //! looked before. Here that is a bad input file, told like any other.
 
+use headshare_jobs::Error;
 use headshare_runtime::abort::{self, Abort};
 
 use super::failure;
-use super::run::RunError;
 
 /// From now on llama.cpp ends this program in the program's own way.
 pub(super) fn install() {
@@ -12,10 +12,10 @@ pub(super) fn install() {
 }
 
 fn end(abort: &Abort) -> ! {
-    failure::describe(&error(abort).into()).end_process()
+    failure::end_process(&error(abort))
 }
 
-fn error(abort: &Abort) -> RunError {
+fn error(abort: &Abort) -> Error {
     let models: Vec<_> = abort
         .models
         .iter()
@@ -26,7 +26,7 @@ fn error(abort: &Abort) -> RunError {
         models => models.join(" or "),
     };
     let reason = &abort.reason;
-    RunError::bad_input(format!("{models}: llama.cpp cannot use it: {reason}"))
+    Error::bad_input(format!("{models}: llama.cpp cannot use it: {reason}"))
 }
 
 #[cfg(test)]
@@ -40,7 +40,7 @@ mod tests {
                 models: models.iter().map(Into::into).collect(),
                 reason: "llama-model.cpp:1: GGML_ASSERT(x) failed".to_owned(),
             };
-            failure::describe(&super::error(&abort).into()).message
+            failure::of_job(&super::error(&abort)).message
         };
         let reason = "llama.cpp cannot use it: llama-model.cpp:1: GGML_ASSERT(x) failed";
         assert_eq!(error(&["a.gguf"]), format!("a.gguf: {reason}"));

@@ -1,16 +1,15 @@
 //! How the program ends: exit status and error messages.
 
 use std::io::{self, IsTerminal, Write};
-use std::process::ExitCode;
 
 use headshare_files::FileError;
+use headshare_jobs::{Classify as _, Kind};
 use headshare_runtime::calibrate::CalibrateError;
 use headshare_runtime::{ContextError, GenerateError};
 
-use super::child::{self, ChildError};
-use super::loading::is_bad_input;
+use super::advice;
+use super::exit::Exit;
 use super::output::printable;
-use super::run::RunError;
 use crate::analyze::AnalyzeError;
 use crate::convert::ConvertError;
 use crate::eval::EvalError;
@@ -25,50 +24,6 @@ use crate::plan::PlanError;
 use crate::repair::RepairError;
 use crate::repair::choose::SurveyError;
 use crate::report::ReportError;
-
-/// The exit status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// Done.
-    Done = 0,
-    /// Failed, for a reason that is none of the others.
-    Failed = 1,
-    /// Wrong usage.
-    Usage = 2,
-    /// A bad input file.
-    BadInput = 3,
-    /// A check did not hold.
-    CheckFailed = 4,
-    /// `exec` found the program and cannot run it; as for shells.
-    CannotRun = 126,
-    /// `exec` did not find the program; as for shells.
-    NotFound = 127,
-}
-
-impl Exit {
-    /// The exit status of a process of ours.
-    pub(super) fn from_code(code: Option<i32>) -> Self {
-        let all = [Self::Done, Self::Usage, Self::BadInput, Self::CheckFailed];
-        let same = all.into_iter().find(|exit| code == Some(*exit as i32));
-        same.unwrap_or(Self::Failed)
-    }
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        (exit as u8).into()
-    }
-}
-
-/// Arguments that contradict each other.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct UsageError(String);
-
-/// [`UsageError`].
-pub(super) fn usage(message: impl Into<String>) -> UsageError {
-    UsageError(message.into())
-}
 
 /// Prints `error` to stderr, with a hint where there is one, and returns its
 /// exit status.
@@ -85,20 +40,21 @@ pub(super) struct Failure {
     pub(super) exit: Exit,
 }
 
-impl Failure {
-    /// Tells it to whoever waits for it, and ends the process at once: nothing is
-    /// cleared up any more, not even a bar.
-    pub(super) fn end_process(&self) -> ! {
-        if !child::tell(self) {
-            let mut stderr = io::stderr();
-            if stderr.is_terminal() {
-                let _ = stderr.write_all(b"\r\x1b[2K");
-            }
-            self.print();
+/// Tells whoever waits for this process why its work came to nothing, and ends it
+/// at once: nothing is cleared up any more, not even a bar.
+pub(super) fn end_process(error: &headshare_jobs::Error) -> ! {
+    let failure = of_job(error);
+    if !headshare_jobs::worker::tell(error) {
+        let mut stderr = io::stderr();
+        if stderr.is_terminal() {
+            let _ = stderr.write_all(b"\r\x1b[2K");
         }
-        headshare_runtime::end_process(self.exit as i32)
+        failure.print();
     }
+    headshare_runtime::end_process(failure.exit as i32)
+}
 
+impl Failure {
     /// Prints it to stderr.
     pub(super) fn print(&self) {
         let mut stderr = io::stderr().lock();
@@ -111,10 +67,26 @@ impl Failure {
 
 /// What there is to say about `error`.
 pub(super) fn describe(error: &anyhow::Error) -> Failure {
+    if let Some(found) = error.downcast_ref::<headshare_jobs::Error>() {
+        // What it is about may stand in front of it.
+        return Failure {
+            message: message(error),
+            ..of_job(found)
+        };
+    }
     Failure {
         message: message(error),
         hint: error.chain().find_map(hint).map(|hint| one_line(&hint)),
         exit: error.chain().find_map(exit).unwrap_or(Exit::Failed),
+    }
+}
+
+/// What there is to say about a job that came to nothing.
+pub(super) fn of_job(error: &headshare_jobs::Error) -> Failure {
+    Failure {
+        message: one_line(&error.to_string()),
+        hint: error.advice.as_ref().map(|a| one_line(&advice::words(a))),
+        exit: error.kind.into(),
     }
 }
 
@@ -143,7 +115,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return match e {
             AnalyzeError::Convert(e) => hint(e),
             AnalyzeError::Match { error, .. } => hint(error),
-            _ => e.hint().map(str::to_owned),
+            _ => e.advice().as_ref().map(advice::words),
         };
     }
     #[cfg(target_os = "linux")]
@@ -154,18 +126,14 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<FileError>() {
         file_hint(e).map(str::to_owned)
-    } else if let Some(e) = cause.downcast_ref::<RunError>() {
-        e.hint().map(str::to_owned)
-    } else if let Some(e) = cause.downcast_ref::<ChildError>() {
-        e.hint.clone()
     } else if let Some(e) = cause.downcast_ref::<ReportError>() {
-        e.hint().map(str::to_owned)
+        e.advice().as_ref().map(advice::words)
     } else if let Some(e) = cause.downcast_ref::<EvalError>() {
-        e.hint()
+        e.advice().as_ref().map(advice::words)
     } else if let Some(e) = cause.downcast_ref::<RepairError>() {
         e.hint().map(str::to_owned)
     } else if let Some(e) = cause.downcast_ref::<ChoiceError>() {
-        e.hint()
+        e.advice().as_ref().map(advice::words)
     } else if let Some(e) = cause.downcast_ref::<TaskError>() {
         e.hint().map(str::to_owned)
     } else if let Some(MatchError::NonFinite { .. }) = cause.downcast_ref::<MatchError>() {
@@ -180,7 +148,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             ConvertError::Shape { .. } => {
                 Some("--units share works for every architecture that repair knows".to_owned())
             }
-            ConvertError::Damaged(damage) => Some(damage.hint().to_owned()),
+            ConvertError::Damaged(damage) => damage.advice().as_ref().map(advice::words),
             ConvertError::File(_) | ConvertError::Plan(_) | ConvertError::Encode { .. } => None,
         }
     }
@@ -233,18 +201,9 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(e) = cause.downcast_ref::<FileError>() {
         return Some(of_file(e));
     }
-    if cause.downcast_ref::<UsageError>().is_some() {
-        return Some(Exit::Usage);
-    }
     if cause.downcast_ref::<PlanError>().is_some() || cause.downcast_ref::<SurveyError>().is_some()
     {
         return Some(Exit::BadInput);
-    }
-    if let Some(e) = cause.downcast_ref::<RunError>() {
-        return Some(e.exit());
-    }
-    if let Some(e) = cause.downcast_ref::<ChildError>() {
-        return Some(e.exit);
     }
     if let Some(e) = cause.downcast_ref::<ReportError>() {
         return Some(match e {
@@ -264,7 +223,9 @@ fn exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             RepairError::TextTooShort { .. }
             | RepairError::NotFinite { .. }
             | RepairError::Vocab(_) => Exit::BadInput,
-            RepairError::Calibrate(CalibrateError::Model(e)) if is_bad_input(e) => Exit::BadInput,
+            RepairError::Calibrate(CalibrateError::Model(e)) if e.kind() == Kind::BadInput => {
+                Exit::BadInput
+            }
             RepairError::Calibrate(CalibrateError::Context(
                 ContextError::Decode(_) | ContextError::NotGenerative { .. },
             )) => Exit::BadInput,

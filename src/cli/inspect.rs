@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use headshare_jobs::Inspect;
+
 use super::Exit;
-use super::output::{Output, grouped, percent, printable};
-use crate::input::ModelFile;
-use crate::inspect::{Inspection, SharingInspection, inspect, second_reader};
+use super::output::{Output, grouped, percent};
+use crate::inspect::{Inspection, SharingInspection};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -18,16 +19,13 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        let file = ModelFile::open(&self.file)?;
-        let inspection = inspect(&file)?;
-        if let Some(difference) = second_reader::difference(&file.gguf) {
-            out.warning(&printable(&format!(
-                "{}: two readers disagree on its header ({difference}); please report this file",
-                self.file.display()
-            )));
-        }
-        out.result(&inspection, self.json, render)?;
+        let json = self.json;
+        out.result(&self.job().run(out)?, json, render)?;
         Ok(Exit::Done)
+    }
+
+    pub(super) fn job(self) -> Inspect {
+        Inspect { file: self.file }
     }
 }
 

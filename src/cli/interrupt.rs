@@ -58,7 +58,7 @@ mod signals {
         let Ok(mut signals) = Signals::new(ending) else {
             return Ok(());
         };
-        crate::cli::spawn(move || {
+        headshare_runtime::threads::spawn(move || {
             for signal in &mut signals {
                 match signal {
                     SIGINT => super::interrupted(status_of(signal)),

@@ -4,8 +4,6 @@
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use headshare_runtime::{Model, context::DEFAULT_N_CTX};
-
 use super::output::Output;
 
 /// The one model that a command is about.
@@ -70,16 +68,6 @@ pub(super) fn context_size(
             range.start(),
             range.end()
         )),
-    }
-}
-
-/// The context that was asked for, where 0 stands for what the model was trained
-/// with.
-pub(super) fn own_if_0(n_ctx: u32, model: &Model) -> u32 {
-    match (n_ctx, model.n_ctx_train()) {
-        (0, 0) => DEFAULT_N_CTX,
-        (0, trained) => trained,
-        (n_ctx, _) => n_ctx,
     }
 }
 

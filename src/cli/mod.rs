@@ -5,20 +5,22 @@
 //! [`Exit`]; scripts depend on it.
 
 mod abort;
+mod advice;
 mod analyze;
 mod bench;
-mod child;
+#[cfg(test)]
+mod command_line_tests;
 mod completions;
 mod convert;
 mod eval;
 #[cfg(target_os = "linux")]
 mod exec;
+mod exit;
 mod expand;
 mod failure;
 mod inspect;
 mod interrupt;
 mod llama_cpp;
-mod loading;
 mod output;
 mod plan;
 mod repair;
@@ -27,17 +29,16 @@ mod run;
 mod shortage;
 mod spelling;
 mod stdio;
+mod ui;
 mod values;
 mod verify;
 
 use std::process::ExitCode;
 use std::sync::LazyLock;
-use std::thread::JoinHandle;
 
-use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use failure::Exit;
+pub use exit::Exit;
 use output::Output;
 
 /// Share attention heads of a GGUF model: each distinct weight block is stored
@@ -72,9 +73,7 @@ enum Command {
     Eval(eval::Args),
     Report(report::Args),
     #[command(hide = true)]
-    BenchWorker(bench::WorkerArgs),
-    #[command(hide = true)]
-    ReportWorker(report::WorkerArgs),
+    Worker,
     /// Look at a model's heads, in numbers and pictures.
     Analyze(analyze::Args),
     /// Run a llama.cpp program so that it can read converted files, with each
@@ -87,7 +86,7 @@ enum Command {
 
 impl Command {
     /// Whether the work is shared among threads of this program's own.
-    fn has_workers(&self) -> bool {
+    fn shares_its_work(&self) -> bool {
         matches!(
             self,
             Self::Plan(_)
@@ -101,8 +100,8 @@ impl Command {
     }
 
     fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        if self.has_workers() {
-            start_workers()?;
+        if self.shares_its_work() {
+            headshare_jobs::start_pool()?;
         }
         match self {
             Self::Plan(args) => args.run(out),
@@ -114,8 +113,10 @@ impl Command {
             Self::Bench(args) => args.run(out),
             Self::Eval(args) => args.run(out),
             Self::Report(args) => args.run(out),
-            Self::BenchWorker(args) => args.run(out),
-            Self::ReportWorker(args) => args.run(out),
+            Self::Worker => {
+                headshare_jobs::worker::serve(out, end)?;
+                Ok(Exit::Done)
+            }
             Self::Analyze(args) => args.run(out),
             #[cfg(target_os = "linux")]
             Self::Exec(args) => args.run(out),
@@ -124,10 +125,9 @@ impl Command {
     }
 }
 
-/// Starts the threads that rayon would panic about where it could not.
-fn start_workers() -> anyhow::Result<()> {
-    let workers = rayon::ThreadPoolBuilder::new().build_global();
-    workers.context("cannot start as many threads as there are processors")
+/// Ends a worker whose parent is gone.
+fn end() -> ! {
+    headshare_runtime::end_process(Exit::Failed as i32)
 }
 
 fn long_version() -> &'static str {
@@ -139,14 +139,6 @@ fn long_version() -> &'static str {
         )
     });
     &VERSION
-}
-
-/// Starts a thread; the standard library's own function panics where it cannot.
-fn spawn<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> anyhow::Result<JoinHandle<T>> {
-    let thread = std::thread::Builder::new().spawn(work);
-    thread.context("cannot start a thread")
 }
 
 /// Runs the program with the process's arguments.

@@ -72,9 +72,8 @@ impl Output {
     }
 
     /// Standard output without a buffer, for large pieces.
-    pub(super) fn stream(&self) -> anyhow::Result<File> {
-        let stdout = io::stdout().as_fd().try_clone_to_owned();
-        Ok(File::from(stdout.context(CANNOT_WRITE)?))
+    pub(super) fn stream(&self) -> io::Result<File> {
+        Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
     }
 
     /// A remark for people, on stderr.

@@ -2,20 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use headshare_jobs::{MakePlan, Sizes};
 
 use super::Exit;
 use super::output::{Output, grouped, percent};
 use super::stdio::{self, Written};
 use super::values::match_functions;
-use crate::convert::{self, ConvertError, Fitted, Prepared};
-use crate::input::ModelFile;
-use crate::matching::WeightBlocks;
-use crate::matching::{self, MatchFunction};
-use crate::plan::{Expected, Plan};
-
-/// The page size that `plan` counts resident bytes for.
-const DEFAULT_PAGE: u64 = 4096;
+use crate::matching::MatchFunction;
+use crate::plan::Plan;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -68,98 +62,40 @@ pub(super) fn parse_ratio(text: &str) -> Result<f64, String> {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        let output = self.output.as_deref();
-        let written = output.map(|path| Written {
+        let json = self.json;
+        let written = self.output.as_deref().map(|path| Written {
             flag: "-o",
             path,
             binary: false,
         });
-        let taken = stdio::taken(written.as_slice(), self.json)?;
-        let source = ModelFile::open_plain(&self.src)?;
-        let inputs = [source.file.id()];
-        if let Some(path) = output {
-            stdio::check(path, self.force, &inputs)?;
-        }
-        let (plan, digest) = rayon::join(
-            || match_model(&source, self.matching.function(), self.ratio, out),
-            || convert::digest_of(&source),
-        );
-        let mut plan = plan?;
-        plan.source = digest;
-        let prepared =
-            convert::prepare(&source, Some(plan.clone()), Fitted::default(), DEFAULT_PAGE)?;
-        plan.expected = Some(Expected {
-            saved: Some(prepared.saved),
-            divergence: None,
-        });
-        if let Some(path) = output {
-            let mut text = serde_json::to_string_pretty(&plan)?;
-            text.push('\n');
-            stdio::write(path, text.as_bytes(), self.force, &inputs, out)?;
-        }
-        out.result_beside(taken, &plan, self.json, |plan| {
-            render(plan, &source, &prepared)
+        let taken = stdio::taken(written.as_slice(), json)?;
+        out.result_beside(taken, &self.job().run(out)?, json, |planned| {
+            render(&planned.plan, &planned.sizes)
         })?;
         Ok(Exit::Done)
     }
-}
 
-/// Matches the units of `source` and makes the plan, its source's digest not
-/// known yet.
-pub(super) fn match_model(
-    source: &ModelFile,
-    function: MatchFunction,
-    ratio: f64,
-    out: &Output,
-) -> anyhow::Result<Plan> {
-    let map = convert::attention_map(source)?;
-    let blocks = WeightBlocks::new(&source.gguf, &source.file, &map).map_err(|error| {
-        ConvertError::Model {
-            path: source.path().to_owned(),
-            error,
+    pub(super) fn job(self) -> MakePlan {
+        MakePlan {
+            source: self.src,
+            function: self.matching.function(),
+            ratio: self.ratio,
+            output: self.output,
+            force: self.force,
         }
-    })?;
-    let bar = out.bar("matching", 1000, false);
-    let matching = matching::match_units(&blocks, function, ratio, &|done| {
-        bar.set_position((done * 1000.0) as u64);
-    })
-    .with_context(|| format!("{}", source.path().display()))?;
-    bar.finish_and_clear();
-    let skipped = matching.skipped.len();
-    if skipped > 0 {
-        let units = match skipped {
-            1 => "1 unit has".to_owned(),
-            _ => format!("{skipped} units have"),
-        };
-        out.remark(&format!(
-            "note: {units} no earlier unit of the same types and shapes, and cannot share"
-        ));
     }
-    if matching.aliases.len() < matching.requested {
-        out.remark(&format!(
-            "note: {} units were asked for, {} can share",
-            matching.requested,
-            matching.aliases.len()
-        ));
-    }
-    Ok(Plan::matched(
-        convert::UNKNOWN_DIGEST.to_owned(),
-        function,
-        ratio,
-        &matching,
-    ))
 }
 
 /// What `plan` and `convert --dry-run` say about a plan and its savings.
-pub(super) fn render(plan: &Plan, source: &ModelFile, prepared: &Prepared<'_>) -> String {
+pub(super) fn render(plan: &Plan, sizes: &Sizes) -> String {
     let mut text = format!(
         "{}: {} of {} units use another unit's weights ({})\n",
-        source.path().display(),
+        sizes.source,
         plan.shares().count(),
         plan.choice.units.unwrap_or(0),
         plan.choice
     );
-    text += &render_saved(source, prepared);
+    text += &render_saved(sizes);
     if plan.shares().next().is_some() {
         text += "\nlayer unit  donor: layer unit  best match: layer unit  parts  score\n";
     }
@@ -183,33 +119,32 @@ pub(super) fn render(plan: &Plan, source: &ModelFile, prepared: &Prepared<'_>) -
 }
 
 /// The savings in words.
-pub(super) fn render_saved(source: &ModelFile, prepared: &Prepared<'_>) -> String {
-    let saved = prepared.saved;
+pub(super) fn render_saved(sizes: &Sizes) -> String {
+    let saved = sizes.saved;
     let mut text = format!(
         "file:     {} -> {} bytes, {} ({}) saved\n",
-        grouped(source.len()),
-        grouped(prepared.output_bytes),
+        grouped(sizes.source_bytes),
+        grouped(sizes.output_bytes),
         grouped(saved.file_bytes),
-        percent(saved.file_bytes, source.len())
+        percent(saved.file_bytes, sizes.source_bytes)
     );
     text += &format!(
         "resident: {} bytes ({}) in pages that are in memory once\n",
         grouped(saved.resident_bytes),
-        percent(saved.resident_bytes as i64, source.len())
+        percent(saved.resident_bytes as i64, sizes.source_bytes)
     );
-    let duplicates = &prepared.duplicates;
-    if !duplicates.shared.is_empty() {
-        let counts = [
-            (duplicates.tensors, "tensors"),
-            (duplicates.blocks, "head blocks"),
-            (duplicates.experts, "experts"),
-            (duplicates.runs, "runs of rows"),
-        ];
-        let counts: Vec<String> = counts
-            .into_iter()
-            .filter(|(n, _)| *n > 0)
-            .map(|(n, what)| format!("{n} {what}"))
-            .collect();
+    let duplicates = &sizes.duplicates;
+    let counts = [
+        (duplicates.tensors, "tensors"),
+        (duplicates.blocks, "head blocks"),
+        (duplicates.experts, "experts"),
+        (duplicates.runs, "runs of rows"),
+    ];
+    let counts: Vec<String> = (counts.into_iter())
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, what)| format!("{n} {what}"))
+        .collect();
+    if !counts.is_empty() {
         text += &format!(
             "exact duplicates: {}, {} bytes\n",
             counts.join(", "),

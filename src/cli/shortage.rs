@@ -1,10 +1,10 @@
 //! Memory that runs out is told like anything else that goes wrong, instead of
 //! ending the process in an allocator's words.
 
+use headshare_jobs::Error;
 use headshare_runtime::memory::{Shortage, on_shortage};
 
-use super::Exit;
-use super::failure::Failure;
+use super::failure;
 
 /// From now on the program says itself that there is no memory left.
 pub(super) fn install() {
@@ -12,16 +12,8 @@ pub(super) fn install() {
 }
 
 fn end(shortage: &Shortage) -> ! {
-    failure(shortage).end_process()
-}
-
-/// What there is to say about it.
-fn failure(shortage: &Shortage) -> Failure {
-    Failure {
-        message: shortage.to_string(),
-        hint: Some(HINT.to_owned()),
-        exit: Exit::Failed,
-    }
+    let error = Error::failed(anyhow::Error::msg(shortage.to_string()));
+    failure::end_process(&error.hint(HINT))
 }
 
 /// What takes less memory.

@@ -8,16 +8,14 @@
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use headshare_files::{AtomicFile, FileId};
+use headshare_jobs::Error;
 
-use super::failure::{UsageError, usage};
-use super::output::Output;
 use crate::input::text::is_stdio;
 
 /// Refuses `-` for what `flag` has written, which is no stream because of `why`.
-pub(super) fn refuse(path: &Path, flag: &str, why: &str) -> Result<(), UsageError> {
+pub(super) fn refuse(path: &Path, flag: &str, why: &str) -> Result<(), Error> {
     match is_stdio(path) {
-        true => Err(usage(format!(
+        true => Err(Error::usage(format!(
             "{flag} -: {why}, so this cannot be standard output; name a file (./- for one called -)"
         ))),
         false => Ok(()),
@@ -28,10 +26,10 @@ pub(super) fn refuse(path: &Path, flag: &str, why: &str) -> Result<(), UsageErro
 /// flag that names it.
 pub(super) fn check_inputs<'p>(
     inputs: impl IntoIterator<Item = (&'static str, &'p Path)>,
-) -> Result<(), UsageError> {
+) -> Result<(), Error> {
     let mut readers = inputs.into_iter().filter(|(_, path)| is_stdio(path));
     match (readers.next(), readers.next()) {
-        (Some((a, _)), Some((b, _))) => Err(usage(format!(
+        (Some((a, _)), Some((b, _))) => Err(Error::usage(format!(
             "{a} and {b} cannot both read standard input"
         ))),
         _ => Ok(()),
@@ -54,7 +52,7 @@ pub(super) struct Written<'a> {
 /// # Errors
 /// When several take it, one and the result as JSON, or a terminal would get
 /// what it cannot show.
-pub(super) fn taken(outputs: &[Written<'_>], json: bool) -> Result<bool, UsageError> {
+pub(super) fn taken(outputs: &[Written<'_>], json: bool) -> Result<bool, Error> {
     let mut takers = outputs.iter().filter(|written| is_stdio(written.path));
     let Some(first) = takers.next() else {
         return Ok(false);
@@ -62,40 +60,15 @@ pub(super) fn taken(outputs: &[Written<'_>], json: bool) -> Result<bool, UsageEr
     let other = takers.next().map(|second| format!("{} -", second.flag));
     if let Some(other) = other.or_else(|| json.then(|| "--json".to_owned())) {
         let flag = first.flag;
-        return Err(usage(format!(
+        return Err(Error::usage(format!(
             "{flag} - and {other} cannot both write to standard output"
         )));
     }
     if first.binary && io::stdout().is_terminal() {
-        return Err(usage(format!(
+        return Err(Error::usage(format!(
             "{} -: standard output is a terminal; redirect it, or name a file",
             first.flag
         )));
     }
     Ok(true)
-}
-
-/// Fails early on what would make [`write`] fail.
-pub(super) fn check(path: &Path, force: bool, inputs: &[FileId]) -> anyhow::Result<()> {
-    if !is_stdio(path) {
-        AtomicFile::check(path, force, inputs)?;
-    }
-    Ok(())
-}
-
-/// Writes a whole file, or nothing; or to standard output.
-pub(super) fn write(
-    path: &Path,
-    bytes: &[u8],
-    force: bool,
-    inputs: &[FileId],
-    out: &Output,
-) -> anyhow::Result<()> {
-    if is_stdio(path) {
-        return out.bytes(bytes);
-    }
-    let file = AtomicFile::create(path, bytes.len() as u64, force, inputs)?;
-    file.write_at(0, bytes)?;
-    file.commit()?;
-    Ok(())
 }

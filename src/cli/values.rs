@@ -2,6 +2,7 @@
 //! for.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use headshare_jobs::Resolve;
 
 use crate::matching::MatchFunction;
 use crate::repair::choose::Units;
@@ -41,8 +42,17 @@ pub(super) fn units() -> impl TypedValueParser<Value = Units> {
     })
 }
 
-/// The name of `units`.
-pub(super) fn units_name(units: Units) -> &'static str {
-    let found = UNITS.iter().find(|(known, ..)| *known == units);
-    found.map_or("", |(_, name, _)| *name)
+/// How shared blocks may be brought into memory, by their names in JSON.
+pub(super) fn resolve() -> impl TypedValueParser<Value = Resolve> {
+    let help = |resolve| match resolve {
+        Resolve::Auto => "The best way that this file and machine allow",
+        Resolve::Fold => "Once, in llama.cpp's interleaved layouts",
+        Resolve::Map => "Once, as they lie in the file",
+        Resolve::Expand => "Through a full temporary copy; saves nothing",
+    };
+    let values = Resolve::ALL.map(|r| PossibleValue::new(r.as_str()).help(help(r)));
+    PossibleValuesParser::new(values).map(|name| {
+        let found = Resolve::ALL.into_iter().find(|r| r.as_str() == name);
+        found.expect("one of the listed names")
+    })
 }

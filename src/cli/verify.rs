@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use headshare_jobs::Verify;
+
 use super::Exit;
 use super::output::{Output, grouped};
-use crate::convert::{self, Report};
-use crate::input::ModelFile;
+use crate::convert::Report;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,19 +22,21 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        let (file, table) = ModelFile::open_converted(&self.file)?;
-        let source = self
-            .source
-            .as_deref()
-            .map(ModelFile::open_plain)
-            .transpose()?;
-        let report = convert::verify(&file, &table, source.as_ref())?;
-        out.result(&report, self.json, |report| render(&self.file, report))?;
-        Ok(if report.ok {
-            Exit::Done
-        } else {
-            Exit::CheckFailed
+        let json = self.json;
+        let job = self.job();
+        let report = job.run(out)?;
+        out.result(&report, json, |report| render(&job.file, report))?;
+        Ok(match report.ok {
+            true => Exit::Done,
+            false => Exit::CheckFailed,
         })
+    }
+
+    pub(super) fn job(self) -> Verify {
+        Verify {
+            file: self.file,
+            source: self.source,
+        }
     }
 }
 

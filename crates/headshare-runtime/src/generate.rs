@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::context::{Context, ContextError};
 use crate::model::ModelError;
 use crate::sampler::{Sampler, SamplerError};
@@ -11,31 +13,22 @@ use crate::utf8::Utf8Stream;
 use crate::vocab::{Token, VocabError};
 
 /// Why generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum StopReason {
     /// The model ended its text (or turn).
+    #[serde(rename = "eog")]
     EndOfGeneration,
     /// As many tokens as were asked for.
     Limit,
     /// A stop string came.
+    #[serde(rename = "string")]
     StopString,
     /// No room for another token in the context.
+    #[serde(rename = "context")]
     ContextFull,
     /// The context's stop flag was set.
     Interrupted,
-}
-
-impl StopReason {
-    /// A short name for machine output.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::EndOfGeneration => "eog",
-            Self::Limit => "limit",
-            Self::StopString => "string",
-            Self::ContextFull => "context",
-            Self::Interrupted => "interrupted",
-        }
-    }
 }
 
 /// Why text could not be generated.

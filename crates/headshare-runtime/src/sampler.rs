@@ -5,13 +5,14 @@ use std::ffi::CString;
 use std::ptr::NonNull;
 
 use ggml_sys as sys;
+use serde::{Deserialize, Serialize};
 
 use crate::guard;
 use crate::model::Model;
 use crate::vocab::{Token, Vocab};
 
 /// How tokens are picked; llama.cpp's names and llama-cli's defaults.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamplerParams {
     /// Softens (above 1) or sharpens the distribution. 0 or less takes the
     /// most probable token, always.

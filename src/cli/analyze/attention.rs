@@ -3,23 +3,21 @@
 
 use std::path::PathBuf;
 
+use headshare_jobs::AnalyzeAttention;
 use headshare_runtime::log;
 
-use super::{PictureArgs, render_summaries};
-use crate::analyze::PlainModel;
-use crate::analyze::attention::{Attention, Reader, Settings};
-use crate::analyze::weights::weights;
+use super::picture::PictureArgs;
+use super::summaries::render_summaries;
+use crate::analyze::attention::Attention;
 use crate::cli::Exit;
-use crate::cli::eval::read_bytes;
 use crate::cli::output::Output;
 use crate::cli::plan::parse_ratio;
 use crate::cli::stdio;
 use crate::cli::values::match_functions;
-use crate::input::text::{self, without_mark};
 use crate::matching::MatchFunction;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// A GGUF file, plain or converted.
     file: PathBuf,
     /// The text that the model reads; - reads standard input.
@@ -60,45 +58,26 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let json = self.json;
         log::set_verbose(self.verbose);
-        let taken = stdio::taken(self.picture.written().as_slice(), self.json)?;
-        let model = PlainModel::open(&self.file)?;
-        let inputs = [model.id];
-        self.picture.check(&inputs)?;
-        let read = read_bytes(&self.text, "--text")?;
-        // What is not UTF-8 is read as llama.cpp's own programs would print it.
-        let read = String::from_utf8_lossy(&read);
-        let name = PathBuf::from(text::name(&self.text));
-        let settings = Settings {
-            ctx: self.ctx,
-            windows: self.windows as usize,
-            chunk: None,
-            threads: self.threads,
-        };
-        let text = without_mark(&read);
-        let reader = Reader::new(&model, (&name, text), &settings)?;
-        let bar = out.bar("weights", 1000, false);
-        let each = 1.0 / self.functions.len() as f64;
-        let scores = self.functions.iter().enumerate().map(|(i, &function)| {
-            weights(&model, function, self.ratio, &|done| {
-                bar.set_position(((i as f64 + done) * each * 1000.0) as u64);
-            })
-        });
-        let scores = scores.collect::<Result<Vec<_>, _>>();
-        bar.finish_and_clear();
-        let scores = scores?;
-        let bar = out.bar("attention", 1000, false);
-        let found = reader.read(&scores, &|done| {
-            bar.set_position((done * 1000.0) as u64);
-        });
-        bar.finish_and_clear();
-        let found = found?;
-        self.picture.write(|| found.picture(), &inputs, out)?;
-        if found.windows < settings.windows {
-            out.remark(&format!("note: the text has {} only", found.windows_text()));
-        }
-        out.result_beside(taken, &found, self.json, render)?;
+        let taken = stdio::taken(self.picture.written().as_slice(), json)?;
+        let found = self.job().run(out)?;
+        out.result_beside(taken, &found, json, render)?;
         Ok(Exit::Done)
+    }
+
+    pub(in crate::cli) fn job(self) -> AnalyzeAttention {
+        AnalyzeAttention {
+            file: self.file,
+            text: self.text,
+            ctx: self.ctx,
+            windows: self.windows,
+            functions: self.functions,
+            ratio: self.ratio,
+            threads: self.threads,
+            picture: self.picture.output,
+            force: self.picture.force,
+        }
     }
 }
 

@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::PictureArgs;
-use crate::analyze::ratios::{Column, Ratios, ratios};
+use headshare_jobs::AnalyzeRatios;
+
+use super::picture::PictureArgs;
+use crate::analyze::ratios::{Column, Ratios};
 use crate::cli::Exit;
 use crate::cli::output::Output;
 use crate::cli::stdio;
-use crate::input::ModelFile;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// Files written by convert.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -24,16 +25,19 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        let taken = stdio::taken(self.picture.written().as_slice(), self.json)?;
-        let mut inputs = Vec::new();
-        for path in &self.files {
-            inputs.push(ModelFile::open(path)?.file.id());
-        }
-        self.picture.check(&inputs)?;
-        let found = ratios(&self.files)?;
-        self.picture.write(|| found.picture(), &inputs, out)?;
-        out.result_beside(taken, &found, self.json, render)?;
+        let json = self.json;
+        let taken = stdio::taken(self.picture.written().as_slice(), json)?;
+        let found = self.job().run(out)?;
+        out.result_beside(taken, &found, json, render)?;
         Ok(Exit::Done)
+    }
+
+    pub(in crate::cli) fn job(self) -> AnalyzeRatios {
+        AnalyzeRatios {
+            files: self.files,
+            picture: self.picture.output,
+            force: self.picture.force,
+        }
     }
 }
 

@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 
-use super::{PictureArgs, render_summaries};
-use crate::analyze::PlainModel;
-use crate::analyze::weights::{Weights, weights};
+use headshare_jobs::AnalyzeWeights;
+
+use super::picture::PictureArgs;
+use super::summaries::render_summaries;
+use crate::analyze::weights::Weights;
 use crate::cli::Exit;
 use crate::cli::output::Output;
 use crate::cli::plan::{MatchArgs, parse_ratio};
 use crate::cli::stdio::{self, Written};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// A GGUF file, plain or converted.
     file: PathBuf,
     #[command(flatten)]
@@ -33,31 +35,28 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        let json = self.json;
         let npy = self.npy.as_deref().map(|path| Written {
             flag: "--npy",
             path,
             binary: true,
         });
         let outputs: Vec<Written> = self.picture.written().into_iter().chain(npy).collect();
-        let taken = stdio::taken(&outputs, self.json)?;
-        let model = PlainModel::open(&self.file)?;
-        let inputs = [model.id];
-        self.picture.check(&inputs)?;
-        if let Some(path) = &self.npy {
-            stdio::check(path, self.picture.force, &inputs)?;
-        }
-        let bar = out.bar("matching", 1000, false);
-        let found = weights(&model, self.matching.function(), self.ratio, &|done| {
-            bar.set_position((done * 1000.0) as u64);
-        });
-        bar.finish_and_clear();
-        let found = found?;
-        self.picture.write(|| found.picture(), &inputs, out)?;
-        if let Some(path) = &self.npy {
-            stdio::write(path, &found.npy(), self.picture.force, &inputs, out)?;
-        }
-        out.result_beside(taken, &found, self.json, render)?;
+        let taken = stdio::taken(&outputs, json)?;
+        let found = self.job().run(out)?;
+        out.result_beside(taken, &found, json, render)?;
         Ok(Exit::Done)
+    }
+
+    pub(in crate::cli) fn job(self) -> AnalyzeWeights {
+        AnalyzeWeights {
+            file: self.file,
+            function: self.matching.function(),
+            ratio: self.ratio,
+            picture: self.picture.output,
+            npy: self.npy,
+            force: self.picture.force,
+        }
     }
 }
 

@@ -1,45 +1,45 @@
 //! The result as text.
 
-use super::report::{Ratio, Report, Row, mean, median, stddev};
-use super::worker::{Measured, Test};
+use headshare_jobs::BenchRow;
 
-/// One measurement in a line, for those who wait.
-pub(super) fn progress(one: &Measured, test: &Test) -> String {
-    let mut line = format!("loaded in {:.0} ms", one.loaded.load.ms());
-    for (what, count, took) in [
-        ("pp", test.n_prompt, one.prefill),
-        ("tg", test.n_gen, one.decode),
-    ] {
-        if let Some(took) = took {
-            let ts = f64::from(count) * 1e9 / took.ns.max(1) as f64;
-            line += &format!(", {what}{count} {ts:.2} t/s");
-        }
+/// llama-bench's name of a test: `pp512`.
+fn test(row: &BenchRow) -> String {
+    match row.n_gen {
+        0 => format!("pp{}", row.n_prompt),
+        n => format!("tg{n}"),
     }
-    line
 }
 
 /// Two tables, of speeds and of memory, and what the numbers mean.
-pub(super) fn table(report: &Report) -> String {
-    let kinds = report.kinds();
+pub(super) fn table(rows: &[BenchRow]) -> String {
+    let configurations: Vec<&[BenchRow]> = rows.chunk_by(|a, b| a.label == b.label).collect();
+    let [first, ..] = rows else {
+        return String::new();
+    };
     let mut head = ["configuration", "load ms", "ratio", "cpu"]
         .map(str::to_owned)
         .to_vec();
-    for &kind in &kinds {
-        let name = format!("{} t/s", report.name(kind));
+    for row in configurations[0] {
+        let name = format!("{} t/s", test(row));
         head.extend([name, "ratio".into(), "cpu".into()]);
     }
     let mut speeds = vec![head];
-    for row in &report.rows {
+    for tests in &configurations {
+        let row = &tests[0];
+        let ratio = [
+            row.load_ratio_median,
+            row.load_ratio_min,
+            row.load_ratio_max,
+        ];
         let mut cells = vec![
             row.label.clone(),
-            format!("{:.0}", median(&row.load_ms())),
-            spread(report.load_ratio(row)),
-            middle(report.load_cpu_ratio(row)),
+            format!("{:.0}", row.load_ms),
+            spread(ratio),
+            middle(row.load_cpu_ratio_median),
         ];
-        for &kind in &kinds {
-            let speed = report.speed(row, kind);
-            let (ratio, cpu) = (spread(speed.ratio), middle(speed.cpu_ratio));
-            cells.extend([plus_minus(&speed.ts), ratio, cpu]);
+        for test in *tests {
+            let cpu = middle(test.cpu_ratio_median);
+            cells.extend([plus_minus(test), speed_ratio(test), cpu]);
         }
         speeds.push(cells);
     }
@@ -57,11 +57,12 @@ pub(super) fn table(report: &Report) -> String {
         .map(str::to_owned)
         .to_vec(),
     ];
-    for row in &report.rows {
+    for tests in &configurations {
+        let row = &tests[0];
         let after = &row.memory;
         memory.push(vec![
             row.label.clone(),
-            row.loaded.resolve.clone(),
+            row.resolve.as_str().to_owned(),
             mib(Some(row.file_bytes)),
             mib(row.memory_after_load.weights_pss_bytes),
             mib(after.weights_pss_bytes),
@@ -70,7 +71,6 @@ pub(super) fn table(report: &Report) -> String {
             after.vmas.map_or_else(unknown, |n| n.to_string()),
         ]);
     }
-    let first = &report.rows[0];
     format!(
         "{}, {} threads, {}{} rounds\n\n{}\n{}\n\
          load and ratio are medians; ratio (smallest..largest) is to \"{}\" in the same round.\n\
@@ -78,13 +78,13 @@ pub(super) fn table(report: &Report) -> String {
          ± standard deviation. Memory is PSS: the weights' after loading and after generating,\n\
          the process's after generating.\n",
         model(first),
-        first.loaded.n_threads,
-        match report.busy {
+        first.n_threads,
+        match first.n_busy {
             0 => String::new(),
             1 => "1 busy neighbour, ".to_owned(),
             n => format!("{n} busy neighbours, "),
         },
-        first.rounds(),
+        first.samples_load_ms.len(),
         aligned(&speeds, 1),
         aligned(&memory, 2),
         first.label,
@@ -92,7 +92,7 @@ pub(super) fn table(report: &Report) -> String {
 }
 
 /// One row for each configuration and test, as llama-bench prints them.
-pub(super) fn markdown(report: &Report) -> String {
+pub(super) fn markdown(rows: &[BenchRow]) -> String {
     let head = [
         ("model", "---"),
         ("size", "---:"),
@@ -109,33 +109,30 @@ pub(super) fn markdown(report: &Report) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let mut text = line(&head.map(|(name, _)| name.to_owned()));
     text += &line(&head.map(|(_, rule)| rule.to_owned()));
-    for row in &report.rows {
-        for kind in report.kinds() {
-            let speed = report.speed(row, kind);
-            text += &line(&[
-                escaped(&row.loaded.model_type),
-                gib(row.loaded.model_size),
-                format!("{:.2} B", row.loaded.model_n_params as f64 / 1e9),
-                "CPU".to_owned(),
-                row.loaded.n_threads.to_string(),
-                escaped(&row.label),
-                format!("{:.0}", median(&row.load_ms())),
-                mib(row.memory.weights_pss_bytes),
-                speed.name.clone(),
-                plus_minus(&speed.ts),
-                spread(speed.ratio),
-            ]);
-        }
+    for row in rows {
+        text += &line(&[
+            escaped(&row.model_type),
+            gib(row.model_size),
+            format!("{:.2} B", row.model_n_params as f64 / 1e9),
+            row.backends.clone(),
+            row.n_threads.to_string(),
+            escaped(&row.label),
+            format!("{:.0}", row.load_ms),
+            mib(row.memory.weights_pss_bytes),
+            test(row),
+            plus_minus(row),
+            speed_ratio(row),
+        ]);
     }
     text
 }
 
-fn model(row: &Row) -> String {
+fn model(row: &BenchRow) -> String {
     format!(
         "{}, {}, {:.2} B parameters",
-        row.loaded.model_type,
-        gib(row.loaded.model_size),
-        row.loaded.model_n_params as f64 / 1e9
+        row.model_type,
+        gib(row.model_size),
+        row.model_n_params as f64 / 1e9
     )
 }
 
@@ -153,19 +150,24 @@ fn unknown() -> String {
     "-".to_owned()
 }
 
-fn plus_minus(samples: &[f64]) -> String {
-    format!("{:.2} ± {:.2}", mean(samples), stddev(samples))
+fn plus_minus(row: &BenchRow) -> String {
+    format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts)
 }
 
-fn spread(ratio: Ratio) -> String {
-    if ratio.min == 1.0 && ratio.max == 1.0 {
+/// Median, smallest and largest.
+fn spread([median, min, max]: [f64; 3]) -> String {
+    if min == 1.0 && max == 1.0 {
         return "1".to_owned(); // the reference
     }
-    format!("{:.3} ({:.3}..{:.3})", ratio.median, ratio.min, ratio.max)
+    format!("{median:.3} ({min:.3}..{max:.3})")
 }
 
-fn middle(ratio: Option<Ratio>) -> String {
-    ratio.map_or_else(unknown, |ratio| format!("{:.3}", ratio.median))
+fn speed_ratio(row: &BenchRow) -> String {
+    spread([row.ratio_median, row.ratio_min, row.ratio_max])
+}
+
+fn middle(ratio: Option<f64>) -> String {
+    ratio.map_or_else(unknown, |ratio| format!("{ratio:.3}"))
 }
 
 /// A cell's text: a bar would end the cell, a line end the table.

@@ -1,23 +1,14 @@
-//! `eval generate`: arguments and output; the work is in
-//! [`crate::eval::generate`].
+//! `eval generate`: how close a model's continuations come to references.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Instant;
 
-use anyhow::Context as _;
-use headshare_runtime::{Context, ContextParams};
-use serde::Serialize;
+use headshare_jobs::{ContinuePrompts, ContinuedPrompts};
 
-use super::{Common, Measured};
-use crate::cli::llama_cpp::{OneModel, context_size, own_if_0};
+use super::common::{Common, line};
+use crate::cli::Exit;
+use crate::cli::llama_cpp::{OneModel, context_size};
 use crate::cli::output::{Output, grouped};
-use crate::cli::run::RunError;
-use crate::cli::{Exit, interrupt};
 use crate::eval::bleu::Bleu;
-use crate::eval::generate::{Params, Prompt, generate};
-use crate::eval::task_file::task_name;
-use crate::input::text;
 
 /// How close a model's continuations come to references.
 ///
@@ -26,7 +17,7 @@ use crate::input::text;
 /// one object a line, or a JSON array of them: {"prompt": ..., "reference": ...},
 /// or "references" with a list.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     #[command(flatten)]
     model: OneModel,
     /// Prompts and references: jsonl, or a JSON array; - reads standard input.
@@ -50,102 +41,42 @@ pub(super) struct Args {
     common: Common,
 }
 
-/// What `eval generate` has to say; the shape of its JSON. Times in ms.
-#[derive(Debug, Serialize)]
-struct Report {
-    #[serde(flatten)]
-    measured: Measured,
-    task: String,
-    #[serde(flatten)]
-    bleu: Bleu,
-    n: usize,
-    truncated: usize,
-    tokens: usize,
-    ms: f64,
-    texts: Vec<String>,
-}
-
 impl Args {
-    pub(super) fn common(&self) -> &Common {
-        &self.common
-    }
-
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        let prompts = Prompt::read(&self.task, self.limit.map(|n| n as usize))?;
-        let subject = self.common.load(self.model.path(), out)?;
-        // Positions that a model does not have cannot be evaluated at all.
-        let positions = subject.model.n_positions().unwrap_or(u32::MAX);
-        let params = ContextParams {
-            n_ctx: (self.ctx_size).map(|n_ctx| own_if_0(n_ctx, &subject.model).min(positions)),
-            n_threads: self.common.threads,
-            reproducible: true,
-            stop: interrupt::stop_flag(),
-            ..ContextParams::default()
-        };
-        let mut context = Context::new(&Arc::clone(&subject.model), &params)?;
-        context.check_generative().map_err(RunError::bad_input)?;
-        if self.n_predict >= context.n_ctx() {
-            let message = format!(
-                "{} tokens to generate (-n) leave no room for a prompt in a context of {} tokens",
-                self.n_predict,
-                context.n_ctx()
-            );
-            let hint = "generate less, or make the context larger (-c) if the model has positions";
-            return Err(RunError::usage(message, Some(hint)).into());
-        }
-        let started = Instant::now();
-        let bar = out.bar("generate", prompts.len() as u64, false);
-        let params = Params {
-            n_predict: self.n_predict as usize,
-            until: self.until,
-        };
-        let generated = generate(&mut context, &prompts, &params, &mut |done, bleu| {
-            bar.set_position(done as u64);
-            bar.set_message(format!("[{done}/{}] BLEU {:.2}", prompts.len(), bleu.bleu));
-        });
-        bar.finish_and_clear();
-        let generated = generated.with_context(|| {
-            format!(
-                "{} on {}",
-                self.model.path().display(),
-                text::name(&self.task)
-            )
-        })?;
-        if generated.truncated > 0 {
-            out.warning(&format!(
-                "{} prompts were longer than the context leaves room for, and lost their left end",
-                generated.truncated
-            ));
-        }
-        let report = Report {
-            measured: Measured::from(&subject),
-            task: task_name(&self.task),
-            bleu: generated.bleu,
-            n: prompts.len(),
-            truncated: generated.truncated,
-            tokens: generated.n_tokens,
-            ms: started.elapsed().as_secs_f64() * 1000.0,
-            texts: generated.texts,
-        };
-        out.result(&report, self.common.json, render)?;
+    pub(in crate::cli) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        self.common.begin(out);
+        let json = self.common.json;
+        out.result(&self.job().run(out)?, json, render)?;
         Ok(Exit::Done)
     }
+
+    pub(in crate::cli) fn job(self) -> ContinuePrompts {
+        ContinuePrompts {
+            file: self.model.path().to_owned(),
+            task: self.task,
+            n_predict: self.n_predict,
+            until: self.until,
+            limit: self.limit,
+            ctx_size: self.ctx_size,
+            resolve: self.common.resolve,
+            threads: self.common.threads,
+        }
+    }
 }
 
-fn render(report: &Report) -> String {
+fn render(done: &ContinuedPrompts) -> String {
     let Bleu {
         bleu,
         precisions: [p1, p2, p3, p4],
         brevity_penalty,
         hypothesis_len,
         reference_len,
-    } = report.bleu;
+    } = done.bleu;
     format!(
         "{}\n\n{}: {} prompts\nBLEU {bleu:.2}   {p1:.1}/{p2:.1}/{p3:.1}/{p4:.1} (BP {brevity_penalty:.3}, \
          {} tokens against {})",
-        report.measured,
-        report.task,
-        grouped(report.n as i128),
+        line(&done.measured),
+        done.task,
+        grouped(done.n as i128),
         grouped(hypothesis_len as i128),
         grouped(reference_len as i128),
     )

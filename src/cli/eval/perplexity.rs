@@ -1,17 +1,14 @@
-//! `eval perplexity`: arguments and output; the measuring is in
-//! [`crate::eval::perplexity`].
+//! `eval perplexity`: how well a model predicts a text.
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
-use serde::Serialize;
+use headshare_jobs::{Perplexity, PerplexityFigures};
 
-use super::{Common, Measured, Subject, read_text};
+use super::common::{Common, line};
 use crate::cli::Exit;
-use crate::cli::llama_cpp::{OneModel, context_size, own_if_0};
+use crate::cli::llama_cpp::{OneModel, context_size};
 use crate::cli::output::{Output, grouped};
-use crate::eval::perplexity::{Against, MIN_CTX, Params, Running, perplexity};
-use crate::input::text;
+use crate::eval::perplexity::MIN_CTX;
 
 /// How well a model predicts a text, and how far it is from another model.
 ///
@@ -29,7 +26,7 @@ use crate::input::text;
 #[command(after_long_help = "\
 The last fifth of a file, from a line on:
   tail -c \"$(( $(wc -c < text.txt) / 5 ))\" text.txt | tail -n +2 > last-fifth.txt")]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     #[command(flatten)]
     model: OneModel,
     /// The text, UTF-8; - reads standard input.
@@ -53,190 +50,48 @@ pub(super) struct Args {
     common: Common,
 }
 
-/// What `eval perplexity` has to say; the shape of its JSON. Shares and
-/// probabilities are between 0 and 1, sizes in bytes.
-#[derive(Debug, Serialize)]
-struct Report {
-    #[serde(flatten)]
-    measured: Measured,
-    text: String,
-    ctx: u32,
-    chunks: usize,
-    tokens: u64,
-    perplexity: f64,
-    stderr: f64,
-    base: Option<BaseReport>,
-}
-
-/// Against the reference. What cannot be told is null.
-#[derive(Debug, Serialize)]
-struct BaseReport {
-    #[serde(flatten)]
-    measured: Measured,
-    perplexity: f64,
-    stderr: f64,
-    ratio: f64,
-    ratio_stderr: f64,
-    ln_ratio: f64,
-    ln_ratio_stderr: f64,
-    correlation: Option<f64>,
-    kl_mean: f64,
-    kl_stderr: f64,
-    kl_median: f64,
-    kl_p99: f64,
-    kl_max: f64,
-    same_top: f64,
-    same_top_stderr: f64,
-    delta_p_mean: f64,
-    delta_p_mean_stderr: f64,
-    delta_p_rms: f64,
-    delta_p_rms_stderr: f64,
-    delta_p_max: f64,
-}
-
 impl Args {
-    pub(super) fn common(&self) -> &Common {
-        &self.common
-    }
-
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
-        let read = read_text(&self.text, "--text")?;
-        let subject = self.common.load(self.model.path(), out)?;
-        let base = match &self.base {
-            Some(path) => Some(self.common.load(path, out)?),
-            None => None,
-        };
-        let ctx = own_if_0(self.ctx, &subject.model);
-        let params = Params {
-            n_ctx: ctx,
-            n_batch: self.batch_size,
-            chunks: self.chunks.and_then(|n| usize::try_from(n).ok()),
-            n_threads: self.common.threads,
-        };
-        let bar = out.bar("eval", 0, false);
-        let found = perplexity(
-            &subject.model,
-            base.as_ref().map(|base| &base.model),
-            &read,
-            &params,
-            &mut |running| {
-                if running.chunks == 0 {
-                    bar.suspend(|| warn(&subject, ctx, out));
-                }
-                bar.set_length(running.of as u64);
-                bar.set_position(running.chunks as u64);
-                bar.set_message(running_value(&running));
-            },
-        );
-        bar.finish_and_clear();
-        let found = found.with_context(|| match &self.base {
-            Some(base) => format!(
-                "{} against {} on {}",
-                self.model.path().display(),
-                base.display(),
-                text::name(&self.text)
-            ),
-            None => format!(
-                "{} on {}",
-                self.model.path().display(),
-                text::name(&self.text)
-            ),
-        })?;
-        if self.chunks.is_some_and(|n| n > found.chunks_of_text as u64) {
-            out.remark(&format!(
-                "the text has {} windows of {} tokens",
-                found.chunks_of_text, ctx
-            ));
-        }
-        let report = Report {
-            measured: Measured::from(&subject),
-            text: self.text.to_string_lossy().into_owned(),
-            ctx,
-            chunks: found.chunks,
-            tokens: found.tokens,
-            perplexity: found.perplexity.value,
-            stderr: found.perplexity.stderr,
-            base: base
-                .zip(found.against)
-                .map(|(base, against)| BaseReport::new(&base, &against)),
-        };
-        out.result(&report, self.common.json, render)?;
+    pub(in crate::cli) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+        self.common.begin(out);
+        let json = self.common.json;
+        out.result(&self.job().run(out)?, json, render)?;
         Ok(Exit::Done)
     }
-}
 
-fn warn(subject: &Subject, ctx: u32, out: &Output) {
-    let trained = subject.model.n_ctx_train();
-    if trained > 0 && ctx > trained {
-        out.warning(&format!(
-            "the model was trained with {trained} tokens of context; windows of {ctx} are beyond \
-             what it learned"
-        ));
-    }
-}
-
-impl BaseReport {
-    fn new(base: &Subject, against: &Against) -> Self {
-        Self {
-            measured: Measured::from(base),
-            perplexity: against.perplexity.value,
-            stderr: against.perplexity.stderr,
-            ratio: against.ratio.value,
-            ratio_stderr: against.ratio.stderr,
-            ln_ratio: against.ln_ratio.value,
-            ln_ratio_stderr: against.ln_ratio.stderr,
-            correlation: against.correlation,
-            kl_mean: against.divergence.value,
-            kl_stderr: against.divergence.stderr,
-            kl_median: against.divergence_median,
-            kl_p99: against.divergence_p99,
-            kl_max: against.divergence_max,
-            same_top: against.same_top.value,
-            same_top_stderr: against.same_top.stderr,
-            delta_p_mean: against.delta_p.value,
-            delta_p_mean_stderr: against.delta_p.stderr,
-            delta_p_rms: against.delta_p_rms.value,
-            delta_p_rms_stderr: against.delta_p_rms.stderr,
-            delta_p_max: against.delta_p_max,
+    pub(in crate::cli) fn job(self) -> Perplexity {
+        Perplexity {
+            file: self.model.path().to_owned(),
+            text: self.text,
+            base: self.base,
+            ctx: self.ctx,
+            chunks: self.chunks,
+            batch_size: self.batch_size,
+            resolve: self.common.resolve,
+            threads: self.common.threads,
         }
     }
 }
 
-/// The value so far, for the progress bar.
-fn running_value(running: &Running) -> String {
-    if running.chunks == 0 {
-        return String::new();
-    }
-    let mut text = format!(
-        "[{}/{}] perplexity {:.4}",
-        running.chunks, running.of, running.perplexity
-    );
-    if let Some(divergence) = running.divergence {
-        text += &format!(", KL {divergence:.5}");
-    }
-    text
-}
-
-fn render(report: &Report) -> String {
+fn render(figures: &PerplexityFigures) -> String {
     let with_error =
         |value: f64, stderr: f64, digits: usize| format!("{value:.digits$} ± {stderr:.digits$}");
     let mut lines = vec![
-        report.measured.to_string(),
+        line(&figures.measured),
         format!(
             "perplexity   {}   ({} tokens scored in {} windows of {})",
-            with_error(report.perplexity, report.stderr, 4),
-            grouped(i128::from(report.tokens)),
-            grouped(report.chunks as i128),
-            report.ctx
+            with_error(figures.perplexity, figures.stderr, 4),
+            grouped(i128::from(figures.tokens)),
+            grouped(figures.chunks as i128),
+            figures.ctx
         ),
     ];
-    if let Some(base) = &report.base {
+    if let Some(base) = &figures.base {
         let percent = |value: f64, stderr: f64, digits| {
             format!("{} %", with_error(100.0 * value, 100.0 * stderr, digits))
         };
         lines.extend([
             String::new(),
-            format!("against {}", base.measured),
+            format!("against {}", line(&base.measured)),
             format!(
                 "perplexity   {}",
                 with_error(base.perplexity, base.stderr, 4)

@@ -1,22 +1,20 @@
 //! The arguments of `run`, named as llama-cli names them where it has them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::ValueEnum;
+use headshare_jobs::{Error, Resolve, Setup, read_input, without_line_end};
+use headshare_runtime::SamplerParams;
 use headshare_runtime::chat::BuiltinTemplate;
-use headshare_runtime::{ContextParams, Model, SamplerParams};
 
-use super::error::RunError;
 use super::escapes;
-use crate::cli::llama_cpp::{Gpu, OneModel, context_size, own_if_0};
-use crate::cli::loading::Resolve;
+use crate::cli::llama_cpp::{Gpu, OneModel, context_size};
 use crate::cli::stdio;
-use crate::input::text::{self, decode, without_mark};
+use crate::cli::values::resolve;
+use crate::input::text::{self, without_mark};
 
 /// Tokens that are generated of a text when nothing is said.
-const DEFAULT_N_PREDICT: usize = 128;
+const DEFAULT_N_PREDICT: u32 = 128;
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true)
@@ -63,11 +61,11 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     no_escape: bool,
     /// How the shared blocks of a converted file are brought into memory.
-    #[arg(long, value_enum, default_value_t = Resolve::Auto)]
-    pub(super) resolve: Resolve,
+    #[arg(long, value_parser = resolve(), default_value = "auto")]
+    resolve: Resolve,
     /// Keep the file's pages in memory after their content was copied elsewhere.
     #[arg(long)]
-    pub(super) keep_pages: bool,
+    keep_pages: bool,
     /// Print how long it took and what it took of memory, on stderr.
     #[arg(long)]
     pub(super) perf: bool,
@@ -132,16 +130,6 @@ pub(super) enum Color {
     On,
     /// Never.
     Off,
-}
-
-/// What there is before anything is generated.
-pub(super) struct Opening {
-    /// The text to go on from, or the first message of a chat.
-    pub(super) prompt: Option<String>,
-    /// The system prompt of a chat.
-    pub(super) system: Option<String>,
-    /// The chat template that was given instead of the model's.
-    pub(super) template: Option<GivenTemplate>,
 }
 
 /// A chat template that was given.
@@ -247,40 +235,34 @@ impl Args {
         Ok(stdio::check_inputs(files.chain(messages))?)
     }
 
-    /// Reads the texts that were given.
-    pub(super) fn opening(&self) -> anyhow::Result<Opening> {
-        Ok(Opening {
-            system: self.system()?,
-            template: self.chat_template()?,
-            prompt: self.prompt()?,
-        })
-    }
-
-    fn prompt(&self) -> anyhow::Result<Option<String>> {
+    /// The text to go on from, or the first message of a chat.
+    pub(super) fn prompt(&self) -> Result<Option<String>, Error> {
         match (&self.prompt, &self.file_prompt) {
             (Some(prompt), _) => self.unescape("--prompt", prompt).map(Some),
             (None, Some(path)) => {
-                let text = read_text(path, "the prompt (--file)")?;
+                let text = read_input(path, "the prompt (--file)")?;
                 Ok(Some(without_line_end(text)))
             }
             (None, None) => Ok(None),
         }
     }
 
-    fn system(&self) -> anyhow::Result<Option<String>> {
+    /// The system prompt of a chat.
+    pub(super) fn system(&self) -> Result<Option<String>, Error> {
         match (&self.talk.system, &self.talk.system_prompt_file) {
             (Some(text), _) => self.unescape("--system", text).map(Some),
             (None, Some(path)) => {
-                let text = read_text(path, "the system prompt (--system-prompt-file)")?;
+                let text = read_input(path, "the system prompt (--system-prompt-file)")?;
                 Ok(Some(without_line_end(text)))
             }
             (None, None) => Ok(None),
         }
     }
 
-    fn chat_template(&self) -> anyhow::Result<Option<GivenTemplate>> {
+    /// The chat template that was given instead of the model's.
+    pub(super) fn chat_template(&self) -> Result<Option<GivenTemplate>, Error> {
         if let Some(path) = &self.talk.chat_template_file {
-            let text = read_text(path, "the chat template (--chat-template-file)")?;
+            let text = read_input(path, "the chat template (--chat-template-file)")?;
             return Ok(Some(GivenTemplate::Text(text)));
         }
         let Some(given) = &self.talk.chat_template else {
@@ -294,11 +276,9 @@ impl Args {
             return Ok(Some(GivenTemplate::Text(without_mark(given).to_owned())));
         }
         let known = names.join(", ");
-        Err(RunError::usage(
-            format!("--chat-template {given}: neither Jinja nor the name of a template: {known}"),
-            Some("--chat-template-file FILE takes one from a file"),
-        )
-        .into())
+        let message =
+            format!("--chat-template {given}: neither Jinja nor the name of a template: {known}");
+        Err(Error::usage(message).hint("--chat-template-file FILE takes one from a file"))
     }
 
     /// Whether what is typed is to be coloured.
@@ -307,41 +287,38 @@ impl Args {
     }
 
     /// The texts that end the output.
-    pub(super) fn stops(&self) -> anyhow::Result<Vec<String>> {
+    pub(super) fn stops(&self) -> Result<Vec<String>, Error> {
         self.stops
             .iter()
             .map(|stop| self.unescape("--stop", stop))
             .collect()
     }
 
-    fn unescape(&self, flag: &str, text: &str) -> anyhow::Result<String> {
+    fn unescape(&self, flag: &str, text: &str) -> Result<String, Error> {
         let text = without_mark(text);
         if self.no_escape {
             return Ok(text.to_owned());
         }
         escapes::process(text).map_err(|_| {
-            RunError::usage(
-                format!("{flag} is not UTF-8 with its escapes (\\x) carried out"),
-                Some("--no-escape takes it as it is"),
-            )
-            .into()
+            let message = format!("{flag} is not UTF-8 with its escapes (\\x) carried out");
+            Error::usage(message).hint("--no-escape takes it as it is")
         })
     }
 
     /// Tokens to generate; `None` goes on until something else ends it.
-    pub(super) fn n_predict(&self) -> Option<usize> {
+    pub(super) fn n_predict(&self) -> Option<u32> {
         match self.n_predict {
-            Some(n) => usize::try_from(n).ok(),
+            Some(n) => u32::try_from(n).ok(),
             None => (!self.chat).then_some(DEFAULT_N_PREDICT),
         }
     }
 
     /// How tokens are picked.
-    pub(super) fn sampling(&self) -> anyhow::Result<SamplerParams> {
+    pub(super) fn sampling(&self) -> Result<SamplerParams, Error> {
         let args = &self.sampling;
         let grammar = match (&args.grammar, &args.grammar_file) {
             (Some(text), _) => Some(without_mark(text).to_owned()),
-            (None, Some(path)) => Some(read_text(path, "the grammar (--grammar-file)")?),
+            (None, Some(path)) => Some(read_input(path, "the grammar (--grammar-file)")?),
             (None, None) => None,
         };
         Ok(SamplerParams {
@@ -360,43 +337,22 @@ impl Args {
         })
     }
 
-    /// The context to make of `model`.
-    pub(super) fn context(&self, model: &Model, stop: &Arc<AtomicBool>) -> ContextParams {
-        ContextParams {
-            n_ctx: self.engine.ctx_size.map(|n_ctx| own_if_0(n_ctx, model)),
-            n_batch: self.engine.batch_size,
-            n_ubatch: self.engine.ubatch_size,
-            n_threads: self.engine.threads,
-            n_threads_batch: self.engine.threads_batch,
-            stop: Arc::clone(stop),
-            ..ContextParams::default()
+    /// The model, and how it is run.
+    pub(super) fn setup(&self) -> Setup {
+        Setup {
+            file: self.model.path().to_owned(),
+            resolve: self.resolve,
+            keep_pages: self.keep_pages,
+            ctx_size: self.engine.ctx_size,
+            batch_size: self.engine.batch_size,
+            ubatch_size: self.engine.ubatch_size,
+            threads: self.engine.threads,
+            threads_batch: self.engine.threads_batch,
         }
-    }
-
-    /// The context size that was asked for.
-    pub(super) fn ctx_size(&self) -> Option<u32> {
-        self.engine.ctx_size
     }
 
     /// What a GPU is to do.
     pub(super) fn gpu(&self) -> &Gpu {
         &self.engine.gpu
     }
-}
-
-fn read_text(path: &Path, what: &str) -> anyhow::Result<String> {
-    let name = text::name(path);
-    let bytes = text::read(path)
-        .map_err(|e| RunError::bad_input(format!("cannot read {what} from {name}: {e}")))?;
-    let text = decode(bytes)
-        .map_err(|problem| RunError::bad_input(format!("{what} in {name} {problem}")))?;
-    Ok(text)
-}
-
-/// A file ends with a line end that is not meant, as for llama.cpp.
-fn without_line_end(mut text: String) -> String {
-    if text.ends_with('\n') {
-        text.pop();
-    }
-    text
 }

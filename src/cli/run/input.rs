@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use anyhow::Context as _;
+use headshare_jobs::Error;
 use rustyline::completion::Completer;
 use rustyline::config::Config;
 use rustyline::error::ReadlineError;
@@ -14,7 +15,6 @@ use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
 use rustyline::{Editor, Helper};
 
-use super::error::RunError;
 use crate::input::text::without_mark;
 
 const PROMPT: &str = "> ";
@@ -178,7 +178,7 @@ fn plain_line(at_begin: bool) -> anyhow::Result<Line> {
         return Ok(Line::End);
     }
     let mut line = String::from_utf8(bytes)
-        .map_err(|_| RunError::bad_input("a line on standard input is not UTF-8"))?;
+        .map_err(|_| Error::bad_input("a line on standard input is not UTF-8"))?;
     if at_begin {
         line = without_mark(&line).to_owned();
     }

@@ -1,18 +1,19 @@
 //! `--chat`: messages in, answers out, until the messages end.
 
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use headshare_runtime::{Context, GenerateError, Model, SamplerParams, StopReason, Timings};
+use headshare_jobs::{Advice, Error, Setup, said_of, sampling_in};
+use headshare_runtime::{Model, SamplerParams, StopReason, Timings, VocabError};
 
-use super::super::interrupt;
-use super::super::output::Output;
-use super::args::{Args, GivenTemplate, Opening};
-use super::error::{RunError, from_chat, from_generate};
+use super::args::{Args, GivenTemplate};
 use super::input::Input;
+use super::once::cannot_write;
+use super::perf::Perf;
 use super::stream::Stream;
 use crate::chat::{ChatError, ChatTemplate, Session};
+use crate::cli::interrupt;
+use crate::cli::output::Output;
 
 const HELP: &str = "\
 /reset         forget what was said and begin anew (also /clear)
@@ -49,105 +50,130 @@ impl<'t> Command<'t> {
     }
 }
 
-/// Talks until the messages end, of which the first may be given; returns the
-/// conversation, and how long the answers took together.
-pub(super) fn talk(
-    args: &Args,
-    opening: Opening,
-    model: &Model,
-    context: Context,
+/// A chat that was asked for.
+pub(super) struct Chat {
+    setup: Setup,
+    /// The first message, if it was given.
+    first: Option<String>,
+    system: Option<String>,
+    template: Option<GivenTemplate>,
+    stops: Vec<String>,
+    n_predict: Option<usize>,
     sampling: SamplerParams,
-    stop: &Arc<AtomicBool>,
-    out: &Output,
-) -> anyhow::Result<(Session, Timings)> {
-    let Opening {
-        prompt: mut first,
-        system,
-        template: given,
-    } = opening;
-    let from_chat = |error| from_chat(model, error);
-    let template = template(given, args, model)?;
-    let n_ctx = context.n_ctx();
-    let mut session = Session::new(
-        context,
-        template,
-        sampling,
-        args.stops()?,
-        args.n_predict(),
-        system,
-    )
-    .map_err(from_chat)?;
-    interrupt::remember_terminal();
-    let mut input = Input::new(args.color())?;
-    if input.is_interactive() {
-        out.remark(&format!(
-            "chat with {}: /help lists the commands, Ctrl-C stops an answer, /quit ends",
-            model.description()
-        ));
+    color: bool,
+}
+
+impl Chat {
+    /// What `args` ask for.
+    ///
+    /// # Errors
+    /// When a file that they name cannot be read, an escape is wrong, or there is no
+    /// such template.
+    pub(super) fn new(args: &Args) -> Result<Self, Error> {
+        Ok(Self {
+            setup: args.setup(),
+            system: args.system()?,
+            template: args.chat_template()?,
+            first: args.prompt()?,
+            stops: args.stops()?,
+            n_predict: args.n_predict().map(|n| n as usize),
+            sampling: args.sampling()?,
+            color: args.color(),
+        })
     }
-    let mut stream = Stream::new();
-    let mut timings = Timings::default();
-    while !stream.is_gone() {
-        // While nothing is generated, a signal ends the program.
-        stop.store(true, Ordering::Relaxed);
-        let (message, typed) = match first.take() {
-            Some(message) => {
-                input.show(&message);
-                (message, false)
-            }
-            None => match input.message()? {
-                Some(message) => (message, input.is_interactive()),
-                None => break,
-            },
-        };
-        // What comes from a pipe is text, whatever it looks like.
-        match Command::parse(&message).filter(|_| typed) {
-            Some(Command::Quit) => break,
-            Some(command) => {
-                obey(command, &mut session, out);
-                continue;
-            }
-            None if message.trim().is_empty() => continue,
-            None => {}
-        }
-        let question = match session.prepare(&message) {
-            // A person can try again; a script has failed.
-            Err(error @ ChatError::TooLong { .. }) if input.is_interactive() => {
-                out.warning(&format!("{error}; -c makes it larger"));
-                continue;
-            }
-            question => question.map_err(from_chat)?,
-        };
-        if question.forgets() > 0 {
+
+    /// Talks until the messages end; returns what that took.
+    pub(super) fn talk(self, out: &Output) -> anyhow::Result<Perf> {
+        let stop = interrupt::stop_flag();
+        let (loaded, context) = self.setup.load(&stop, out)?;
+        let model = &loaded.model;
+        let from_chat = |error| from_chat(model, error);
+        let template = template(self.template, model)?;
+        let n_ctx = context.n_ctx();
+        let sampling = sampling_in(&context, &self.sampling);
+        let mut session = Session::new(
+            context,
+            template,
+            sampling,
+            self.stops,
+            self.n_predict,
+            self.system,
+        )
+        .map_err(from_chat)?;
+        let mut first = self.first;
+        interrupt::remember_terminal();
+        let mut input = Input::new(self.color)?;
+        if input.is_interactive() {
             out.remark(&format!(
+                "chat with {}: /help lists the commands, Ctrl-C stops an answer, /quit ends",
+                model.description()
+            ));
+        }
+        let mut stream = Stream::new();
+        let mut timings = Timings::default();
+        while !stream.is_gone() {
+            // While nothing is generated, a signal ends the program.
+            stop.store(true, Ordering::Relaxed);
+            let (message, typed) = match first.take() {
+                Some(message) => {
+                    input.show(&message);
+                    (message, false)
+                }
+                None => match input.message()? {
+                    Some(message) => (message, input.is_interactive()),
+                    None => break,
+                },
+            };
+            // What comes from a pipe is text, whatever it looks like.
+            match Command::parse(&message).filter(|_| typed) {
+                Some(Command::Quit) => break,
+                Some(command) => {
+                    obey(command, &mut session, out);
+                    continue;
+                }
+                None if message.trim().is_empty() => continue,
+                None => {}
+            }
+            let question = match session.prepare(&message) {
+                // A person can try again; a script has failed.
+                Err(error @ ChatError::TooLong { .. }) if input.is_interactive() => {
+                    out.warning(&format!("{error}; -c makes it larger"));
+                    continue;
+                }
+                question => question.map_err(from_chat)?,
+            };
+            if question.forgets() > 0 {
+                out.remark(&format!(
                 "the context of {n_ctx} tokens is full: the oldest {} forgotten; -c makes it larger",
                 match question.forgets() {
                     1 => "exchange is".to_owned(),
                     n => format!("{n} exchanges are"),
                 }
             ));
-        }
-        stop.store(false, Ordering::Relaxed);
-        let answer = session
-            .answer(question, |piece| stream.show(piece))
-            .map_err(from_chat)?;
-        let end = match answer.generated.stop {
-            StopReason::Interrupted if answer.generated.text.is_empty() => {
-                stream.show("\n").map(drop)
             }
-            _ => stream.end_line(),
-        };
-        end.map_err(|error| from_generate(model, GenerateError::Show(error)))?;
-        timings += answer.generated.timings;
-        match answer.generated.stop {
+            stop.store(false, Ordering::Relaxed);
+            let answer = session
+                .answer(question, |piece| stream.show(piece))
+                .map_err(from_chat)?;
+            let end = match answer.generated.stop {
+                StopReason::Interrupted if answer.generated.text.is_empty() => {
+                    stream.show("\n").map(drop)
+                }
+                _ => stream.end_line(),
+            };
+            end.map_err(cannot_write)?;
+            timings += answer.generated.timings;
+            match answer.generated.stop {
             StopReason::ContextFull => out.remark(&format!(
                 "the context of {n_ctx} tokens is full, which ends this answer; -c makes it larger"
             )),
             StopReason::Interrupted => input.answer_was_stopped(),
             _ => {}
         }
+        }
+        let (seed, threads) = (session.seed(), session.thread_use());
+        Ok(Perf::of_chat(&loaded, seed, timings, threads))
     }
-    Ok((session, timings))
 }
 
 fn obey(command: Command<'_>, session: &mut Session, out: &Output) {
@@ -173,38 +199,50 @@ fn obey(command: Command<'_>, session: &mut Session, out: &Output) {
 }
 
 /// The template that was given, or the model's own.
-fn template(
-    given: Option<GivenTemplate>,
-    args: &Args,
-    model: &Model,
-) -> anyhow::Result<ChatTemplate> {
+fn template(given: Option<GivenTemplate>, model: &Model) -> Result<ChatTemplate, Error> {
+    let of_model = |error: VocabError| said_of(model, error);
     let source = match given {
         Some(GivenTemplate::Text(source)) => source,
         Some(GivenTemplate::Name(name)) => {
             return ChatTemplate::builtin(&name)
-                .ok_or_else(|| RunError::usage(format!("--chat-template {name}"), None).into());
+                .ok_or_else(|| Error::usage(format!("--chat-template {name}")));
         }
         None => model.chat_template(None).ok_or_else(|| {
-            RunError::bad_input(format!(
+            Error::bad_input(format!(
                 "{} has no chat template (tokenizer.chat_template)",
-                args.model.path().display()
+                model.file().display()
             ))
-            .with_hint(
+            .hint(
                 "--chat-template NAME or --chat-template-file FILE gives one; a model that was \
                  not trained to talk goes on from -p",
             )
         })?,
     };
     let vocab = model.vocab();
-    let text = |token| -> anyhow::Result<String> {
+    let text = |token| -> Result<String, Error> {
         let Some(token) = token else {
             return Ok(String::new());
         };
-        let bytes = vocab.token_to_piece(token, true)?;
+        let bytes = vocab.token_to_piece(token, true).map_err(of_model)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let template = ChatTemplate::new(&source, &text(vocab.bos())?, &text(vocab.eos())?);
     template.map_err(|error| from_chat(model, error.into()))
+}
+
+/// What there is to say about an answer that does not come.
+fn from_chat(model: &Model, error: ChatError) -> Error {
+    match error {
+        ChatError::Template(_) => {
+            Error::bad_input(error).hint("--chat-template-file FILE gives another template")
+        }
+        ChatError::TooLong { .. } => {
+            Error::usage(error).advise(Advice::LargerContextOrShorterPrompt)
+        }
+        ChatError::Generate(error) => said_of(model, error),
+        ChatError::Sampler(error) => said_of(model, error),
+        ChatError::Vocab(error) => said_of(model, error),
+    }
 }
 
 #[cfg(test)]

@@ -455,7 +455,7 @@ fn what_cannot_be_analysed_is_refused_with_a_reason() {
         "-t",
         "1"
     ];
-    let ran = ran.refused(2, &["--ctx 1024", "model.gguf", "256 tokens"]);
+    let ran = ran.refused(2, &["windows of 1024 tokens", "model.gguf", "256 tokens"]);
     assert!(ran.hint().contains("--ctx"), "{ran:#?}");
     attention(&source, &folder.file("none.txt")).refused(3, &["none.txt (--text)"]);
     attention(&text, &text).refused(3, &["text.txt"]);

@@ -72,7 +72,7 @@ fn check(args: &[&std::ffi::OsStr], signal: Signal, ended: impl Fn(ExitStatus) -
             // A process that had all but ended when the signal came is no test.
             (!status.success()).then_some(status)
         };
-        let status = (0..5).find_map(|_| {
+        let status = (0..20).find_map(|_| {
             let status = attempt();
             if status.is_none() {
                 let _ = std::fs::remove_file(folder.file("new"));
@@ -80,7 +80,7 @@ fn check(args: &[&std::ffi::OsStr], signal: Signal, ended: impl Fn(ExitStatus) -
             }
             status
         });
-        let status = status.expect("one of five runs is interrupted");
+        let status = status.expect("one of twenty runs is interrupted");
         assert!(ended(status), "{signal:?}: {status:?}");
         assert_eq!(folder.names(), ["old"], "{signal:?}");
         assert_eq!(std::fs::read_to_string(&old).unwrap(), "precious");

@@ -173,5 +173,5 @@ fn the_default_of_memory_stays_within_the_limit() {
     ];
     let ran = limited(200_000, &[&args[..], &paths].concat());
     let half = (200_000 << 10) / 2;
-    ran.refused(2, &["--memory", &format!("{half} bytes are too few")]);
+    ran.refused(2, &[&format!("{half} bytes of memory are too few")]);
 }

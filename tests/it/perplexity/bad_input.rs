@@ -54,12 +54,12 @@ fn texts() {
     for (name, bytes) in [("empty.txt", ""), ("line.txt", "\n")] {
         of(name, bytes.as_bytes()).refused(3, &[name, "the text is empty"]);
     }
-    of("latin1.txt", b"na\xefve").refused(3, &["latin1.txt (--text) is not UTF-8", "byte 2"]);
+    of("latin1.txt", b"na\xefve").refused(3, &["the text in", "latin1.txt is not UTF-8", "byte 2"]);
     let gone = bad.folder.file("gone.txt");
     eval(&[path(&bad.model), "--text", path(&gone)])
-        .refused(3, &["gone.txt (--text)", "No such file"]);
+        .refused(3, &["cannot read the text", "gone.txt: No such file"]);
     eval(&[path(&bad.model), "--text", path(bad.folder.path())])
-        .refused(3, &["(--text)", "directory"]);
+        .refused(3, &["cannot read the text", "directory"]);
 }
 
 #[test]

@@ -39,14 +39,21 @@ fn kept_and_new(ran: &Ran) -> (usize, usize) {
     (kept.len(), new.len())
 }
 
-/// Whether a process that was told to work on `folder` is there.
-fn is_at_work(folder: &Path) -> bool {
-    let folder = folder.to_str().unwrap();
-    std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-        let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+/// Processes of the program that run in `folder`, by their arguments.
+fn at_work(folder: &Path) -> Vec<String> {
+    let folder = folder.canonicalize().unwrap();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let here = processes.filter(|entry| {
+        let folder_of = std::fs::read_link(entry.path().join("cwd"));
+        folder_of.is_ok_and(|of| of == folder)
+    });
+    here.filter_map(|entry| {
+        let arguments = std::fs::read(entry.path().join("cmdline")).ok()?;
         let program = PROGRAM.as_bytes();
-        arguments.starts_with(program) && String::from_utf8_lossy(&arguments).contains(folder)
+        let is_ours = arguments.starts_with(program);
+        is_ours.then(|| String::from_utf8_lossy(&arguments).replace('\0', " "))
     })
+    .collect()
 }
 
 #[test]
@@ -57,20 +64,25 @@ fn killed_half_way_it_goes_on_and_measures_nothing_twice() {
     let mut child = command(&model, &folder, &more)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        .current_dir(folder.path())
         .spawn()
         .unwrap();
+    let mut workers = 0;
     // The source's three cells, and the first conversion's file.
     let deadline = Instant::now() + Duration::from_secs(60);
     while cells(&folder).len() < 4 {
         assert!(child.try_wait().unwrap().is_none(), "it was too fast");
+        let here = at_work(folder.path());
+        workers += here.iter().filter(|a| a.ends_with(" worker ")).count();
         assert!(Instant::now() < deadline, "it is too slow");
         std::thread::sleep(Duration::from_millis(1));
     }
+    assert!(workers > 0, "nobody worked for it");
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!folder.file("out/report.json").exists());
     // Whoever worked for it ends, too.
-    while is_at_work(folder.path()) {
+    while !at_work(folder.path()).is_empty() {
         assert!(Instant::now() < deadline, "a worker goes on");
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -53,14 +53,9 @@ impl Damage {
         }
     }
 
-    /// What the user can do.
-    pub fn hint(&self) -> &'static str {
-        match self.findings.iter().all(|f| f.subject == HEADER) {
-            true => alias::HEADER_CHANGED_HINT,
-            false => {
-                "get the file again, or convert its source again; headshare-gguf verify FILE lists all that differs"
-            }
-        }
+    /// Whether only the header differs.
+    pub fn is_of_header(&self) -> bool {
+        self.findings.iter().all(|f| f.subject == HEADER)
     }
 }
 

@@ -79,6 +79,26 @@ impl Serialize for Plan {
     }
 }
 
+/// Reads what this program has written; plan files come through
+/// [`Plan::from_json`], which also knows version 1 and names fields in errors.
+impl<'de> Deserialize<'de> for Plan {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        PlanV2::deserialize(from).map(Into::into)
+    }
+}
+
+impl From<PlanV2<'_>> for Plan {
+    fn from(plan: PlanV2<'_>) -> Self {
+        Self {
+            source: plan.source.into_owned(),
+            choice: plan.choice,
+            edits: plan.edits.into_owned(),
+            expected: plan.expected,
+            written_as: VERSION,
+        }
+    }
+}
+
 /// What a plan is expected to do.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -25,16 +25,7 @@ impl Plan {
         let Versioned { version } = parse(text)?;
         let plan: Self = match version {
             1 => parse::<PlanV1>(text)?.into(),
-            VERSION => {
-                let plan: PlanV2<'_> = parse(text)?;
-                Self {
-                    source: plan.source.into_owned(),
-                    choice: plan.choice,
-                    edits: plan.edits.into_owned(),
-                    expected: plan.expected,
-                    written_as: VERSION,
-                }
-            }
+            VERSION => parse::<PlanV2<'_>>(text)?.into(),
             _ => {
                 return Err(PlanError::field(
                     "version",

@@ -9,7 +9,7 @@ use crate::quantize::QuantizeError;
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
     /// The architecture's layers do not add up one after the other.
-    #[error("--repair: architecture {architecture}: {why}")]
+    #[error("architecture {architecture} cannot be repaired: {why}")]
     Unsupported {
         /// Its name.
         architecture: String,
@@ -17,7 +17,7 @@ pub enum RepairError {
         why: String,
     },
     /// Too little text.
-    #[error("--repair: the text has {found} tokens; it needs at least {needed}")]
+    #[error("the text to repair with has {found} tokens; it needs at least {needed}")]
     TextTooShort {
         /// What it has.
         found: usize,
@@ -25,7 +25,7 @@ pub enum RepairError {
         needed: usize,
     },
     /// The bound on memory is too small.
-    #[error("--memory: {bound} bytes are too few; repairing this model needs at least {needed}")]
+    #[error("{bound} bytes of memory are too few; repairing this model needs at least {needed}")]
     Memory {
         /// The bound.
         bound: u64,

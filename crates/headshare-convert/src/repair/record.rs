@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A repaired model: what differs from the source.
 #[derive(Debug, Clone)]
@@ -14,7 +14,7 @@ pub struct Repaired {
 }
 
 /// How a repair came about.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Digest of the text.
     pub text: String,
@@ -37,7 +37,7 @@ pub struct Record {
 }
 
 /// How one matrix was refitted; errors are relative to the target's size.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TensorRecord {
     /// Its name.
     pub name: String,
@@ -50,7 +50,7 @@ pub struct TensorRecord {
 }
 
 /// What a choice was made by, for the file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SurveyRecord {
     /// Digest of the survey, as `--save-stats` writes it.
     pub digest: String,

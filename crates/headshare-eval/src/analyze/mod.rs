@@ -87,7 +87,7 @@ pub enum AnalyzeError {
     },
     /// The model knows no text as long as a window.
     #[error(
-        "--ctx {ctx}: {path} was trained with {trained} tokens of context",
+        "{path}: windows of {ctx} tokens, and it was trained with {trained} tokens of context",
         path = .path.display()
     )]
     CtxTooLarge {
@@ -111,19 +111,6 @@ pub enum AnalyzeError {
     /// llama.cpp failed.
     #[error(transparent)]
     Context(#[from] ContextError),
-}
-
-impl AnalyzeError {
-    /// What the user can do.
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            Self::Input(error) => error.hint(),
-            Self::TextTooShort { .. } | Self::CtxTooLarge { .. } => {
-                Some("--ctx makes the windows smaller")
-            }
-            _ => None,
-        }
-    }
 }
 
 /// A model as the plain file that it is or stands for.

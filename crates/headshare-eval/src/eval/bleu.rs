@@ -7,13 +7,13 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// N-grams are counted up to this length.
 const ORDER: usize = 4;
 
 /// BLEU of a corpus.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bleu {
     /// 0 to 100.
     pub bleu: f64,

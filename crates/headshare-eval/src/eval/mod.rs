@@ -74,29 +74,6 @@ pub enum EvalError {
 }
 
 impl EvalError {
-    /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::TextTooShort {
-                n_tokens, at_least, ..
-            } if *n_tokens >= *at_least as usize => {
-                // A round number, as people give.
-                let fits = 1usize << n_tokens.ilog2();
-                Some(format!("a smaller window fits, such as --ctx {fits}"))
-            }
-            Self::EmptyText | Self::TextTooShort { .. } => Some("give a longer text".to_owned()),
-            Self::WindowTooLarge { n_positions, .. } => {
-                Some(format!("make windows smaller: --ctx {n_positions}"))
-            }
-            Self::Vocabularies(_) => Some(
-                "the reference must be the same model in another form: unconverted, or with \
-                 weights of another type"
-                    .to_owned(),
-            ),
-            _ => None,
-        }
-    }
-
     /// Whether a file that was given is to blame.
     pub fn is_bad_input(&self) -> bool {
         match self {

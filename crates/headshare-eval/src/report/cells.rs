@@ -3,14 +3,14 @@
 //! A cell is one measure of one form of the model, a JSON file that appears
 //! whole or not at all. It holds its key: everything that its value depends on
 //! (digests, settings, this build of the program), and nothing else, such as
-//! paths. A cell is
-//! found again by its key, so a changed input leaves exactly those cells
-//! unused that depend on it.
+//! paths. A cell is found again by its key, so a changed input leaves exactly those
+//! cells unused that depend on it. How its value can be had by hand stands beside
+//! it.
 
 use std::path::{Path, PathBuf};
 
 use headshare_files::AtomicFile;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,9 +29,32 @@ pub struct Store {
     folder: PathBuf,
 }
 
+/// Everything that a cell's value depends on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Key(Value);
+
+impl Key {
+    /// All that `on` holds.
+    ///
+    /// # Errors
+    /// When that is no JSON.
+    pub fn of<T: Serialize>(on: &T) -> Result<Self, ReportError> {
+        let on = serde_json::to_value(on).map_err(ReportError::Json)?;
+        Ok(Self(on))
+    }
+
+    /// The beginning of its digest, in hexadecimal.
+    fn digest(&self, digits: usize) -> String {
+        let digest = blake3::hash(self.0.to_string().as_bytes());
+        digest.to_hex().chars().take(digits).collect()
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Stored<T> {
-    key: Value,
+    key: Key,
+    /// The arguments of the program that give the value by hand.
+    command: Vec<String>,
     value: T,
 }
 
@@ -96,19 +119,32 @@ impl Store {
 
     /// The value of the cell `name` whose key is `key`, if it is there. A
     /// damaged cell is none.
-    pub fn get<T: DeserializeOwned>(&self, name: &str, key: &Value) -> Option<T> {
+    pub fn get<T: DeserializeOwned>(&self, name: &str, key: &Key) -> Option<T> {
         let text = std::fs::read(self.cell(name, key)).ok()?;
         let stored: Stored<T> = serde_json::from_slice(&text).ok()?;
         (stored.key == *key).then_some(stored.value)
     }
 
-    /// Keeps a cell.
+    /// Whether there is the cell `name` whose key is `key`, whatever it holds.
+    pub fn has(&self, name: &str, key: &Key) -> bool {
+        self.get::<IgnoredAny>(name, key).is_some()
+    }
+
+    /// Keeps a cell; `command` has the arguments of the program that give its value
+    /// by hand, or none where it takes more than that.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn put<T: Serialize>(&self, name: &str, key: &Value, value: &T) -> Result<(), ReportError> {
+    pub fn put<T: Serialize>(
+        &self,
+        name: &str,
+        key: &Key,
+        command: &[String],
+        value: &T,
+    ) -> Result<(), ReportError> {
         let stored = Stored {
             key: key.clone(),
+            command: command.to_vec(),
             value,
         };
         let mut text = serde_json::to_vec_pretty(&stored).map_err(ReportError::Json)?;
@@ -116,9 +152,8 @@ impl Store {
         write(&self.cell(name, key), &text)
     }
 
-    fn cell(&self, name: &str, key: &Value) -> PathBuf {
-        let digest = blake3::hash(key.to_string().as_bytes()).to_hex();
-        let file = format!("{name}.{}.json", &digest[..12]);
+    fn cell(&self, name: &str, key: &Key) -> PathBuf {
+        let file = format!("{name}.{}.json", key.digest(12));
         self.folder.join(CELLS).join(file)
     }
 
@@ -134,11 +169,9 @@ impl Store {
     ///
     /// # Errors
     /// When the folder cannot be made.
-    pub fn stats(&self, key: &Value) -> Result<PathBuf, ReportError> {
-        let name = blake3::hash(key.to_string().as_bytes()).to_hex();
-        Ok(self
-            .make(CELLS)?
-            .join(format!("choice-{}.json", &name[..16])))
+    pub fn stats(&self, key: &Key) -> Result<PathBuf, ReportError> {
+        let name = format!("choice-{}.json", key.digest(16));
+        Ok(self.make(CELLS)?.join(name))
     }
 
     /// Removes the folder of model files if it is empty.
@@ -172,11 +205,14 @@ mod tests {
     fn a_cell_is_found_by_its_key_and_only_by_it() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("report")).unwrap();
-        let key = json!({"source": "a", "ctx": 8});
+        let key = Key::of(&json!({"source": "a", "ctx": 8})).unwrap();
         assert_eq!(store.get::<f64>("shared-0.1.perplexity", &key), None);
-        store.put("shared-0.1.perplexity", &key, &1.25).unwrap();
+        assert!(!store.has("shared-0.1.perplexity", &key));
+        let command = ["eval".to_owned()];
+        (store.put("shared-0.1.perplexity", &key, &command, &1.25)).unwrap();
+        assert!(store.has("shared-0.1.perplexity", &key));
         assert_eq!(store.get("shared-0.1.perplexity", &key), Some(1.25));
-        let other = json!({"source": "a", "ctx": 16});
+        let other = Key::of(&json!({"source": "a", "ctx": 16})).unwrap();
         assert_eq!(store.get::<f64>("shared-0.1.perplexity", &other), None);
         assert_eq!(store.get::<f64>("shared-0.2.perplexity", &key), None);
         // Opened again, it is still there; damaged, it is not.

@@ -9,7 +9,7 @@ use headshare_files::FileError;
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// The folder holds what no report has put there.
-    #[error("-o: {path} is no report's folder: it holds {name}", path = .path.display())]
+    #[error("{path} is no report's folder: it holds {name}", path = .path.display())]
     Foreign {
         /// The folder.
         path: PathBuf,
@@ -17,7 +17,7 @@ pub enum ReportError {
         name: String,
     },
     /// The folder cannot be read or made.
-    #[error("-o: {path}: {error}", path = .path.display())]
+    #[error("{path}: {error}", path = .path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -33,17 +33,6 @@ pub enum ReportError {
 }
 
 impl ReportError {
-    /// What the user can do.
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            Self::Foreign { .. } => Some("name a folder that is not there yet: -o DIR"),
-            Self::Folder { error, .. } if error.kind() == io::ErrorKind::NotADirectory => {
-                Some("it is a file; name a folder that is not there yet: -o DIR")
-            }
-            _ => None,
-        }
-    }
-
     /// Whether it is about how the program was called.
     pub fn is_usage(&self) -> bool {
         match self {

@@ -1,12 +1,14 @@
 //! What a report holds; the shape of its JSON. Sizes in bytes, times in ms,
 //! shares from 0 to 1. What the system does not tell is null.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::eval::choice::Kind;
 
 /// A report.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The program that made it.
     pub tool: String,
@@ -21,7 +23,7 @@ pub struct Report {
     /// How it was measured.
     pub settings: Settings,
     /// The series of conversions.
-    pub series: Vec<Series>,
+    pub series: Vec<SeriesTitle>,
     /// The source in llama.cpp's own modes of loading: speed and memory.
     #[serde(rename = "source_ways")]
     pub source_load_modes: Vec<LoadModeSpeed>,
@@ -34,7 +36,7 @@ pub struct Report {
 }
 
 /// An input.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct File {
     /// Its path, as it was given.
     pub path: String,
@@ -45,7 +47,7 @@ pub struct File {
 }
 
 /// How forms are made and measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The match function.
     #[serde(rename = "match")]
@@ -74,10 +76,35 @@ pub struct Settings {
 }
 
 /// A way to convert the source at any ratio.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Series {
-    /// A short name, of letters.
-    pub name: &'static str,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Series {
+    /// Units share.
+    Shared,
+    /// Units share, and the layers after them are refitted.
+    Repaired,
+    /// Units go, and the layers after them are refitted.
+    Dropped,
+    /// Units share or go, and the layers after them are refitted.
+    Auto,
+}
+
+impl fmt::Display for Series {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Shared => "shared",
+            Self::Repaired => "repaired",
+            Self::Dropped => "dropped",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+/// A series of a report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeriesTitle {
+    /// Which it is.
+    pub name: Series,
     /// What it does, in a few words.
     pub title: String,
 }
@@ -92,7 +119,7 @@ pub struct LoadModeSpeed {
 }
 
 /// What a form is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
     /// The source.
@@ -104,12 +131,12 @@ pub enum Form {
 }
 
 /// One form of the model, measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// What it is.
     pub form: Form,
     /// The series, of a converted form.
-    pub series: Option<&'static str>,
+    pub series: Option<Series>,
     /// The ratio, of a converted form.
     pub ratio: Option<f64>,
     /// What it is in words.
@@ -262,7 +289,7 @@ impl Row {
 }
 
 /// Who is better at one size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Winner {
     /// The converted file.
@@ -279,7 +306,7 @@ pub enum Winner {
 
 /// The outcome at one ratio: of the conversions, the one that does best against
 /// the plain file of its size.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The ratio.
     pub ratio: f64,

@@ -83,7 +83,7 @@ fn paired(ln_ratio: f64) -> Option<Paired> {
 fn contest(shared: f64, rival: Option<f64>, bytes: u64) -> Vec<Row> {
     let mut rows = vec![row(Form::Source, "source", 100_000, 0.0)];
     rows.push(Row {
-        series: Some("shared"),
+        series: Some(Series::Shared),
         ratio: Some(0.1),
         rival: rival.map(|_| 2),
         to_rival: rival.and_then(|rival| paired(shared - rival)),
@@ -264,7 +264,7 @@ fn nobody_wins_without_a_rival() {
 fn of_several_conversions_the_best_is_held_against_its_own_rival() {
     let mut rows = contest(0.5, Some(0.05), 90_000);
     rows.push(Row {
-        series: Some("repaired"),
+        series: Some(Series::Repaired),
         ratio: Some(0.1),
         rival: Some(2),
         to_rival: paired(0.2 - 0.05),
@@ -280,7 +280,7 @@ fn of_several_conversions_the_best_is_held_against_its_own_rival() {
     assert!(all[0].words.contains(" 10% shared: 32.97."), "{all:?}");
     // A smaller file has another rival.
     rows.push(Row {
-        series: Some("dropped"),
+        series: Some(Series::Dropped),
         ratio: Some(0.1),
         rival: Some(5),
         to_rival: paired(0.4 - 0.6),
@@ -301,7 +301,7 @@ fn what_cannot_be_compared_is_not_the_best() {
     // Worse than its rival by more than the others are than the source.
     let mut rows = contest(0.5, Some(0.05), 90_000);
     let other = |label, bytes, ln_ratio| Row {
-        series: Some("repaired"),
+        series: Some(Series::Repaired),
         ratio: Some(0.1),
         ..row(Form::Converted, label, bytes, ln_ratio)
     };
@@ -342,8 +342,8 @@ fn report(rows: Vec<Row>) -> Report {
             threads: None,
             cpu: String::new(),
         },
-        series: vec![Series {
-            name: "shared",
+        series: vec![SeriesTitle {
+            name: Series::Shared,
             title: "DirectShare".into(),
         }],
         source_load_modes: vec![LoadModeSpeed {

@@ -54,3 +54,14 @@ pub fn processor_time() -> Option<std::time::Duration> {
 pub fn processor_time() -> Option<std::time::Duration> {
     None
 }
+
+/// The processor's name; empty where the system does not tell.
+pub fn processor_name() -> String {
+    std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        })
+        .unwrap_or_default()
+}

@@ -10,12 +10,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::survey::{Survey, Unit};
 use crate::model::{Part, UnitId};
 use crate::plan::{Choice, ChosenBy, Drop, Edit, Expected, Plan, Share};
 
 /// What may become of units.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Units {
     /// They use another unit's weights.
     #[default]

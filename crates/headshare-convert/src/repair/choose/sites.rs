@@ -52,7 +52,7 @@ pub(super) fn find<'a>(
 ) -> Result<Vec<Attention<'a>>, RepairError> {
     let unsupported = |why: String| RepairError::Unsupported {
         architecture: map.architecture.name.to_owned(),
-        why: format!("{why} (--choose match does not need it)"),
+        why: format!("{why} (choosing by weights does not need it)"),
     };
     let graph = calibrator.graph();
     map.layers

@@ -110,7 +110,7 @@ pub struct Subject<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum SurveyError {
     /// It is no survey.
-    #[error("not a file that --save-stats has written: {0}")]
+    #[error("not a file of what was measured for a choice: {0}")]
     Json(#[from] serde_json::Error),
     /// It is about something else.
     #[error("{field}: {problem}")]

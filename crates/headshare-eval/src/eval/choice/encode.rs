@@ -55,24 +55,6 @@ pub enum ChoiceError {
     },
 }
 
-impl ChoiceError {
-    /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            // The last token is predicted and needs no place.
-            Self::TooLong { tokens, .. } => Some(format!(
-                "a larger context: --ctx-size {tokens} or more, as far as the model has positions"
-            )),
-            Self::NoFirstToken { .. } => Some("give the item a context".to_owned()),
-            Self::NoTokens { .. } => Some("give the item another continuation".to_owned()),
-            Self::NotANumber { .. } => {
-                Some("the file's weights are broken: is there a good copy of it?".to_owned())
-            }
-            Self::Vocab(_) | Self::Context(_) => None,
-        }
-    }
-}
-
 /// A tokenizer, as far as scoring needs it.
 pub trait Tokenizer {
     /// The tokens of a text and nothing else.
@@ -382,7 +364,6 @@ mod tests {
             error.to_string(),
             "line 7: a continuation of 6 tokens does not fit in a context of 5 tokens"
         );
-        assert!(error.hint().unwrap().contains("--ctx-size 6"));
     }
 
     #[test]

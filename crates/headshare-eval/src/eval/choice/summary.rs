@@ -5,7 +5,7 @@
 //! the pooled one. Scoring that has no choices of different length (partial,
 //! last word, letters) has the same `accuracy_norm` as `accuracy`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::item::{Item, Kind, Task};
 use super::score::Scores;
@@ -53,7 +53,7 @@ fn greatest(numbers: impl Iterator<Item = f64>) -> usize {
 }
 
 /// Accuracies over some items.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
     /// Share of items whose gold choice has the greatest log-probability.
     pub accuracy: f64,
@@ -122,7 +122,7 @@ fn stderr(right: usize, n: usize) -> Option<f64> {
 }
 
 /// One subject of a task.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SubjectSummary {
     /// Its name.
     pub subject: String,
@@ -135,14 +135,14 @@ pub struct SubjectSummary {
 }
 
 /// What a task gave.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The task's name.
     pub task: String,
     /// How it was scored.
     pub kind: Kind,
     /// The form of its rows.
-    pub form: &'static str,
+    pub form: String,
     /// Solved examples in front of each question; of archives whose subjects all
     /// have as many.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,7 +159,7 @@ pub struct Summary {
     /// Items that were longer than the context and lost their left end.
     pub truncated: usize,
     /// Each subject; none where there are none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subjects: Vec<SubjectSummary>,
 }
 
@@ -187,7 +187,7 @@ impl Summary {
         Self {
             task: task.name.clone(),
             kind: task.kind,
-            form: task.form,
+            form: task.form.to_owned(),
             shots: first.filter(|_| alike),
             accuracy: if subjects.is_empty() {
                 Accuracy::of(&verdicts)

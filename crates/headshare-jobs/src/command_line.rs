@@ -1,0 +1,436 @@
+//! How a job is done by hand.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use headshare_convert::repair::choose::Units;
+
+use crate::analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
+use crate::bench::{Bench, BenchRow, LoadMode, Measure, Measured};
+use crate::convert::{Calibration, Change, Convert, Converted, Stats};
+use crate::eval::{Choice, ChoiceFigures, ContinuePrompts, Perplexity, PerplexityFigures};
+use crate::expand::Expand;
+use crate::generate::Generate;
+use crate::inspect::Inspect;
+use crate::job::Job;
+use crate::load::Resolve;
+use crate::plan::MakePlan;
+use crate::report::MakeReport;
+use crate::verify::Verify;
+use crate::worker::Work;
+
+impl Job {
+    /// The arguments with which the program does this job; `--json` beside them
+    /// prints its outcome.
+    pub fn command_line(&self) -> Vec<OsString> {
+        match self {
+            Self::Plan(job) => plan(job),
+            Self::Convert(job) => convert(job),
+            Self::Expand(job) => expand(job),
+            Self::Verify(job) => verify(job),
+            Self::Inspect(job) => inspect(job),
+            Self::AnalyzeWeights(job) => analyze_weights(job),
+            Self::AnalyzeAttention(job) => analyze_attention(job),
+            Self::AnalyzeRatios(job) => analyze_ratios(job),
+            Self::Perplexity(job) => perplexity(job),
+            Self::Choice(job) => choice(job),
+            Self::ContinuePrompts(job) => continue_prompts(job),
+            Self::Generate(job) => generate(job),
+            Self::Bench(job) => bench(job),
+            Self::Measure(job) => measure(job),
+            Self::Report(job) => report(job),
+        }
+        .0
+    }
+}
+
+const MARK: char = '\u{feff}';
+
+/// Arguments, as they come together.
+struct Line(Vec<OsString>);
+
+impl Line {
+    /// Of a command.
+    fn of(words: &[&str]) -> Self {
+        Self(words.iter().map(Into::into).collect())
+    }
+
+    fn flag(mut self, flag: &str, given: bool) -> Self {
+        if given {
+            self.0.push(flag.into());
+        }
+        self
+    }
+
+    /// What looks like a flag, or is nothing, is said in one word.
+    fn value(mut self, flag: &str, value: impl AsRef<OsStr>) -> Self {
+        let value = value.as_ref();
+        let as_flag = value.len() != 1 && value.as_encoded_bytes().starts_with(b"-");
+        if as_flag || value.is_empty() {
+            let mut word = OsString::from(flag);
+            word.push("=");
+            word.push(value);
+            self.0.push(word);
+        } else {
+            self.0.extend([flag.into(), value.to_owned()]);
+        }
+        self
+    }
+
+    /// A text, of which a byte-order mark is not taken to be a part.
+    fn text(self, flag: &str, text: &str) -> Self {
+        match text.strip_prefix(MARK) {
+            Some(_) => self.value(flag, format!("{MARK}{text}")),
+            None => self.value(flag, text),
+        }
+    }
+
+    fn number(self, flag: &str, number: impl ToString) -> Self {
+        self.value(flag, number.to_string())
+    }
+
+    fn option<T: ToString>(self, flag: &str, number: Option<T>) -> Self {
+        match number {
+            Some(number) => self.number(flag, number),
+            None => self,
+        }
+    }
+
+    fn path(self, flag: &str, path: Option<&Path>) -> Self {
+        match path {
+            Some(path) => self.value(flag, path),
+            None => self,
+        }
+    }
+
+    fn resolve(self, resolve: Resolve) -> Self {
+        let name = match resolve {
+            Resolve::Auto => return self,
+            Resolve::Fold => "fold",
+            Resolve::Map => "map",
+            Resolve::Expand => "expand",
+        };
+        self.value("--resolve", name)
+    }
+
+    /// The file that the command is about, after which nothing comes.
+    fn file(self, path: &Path) -> Self {
+        self.files([path])
+    }
+
+    fn files<'p>(mut self, paths: impl IntoIterator<Item = &'p Path>) -> Self {
+        let paths: Vec<OsString> = paths.into_iter().map(Into::into).collect();
+        let as_flag = |path: &OsString| path.as_encoded_bytes().starts_with(b"-");
+        if paths.iter().any(as_flag) {
+            self.0.push("--".into());
+        }
+        self.0.extend(paths);
+        self
+    }
+}
+
+fn plan(job: &MakePlan) -> Line {
+    Line::of(&["plan"])
+        .value("--match", job.function.as_str())
+        .number("--ratio", job.ratio)
+        .path("--output", job.output.as_deref())
+        .flag("--force", job.force)
+        .file(&job.source)
+}
+
+fn convert(job: &Convert) -> Line {
+    let mut line = Line::of(&["convert"])
+        .value("--output", &job.output)
+        .number("--page-size", job.page_size)
+        .flag("--dry-run", job.dry_run)
+        .flag("--force", job.force);
+    line = match &job.change {
+        Change::Lossless => line.flag("--lossless", true),
+        Change::Match { ratio, function } => line
+            .number("--ratio", ratio)
+            .value("--match", function.as_str()),
+        Change::Measure {
+            ratio,
+            units,
+            stats,
+        } => {
+            let line = line.number("--ratio", ratio);
+            measured(line, *units, stats)
+        }
+        Change::Plan { file } => line.value("--plan", file),
+    };
+    if let Some(calibration) = &job.repair {
+        line = repair(line, calibration);
+    }
+    line.file(&job.source)
+}
+
+fn measured(line: Line, units: Units, stats: &Stats) -> Line {
+    let units = match units {
+        Units::Share => "share",
+        Units::Drop => "drop",
+        Units::Auto => "auto",
+    };
+    let line = line.value("--choose", "calibrated").value("--units", units);
+    match stats {
+        Stats::Forget => line,
+        Stats::Save(path) => line.value("--save-stats", path),
+        Stats::Load(path) => line.value("--stats", path),
+    }
+}
+
+fn repair(line: Line, repair: &Calibration) -> Line {
+    line.value("--repair", &repair.text)
+        .number("--windows", repair.windows)
+        .number("--window", repair.window)
+        .option("--memory", repair.memory)
+}
+
+fn expand(job: &Expand) -> Line {
+    Line::of(&["expand"])
+        .value("--output", &job.output)
+        .flag("--force", job.force)
+        .file(&job.file)
+}
+
+fn verify(job: &Verify) -> Line {
+    Line::of(&["verify"])
+        .path("--source", job.source.as_deref())
+        .file(&job.file)
+}
+
+fn inspect(job: &Inspect) -> Line {
+    Line::of(&["inspect"]).file(&job.file)
+}
+
+fn analyze_weights(job: &AnalyzeWeights) -> Line {
+    Line::of(&["analyze", "weights"])
+        .value("--match", job.function.as_str())
+        .number("--ratio", job.ratio)
+        .path("--output", job.picture.as_deref())
+        .path("--npy", job.npy.as_deref())
+        .flag("--force", job.force)
+        .file(&job.file)
+}
+
+fn analyze_attention(job: &AnalyzeAttention) -> Line {
+    let functions: Vec<_> = job.functions.iter().map(|f| f.as_str()).collect();
+    Line::of(&["analyze", "attention"])
+        .value("--text", &job.text)
+        .number("--ctx", job.ctx)
+        .number("--windows", job.windows)
+        .value("--match", functions.join(","))
+        .number("--ratio", job.ratio)
+        .option("--threads", job.threads)
+        .path("--output", job.picture.as_deref())
+        .flag("--force", job.force)
+        .file(&job.file)
+}
+
+fn analyze_ratios(job: &AnalyzeRatios) -> Line {
+    Line::of(&["analyze", "ratios"])
+        .path("--output", job.picture.as_deref())
+        .flag("--force", job.force)
+        .files(job.files.iter().map(PathBuf::as_path))
+}
+
+fn perplexity(job: &Perplexity) -> Line {
+    Line::of(&["eval", "perplexity"])
+        .value("--text", &job.text)
+        .path("--base", job.base.as_deref())
+        .number("--ctx", job.ctx)
+        .option("--chunks", job.chunks)
+        .number("--batch-size", job.batch_size)
+        .resolve(job.resolve)
+        .option("--threads", job.threads)
+        .file(&job.file)
+}
+
+fn choice(job: &Choice) -> Line {
+    let mut line = Line::of(&["eval", "choice"]);
+    for task in &job.tasks {
+        line = line.value("--task", task);
+    }
+    line.option("--kind", job.kind.map(|kind| kind.name()))
+        .option("--limit", job.limit)
+        .number("--ctx-size", job.ctx_size)
+        .flag("--unbatched", job.unbatched)
+        .resolve(job.resolve)
+        .option("--threads", job.threads)
+        .file(&job.file)
+}
+
+fn continue_prompts(job: &ContinuePrompts) -> Line {
+    let mut line = Line::of(&["eval", "generate"])
+        .value("--task", &job.task)
+        .number("--n-predict", job.n_predict);
+    for end in &job.until {
+        line = line.value("--until", end);
+    }
+    line.option("--limit", job.limit)
+        .option("--ctx-size", job.ctx_size)
+        .resolve(job.resolve)
+        .option("--threads", job.threads)
+        .file(&job.file)
+}
+
+fn generate(job: &Generate) -> Line {
+    let Generate {
+        setup, sampling, ..
+    } = job;
+    let mut line = Line::of(&["run", "--no-escape"]).text("--prompt", &job.prompt);
+    line = match job.n_predict {
+        Some(n) => line.number("--n-predict", n),
+        None => line.number("--n-predict", -1),
+    };
+    for stop in &job.stops {
+        line = line.text("--stop", stop);
+    }
+    if let Some(grammar) = &sampling.grammar {
+        line = line.text("--grammar", grammar);
+    }
+    line.number("--temp", sampling.temp)
+        .number("--top-k", sampling.top_k)
+        .number("--typical", sampling.typical_p)
+        .number("--top-p", sampling.top_p)
+        .number("--min-p", sampling.min_p)
+        .number("--repeat-last-n", sampling.penalty_last_n)
+        .number("--repeat-penalty", sampling.penalty_repeat)
+        .number("--frequency-penalty", sampling.penalty_freq)
+        .number("--presence-penalty", sampling.penalty_present)
+        .flag("--ignore-eos", sampling.ignore_eos)
+        .option("--seed", sampling.seed)
+        .resolve(setup.resolve)
+        .flag("--keep-pages", setup.keep_pages)
+        .option("--ctx-size", setup.ctx_size)
+        .number("--batch-size", setup.batch_size)
+        .number("--ubatch-size", setup.ubatch_size)
+        .option("--threads", setup.threads)
+        .option("--threads-batch", setup.threads_batch)
+        .file(&setup.file)
+}
+
+fn bench(job: &Bench) -> Line {
+    let threads = |threads: &Option<u32>| threads.map_or("auto".into(), |n| n.to_string());
+    let threads: Vec<String> = job.threads.iter().map(threads).collect();
+    let resolve: Vec<&str> = job.resolve.iter().map(|r| r.as_str()).collect();
+    Line::of(&["bench"])
+        .path("--stock", job.stock.as_deref())
+        .number("--n-prompt", job.test.n_prompt)
+        .number("--n-gen", job.test.n_gen)
+        .number("--batch-size", job.test.n_batch)
+        .number("--ubatch-size", job.test.n_ubatch)
+        .value("--threads", threads.join(","))
+        .number("--busy", job.busy)
+        .number("--repetitions", job.repetitions)
+        .value("--resolve", resolve.join(","))
+        .files(job.files.iter().map(PathBuf::as_path))
+}
+
+/// By hand it is a round of a bench, where llama.cpp's own two ways of loading
+/// stand beside each other.
+fn measure(job: &Measure) -> Line {
+    let file = job.file.clone();
+    let (stock, files, resolve) = match job.load_mode {
+        LoadMode::StockMmap | LoadMode::StockRead => (Some(file), Vec::new(), Resolve::Auto),
+        LoadMode::Resolve(resolve) => (None, vec![file], resolve),
+    };
+    bench(&Bench {
+        stock,
+        files,
+        test: job.test,
+        threads: vec![job.threads],
+        busy: 0,
+        repetitions: 1,
+        resolve: vec![resolve],
+    })
+}
+
+fn report(job: &MakeReport) -> Line {
+    let ratios: Vec<String> = job.ratios.iter().map(f64::to_string).collect();
+    let mut line = Line::of(&["report"])
+        .value("--ratios", ratios.join(","))
+        .value("--text", &job.text);
+    for task in &job.tasks {
+        line = line.value("--task", task);
+    }
+    line = line
+        .option("--kind", job.kind.map(|kind| kind.name()))
+        .value("--output", &job.output);
+    line = match &job.measured {
+        Some(choice) => measured(line, choice.units, &choice.stats),
+        None => line.value("--match", job.function.as_str()),
+    };
+    if let Some(calibration) = &job.repair {
+        line = repair(line, calibration);
+    }
+    line.number("--ctx", job.ctx)
+        .option("--chunks", job.chunks)
+        .option("--limit", job.limit)
+        .number("--n-prompt", job.test.n_prompt)
+        .number("--n-gen", job.test.n_gen)
+        .number("--batch-size", job.test.n_batch)
+        .number("--ubatch-size", job.test.n_ubatch)
+        .option("--threads", job.threads)
+        .number("--repetitions", job.repetitions)
+        .flag("--keep", job.keep)
+        .file(&job.source)
+}
+
+impl Work for Convert {
+    type Outcome = Converted;
+
+    const NAME: &'static str = "convert";
+
+    fn command_line(&self) -> Vec<OsString> {
+        convert(self).0
+    }
+}
+
+impl Work for Perplexity {
+    type Outcome = PerplexityFigures;
+
+    const NAME: &'static str = "perplexity";
+
+    fn command_line(&self) -> Vec<OsString> {
+        perplexity(self).0
+    }
+}
+
+impl Work for Choice {
+    type Outcome = ChoiceFigures;
+
+    const NAME: &'static str = "choice";
+
+    fn command_line(&self) -> Vec<OsString> {
+        choice(self).0
+    }
+}
+
+impl Work for Bench {
+    type Outcome = Vec<BenchRow>;
+
+    const NAME: &'static str = "bench";
+
+    const IS_OF_MACHINE: bool = true;
+
+    fn command_line(&self) -> Vec<OsString> {
+        bench(self).0
+    }
+}
+
+impl Work for Measure {
+    type Outcome = Measured;
+
+    const NAME: &'static str = "measure";
+
+    const IS_OF_MACHINE: bool = true;
+
+    fn command_line(&self) -> Vec<OsString> {
+        measure(self).0
+    }
+
+    fn what(&self) -> String {
+        self.file.display().to_string()
+    }
+}

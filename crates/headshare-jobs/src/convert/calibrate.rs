@@ -1,0 +1,184 @@
+//! Fitting with a text: what is read, how much memory it may take, and the run.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use headshare_convert::convert::variant::{Heads, ShapeError};
+use headshare_convert::convert::{self, ConvertError, Fitted};
+use headshare_convert::input::text::{self, Contents, is_stdio, without_mark};
+use headshare_convert::input::{InputError, ModelFile};
+use headshare_convert::plan::Plan;
+use headshare_convert::repair::{
+    self, Options, Record, RepairError, SurveyRecord, Windows, check_supported,
+};
+use headshare_files::FileId;
+use headshare_format::FormatError;
+use headshare_runtime::memory;
+use headshare_stitch::MappedFile;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Ui, Unit};
+
+/// Memory to stay within where the system does not tell how much there is.
+const FALLBACK_MEMORY: u64 = 8 << 30;
+
+/// A text to fit with, and what may be spent on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// The text, UTF-8.
+    #[serde(with = "crate::path")]
+    pub text: PathBuf,
+    /// Windows of it, at most; fewer where the text or the memory has no room for
+    /// them.
+    pub windows: u32,
+    /// Tokens of each.
+    pub window: u32,
+    /// Bytes of memory to stay within; by default half of what the machine has, or
+    /// of what its container or a limit allows.
+    pub memory: Option<u64>,
+}
+
+/// A calibration whose text was read and cut into windows.
+pub(super) struct Ready {
+    pub windows: Windows,
+    pub options: Options,
+}
+
+impl Calibration {
+    /// Bytes to stay within.
+    pub fn memory_bound(&self) -> u64 {
+        self.memory
+            .unwrap_or_else(|| memory::usable_memory().map_or(FALLBACK_MEMORY, |bytes| bytes / 2))
+    }
+
+    /// Finds out early what would keep `source` from being fitted: its
+    /// architecture, too little text or memory.
+    ///
+    /// # Errors
+    /// Says what.
+    pub fn check(&self, source: &ModelFile, text: String, ui: &dyn Ui) -> Result<(), Error> {
+        let map = convert::attention_map(source)?;
+        check_supported(&map)?;
+        repair::check_text(source, &map, &self.options(text), &|text| ui.remark(text))
+            .map_err(|error| of_source(source, error))
+    }
+
+    pub(super) fn prepare(&self, source: &ModelFile, ui: &dyn Ui) -> Result<Ready, Error> {
+        let options = self.options(read_text(&self.text)?);
+        let map = convert::attention_map(source)?;
+        check_supported(&map)?;
+        let windows = Windows::of(source, &map, &options, &|text| ui.remark(text))
+            .map_err(|error| of_source(source, error))?;
+        Ok(Ready { windows, options })
+    }
+
+    fn options(&self, text: String) -> Options {
+        Options {
+            text,
+            windows: self.windows,
+            window: self.window,
+            memory: self.memory_bound(),
+            n_threads: None,
+            stop: Arc::default(),
+        }
+    }
+}
+
+impl Ready {
+    /// Repairs `source` after `plan`; a dry run says which tensors that would
+    /// replace.
+    pub fn fit(
+        &self,
+        source: &ModelFile,
+        plan: &Plan,
+        choice: Option<SurveyRecord>,
+        dry_run: bool,
+        ui: &dyn Ui,
+    ) -> Result<(Fitted, Option<Record>), Error> {
+        let map = convert::attention_map(source)?;
+        plan.check(&map).map_err(ConvertError::from)?;
+        check_supported(&map)?;
+        Heads::new(source, &map, plan.dropped_units())
+            .map_err(|error| cannot_cut(source, error))?;
+        if dry_run && plan.drops().next().is_some() {
+            // Cutting alone tells the sizes.
+            return Ok((Fitted::default(), None));
+        }
+        if dry_run {
+            let data = |tensor: usize| {
+                let info = &source.gguf.tensors[tensor];
+                source.bytes(source.gguf.data_range(info)).to_vec()
+            };
+            let replaced = repair::tensors_to_repair(source, &map, plan);
+            let tensors: BTreeMap<usize, Vec<u8>> =
+                replaced.into_iter().map(|t| (t, data(t))).collect();
+            let by = String::new();
+            return Ok((Fitted { tensors, by }, None));
+        }
+        let bar = ui.bar("repairing", 1000, Unit::Parts);
+        let mut repaired = repair::repair(
+            source,
+            &map,
+            plan,
+            &self.windows,
+            &self.options,
+            &|done| bar.part(done),
+            &|text| ui.remark(text),
+        )
+        .map_err(|error| of_source(source, error))?;
+        drop(bar);
+        repaired.record.choice = choice;
+        let fitted = Fitted {
+            tensors: repaired.tensors,
+            by: serde_json::to_string(&repaired.record).map_err(Error::failed)?,
+        };
+        Ok((fitted, Some(repaired.record)))
+    }
+}
+
+/// The text at `path`, UTF-8.
+///
+/// # Errors
+/// When it cannot be read, or is no UTF-8.
+pub fn read_text(path: &Path) -> Result<String, Error> {
+    let read = Contents::open(path)?;
+    match std::str::from_utf8(&read) {
+        Ok(text) => Ok(without_mark(text).to_owned()),
+        Err(error) => {
+            let problem = format!("is not UTF-8 at byte {}", error.valid_up_to());
+            let name = text::name(path);
+            Err(InputError::content(Path::new(&name))(FormatError::new("text", problem)).into())
+        }
+    }
+}
+
+/// Which file is at `path`, unless it is standard input.
+pub(super) fn id(path: &Path) -> Result<Option<FileId>, Error> {
+    if is_stdio(path) {
+        return Ok(None);
+    }
+    Ok(Some(MappedFile::open(path).map_err(InputError::from)?.id()))
+}
+
+/// Names the source in an error that is about it.
+pub(super) fn of_source(source: &ModelFile, error: RepairError) -> Error {
+    let path = source.path().display().to_string();
+    let says_what = matches!(
+        error,
+        RepairError::Unsupported { .. }
+            | RepairError::TextTooShort { .. }
+            | RepairError::Memory { .. }
+    );
+    if says_what || error.to_string().contains(&path) {
+        return error.into();
+    }
+    Error::from(error).about(path)
+}
+
+pub(super) fn cannot_cut(source: &ModelFile, error: ShapeError) -> ConvertError {
+    ConvertError::Shape {
+        path: source.path().to_owned(),
+        error,
+    }
+}

@@ -1,0 +1,278 @@
+//! A smaller file: some heads share their weights, or are gone, or whatever a plan
+//! says.
+
+mod calibrate;
+mod choose;
+
+use std::path::{Path, PathBuf};
+
+use headshare_convert::convert::{self, ConvertError, Fitted, Prepared};
+use headshare_convert::input::ModelFile;
+use headshare_convert::input::text::{self, Contents};
+use headshare_convert::matching::MatchFunction;
+use headshare_convert::plan::{Plan, Saved};
+use headshare_convert::repair::Record;
+use headshare_convert::repair::choose::Units;
+use headshare_files::{AtomicFile, FileId};
+use serde::{Deserialize, Serialize};
+
+pub use calibrate::{Calibration, read_text};
+pub use choose::Stats;
+
+use crate::error::Context as _;
+use crate::plan::{DuplicateCount, Sizes, match_units};
+use crate::{Error, Ui, Unit};
+
+/// Writes a smaller file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Convert {
+    /// The model, a plain GGUF file.
+    #[serde(with = "crate::path")]
+    pub source: PathBuf,
+    /// The file to write.
+    #[serde(with = "crate::path")]
+    pub output: PathBuf,
+    /// What changes, beside what is byte-equal: that is stored once in any case.
+    pub change: Change,
+    /// Refits the layers after what has changed, on a text.
+    pub repair: Option<Calibration>,
+    /// Page size in bytes of the machines that will run the file.
+    pub page_size: u64,
+    /// Only says what would be done and what it saves.
+    pub dry_run: bool,
+    /// Replaces outputs that are there.
+    pub force: bool,
+}
+
+/// What a conversion changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Nothing: expanding gives the source back byte for byte.
+    Lossless,
+    /// Units that are alike by their weights share.
+    Match {
+        /// Share of the units, from 0 to 1.
+        ratio: f64,
+        /// Which parts of two units are compared.
+        function: MatchFunction,
+    },
+    /// Units share or go, chosen by what that does to the running model; needs the
+    /// text of a repair.
+    Measure {
+        /// Share of the units, from 0 to 1.
+        ratio: f64,
+        /// What becomes of them.
+        units: Units,
+        /// What is done with what was measured.
+        stats: Stats,
+    },
+    /// What a plan says.
+    Plan {
+        /// A plan file.
+        #[serde(with = "crate::path")]
+        file: PathBuf,
+    },
+}
+
+/// What was made of a model.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Converted {
+    /// The source.
+    pub source: FileSize,
+    /// What was written, or would be.
+    pub output: FileSize,
+    /// Page size that the file is laid out for.
+    pub page_size: u64,
+    /// Nothing was written.
+    pub dry_run: bool,
+    /// What changed; null where nothing did.
+    pub plan: Option<Plan>,
+    /// How layers were refitted, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<Record>,
+    /// What is byte-equal and stored once.
+    pub duplicates: DuplicateCount,
+    /// What is saved.
+    pub saved: Saved,
+    /// The architecture of the output where that is a plain GGUF, which any
+    /// llama.cpp runs.
+    #[serde(skip)]
+    pub plain: Option<String>,
+}
+
+/// A file and its size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSize {
+    /// Its path.
+    pub path: String,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Convert {
+    /// Does it.
+    ///
+    /// # Errors
+    /// When a file is bad, the change does not fit the model, or the output cannot
+    /// be written.
+    pub fn run(&self, ui: &dyn Ui) -> Result<Converted, Error> {
+        let source = ModelFile::open_plain(&self.source)?;
+        let plan_file = match &self.change {
+            Change::Plan { file } => Some(Contents::open(file)?),
+            _ => None,
+        };
+        let inputs = self.inputs(&source, plan_file.as_ref())?;
+        if !self.dry_run {
+            AtomicFile::check(&self.output, self.force, &inputs)?;
+        }
+        let prepared_repair = match &self.repair {
+            Some(calibration) => Some(calibration.prepare(&source, ui)?),
+            None => None,
+        };
+        let mut choice = None;
+        let mut plan = match &self.change {
+            Change::Lossless => None,
+            Change::Match { ratio, function } => Some(match_units(&source, *function, *ratio, ui)?),
+            Change::Measure {
+                ratio,
+                units,
+                stats,
+            } => {
+                let Some(repair) = &prepared_repair else {
+                    return Err(Error::usage(
+                        "units can be chosen by measuring only with a text to repair with",
+                    ));
+                };
+                let wanted = choose::Wanted {
+                    ratio: *ratio,
+                    units: *units,
+                    stats,
+                    force: self.force,
+                    inputs: &inputs,
+                };
+                let (plan, record) = wanted.choose(&source, repair, ui)?;
+                choice = Some(record);
+                Some(plan)
+            }
+            Change::Plan { file } => {
+                let contents = plan_file.as_deref().unwrap_or_default();
+                Some(Plan::from_json(contents).about(|| text::name(file))?)
+            }
+        };
+        let (fitted, record) = match (&plan, &prepared_repair) {
+            (Some(plan), Some(repair)) => {
+                let fitted = repair.fit(&source, plan, choice, self.dry_run, ui);
+                fitted.map_err(|error| self.name_plan(error))?
+            }
+            _ => (Fitted::default(), None),
+        };
+        // A model of other shapes says which file it was made of; a dry run does
+        // not see whether it is that file in any other way.
+        if let Some(plan) = &mut plan
+            && (plan.reshapes() || self.dry_run)
+        {
+            let digest = convert::digest_of(&source);
+            convert::check_source(plan, &source, &digest).map_err(|e| self.name_plan(e.into()))?;
+            plan.source = digest;
+        }
+        let prepared = convert::prepare(&source, plan, fitted, self.page_size)
+            .map_err(|e| self.name_plan(e.into()))?;
+        let mut done = self.converted(&source, &prepared);
+        done.repair = record;
+        if !self.dry_run {
+            let bar = ui.bar("writing", prepared.output_bytes, Unit::Bytes);
+            let digest = convert::write(&prepared, &self.output, self.force, &|n| bar.set(n))
+                .map_err(|e| self.name_plan(e.into()))?;
+            if let Some(plan) = &mut done.plan {
+                plan.source = digest;
+            }
+        }
+        if prepared.saved.file_bytes < 0 {
+            ui.warning(&format!(
+                "the output is {} bytes larger than the source: too little is shared for pages of {} bytes",
+                -prepared.saved.file_bytes, self.page_size
+            ));
+        }
+        Ok(done)
+    }
+
+    /// The files that are read, which nothing may overwrite.
+    fn inputs(&self, source: &ModelFile, plan: Option<&Contents>) -> Result<Vec<FileId>, Error> {
+        let mut inputs = vec![source.file.id()];
+        inputs.extend(plan.and_then(Contents::id));
+        let text = self.repair.as_ref().map(|repair| &repair.text);
+        let stats = match &self.change {
+            Change::Measure { stats, .. } => Some(stats),
+            _ => None,
+        };
+        if let Some(Stats::Save(path)) = stats
+            && same(path, &self.output)
+        {
+            return Err(Error::usage(
+                "what is measured and the model cannot be written to the same file",
+            )
+            .advise(crate::Advice::AnotherOutput));
+        }
+        let loaded = match stats {
+            Some(Stats::Load(path)) => Some(path),
+            _ => None,
+        };
+        for path in text.into_iter().chain(loaded) {
+            inputs.extend(calibrate::id(path)?);
+        }
+        Ok(inputs)
+    }
+
+    /// Names the plan file in errors that are about the plan.
+    fn name_plan(&self, error: Error) -> Error {
+        let about_plan = matches!(
+            error.source.downcast_ref::<ConvertError>(),
+            Some(ConvertError::Plan(_) | ConvertError::WrongSource { .. })
+        );
+        match &self.change {
+            Change::Plan { file } if about_plan => error.about(text::name(file)),
+            _ => error,
+        }
+    }
+
+    fn converted(&self, source: &ModelFile, prepared: &Prepared<'_>) -> Converted {
+        let architecture = || prepared.variant.gguf().architecture().ok().flatten();
+        let plain = prepared.headshare.is_none().then(architecture);
+        Converted {
+            source: FileSize {
+                path: source.path().display().to_string(),
+                bytes: source.len(),
+            },
+            output: FileSize {
+                path: self.output.display().to_string(),
+                bytes: prepared.output_bytes,
+            },
+            page_size: self.page_size,
+            dry_run: self.dry_run,
+            plan: prepared.plan.clone(),
+            repair: None,
+            duplicates: (&prepared.duplicates).into(),
+            saved: prepared.saved,
+            plain: plain.map(|name| name.unwrap_or_default().to_owned()),
+        }
+    }
+}
+
+impl Converted {
+    /// What the conversion makes of its source.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            source: self.source.path.clone(),
+            source_bytes: self.source.bytes,
+            output_bytes: self.output.bytes,
+            saved: self.saved,
+            duplicates: self.duplicates,
+        }
+    }
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    let absolute = |path: &Path| std::path::absolute(path).ok();
+    absolute(a) == absolute(b)
+}

@@ -1,0 +1,52 @@
+//! The model that is measured.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use headshare_files::ScratchFile;
+use headshare_runtime::Model;
+use serde::{Deserialize, Serialize};
+
+use crate::load::{Resolve, Resolved, load_generative};
+use crate::{Error, Ui};
+
+/// Which model was measured; in the figures of every measure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasuredFile {
+    /// Its path.
+    pub file: String,
+    /// The file's size.
+    pub bytes: u64,
+    /// How shared blocks were brought into memory.
+    pub resolve: Resolved,
+}
+
+/// A loaded model that predicts text.
+pub(super) struct Subject {
+    pub path: PathBuf,
+    pub model: Arc<Model>,
+    resolved: Resolved,
+    /// Keeps the expanded copy alive.
+    _scratch: Option<ScratchFile>,
+}
+
+impl Subject {
+    pub fn load(path: &Path, resolve: Resolve, ui: &dyn Ui) -> Result<Self, Error> {
+        let loaded = load_generative(path, resolve, true, &AtomicBool::new(false), ui)?;
+        Ok(Self {
+            path: path.to_owned(),
+            model: Arc::new(loaded.model),
+            resolved: loaded.resolved,
+            _scratch: loaded.scratch,
+        })
+    }
+
+    pub fn measured(&self) -> MeasuredFile {
+        MeasuredFile {
+            file: self.path.to_string_lossy().into_owned(),
+            bytes: std::fs::metadata(&self.path).map_or(0, |m| m.len()),
+            resolve: self.resolved,
+        }
+    }
+}

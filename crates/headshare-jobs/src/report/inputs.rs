@@ -1,0 +1,127 @@
+//! What a report is made of, checked before any long work.
+
+use std::path::Path;
+
+use headshare_convert::convert;
+use headshare_convert::input::{ModelFile, text};
+use headshare_eval::eval::choice::Task;
+use headshare_eval::eval::choice::encode::encode;
+use headshare_eval::eval::perplexity;
+use headshare_eval::report::cells::Store;
+use headshare_eval::report::overlap::share_in;
+
+use super::input::Input;
+use super::job::MakeReport;
+use super::stdin::Stdin;
+use crate::bench::{check_generates, check_test};
+use crate::convert::{Stats, read_text};
+use crate::error::Context as _;
+use crate::eval::item_context;
+use crate::load::{Resolve, load};
+use crate::text::{read_input, without_line_end};
+use crate::{Error, Ui};
+
+/// The inputs, with their digests.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    pub source: Input,
+    pub text: Input,
+    pub tasks: Vec<Input>,
+    pub repair: Option<Input>,
+    stdin: Stdin,
+}
+
+impl Inputs {
+    /// Reads them, and finds whatever can be wrong with them.
+    pub fn read(job: &MakeReport, ui: &dyn Ui) -> Result<Self, Error> {
+        Store::check(&job.output)?;
+        check_test(&job.test)?;
+        let source = ModelFile::open_plain(&job.source)?;
+        convert::attention_map(&source)?;
+        check_generates(&source)?;
+        let stdin = Stdin::of(read_by(job))?;
+        let read = without_line_end(read_input(stdin.path(&job.text), "the text")?);
+        let limit = job.limit.map(|n| n as usize);
+        let tasks = (job.tasks.iter())
+            .map(|path| Task::read(stdin.path(path), job.kind, limit))
+            .collect::<Result<Vec<_>, _>>()?;
+        {
+            let loaded = load(&job.source, Resolve::Auto, true, &mut |_| true, ui)?;
+            perplexity::check(&loaded.model, &read, job.ctx)
+                .about(|| format!("the text in {}", text::name(&job.text)))?;
+            let n_ctx = item_context(&loaded.model, 0) as usize;
+            for (task, path) in tasks.iter().zip(&job.tasks) {
+                encode(task, &loaded.model.vocab(), n_ctx).about(|| text::name(path))?;
+            }
+        }
+        if let Some(repair) = &job.repair {
+            let fitted = read_text(stdin.path(&repair.text))?;
+            repair.check(&source, fitted.clone(), ui)?;
+            warn_of_overlap(&read, &fitted, ui);
+        }
+        let digest = convert::digest_of(&source);
+        Self::of(job, Input::known(&job.source, source.len(), digest), stdin)
+    }
+
+    /// Those of a job whose inputs are good.
+    fn of(job: &MakeReport, source: Input, stdin: Stdin) -> Result<Self, Error> {
+        let input = |path: &Path| Input::read(path, stdin.path(path));
+        Ok(Self {
+            source,
+            text: input(&job.text)?,
+            tasks: (job.tasks.iter())
+                .map(|path| input(path))
+                .collect::<Result<_, _>>()?,
+            repair: (job.repair.as_ref())
+                .map(|repair| input(&repair.text))
+                .transpose()?,
+            stdin,
+        })
+    }
+
+    /// Those of a job, whatever they hold.
+    #[cfg(test)]
+    pub fn unchecked(job: &MakeReport) -> Result<Self, Error> {
+        let source = Input::read(&job.source, &job.source)?;
+        Self::of(job, source, Stdin::of([])?)
+    }
+
+    /// Where `path` can be opened, by processes of this one, too.
+    pub fn place<'a>(&'a self, path: &'a Path) -> &'a Path {
+        self.stdin.path(path)
+    }
+}
+
+/// What may be read from standard input.
+fn read_by(job: &MakeReport) -> impl Iterator<Item = &Path> {
+    let stats = match job.measured.as_ref().map(|choice| &choice.stats) {
+        Some(Stats::Load(path)) => Some(path),
+        _ => None,
+    };
+    let text = job.repair.as_ref().map(|repair| &repair.text);
+    let all = std::iter::once(&job.text).chain(&job.tasks);
+    all.chain(text).chain(stats).map(|path| path.as_path())
+}
+
+/// Texts may have so much in common by chance, or by quoting a third.
+const OVERLAP: f64 = 0.05;
+
+/// Says so when the model is judged by what it is fitted to.
+fn warn_of_overlap(text: &str, fitted: &str, ui: &dyn Ui) {
+    let (text, fitted) = (text.as_bytes(), fitted.as_bytes());
+    let percent = |share: f64| format!("{:.0}%", share * 100.0);
+    let what = match (share_in(text, fitted), share_in(fitted, text)) {
+        (seen, _) if seen > OVERLAP => format!(
+            "{} of the text is in what the repair fits the model to",
+            percent(seen)
+        ),
+        (_, used) if used > OVERLAP => format!(
+            "{} of what the repair fits the model to is in the text",
+            percent(used)
+        ),
+        _ => return,
+    };
+    ui.warning(&format!(
+        "{what}: its perplexity will flatter; measure it on another text"
+    ));
+}

@@ -1,0 +1,123 @@
+//! What a report is to be about.
+
+use std::path::PathBuf;
+
+use headshare_convert::matching::MatchFunction;
+use headshare_convert::repair::choose::Units;
+use headshare_eval::bench::SpeedTest;
+use headshare_eval::eval::choice::Kind;
+use headshare_eval::report::{Series, SeriesTitle, Settings};
+use headshare_runtime::threads::processor_name;
+use serde::{Deserialize, Serialize};
+
+use crate::convert::{Calibration, Stats};
+
+/// Measures what sharing does to a model, next to what else could be done for the
+/// same bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MakeReport {
+    /// The model, a plain GGUF file.
+    #[serde(with = "crate::path")]
+    pub source: PathBuf,
+    /// Shares of the units, from 0 to 1, that use another unit's weights.
+    pub ratios: Vec<f64>,
+    /// The text that perplexity is of, UTF-8.
+    #[serde(with = "crate::path")]
+    pub text: PathBuf,
+    /// Questions: jsonl, or the zip of MMLU or C-Eval.
+    #[serde(with = "crate::path::list")]
+    pub tasks: Vec<PathBuf>,
+    /// How to score the questions, where the fields do not tell.
+    pub kind: Option<Kind>,
+    /// The folder of the report; a report that is in it is continued.
+    #[serde(with = "crate::path")]
+    pub output: PathBuf,
+    /// Which parts of two units are compared.
+    pub function: MatchFunction,
+    /// Also refits the layers after what has changed.
+    pub repair: Option<Calibration>,
+    /// How a repair's units are chosen by measuring; null chooses them by the
+    /// match function.
+    pub measured: Option<MeasuredChoice>,
+    /// Tokens of a window of the text.
+    pub ctx: u32,
+    /// Windows to evaluate at most, from the beginning.
+    pub chunks: Option<u64>,
+    /// Only the first questions of each task, and of each subject.
+    pub limit: Option<u32>,
+    /// What is run to measure speed.
+    pub test: SpeedTest,
+    /// Threads; by default one a physical core, fewer while other programs are
+    /// busy.
+    pub threads: Option<u32>,
+    /// Times that speed is measured.
+    pub repetitions: u32,
+    /// Keeps the models that were made, in the report's folder.
+    pub keep: bool,
+}
+
+/// A choice of units by what each of them does to the running model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasuredChoice {
+    /// What becomes of them.
+    pub units: Units,
+    /// Where what is measured is kept, beside the report; a file that is to be
+    /// written and is there already is read.
+    pub stats: Stats,
+}
+
+impl MakeReport {
+    /// The ways to convert, the plain one first: it tells whether there is
+    /// anything to repair.
+    pub(super) fn series(&self) -> Vec<SeriesTitle> {
+        let mut all = vec![SeriesTitle {
+            name: Series::Shared,
+            title: format!("DirectShare, match {}", self.function),
+        }];
+        if self.repair.is_some() {
+            let (name, title) = match self.measured.as_ref().map(|choice| choice.units) {
+                None => (
+                    Series::Repaired,
+                    "the same, then the layers after it refitted (convert --repair)",
+                ),
+                Some(Units::Share) => (
+                    Series::Repaired,
+                    "units that share chosen by measuring, the layers after them refitted \
+                     (convert --repair)",
+                ),
+                Some(Units::Drop) => (
+                    Series::Dropped,
+                    "units that go chosen by measuring, the layers after them refitted \
+                     (convert --repair --units drop)",
+                ),
+                Some(Units::Auto) => (
+                    Series::Auto,
+                    "units that share or go, for the same bytes, chosen by measuring, the layers \
+                     after them refitted (convert --repair --units auto)",
+                ),
+            };
+            all.push(SeriesTitle {
+                name,
+                title: title.to_owned(),
+            });
+        }
+        all
+    }
+
+    /// What the report says of itself; `ratios` ascend.
+    pub(super) fn settings(&self, ratios: &[f64]) -> Settings {
+        Settings {
+            function: self.function.to_string(),
+            ratios: ratios.to_vec(),
+            ctx: self.ctx,
+            chunks: self.chunks,
+            limit: self.limit,
+            kind: self.kind,
+            n_prompt: self.test.n_prompt,
+            n_gen: self.test.n_gen,
+            repetitions: self.repetitions,
+            threads: self.threads,
+            cpu: processor_name(),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! How model files come to be, and what that depends on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use headshare_convert::convert;
+use headshare_convert::convert::variant::Variant;
+use headshare_convert::input::{InputError, ModelFile};
+use headshare_convert::plan::Plan;
+use headshare_eval::report::lower::{Lowered, Lowering};
+use headshare_eval::report::{Made, Series};
+use headshare_format::{GgmlType, Gguf};
+use serde::Serialize;
+
+use super::cell::Cell;
+use super::input::{By, Input};
+use super::run::Run;
+use super::stats::KeptStats;
+use super::target::{Recipe, Target};
+use crate::convert::{Change, Convert, Converted, Stats};
+use crate::error::Context as _;
+use crate::worker::ask;
+use crate::{Error, Unit};
+
+/// The page size that conversions are laid out for.
+const PAGE: u64 = 4096;
+
+/// What a file depends on that is no job's output: the source, and the types that
+/// its tensors get, by index.
+#[derive(Serialize)]
+struct Stored<'a> {
+    source: &'a str,
+    types: BTreeMap<usize, &'a str>,
+}
+
+impl Run<'_> {
+    /// The cell that says how a file came to be; `deciding` is the digest of a file
+    /// from which units are chosen.
+    pub fn file_cell(&self, target: &Target, deciding: Option<&str>) -> Result<Cell, Error> {
+        let source = self.inputs.source.file.digest.as_str();
+        let name = format!("{}.file", target.name);
+        let types = match &target.recipe {
+            Recipe::Source => BTreeMap::new(),
+            Recipe::Lower(lowered) => {
+                let types = lowered.types.tensors.iter();
+                types.map(|(tensor, to)| (*tensor, to.name())).collect()
+            }
+            Recipe::Convert { series, ratio } => {
+                let decides = deciding.map_or(Stats::Forget, |d| Stats::Load(d.into()));
+                let kept = KeptStats::of(self)?.map_or(Stats::Forget, |kept| kept.stats());
+                let conversion = self.measure(name, |by| match by {
+                    By::Digest => self.conversion(*series, *ratio, by, Path::new(""), &decides),
+                    _ => self.conversion(*series, *ratio, by, &target.path, &kept),
+                })?;
+                return Ok(conversion.cell);
+            }
+        };
+        Ok(Cell {
+            name,
+            key: self.key(Stored { source, types })?,
+            command: Vec::new(),
+        })
+    }
+
+    /// A conversion of `series`; `stats` is what one that measures does with what
+    /// it measures.
+    fn conversion(
+        &self,
+        series: Series,
+        ratio: f64,
+        by: By,
+        output: &Path,
+        stats: &Stats,
+    ) -> Convert {
+        let repair = match series {
+            Series::Shared => None,
+            Series::Repaired | Series::Dropped | Series::Auto => self.calibration(by),
+        };
+        let measured = self.job.measured.as_ref().filter(|_| repair.is_some());
+        Convert {
+            source: self.inputs.source.called(by),
+            output: output.to_owned(),
+            change: match measured {
+                Some(choice) => Change::Measure {
+                    ratio,
+                    units: choice.units,
+                    stats: stats.clone(),
+                },
+                None => Change::Match {
+                    ratio,
+                    function: self.job.function,
+                },
+            },
+            repair,
+            page_size: PAGE,
+            dry_run: false,
+            force: true,
+        }
+    }
+
+    /// Makes the file.
+    pub fn make(&self, target: &Target, label: &str) -> Result<Made, Error> {
+        match &target.recipe {
+            Recipe::Source => {
+                let file = &self.inputs.source.file;
+                Ok(Made {
+                    file_bytes: file.bytes,
+                    digest: file.digest.clone(),
+                    changed: 0,
+                    dropped: 0,
+                    of: 0,
+                    share: 0.0,
+                    how: "the source as it is".into(),
+                })
+            }
+            Recipe::Convert { series, ratio } => {
+                let kept = match series {
+                    Series::Shared => None,
+                    Series::Repaired | Series::Dropped | Series::Auto => KeptStats::of(self)?,
+                };
+                let stats = kept.as_ref().map_or(Stats::Forget, KeptStats::stats);
+                let job = self.conversion(*series, *ratio, By::Place, &target.path, &stats);
+                let converted = ask(&job, None, self.ui).about(|| label)?;
+                if let Some(kept) = kept {
+                    kept.record(self)?;
+                }
+                self.ui.remark(&format!("{label}: converted"));
+                made_by_convert(&converted, &target.path)
+            }
+            Recipe::Lower(lowered) => {
+                // Mapped only while it is read: pages that two processes map
+                // would count half in the other's PSS.
+                let source = ModelFile::open(&self.job.source)?;
+                let bar = (self.ui).bar("requantising", lowered.file_bytes, Unit::Bytes);
+                let variant = Variant::with_types(&source, &lowered.types)
+                    .map_err(InputError::content(&self.job.source))?;
+                convert::write_plain(&variant, &target.path, true, &|done| bar.set(done))?;
+                drop(bar);
+                self.ui.remark(&format!("{label}: requantised"));
+                made_by_lowering(&source.gguf, lowered, &target.path)
+            }
+        }
+    }
+}
+
+/// What a conversion says of its output.
+fn made_by_convert(found: &Converted, path: &Path) -> Result<Made, Error> {
+    let units = |plan: &Plan| plan.choice.units.unwrap_or(0) as u64;
+    let units = found.plan.as_ref().map_or(0, units);
+    let (aliases, dropped) = found.plan.as_ref().map_or((0, 0), changed_units);
+    let mut how = format!("of {units} units {}", doings(aliases, dropped));
+    if found.duplicates.bytes > 0 {
+        let bytes = found.duplicates.bytes;
+        how += &format!(", {bytes} bytes of exact duplicates are stored once");
+    }
+    if let Some(record) = &found.repair {
+        how += &format!(
+            ", {} tensors are refitted on {} windows",
+            record.tensors.len(),
+            record.windows
+        );
+    }
+    let file = Input::read(path, path)?.file;
+    Ok(Made {
+        file_bytes: file.bytes,
+        digest: file.digest,
+        changed: aliases,
+        dropped,
+        of: units,
+        share: (aliases + dropped) as f64 / units.max(1) as f64,
+        how,
+    })
+}
+
+/// What was done to so many units, in words.
+pub(super) fn doings(aliases: u64, dropped: u64) -> String {
+    let mut doings = Vec::new();
+    if dropped > 0 {
+        doings.push(format!("{dropped} are deleted"));
+    }
+    if aliases > 0 || dropped == 0 {
+        doings.push(format!("{aliases} use another unit's weights"));
+    }
+    doings.join(" and ")
+}
+
+/// Units that share, and units that go. One whose parts are matched apart stands
+/// in a plan several times.
+pub(super) fn changed_units(plan: &Plan) -> (u64, u64) {
+    let shared: BTreeSet<_> = plan.shares().map(|edit| (edit.layer, edit.unit)).collect();
+    let dropped: BTreeSet<_> = plan.drops().map(|edit| (edit.layer, edit.unit)).collect();
+    (shared.len() as u64, dropped.len() as u64)
+}
+
+fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> Result<Made, Error> {
+    let mut kinds: BTreeMap<(GgmlType, GgmlType), usize> = BTreeMap::new();
+    for (&tensor, &to) in &lowered.types.tensors {
+        *kinds
+            .entry((gguf.tensors[tensor].ggml_type, to))
+            .or_default() += 1;
+    }
+    let kinds: Vec<String> = kinds
+        .into_iter()
+        .map(|((from, to), n)| format!("{n} tensors from {from} to {to}"))
+        .collect();
+    let file = Input::read(path, path)?.file;
+    Ok(Made {
+        file_bytes: file.bytes,
+        digest: file.digest,
+        changed: lowered.types.tensors.len() as u64,
+        dropped: 0,
+        of: Lowering::of(gguf).order.len() as u64,
+        share: lowered.share(),
+        how: kinds.join(", "),
+    })
+}

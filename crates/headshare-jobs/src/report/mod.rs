@@ -1,0 +1,83 @@
+//! What sharing does to a model, next to what else could be done with it for the
+//! same bytes.
+//!
+//! [`inputs`] checks what can be wrong before any long work. [`work`] goes from
+//! cell to cell, [`make`] says how files come to be and [`measures`] what is
+//! measured of them: each by a job that a worker does, found again by that job with
+//! digests in the place of paths. What is made of it all is in
+//! [`headshare_eval::report`].
+
+mod cell;
+mod input;
+mod inputs;
+mod job;
+mod make;
+mod measures;
+mod run;
+mod speed;
+mod stats;
+mod stdin;
+mod target;
+#[cfg(test)]
+mod tests;
+mod work;
+
+use headshare_convert::TOOL;
+use headshare_convert::input::ModelFile;
+use headshare_eval::analyze::picture::Format;
+use headshare_eval::report::cells::Store;
+use headshare_eval::report::lower::Lowering;
+use headshare_eval::report::verdict::{summary, verdicts};
+use headshare_eval::report::{Report, markdown, picture};
+use headshare_runtime::backend::llama_cpp_revision;
+
+use self::inputs::Inputs;
+pub use self::job::{MakeReport, MeasuredChoice};
+use self::run::Run;
+use self::work::Work;
+use crate::output::json_lines;
+use crate::{Error, Ui};
+
+/// The picture's name in the report's folder.
+pub const PICTURE: &str = "quality.svg";
+
+impl MakeReport {
+    /// Does it.
+    ///
+    /// # Errors
+    /// When an input is bad, which is found before any long work, or a measure
+    /// fails; what was measured before is kept.
+    pub fn run(&self, ui: &dyn Ui) -> Result<Report, Error> {
+        let mut ratios = self.ratios.clone();
+        ratios.sort_by(f64::total_cmp);
+        ratios.dedup();
+        let inputs = Inputs::read(self, ui)?;
+        let store = Store::open(&self.output)?;
+        let gguf = ModelFile::open(&self.source)?.gguf;
+        let lowering = Lowering::of(&gguf);
+        let run = Run::new(self, &inputs, &store, ui)?;
+        let (rows, source_load_modes) = Work::new(&run, &lowering)?.rows(&ratios)?;
+        store.tidy();
+        let verdicts = verdicts(&rows);
+        let report = Report {
+            tool: TOOL.to_owned(),
+            llama_cpp: llama_cpp_revision().to_owned(),
+            source: inputs.source.file.clone(),
+            text: inputs.text.file.clone(),
+            tasks: inputs.tasks.iter().map(|task| task.file.clone()).collect(),
+            settings: self.settings(&ratios),
+            series: self.series(),
+            source_load_modes,
+            summary: summary(&rows, &verdicts),
+            verdicts,
+            rows,
+        };
+        let scene = picture::picture(&report);
+        store.write(PICTURE, &scene.encode(Format::Svg))?;
+        store.write("quality.png", &scene.encode(Format::Png))?;
+        store.write("report.json", &json_lines(&report)?)?;
+        let text = markdown::render(&report, PICTURE);
+        store.write("report.md", text.as_bytes())?;
+        Ok(report)
+    }
+}

@@ -1,0 +1,39 @@
+//! Model files of a report: there, or to be made.
+
+use std::path::PathBuf;
+
+use headshare_eval::report::lower::Lowered;
+use headshare_eval::report::{Made, Series};
+
+use super::input::Input;
+
+/// How a model file comes to be.
+#[derive(Debug, Clone)]
+pub(super) enum Recipe {
+    /// It is the source.
+    Source,
+    /// By a conversion of this series.
+    Convert { series: Series, ratio: f64 },
+    /// By storing tensors at these types.
+    Lower(Box<Lowered>),
+}
+
+/// A model file: to be made, or there.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    /// The beginning of its cells' names.
+    pub name: String,
+    pub recipe: Recipe,
+    pub path: PathBuf,
+}
+
+impl Target {
+    pub fn is_source(&self) -> bool {
+        matches!(self.recipe, Recipe::Source)
+    }
+
+    /// It, once it is made.
+    pub fn input(&self, made: &Made) -> Input {
+        Input::known(&self.path, made.file_bytes, made.digest.clone())
+    }
+}

@@ -1,0 +1,336 @@
+//! Cell by cell: what is kept is taken, what is missing is made and measured.
+
+use headshare_eval::eval::task_file::task_name;
+use headshare_eval::report::lower::{Lowered, Lowering};
+use headshare_eval::report::{Form, LoadModeSpeed, Made, Paired, Quality, Row, Series, TaskScore};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::cell::{Cell, Measure};
+use super::input::{By, Input};
+use super::measures::{paired, quality, score};
+use super::run::Run;
+use super::speed::{Speeds, speeds};
+use super::stats::KeptStats;
+use super::target::{Recipe, Target};
+use crate::Error;
+use crate::error::Context as _;
+use crate::worker::{self, ask};
+
+/// A form's measures.
+struct Measured {
+    made: Made,
+    quality: Quality,
+    tasks: Vec<TaskScore>,
+    speeds: Speeds,
+}
+
+/// A conversion that was measured.
+struct Converted {
+    /// Its place among the rows.
+    row: usize,
+    file: Target,
+}
+
+/// A plain file that was measured.
+struct Rival {
+    lowered: Lowered,
+    /// Its place among the rows.
+    row: usize,
+}
+
+/// All that is done for a report.
+pub(super) struct Work<'a> {
+    run: &'a Run<'a>,
+    /// The plain alternatives to what is made of the source.
+    lowering: &'a Lowering<'a>,
+    /// Digest of a file from which units are chosen.
+    deciding: Option<String>,
+}
+
+/// Whether a file must be there even when all of its cells are.
+type IsNeeded<'n> = &'n dyn Fn(&Made) -> Result<bool, Error>;
+
+impl<'a> Work<'a> {
+    pub fn new(run: &'a Run<'a>, lowering: &'a Lowering<'a>) -> Result<Self, Error> {
+        let deciding = match KeptStats::of(run)? {
+            Some(kept) => kept.deciding(run)?,
+            None => None,
+        };
+        Ok(Self {
+            run,
+            lowering,
+            deciding,
+        })
+    }
+
+    /// All rows, those of conversions at `ratios`, and the source in llama.cpp's own
+    /// modes of loading.
+    pub fn rows(&self, ratios: &[f64]) -> Result<(Vec<Row>, Vec<LoadModeSpeed>), Error> {
+        let source = Target {
+            name: "source".into(),
+            recipe: Recipe::Source,
+            path: self.run.job.source.clone(),
+        };
+        let mut measured = self.measure(&source, "source", &|_| Ok(false))?;
+        let stock = std::mem::take(&mut measured.speeds.stock);
+        let mut rows = vec![row(Form::Source, "source".into(), measured)];
+        let mut rivals: Vec<Rival> = Vec::new();
+        for &ratio in ratios {
+            self.rows_at(ratio, &mut rows, &mut rivals)?;
+        }
+        Ok((rows, stock))
+    }
+
+    /// Adds the conversions at one ratio and their rivals, and holds each
+    /// against its own, for which both files are needed at once.
+    fn rows_at(
+        &self,
+        ratio: f64,
+        rows: &mut Vec<Row>,
+        rivals: &mut Vec<Rival>,
+    ) -> Result<(), Error> {
+        let mut all: Vec<Converted> = Vec::new();
+        let mut shares_nothing = false;
+        for series in self.run.job.series() {
+            // Nothing is shared: nothing to repair.
+            if shares_nothing && series.name != Series::Shared {
+                continue;
+            }
+            let (row, file) = self.converted(series.name, ratio)?;
+            if series.name == Series::Shared {
+                shares_nothing = row.made.changed == 0;
+            }
+            all.push(Converted {
+                row: rows.len(),
+                file,
+            });
+            rows.push(row);
+        }
+        let mut files: Vec<Target> = Vec::new();
+        for Converted { row: i, file } in all {
+            if let Some(lowered) = self.rival_of(&rows[i].made) {
+                let rival = self.lowered(&lowered)?;
+                let known = (rivals.iter()).find(|known| known.lowered.types == lowered.types);
+                let at = match known {
+                    Some(known) => known.row,
+                    None => {
+                        let label = self.label(&lowered);
+                        let of_rival = |_: &Made| self.needs_rival(&file, &rows[i].made);
+                        let measured = self.measure(&rival, &label, &of_rival)?;
+                        let at = rows.len();
+                        rows.push(self::row(Form::Lower, label, measured));
+                        rivals.push(Rival { lowered, row: at });
+                        at
+                    }
+                };
+                rows[i].rival = Some(at);
+                rows[i].to_rival = Some(self.against(&file, &rival, (&rows[i], &rows[at]))?);
+                files.push(rival);
+            }
+            files.push(file);
+        }
+        if !self.run.job.keep {
+            for file in files {
+                let _ = std::fs::remove_file(&file.path);
+            }
+        }
+        Ok(())
+    }
+
+    fn converted(&self, series: Series, ratio: f64) -> Result<(Row, Target), Error> {
+        let name = format!("{series}-{ratio}");
+        let label = match series {
+            Series::Shared => format!("{} shared", percent(ratio)),
+            Series::Repaired => format!("{} shared, repaired", percent(ratio)),
+            Series::Dropped => format!("{} dropped, repaired", percent(ratio)),
+            Series::Auto => format!("as {} shared, auto", percent(ratio)),
+        };
+        let target = Target {
+            recipe: Recipe::Convert { series, ratio },
+            path: self.run.store.model(&name)?,
+            name,
+        };
+        let needed = |made: &Made| self.needs_rival(&target, made);
+        let measured = self.measure(&target, &label, &needed)?;
+        let row = Row {
+            series: Some(series),
+            ratio: Some(ratio),
+            ..row(Form::Converted, label, measured)
+        };
+        Ok((row, target))
+    }
+
+    /// The plain file that is as small, where something is saved and one gets
+    /// that small.
+    fn rival_of(&self, made: &Made) -> Option<Lowered> {
+        let saves = made.file_bytes < self.run.inputs.source.file.bytes;
+        saves.then(|| self.lowering.down_to(made.file_bytes))?
+    }
+
+    fn lowered(&self, lowered: &Lowered) -> Result<Target, Error> {
+        let name = format!("lower-{}", lowered.file_bytes);
+        Ok(Target {
+            recipe: Recipe::Lower(Box::new(lowered.clone())),
+            path: self.run.store.model(&name)?,
+            name,
+        })
+    }
+
+    fn label(&self, lowered: &Lowered) -> String {
+        let share = percent((lowered.share() * 100.0).round() / 100.0);
+        match lowered.steps(self.lowering.gguf) {
+            0 | 1 => format!("{share} of the body one type lower"),
+            n => format!("{share} of the body up to {n} types lower"),
+        }
+    }
+
+    /// Whether a file is still to be held against its rival.
+    fn needs_rival(&self, target: &Target, made: &Made) -> Result<bool, Error> {
+        let Some(lowered) = self.rival_of(made) else {
+            return Ok(false);
+        };
+        let rival = self.lowered(&lowered)?;
+        let Some(rival_made) = self.kept(&self.file_cell(&rival)?) else {
+            return Ok(true);
+        };
+        let pair = self.run.pair((target, made), (&rival, &rival_made))?;
+        Ok(!self.has(&pair.cell))
+    }
+
+    /// How a file does against its rival. Both are mostly there; a rival that
+    /// belongs to an earlier ratio, too, is made again.
+    fn against(
+        &self,
+        file: &Target,
+        rival: &Target,
+        (row, rival_row): (&Row, &Row),
+    ) -> Result<Paired, Error> {
+        let measure = (self.run).pair((file, &row.made), (rival, &rival_row.made))?;
+        if !self.has(&measure.cell) {
+            for (target, row) in [(file, row), (rival, rival_row)] {
+                if !is_there(target, &row.made)? {
+                    self.run.make(target, &row.label)?;
+                }
+            }
+        }
+        self.cell(&measure, &row.label, paired, |pair: &Paired| {
+            format!("perplexity {:.4} times the rival's", pair.ratio)
+        })
+    }
+
+    fn file_cell(&self, target: &Target) -> Result<Cell, Error> {
+        self.run.file_cell(target, self.deciding.as_deref())
+    }
+
+    /// What a cell holds.
+    fn kept<T: DeserializeOwned>(&self, cell: &Cell) -> Option<T> {
+        self.run.store.get(&cell.name, &cell.key)
+    }
+
+    fn has(&self, cell: &Cell) -> bool {
+        self.run.store.has(&cell.name, &cell.key)
+    }
+
+    fn keep<T: Serialize>(&self, cell: &Cell, value: &T) -> Result<(), Error> {
+        let Cell { name, key, command } = cell;
+        Ok(self.run.store.put(name, key, command, value)?)
+    }
+
+    /// Takes the cells that there are, and makes the others.
+    fn measure(
+        &self,
+        target: &Target,
+        label: &str,
+        needed: IsNeeded<'_>,
+    ) -> Result<Measured, Error> {
+        let complete = |made: &Made| -> Result<bool, Error> {
+            let measures = self.run.measures(target, made)?;
+            let complete = measures.cells().all(|cell| self.has(cell));
+            Ok(complete && !self.run.job.keep && !needed(made)?)
+        };
+        let cell = self.file_cell(target)?;
+        let made = match self.kept::<Made>(&cell) {
+            Some(made) if is_there(target, &made)? || complete(&made)? => made,
+            _ => {
+                let made = self.run.make(target, label)?;
+                self.keep(&cell, &made)?;
+                made
+            }
+        };
+        let measures = self.run.measures(target, &made)?;
+        let quality = self.cell(
+            &measures.perplexity,
+            label,
+            |found| Ok(quality(found)),
+            |q: &Quality| format!("perplexity {:.4}", q.perplexity),
+        )?;
+        let mut tasks = Vec::new();
+        for (measure, path) in measures.tasks.iter().zip(&self.run.job.tasks) {
+            // A cell is found by what the file holds, whatever its name.
+            let task = task_name(path);
+            let shown = |t: &TaskScore| format!("{task} {:.4}", t.accuracy_norm);
+            let score = self.cell(measure, label, score, shown)?;
+            tasks.push(TaskScore { task, ..score });
+        }
+        let source = self.run.inputs.source.called(By::Place);
+        let taken = |rows: Vec<_>| speeds(&rows, &target.path, &source);
+        let speeds = self.cell(&measures.speed, label, taken, |_| "speed".into())?;
+        Ok(Measured {
+            made,
+            quality,
+            tasks,
+            speeds,
+        })
+    }
+
+    /// A cell's value, kept, or taken now out of what is measured.
+    fn cell<J: worker::Work, T: Serialize + DeserializeOwned>(
+        &self,
+        measure: &Measure<J>,
+        label: &str,
+        take: impl FnOnce(J::Outcome) -> Result<T, Error>,
+        shown: impl FnOnce(&T) -> String,
+    ) -> Result<T, Error> {
+        let ui = self.run.ui;
+        if let Some(value) = self.kept(&measure.cell) {
+            ui.remark(&format!("{label}: {} (kept)", shown(&value)));
+            return Ok(value);
+        }
+        let found = ask(&measure.job, None, ui).and_then(take);
+        let value = found.about(|| label)?;
+        self.keep(&measure.cell, &value)?;
+        ui.remark(&format!("{label}: {}", shown(&value)));
+        Ok(value)
+    }
+}
+
+/// Whether the file is there as it was made.
+fn is_there(target: &Target, made: &Made) -> Result<bool, Error> {
+    if target.is_source() {
+        return Ok(true);
+    }
+    let path = &target.path;
+    Ok(path.is_file() && Input::read(path, path)?.file.digest == made.digest)
+}
+
+fn row(form: Form, label: String, measured: Measured) -> Row {
+    Row {
+        form,
+        series: None,
+        ratio: None,
+        label,
+        rival: None,
+        to_rival: None,
+        made: measured.made,
+        quality: measured.quality,
+        tasks: measured.tasks,
+        speed: measured.speeds.speed,
+    }
+}
+
+/// A share in percent, without digits that it does not need.
+fn percent(share: f64) -> String {
+    let text = format!("{:.3}", share * 100.0);
+    format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
+}

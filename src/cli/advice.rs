@@ -1,0 +1,78 @@
+//! What can be done about an error, in the words of the command line.
+
+use headshare_jobs::Advice;
+
+/// `advice` in words.
+pub(super) fn words(advice: &Advice) -> String {
+    match advice {
+        Advice::Overwrite => "--force replaces it".into(),
+        Advice::AnotherOutput => "give another path with -o".into(),
+        Advice::MoreSpace => "free some space or give another folder with -o".into(),
+        Advice::MoreMemory => {
+            "end other programs, or raise the limit of this process's memory (ulimit -v)".into()
+        }
+        Advice::RaiseBound(bytes) => format!("--memory {bytes}, or more"),
+        Advice::NewFolder { is_file: true } => {
+            "it is a file; name a folder that is not there yet: -o DIR".into()
+        }
+        Advice::NewFolder { is_file: false } => {
+            "name a folder that is not there yet: -o DIR".into()
+        }
+        Advice::LosslessNeedsNoHeads => {
+            "convert --lossless needs no knowledge of heads and works for this file".into()
+        }
+        Advice::LosslessComparesBytes => {
+            "convert --lossless compares bytes, not weights, and works for this file".into()
+        }
+        Advice::ExpandFirst => "turn it back first: headshare-gguf expand FILE -o OUT".into(),
+        Advice::PlanAgain => {
+            "make a plan for this file: headshare-gguf plan FILE -o plan.json".into()
+        }
+        Advice::ShareOnly => "--units share works for every architecture that repair knows".into(),
+        Advice::ChooseByMatch => "--choose match does not need it".into(),
+        Advice::Damaged => "get the file again, or convert its source again; \
+                            headshare-gguf verify FILE lists all that differs"
+            .into(),
+        Advice::MoreText => {
+            "some hundred kilobytes of the text that the model will be used on do best".into()
+        }
+        Advice::LongerText => "give a longer text".into(),
+        Advice::TryModel => "headshare-gguf run shows whether the model works".into(),
+        Advice::SmallerWindow(None) => "--ctx makes the windows smaller".into(),
+        Advice::SmallerWindow(Some(fits)) => {
+            format!("a smaller window fits, such as --ctx {fits}")
+        }
+        Advice::WindowAtMost(tokens) => format!("make windows smaller: --ctx {tokens}"),
+        Advice::SameModel => "the reference must be the same model in another form: \
+                              unconverted, or with weights of another type"
+            .into(),
+        Advice::LargerContext(tokens) => format!(
+            "a larger context: --ctx-size {tokens} or more, as far as the model has positions"
+        ),
+        Advice::GiveContext => "give the item a context".into(),
+        Advice::AnotherContinuation => "give the item another continuation".into(),
+        Advice::GoodCopy => "the file's weights are broken: is there a good copy of it?".into(),
+        Advice::MeasureSomething => "give one of them a number of tokens: -p 512, -n 128".into(),
+        Advice::GenerateLess => {
+            "generate less, or make the context larger (-c) if the model has positions".into()
+        }
+        Advice::GivePrompt => "give it something to go on from: -p \"Once upon a time\"".into(),
+        Advice::LargerContextOrShorterPrompt => {
+            "-c TOKENS makes the context larger, or shorten the prompt".into()
+        }
+        Advice::SamplingParameter(name) => format!("{} sets it", sampling_flag(name)),
+        Advice::Words(words) => words.clone(),
+    }
+}
+
+/// The flag of a sampling parameter that llama.cpp calls `name`.
+fn sampling_flag(name: &str) -> String {
+    let flag = match name {
+        "typical_p" => "typical",
+        "penalty_repeat" => "repeat-penalty",
+        "penalty_freq" => "frequency-penalty",
+        "penalty_present" => "presence-penalty",
+        other => return format!("--{}", other.replace('_', "-")),
+    };
+    format!("--{flag}")
+}

@@ -1,0 +1,330 @@
+//! The command line of a job asks for that job: neither can drift away from the
+//! other.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{CommandFactory as _, Parser as _};
+use headshare_jobs::{
+    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Bench, Calibration, Change, Choice,
+    ContinuePrompts, Convert, Expand, Generate, Inspect, Job, MakePlan, MakeReport, MeasuredChoice,
+    Perplexity, Resolve, Setup, SpeedTest, Stats, Verify, from_json,
+};
+use headshare_runtime::SamplerParams;
+
+use super::{Cli, Command, analyze, eval, spelling};
+use crate::eval::choice::Kind;
+use crate::matching::MatchFunction;
+use crate::repair::choose::Units;
+
+/// The job that these arguments ask for.
+fn asked_for(arguments: Vec<OsString>) -> Job {
+    let program = std::iter::once(OsString::from("headshare-gguf"));
+    let words = spelling::spell_out(Cli::command(), program.chain(arguments)).unwrap();
+    match Cli::try_parse_from(words).unwrap().command {
+        Command::Plan(args) => Job::Plan(args.job()),
+        Command::Convert(args) => Job::Convert(args.job().unwrap()),
+        Command::Expand(args) => Job::Expand(args.job()),
+        Command::Verify(args) => Job::Verify(args.job()),
+        Command::Inspect(args) => Job::Inspect(args.job()),
+        Command::Run(args) => Job::Generate(args.job().unwrap()),
+        Command::Eval(args) => match args.measure {
+            eval::Measure::Perplexity(args) => Job::Perplexity(args.job()),
+            eval::Measure::Choice(args) => Job::Choice(args.job()),
+            eval::Measure::Generate(args) => Job::ContinuePrompts(args.job()),
+        },
+        Command::Bench(args) => Job::Bench(args.job().unwrap()),
+        Command::Report(args) => Job::Report(args.job().unwrap()),
+        Command::Analyze(args) => match args.what {
+            analyze::What::Weights(args) => Job::AnalyzeWeights(args.job()),
+            analyze::What::Attention(args) => Job::AnalyzeAttention(args.job()),
+            analyze::What::Ratios(args) => Job::AnalyzeRatios(args.job()),
+        },
+        other => panic!("{other:?} is no job"),
+    }
+}
+
+/// Checks that the command line of `job` asks for it, and that its JSON is it.
+fn check(job: Job) {
+    let line = job.command_line();
+    assert_eq!(asked_for(line.clone()), job, "{line:?}");
+    let json = serde_json::to_string(&job).unwrap();
+    assert_eq!(from_json::<Job>(&json).unwrap(), job, "{json}");
+}
+
+fn path(name: &str) -> PathBuf {
+    name.into()
+}
+
+#[test]
+fn files() {
+    for (name, force) in [("a b.gguf", false), ("-a.gguf", true), ("run", false)] {
+        let output = path("-o.gguf");
+        check(Job::Expand(Expand {
+            file: path(name),
+            output: output.clone(),
+            force,
+        }));
+        for source in [None, Some(output)] {
+            let file = path(name);
+            check(Job::Verify(Verify { file, source }));
+        }
+        check(Job::Inspect(Inspect { file: path(name) }));
+    }
+}
+
+#[test]
+fn conversions() {
+    for (output, force) in [(None, false), (Some(path("-")), true)] {
+        check(Job::Plan(MakePlan {
+            source: path("s.gguf"),
+            function: MatchFunction::Separate,
+            ratio: 0.1 + 0.2,
+            output,
+            force,
+        }));
+    }
+    let calibration = |memory| Calibration {
+        text: path("-text.txt"),
+        windows: 7,
+        window: 65,
+        memory,
+    };
+    let measure = |units, stats| Change::Measure {
+        ratio: 0.25,
+        units,
+        stats,
+    };
+    let matched = Change::Match {
+        ratio: 1e-9,
+        function: MatchFunction::V,
+    };
+    let cases = [
+        (Change::Lossless, None),
+        (matched.clone(), None),
+        (matched, Some(calibration(None))),
+        (
+            measure(Units::Share, Stats::Forget),
+            Some(calibration(Some(1 << 33))),
+        ),
+        (
+            measure(Units::Drop, Stats::Save(path("s"))),
+            Some(calibration(None)),
+        ),
+        (
+            measure(Units::Auto, Stats::Load(path("-s"))),
+            Some(calibration(None)),
+        ),
+        (Change::Plan { file: path("-") }, None),
+        (
+            Change::Plan {
+                file: path("p.json"),
+            },
+            Some(calibration(None)),
+        ),
+    ];
+    for (i, (change, repair)) in cases.into_iter().enumerate() {
+        check(Job::Convert(Convert {
+            source: path("s.gguf"),
+            output: path("o.gguf"),
+            change,
+            repair,
+            page_size: [4096, 16384, 65536][i % 3],
+            dry_run: i % 2 == 0,
+            force: i % 4 < 2,
+        }));
+    }
+}
+
+#[test]
+fn analyses() {
+    for (picture, force) in [(None, false), (Some(path("-p.svg")), true)] {
+        check(Job::AnalyzeWeights(AnalyzeWeights {
+            file: path("-m.gguf"),
+            function: MatchFunction::K,
+            ratio: 0.7,
+            picture: picture.clone(),
+            npy: picture.clone(),
+            force,
+        }));
+        check(Job::AnalyzeAttention(AnalyzeAttention {
+            file: path("m.gguf"),
+            text: path("-"),
+            ctx: 99,
+            windows: 3,
+            functions: vec![MatchFunction::Qkv, MatchFunction::Q],
+            ratio: 0.7,
+            threads: force.then_some(3),
+            picture: picture.clone(),
+            force,
+        }));
+        check(Job::AnalyzeRatios(AnalyzeRatios {
+            files: vec![path("a.gguf"), path("-b.gguf")],
+            picture,
+            force,
+        }));
+    }
+}
+
+#[test]
+fn measures() {
+    check(Job::Perplexity(Perplexity::new("m.gguf", "t.txt")));
+    check(Job::Perplexity(Perplexity {
+        file: path("-m.gguf"),
+        text: path("-"),
+        base: Some(path("--base")),
+        ctx: 0,
+        chunks: Some(3),
+        batch_size: 17,
+        resolve: Resolve::Fold,
+        threads: Some(2),
+    }));
+    check(Job::Choice(Choice::new("m.gguf", "t.jsonl")));
+    let kinds = [
+        Kind::Choices,
+        Kind::Question,
+        Kind::Letters,
+        Kind::Partial,
+        Kind::LastWord,
+    ];
+    for kind in kinds {
+        check(Job::Choice(Choice {
+            file: path("m.gguf"),
+            tasks: vec![path("-t"), path("u.zip"), path("-")],
+            kind: Some(kind),
+            limit: Some(9),
+            ctx_size: 300,
+            unbatched: true,
+            resolve: Resolve::Map,
+            threads: Some(1),
+        }));
+    }
+    check(Job::ContinuePrompts(ContinuePrompts::new("m", "t.jsonl")));
+    check(Job::ContinuePrompts(ContinuePrompts {
+        file: path("m.gguf"),
+        task: path("-"),
+        n_predict: 5,
+        until: vec!["\n".into(), "-n".into(), "\\n".into()],
+        limit: Some(2),
+        ctx_size: Some(0),
+        resolve: Resolve::Expand,
+        threads: Some(4),
+    }));
+}
+
+#[test]
+fn texts() {
+    check(Job::Generate(Generate::new("m.gguf", "")));
+    check(Job::Generate(Generate {
+        setup: Setup {
+            file: path("-m.gguf"),
+            resolve: Resolve::Map,
+            keep_pages: true,
+            ctx_size: Some(0),
+            batch_size: 64,
+            ubatch_size: 32,
+            threads: Some(2),
+            threads_batch: Some(3),
+        },
+        prompt: "\u{feff}-tb \\n \"quoted\"\n".into(),
+        n_predict: None,
+        stops: vec!["-".into(), "--stop".into(), String::new()],
+        sampling: SamplerParams {
+            temp: -0.1,
+            top_k: -3,
+            typical_p: 0.3,
+            top_p: 0.1,
+            min_p: 0.7,
+            penalty_last_n: -1,
+            penalty_repeat: 1.1,
+            penalty_freq: -0.2,
+            penalty_present: 1e-7,
+            ignore_eos: true,
+            seed: Some(u32::MAX),
+            grammar: Some("root ::= \"-\"\n".into()),
+        },
+    }));
+}
+
+const TEST: SpeedTest = SpeedTest {
+    n_prompt: 7,
+    n_gen: 0,
+    n_batch: 5,
+    n_ubatch: 3,
+};
+
+#[test]
+fn speeds() {
+    check(Job::Bench(Bench {
+        stock: None,
+        files: vec![path("a.gguf"), path("-b.gguf")],
+        test: TEST,
+        threads: vec![None],
+        busy: 0,
+        repetitions: 5,
+        resolve: vec![Resolve::Auto],
+    }));
+    check(Job::Bench(Bench {
+        stock: Some(path("-s.gguf")),
+        files: Vec::new(),
+        test: TEST,
+        threads: vec![Some(3), None, Some(1)],
+        busy: 2,
+        repetitions: 1,
+        resolve: vec![Resolve::Map, Resolve::Fold],
+    }));
+}
+
+#[test]
+fn reports() {
+    let plain = MakeReport {
+        source: path("-m.gguf"),
+        ratios: vec![0.0, 0.1 + 0.2, 1.0],
+        text: path("t.txt"),
+        tasks: Vec::new(),
+        kind: None,
+        output: path("-out"),
+        function: MatchFunction::V,
+        repair: None,
+        measured: None,
+        ctx: 64,
+        chunks: None,
+        limit: None,
+        test: TEST,
+        threads: None,
+        repetitions: 3,
+        keep: false,
+    };
+    check(Job::Report(plain.clone()));
+    let repair = Some(Calibration {
+        text: path("r.txt"),
+        windows: 7,
+        window: 65,
+        memory: Some(1 << 33),
+    });
+    check(Job::Report(MakeReport {
+        repair: repair.clone(),
+        ..plain.clone()
+    }));
+    for stats in [
+        Stats::Forget,
+        Stats::Save(path("s")),
+        Stats::Load("-".into()),
+    ] {
+        check(Job::Report(MakeReport {
+            tasks: vec![path("-t"), path("u.zip")],
+            kind: Some(Kind::LastWord),
+            function: MatchFunction::default(),
+            repair: repair.clone(),
+            measured: Some(MeasuredChoice {
+                units: Units::Auto,
+                stats,
+            }),
+            chunks: Some(2),
+            limit: Some(9),
+            threads: Some(4),
+            keep: true,
+            ..plain.clone()
+        }));
+    }
+}
