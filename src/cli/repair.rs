@@ -154,7 +154,7 @@ impl RepairArgs {
         let map = convert::attention_map(source)?;
         repair::check_supported(&map)?;
         let windows = Windows::of(source, &map, &options, &|text| out.remark(text))
-            .map_err(|error| of_source(source, error))?;
+            .map_err(|error| of_source(source, error.into()))?;
         Ok(Calibration {
             windows,
             options,
