@@ -39,10 +39,11 @@ pub use stop::inverse_squares;
 pub use visit::{Frequencies, Seen, Visitor, Wants, Weighting};
 pub use windows::Windows;
 
+use crate::convert::variant::Variant;
 use crate::input::ModelFile;
 use crate::model::architecture;
 use options::logits_bytes;
-use stop::{LastGrams, Stop, Tokens};
+use stop::{Aim, LastGrams, Stop, Tokens};
 
 /// Tokens that pass through the last layer's feed-forward part, at most: memory
 /// is set aside for their logits, no more than [`logits_bytes`].
@@ -56,17 +57,20 @@ pub struct Engine<'a> {
     original: Calibrator,
     changed: Calibrator,
     sites: Vec<Site>,
-    /// The nodes of the original that targets are made of, by site.
-    aims: Vec<usize>,
+    /// What targets are made of, by site; none where the original has no such
+    /// matrix.
+    aims: Vec<Option<Aim>>,
 }
 
 impl<'a> Engine<'a> {
-    /// Loads `source` twice.
+    /// Loads `source`, and once more to be changed: as `variant` where that has
+    /// other shapes or types.
     ///
     /// # Errors
     /// When llama.cpp cannot load it or has no memory for it.
     pub fn load(
         source: &'a ModelFile,
+        variant: Option<&Variant<'_>>,
         windows: &'a Windows,
         options: &Options,
     ) -> Result<Self, EngineError> {
@@ -83,11 +87,31 @@ impl<'a> Engine<'a> {
             stop: Arc::clone(&options.stop),
         };
         let original = Calibrator::load(source.path(), &params)?;
-        let changed = Calibrator::load(source.path(), &params)?;
+        let changed = match variant {
+            Some(variant) => {
+                Calibrator::load_virtual(variant, variant.gguf(), source.path(), &params)?
+            }
+            None => Calibrator::load(source.path(), &params)?,
+        };
         let name = source.gguf.architecture().ok().flatten();
         let residual = name.and_then(architecture).map(|row| row.residual);
         let sites = sites::find(changed.graph(), residual);
-        let aims = sites.iter().map(|site| site.target.node()).collect();
+        let theirs = sites::find(original.graph(), residual);
+        let aims = (sites.iter())
+            .map(|site| {
+                let same = |other: &&Site| match site.role {
+                    // One that is tied may not be any more.
+                    Role::Head => other.role == Role::Head,
+                    _ => other.name == site.name,
+                };
+                theirs.iter().find(same).map(|original| Aim {
+                    node: original.target.node(),
+                    chosen: original.experts.map(|experts| experts.chosen),
+                    width: original.rows,
+                    rows: variant.and_then(|variant| variant.kept_rows(&site.name)),
+                })
+            })
+            .collect();
         let held_from = (windows.count - windows.held_out()) as usize * windows.window as usize;
         Ok(Self {
             source,
@@ -127,7 +151,7 @@ impl<'a> Engine<'a> {
     ) -> Result<(), E> {
         self.show_tables(visitors)?;
         let mut todo = Vec::new();
-        for (site, &aim) in self.sites.iter().zip(&self.aims) {
+        for (site, aim) in self.sites.iter().zip(&self.aims) {
             let mut wants = Vec::new();
             for visitor in &mut *visitors {
                 wants.push(visitor.wants(site)?);
@@ -149,8 +173,12 @@ impl<'a> Engine<'a> {
             keep.push(site.input);
             keep.extend(site.experts.map(|experts| experts.chosen));
             if wants.contains(&Wants::Fit) {
-                original_stops.push(*aim);
-                chosen.extend(site.experts.map(|experts| (*aim, experts.chosen)));
+                let Some(aim) = aim else {
+                    let problem = format!("the original does not multiply by {}", site.name);
+                    return Err(EngineError::Internal(problem).into());
+                };
+                original_stops.push(aim.node);
+                chosen.extend(aim.chosen.map(|chosen| (aim.node, chosen)));
                 if let Target::Sum { residual, .. } = site.target {
                     keep.push(residual);
                 }
@@ -181,7 +209,7 @@ impl<'a> Engine<'a> {
                             source,
                             tokens,
                             site,
-                            aim: *aim,
+                            aim: aim.as_ref(),
                             wants,
                         };
                         if let Err(error) = stop.visit(pass, original, visitors, &mut grams) {

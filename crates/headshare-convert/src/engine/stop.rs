@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use faer::Par;
@@ -92,10 +93,36 @@ pub(super) struct Stop<'a> {
     pub source: &'a ModelFile,
     pub tokens: &'a Tokens,
     pub site: &'a Site,
-    /// The node of the original that the target is made of.
-    pub aim: usize,
+    /// What the target is made of.
+    pub aim: Option<&'a Aim>,
     /// What each visitor wants to see.
     pub wants: &'a [Wants],
+}
+
+/// What a target is made of, in the original stream.
+pub(super) struct Aim {
+    /// The node.
+    pub node: usize,
+    /// Of a product with experts: the node that says which.
+    pub chosen: Option<usize>,
+    /// Elements of a row of the node.
+    pub width: usize,
+    /// Those that the changed matrix has outputs for, where some are gone.
+    pub rows: Option<Vec<Range<u64>>>,
+}
+
+impl Aim {
+    /// What the original gives, as wide as the changed matrix.
+    fn of(&self, original: &Original) -> Result<Given, EngineError> {
+        let mut given = original.at(self.node)?;
+        if let Some(rows) = &self.rows {
+            given.values = (given.values.chunks(self.width))
+                .flat_map(|row| (rows.iter()).flat_map(|r| &row[r.start as usize..r.end as usize]))
+                .copied()
+                .collect();
+        }
+        Ok(given)
+    }
 }
 
 /// Rows of a site for visitors that want the same.
@@ -138,10 +165,8 @@ impl Stop<'_> {
         visitors: &mut [&mut dyn Visitor<E>],
         grams: &mut LastGrams,
     ) -> Result<(), E> {
-        let given = match self.wanted(Wants::Fit) {
-            true => Some(original.at(self.aim)?),
-            false => None,
-        };
+        let aim = self.aim.filter(|_| self.wanted(Wants::Fit));
+        let given = aim.map(|aim| aim.of(original)).transpose()?;
         let Some(experts) = self.site.experts else {
             let new = {
                 let [all, fit] = self.plain(pass, given, grams)?;

@@ -185,7 +185,7 @@ impl Visitor<EngineError> for Notes {
 fn run(path: &Path, notes: &mut Notes) {
     let source = ModelFile::open_plain(path).unwrap();
     let windows = windows();
-    let mut engine = Engine::load(&source, &windows, &options()).unwrap();
+    let mut engine = Engine::load(&source, None, &windows, &options()).unwrap();
     assert_eq!(engine.outputs(), OUTPUTS);
     engine.run(&mut [notes], &|_| ()).unwrap();
 }
@@ -438,6 +438,70 @@ fn tables_come_first_with_how_often_their_rows_are_used() {
     }
 }
 
+/// A model of other shapes and types need not be written to be run.
+#[test]
+fn a_variant_is_run_without_being_there() {
+    let folder = tempfile::tempdir().unwrap();
+    for (preset, edits) in [
+        (
+            "tiny-llama",
+            r#"{"drop": {"layer": 1, "unit": 2}},
+               {"narrow": {"layer": 1, "channels": [[0, 20], [50, 120]]}}"#,
+        ),
+        (
+            "tiny-gemma3",
+            r#"{"store": {"tensor": "blk.0.ffn_up.weight", "type": "q4_0"}},
+               {"store": {"tensor": "token_embd.weight", "type": "q8_0"}},
+               {"store": {"tensor": "blk.2.attn_q.weight", "type": "q5_1"}}"#,
+        ),
+    ] {
+        let path = model(folder.path(), preset);
+        let source = ModelFile::open_plain(&path).unwrap();
+        let digest = crate::convert::digest_of(&source);
+        let plan = format!(r#"{{"version": 2, "source": "{digest}", "edits": [{edits}]}}"#);
+        let plan = crate::plan::Plan::from_json(plan.as_bytes()).unwrap();
+        let variant = Variant::new(&source, &plan, None).unwrap();
+        let written = folder.path().join("variant.gguf");
+        crate::convert::write_plain(&variant, &written, true, &|_| ()).unwrap();
+
+        let windows = windows();
+        let mut engine = Engine::load(&source, Some(&variant), &windows, &options()).unwrap();
+        let mut notes = Notes::default();
+        engine.run(&mut [&mut notes], &|_| ()).unwrap();
+        let (theirs, ours) = (capture(&path), capture(&written));
+        assert_eq!(notes.visits.len(), ours.len(), "{preset}");
+        for (visit, product) in notes.visits.iter().zip(&ours) {
+            let name = &product.name;
+            assert_eq!(&visit.site.name, name, "{preset}");
+            let (tokens, p) = (visit.weights.len(), visit.site.columns);
+            if product.inputs.len() == tokens * p {
+                assert_eq!(visit.inputs, product.inputs, "{preset}, {name}");
+            }
+            // Of what the original gave, the rows that are left.
+            let given = theirs.iter().find(|p| p.name == *name).unwrap();
+            let rows = match name.as_str() {
+                "blk.1.ffn_gate.weight" | "blk.1.ffn_up.weight" if preset == "tiny-llama" => {
+                    vec![0..20, 50..120]
+                }
+                "blk.1.attn_q.weight" | "blk.1.attn_k.weight" | "blk.1.attn_v.weight"
+                    if preset == "tiny-llama" =>
+                {
+                    vec![0..32, 48..64]
+                }
+                _ => vec![0..visit.site.rows],
+            };
+            if !visit.site.role.writes_to_stream() {
+                let width = given.outputs.len() / tokens;
+                let kept: Vec<f32> = (given.outputs.chunks(width))
+                    .flat_map(|row| rows.iter().flat_map(|r| &row[r.clone()]))
+                    .copied()
+                    .collect();
+                assert_eq!(visit.targets, kept, "{preset}, {name}");
+            }
+        }
+    }
+}
+
 /// Two visitors in one pass: the second is shown what the first has made.
 #[test]
 fn visitors_follow_each_other() {
@@ -458,7 +522,7 @@ fn visitors_follow_each_other() {
     let path = model(folder.path(), "tiny-gqa");
     let source = ModelFile::open_plain(&path).unwrap();
     let windows = windows();
-    let mut engine = Engine::load(&source, &windows, &options()).unwrap();
+    let mut engine = Engine::load(&source, None, &windows, &options()).unwrap();
     let mut first = Notes {
         changes: vec!["blk.1.attn_v"],
         ..Notes::default()

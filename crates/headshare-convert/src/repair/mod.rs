@@ -15,7 +15,7 @@ pub mod refit;
 mod supported;
 mod visitor;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use faer::Par;
 use headshare_runtime::calibrate::Calibrator;
@@ -26,11 +26,11 @@ pub use record::{Record, Repaired, SurveyRecord, TensorRecord};
 pub use refit::Refit;
 pub use supported::check_supported;
 
-use crate::convert::variant::{Heads, spread_columns};
+use crate::convert::variant::{Heads, Variant, spread_columns};
 use crate::engine::{Engine, Role};
 use crate::input::ModelFile;
 use crate::model::AttentionMap;
-use crate::plan::Plan;
+use crate::plan::{Edit, Plan};
 use visitor::Refitter;
 
 /// Checks that the text is long enough, and that there is memory for what
@@ -67,10 +67,21 @@ fn down_name(layer: u32) -> String {
 
 /// All layers from the first change on, those without heads among them.
 fn layers_to_repair(map: &AttentionMap, plan: &Plan) -> std::ops::Range<u32> {
-    let shared = plan.shares().map(|share| share.layer);
-    let first = shared.chain(plan.drops().map(|unit| unit.layer)).min();
     let end = map.layers.len() as u32 + map.headless_layers;
-    first.unwrap_or(end)..end
+    let of_edit = |edit: &Edit| match edit {
+        Edit::Share(share) => share.layer,
+        Edit::Drop(unit) => unit.layer,
+        Edit::Narrow(narrow) => narrow.layer,
+        Edit::Store(store) => match Role::of(&store.tensor) {
+            (Some(layer), _) => layer,
+            // A head comes after all layers, unless the token embedding is it.
+            // A head of its own comes after all layers.
+            (None, _) if store.tensor == "output.weight" => end,
+            (None, _) => 0,
+        },
+    };
+    let first = plan.edits.iter().map(of_edit).min();
+    first.unwrap_or(end).min(end)..end
 }
 
 /// Repairs `source` after `plan`, which was checked against `map`.
@@ -90,17 +101,33 @@ pub fn repair(
     remark: &dyn Fn(&str),
 ) -> Result<Repaired, RepairError> {
     check_supported(map)?;
-    let mut engine = Engine::load(source, windows, options)?;
-    put_aliases(engine.changed(), source, map, plan)?;
-    let heads = Heads::new(source, map, plan.dropped_units())
-        .map_err(|e| RepairError::Internal(e.to_string()))?;
-    let empty = empty_layers(engine.changed(), source, map, &heads)?;
+    let internal = |e: &dyn std::fmt::Display| RepairError::Internal(e.to_string());
     let layers = layers_to_repair(map, plan);
-    let has_down = |layer: u32| {
-        let is_down = |role| role == Role::Down;
-        (engine.sites().iter()).any(|s| s.layer == Some(layer) && is_down(s.role))
+    // Where shapes or types are others, the changed stream is the model that the
+    // plan makes; units that go alone are left without effect in the source.
+    let reshaped = plan.narrows().next().is_some() || plan.stores().next().is_some();
+    let variant = match reshaped {
+        true => Variant::new(source, plan, None).map_err(|e| internal(&e))?,
+        false => Variant::unchanged(source),
     };
-    let without = layers.clone().filter(|&layer| !has_down(layer)).count();
+    let of_variant =
+        reshaped.then(|| AttentionMap::of(variant.gguf()).map(|m| (m, plan.renumbered())));
+    let of_variant = of_variant.transpose().map_err(|e| internal(&e))?;
+    let (changed_map, changed_plan) = match &of_variant {
+        Some((map, plan)) => (map, plan),
+        None => (map, plan),
+    };
+    let mut engine = Engine::load(source, reshaped.then_some(&variant), windows, options)?;
+    put_aliases(engine.changed(), &variant, changed_map, changed_plan)?;
+    let gone = match reshaped {
+        true => BTreeSet::new(),
+        false => plan.dropped_units(),
+    };
+    let heads = Heads::new(source, map, gone).map_err(|e| internal(&e))?;
+    let empty = empty_layers(engine.changed(), source, map, &heads)?;
+    // Whatever the plan makes of them.
+    let has_down = |layer: &u32| source.gguf.tensor(&down_name(*layer)).is_some();
+    let without = layers.clone().filter(|layer| !has_down(layer)).count();
     if without > 0 {
         remark(&format!(
             "note: {without} layers have no single ffn_down (experts): only their attn_output is refitted"
@@ -117,9 +144,9 @@ pub fn repair(
         tensors: Vec::new(),
     };
     let mut refitter = Refitter {
-        source,
-        map,
-        plan,
+        variant: &variant,
+        map: changed_map,
+        plan: changed_plan,
         heads: &heads,
         layers,
         empty,
@@ -136,23 +163,19 @@ pub fn repair(
 /// Writes the donors' rows over the aliases'.
 fn put_aliases(
     changed: &mut Calibrator,
-    source: &ModelFile,
+    variant: &Variant<'_>,
     map: &AttentionMap,
     plan: &Plan,
 ) -> Result<(), RepairError> {
     for (alias, donor) in plan.shared_rows(map) {
-        let name = &source.gguf.tensors[alias.tensor].name;
+        let name = &variant.gguf().tensors[alias.tensor].name;
         let weight = changed
             .graph()
             .weight(name)
             .ok_or_else(|| RepairError::Internal(format!("llama.cpp does not use {name}")))?;
-        let data = source.gguf.data_range(&source.gguf.tensors[donor.tensor]);
-        let from = data.start + donor.offset;
-        changed.write_weight(
-            weight,
-            alias.offset as usize,
-            source.bytes(from..from + donor.len),
-        )?;
+        let rows =
+            (variant.tensor_rows(&donor)).map_err(|e| RepairError::Internal(e.to_string()))?;
+        changed.write_weight(weight, alias.offset as usize, &rows)?;
     }
     Ok(())
 }

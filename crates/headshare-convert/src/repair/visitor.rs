@@ -5,22 +5,25 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use faer::Par;
+use headshare_runtime::quants;
 
 use super::error::RepairError;
 use super::record::{Repaired, TensorRecord};
 use super::refit::{self, Problem, Refit};
-use crate::convert::variant::{Heads, cut_columns, spread_columns};
-use crate::engine::weights::dequantized;
+use crate::convert::variant::{Heads, Variant, cut_columns, spread_columns};
 use crate::engine::{Role, Seen, Site, Target, Visitor, Wants};
-use crate::input::ModelFile;
 use crate::model::{AttentionMap, Part};
 use crate::plan::Plan;
 
 /// Refits the matrices that write to the residual stream.
 pub(super) struct Refitter<'a> {
-    pub source: &'a ModelFile,
+    /// The changed model.
+    pub variant: &'a Variant<'a>,
+    /// Where its heads are.
     pub map: &'a AttentionMap,
+    /// Which of its units use others'.
     pub plan: &'a Plan,
+    /// The units that go but are still in the stream, with nothing behind them.
     pub heads: &'a Heads<'a>,
     /// The layers from the first change on.
     pub layers: Range<u32>,
@@ -52,7 +55,7 @@ impl Visitor<RepairError> for Refitter<'_> {
 
     fn visit(&mut self, site: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, RepairError> {
         let fitted = self.refit(site, seen)?;
-        let info = self.source.gguf.tensor(&site.name);
+        let info = self.variant.gguf().tensor(&site.name);
         let bytes = match self.kept_columns(site).zip(info) {
             Some((kept, info)) => spread_columns(info, &fitted.bytes, &kept),
             None => fitted.bytes.clone(),
@@ -64,14 +67,18 @@ impl Visitor<RepairError> for Refitter<'_> {
 
 impl Refitter<'_> {
     fn refit(&self, site: &Site, seen: &Seen<'_>) -> Result<Refit, RepairError> {
-        let index =
-            self.source.gguf.tensor_index(&site.name).ok_or_else(|| {
-                RepairError::Internal(format!("{} is not in the file", site.name))
-            })?;
-        let info = &self.source.gguf.tensors[index];
+        let index = self.index(site)?;
+        let info = &self.variant.gguf().tensors[index];
         let p = site.columns;
         let cannot = |error| RepairError::cannot(site, error);
-        let weights = dequantized(self.source, index).map_err(|e| cannot(e.into()))?;
+        // What the source has, and what is left of it.
+        let made_of = self.variant.source_weights(index);
+        let made_of = made_of.map_err(|e| cannot(e.into()))?;
+        let stored = (self.variant.tensor_data(index))
+            .map_err(|e| RepairError::Internal(format!("{}: {e}", site.name)))?;
+        let mut weights = vec![0f32; made_of.len()];
+        quants::dequantize_row(info.ggml_type.id(), &stored, &mut weights)
+            .map_err(|e| cannot(e.into()))?;
         let broken = match weights.iter().all(|v| v.is_finite()) {
             true => seen.not_finite(),
             false => Some("the weights of"),
@@ -82,14 +89,13 @@ impl Refitter<'_> {
                 what: format!("{what} {}", site.name),
             });
         }
-        let mut prior = weights.clone();
+        let mut prior = made_of;
         for columns in self.foreign_columns(site, p) {
             for row in prior.chunks_mut(p) {
                 row[columns.clone()].fill(0.0);
             }
         }
         // The columns of units that go are left out, of weights and inputs.
-        let stored = self.source.bytes(self.source.gguf.data_range(info));
         let (sums, weights, prior, stored, p) = match &self.kept_columns(site) {
             Some(kept) => {
                 let inputs = keep_columns(seen.inputs(), p, kept);
@@ -98,11 +104,11 @@ impl Refitter<'_> {
                     seen.sums_of(&inputs, narrow),
                     keep_columns(&weights, p, kept),
                     keep_columns(&prior, p, kept),
-                    cut_columns(info, stored, kept),
+                    Cow::Owned(cut_columns(info, &stored, kept).into_owned()),
                     narrow,
                 )
             }
-            None => (seen.sums(), weights, prior, Cow::Borrowed(stored), p),
+            None => (seen.sums(), weights, prior, stored, p),
         };
         let problem = Problem {
             sums: &sums,
@@ -138,6 +144,11 @@ impl Refitter<'_> {
         }
     }
 
+    fn index(&self, site: &Site) -> Result<usize, RepairError> {
+        let index = self.variant.gguf().tensor_index(&site.name);
+        index.ok_or_else(|| RepairError::Internal(format!("{} is not in the model", site.name)))
+    }
+
     fn note(&mut self, site: &Site, fitted: Refit) {
         self.repaired.record.tensors.push(TensorRecord {
             name: site.name.clone(),
@@ -146,11 +157,15 @@ impl Refitter<'_> {
             after: fitted.after,
         });
         // What stayed is the source's still, unless columns of it go.
-        if let Some(index) = self.source.gguf.tensor_index(&site.name)
+        if let Some(index) = self.source_index(site)
             && (fitted.lambda.is_some() || self.kept_columns(site).is_some())
         {
             self.repaired.tensors.insert(index, fitted.bytes);
         }
+    }
+
+    fn source_index(&self, site: &Site) -> Option<usize> {
+        self.variant.source.gguf.tensor_index(&site.name)
     }
 }
 
