@@ -69,7 +69,7 @@ impl Calibration {
         let map = convert::attention_map(source)?;
         check_supported(&map)?;
         let windows = Windows::of(source, &map, &options, &|text| ui.remark(text))
-            .map_err(|error| of_source(source, error))?;
+            .map_err(|error| of_source(source, error.into()))?;
         Ok(Ready { windows, options })
     }
 
