@@ -40,7 +40,7 @@ mod tests {
                 models: models.iter().map(Into::into).collect(),
                 reason: "llama-model.cpp:1: GGML_ASSERT(x) failed".to_owned(),
             };
-            failure::of_job(&super::error(&abort)).message
+            failure::one_line(&super::error(&abort).to_string())
         };
         let reason = "llama.cpp cannot use it: llama-model.cpp:1: GGML_ASSERT(x) failed";
         assert_eq!(error(&["a.gguf"]), format!("a.gguf: {reason}"));

@@ -1,5 +1,7 @@
 //! `completions`: what a shell needs to complete this program's arguments.
 
+use headshare_jobs::Error;
+
 use clap::Command;
 use clap_complete::Shell;
 
@@ -17,7 +19,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output, program: Command) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output, program: Command) -> Result<Exit, Error> {
         let name = env!("CARGO_PKG_NAME");
         // clap_complete offers hidden commands, too.
         let commands = program.get_subcommands().filter(|c| !c.is_hide_set());
@@ -26,7 +28,7 @@ impl Args {
             .subcommands(commands.cloned());
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut shown, name, &mut script);
-        out.text(String::from_utf8(script)?)?;
+        out.text(String::from_utf8(script).map_err(Error::failed)?)?;
         Ok(Exit::Done)
     }
 }

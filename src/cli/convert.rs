@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
-use headshare_jobs::{Change, Convert, Converted};
+use headshare_jobs::{Change, Convert, Converted, Error};
 
 use super::Exit;
 use super::output::{Output, grouped, percent};
@@ -58,14 +58,14 @@ struct What {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         let json = self.json;
         let done = self.job()?.run(out)?;
         out.result(&done, json, render)?;
         Ok(Exit::Done)
     }
 
-    pub(super) fn job(self) -> anyhow::Result<Convert> {
+    pub(super) fn job(self) -> Result<Convert, Error> {
         stdio::refuse(
             &self.output,
             "-o",

@@ -3,9 +3,12 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use headshare_jobs::Error;
+
 use super::Exit;
+use super::failure;
 use super::output::Output;
-use crate::exec::{ConvertedFiles, Program, exec};
+use crate::exec::{ConvertedFiles, ExecError, Program, exec};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -25,17 +28,25 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    /// Runs the program; returns only where that is not possible.
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
+        match self.exec(out) {
+            ExecError::Input(error) => Err(error.into()),
+            error => {
+                failure::print(&error.to_string(), hint(&error));
+                Ok(exit(&error))
+            }
+        }
+    }
+
+    fn exec(&self, out: &Output) -> ExecError {
         let (name, arguments) = self.command.split_first().expect("clap requires it");
-        let program = Program::find(name)?;
-        let mut files = ConvertedFiles::new(self.max_mappings, self.perf);
-        for path in &self.model {
-            files.add_model(path)?;
-        }
-        files.add_arguments(arguments)?;
-        if let Some(path) = std::env::var_os("LLAMA_ARG_MODEL") {
-            files.add_if_converted(Path::new(&path))?;
-        }
+        let prepared =
+            Program::find(name).and_then(|program| Ok((program, self.files(arguments)?)));
+        let (program, files) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return error,
+        };
         for remark in &files.remarks {
             out.remark(remark);
         }
@@ -45,6 +56,34 @@ impl Args {
                  not an argument",
             );
         }
-        Err(exec(&files, &program, name, arguments).into())
+        exec(&files, &program, name, arguments)
     }
+
+    fn files(&self, arguments: &[OsString]) -> Result<ConvertedFiles, ExecError> {
+        let mut files = ConvertedFiles::new(self.max_mappings, self.perf);
+        for path in &self.model {
+            files.add_model(path)?;
+        }
+        files.add_arguments(arguments)?;
+        if let Some(path) = std::env::var_os("LLAMA_ARG_MODEL") {
+            files.add_if_converted(Path::new(&path))?;
+        }
+        Ok(files)
+    }
+}
+
+/// As shells have it.
+fn exit(error: &ExecError) -> Exit {
+    match error {
+        ExecError::NotFound { .. } => Exit::NotFound,
+        ExecError::Refused { .. } => Exit::CannotRun,
+        ExecError::Input(_) | ExecError::CannotWork { .. } | ExecError::Prepare { .. } => {
+            Exit::Failed
+        }
+    }
+}
+
+fn hint(error: &ExecError) -> Option<&'static str> {
+    matches!(error, ExecError::CannotWork { .. })
+        .then_some("give it the plain file: headshare-gguf expand FILE -o PLAIN.gguf")
 }

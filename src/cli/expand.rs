@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::{Expand, Expanded};
+use headshare_jobs::{Error, Expand, Expanded};
 
 use super::Exit;
 use super::output::{Output, grouped};
@@ -24,7 +24,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         let json = self.json;
         let written = Written {
             flag: "-o",

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::Inspect;
+use headshare_jobs::{Error, Inspect};
 
 use super::Exit;
 use super::output::{Output, grouped, percent};
@@ -18,7 +18,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         let json = self.json;
         out.result(&self.job().run(out)?, json, render)?;
         Ok(Exit::Done)

@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use headshare_jobs::Error;
+
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Removes temporary output files when the process is told to end. Only file
@@ -11,7 +13,7 @@ static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 ///
 /// # Errors
 /// When there cannot be the thread that waits for signals.
-pub(super) fn install() -> anyhow::Result<()> {
+pub(super) fn install() -> Result<(), Error> {
     signals::install()
 }
 
@@ -47,7 +49,7 @@ mod signals {
         128 + signal
     }
 
-    pub(super) fn install() -> anyhow::Result<()> {
+    pub(super) fn install() -> Result<(), headshare_jobs::Error> {
         let mut ending = vec![SIGINT, SIGTERM];
         // nohup has it ignored, also for what `exec` runs, which a handler
         // would undo.
@@ -65,7 +67,8 @@ mod signals {
                     _ => super::end(status_of(signal)),
                 }
             }
-        })?;
+        })
+        .map_err(headshare_jobs::Error::failed)?;
         Ok(())
     }
 
@@ -83,7 +86,7 @@ mod signals {
     /// Exit status of a program that Ctrl-C ended, as shells count.
     const INTERRUPTED: i32 = 130;
 
-    pub(super) fn install() -> anyhow::Result<()> {
+    pub(super) fn install() -> Result<(), headshare_jobs::Error> {
         // Without a handler Ctrl-C still ends the process.
         let _ = ctrlc::set_handler(|| super::interrupted(INTERRUPTED));
         Ok(())

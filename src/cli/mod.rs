@@ -36,6 +36,8 @@ mod verify;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
+use headshare_jobs::Error;
+
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use exit::Exit;
@@ -99,7 +101,7 @@ impl Command {
         )
     }
 
-    fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    fn run(self, out: &Output) -> Result<Exit, Error> {
         if self.shares_its_work() {
             headshare_jobs::start_pool()?;
         }
@@ -114,7 +116,7 @@ impl Command {
             Self::Eval(args) => args.run(out),
             Self::Report(args) => args.run(out),
             Self::Worker => {
-                headshare_jobs::worker::serve(out, end)?;
+                headshare_jobs::worker::serve(out, end_worker)?;
                 Ok(Exit::Done)
             }
             Self::Analyze(args) => args.run(out),
@@ -126,7 +128,7 @@ impl Command {
 }
 
 /// Ends a worker whose parent is gone.
-fn end() -> ! {
+fn end_worker() -> ! {
     headshare_runtime::end_process(Exit::Failed as i32)
 }
 

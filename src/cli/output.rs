@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 
-use anyhow::Context;
+use headshare_jobs::Error;
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -29,9 +30,9 @@ impl Output {
         result: &T,
         json: bool,
         render: impl FnOnce(&T) -> String,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), Error> {
         self.text(if json {
-            serde_json::to_string(result)?
+            serde_json::to_string(result).map_err(Error::failed)?
         } else {
             printable(&render(result))
         })
@@ -45,7 +46,7 @@ impl Output {
         result: &T,
         json: bool,
         render: impl FnOnce(&T) -> String,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), Error> {
         if taken {
             self.remark(printable(&render(result)).trim_end());
             return Ok(());
@@ -57,7 +58,7 @@ impl Output {
     ///
     /// A reader that is gone had enough: that is no error, and does not change
     /// what the program found out.
-    pub(super) fn text(&self, mut text: String) -> anyhow::Result<()> {
+    pub(super) fn text(&self, mut text: String) -> Result<(), Error> {
         if !text.ends_with('\n') {
             text.push('\n');
         }
@@ -66,7 +67,7 @@ impl Output {
 
     /// Prints `bytes`; whether anybody reads them matters as little as for
     /// [`text`](Self::text).
-    pub(super) fn bytes(&self, bytes: &[u8]) -> anyhow::Result<()> {
+    pub(super) fn bytes(&self, bytes: &[u8]) -> Result<(), Error> {
         let mut stdout = io::stdout().lock();
         written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
     }
@@ -110,10 +111,10 @@ impl Output {
 const CANNOT_WRITE: &str = "standard output: cannot write";
 
 /// How writing to standard output ended. A reader that is gone had enough.
-pub(super) fn written(result: io::Result<()>) -> anyhow::Result<()> {
+pub(super) fn written(result: io::Result<()>) -> Result<(), Error> {
     match result {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context(CANNOT_WRITE),
+        result => result.map_err(|error| Error::failed(error).about(CANNOT_WRITE)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::{MakePlan, Sizes};
+use headshare_jobs::{Error, MakePlan, Sizes};
 
 use super::Exit;
 use super::output::{Output, grouped, percent};
@@ -61,7 +61,7 @@ pub(super) fn parse_ratio(text: &str) -> Result<f64, String> {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         let json = self.json;
         let written = self.output.as_deref().map(|path| Written {
             flag: "-o",

@@ -86,7 +86,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         let json = self.json;
         let report = self.job()?.run(out)?;
         out.result(&report, json, |report| markdown::render(report, PICTURE))?;

@@ -1,7 +1,7 @@
 //! Memory that runs out is told like anything else that goes wrong, instead of
 //! ending the process in an allocator's words.
 
-use headshare_jobs::Error;
+use headshare_jobs::{Error, Kind};
 use headshare_runtime::memory::{Shortage, on_shortage};
 
 use super::failure;
@@ -12,7 +12,7 @@ pub(super) fn install() {
 }
 
 fn end(shortage: &Shortage) -> ! {
-    let error = Error::failed(anyhow::Error::msg(shortage.to_string()));
+    let error = Error::in_words(Kind::Failed, shortage);
     failure::end_process(&error.hint(HINT))
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::Verify;
+use headshare_jobs::{Error, Verify};
 
 use super::Exit;
 use super::output::{Output, grouped};
@@ -21,7 +21,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         let json = self.json;
         let job = self.job();
         let report = job.run(out)?;

@@ -43,19 +43,6 @@ pub enum ExecError {
     },
 }
 
-impl ExecError {
-    /// What the user can do.
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            Self::Input(error) => error.hint(),
-            Self::CannotWork { .. } => {
-                Some("give it the plain file: headshare-gguf expand FILE -o PLAIN.gguf")
-            }
-            Self::NotFound { .. } | Self::Refused { .. } | Self::Prepare { .. } => None,
-        }
-    }
-}
-
 /// What keeps a library out of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Obstacle {

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::AnalyzeAttention;
+use headshare_jobs::{AnalyzeAttention, Error};
 use headshare_runtime::log;
 
 use super::picture::PictureArgs;
@@ -57,7 +57,7 @@ pub(in crate::cli) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         let json = self.json;
         log::set_verbose(self.verbose);
         let taken = stdio::taken(self.picture.written().as_slice(), json)?;

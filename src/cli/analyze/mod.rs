@@ -6,6 +6,8 @@ mod ratios;
 mod summaries;
 mod weights;
 
+use headshare_jobs::Error;
+
 use clap::Subcommand;
 
 use super::Exit;
@@ -28,7 +30,7 @@ pub(super) enum What {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         match self.what {
             What::Weights(args) => args.run(out),
             What::Attention(args) => args.run(out),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use headshare_jobs::AnalyzeRatios;
+use headshare_jobs::{AnalyzeRatios, Error};
 
 use super::picture::PictureArgs;
 use crate::analyze::ratios::{Column, Ratios};
@@ -24,7 +24,7 @@ pub(in crate::cli) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         let json = self.json;
         let taken = stdio::taken(self.picture.written().as_slice(), json)?;
         let found = self.job().run(out)?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::AnalyzeWeights;
+use headshare_jobs::{AnalyzeWeights, Error};
 
 use super::picture::PictureArgs;
 use super::summaries::render_summaries;
@@ -34,7 +34,7 @@ pub(in crate::cli) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         let json = self.json;
         let npy = self.npy.as_deref().map(|path| Written {
             flag: "--npy",

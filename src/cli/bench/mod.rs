@@ -106,7 +106,7 @@ fn threads(text: &str) -> Result<Threads, String> {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         let output = self.output;
         self.gpu.remark(out);
         let rows = self.job()?.run(out)?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use headshare_jobs::{Choice, ChoiceFigures, ChoiceResults, TaskFigures};
+use headshare_jobs::{Choice, ChoiceFigures, ChoiceResults, Error, TaskFigures};
 
 use super::common::{Common, line};
 use crate::cli::llama_cpp::{OneModel, context_size};
@@ -96,7 +96,7 @@ impl From<KindArg> for Kind {
 }
 
 impl Args {
-    pub(in crate::cli) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(in crate::cli) fn run(self, out: &Output) -> Result<Exit, Error> {
         self.common.begin(out);
         stdio::check_inputs(self.tasks.iter().map(|path| ("--task", path.as_path())))?;
         let json = self.common.json;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::{ContinuePrompts, ContinuedPrompts};
+use headshare_jobs::{ContinuePrompts, ContinuedPrompts, Error};
 
 use super::common::{Common, line};
 use crate::cli::Exit;
@@ -42,7 +42,7 @@ pub(in crate::cli) struct Args {
 }
 
 impl Args {
-    pub(in crate::cli) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(in crate::cli) fn run(self, out: &Output) -> Result<Exit, Error> {
         self.common.begin(out);
         let json = self.common.json;
         out.result(&self.job().run(out)?, json, render)?;

@@ -8,6 +8,8 @@ mod perplexity;
 
 pub(super) use choice::KindArg;
 
+use headshare_jobs::Error;
+
 use clap::Subcommand;
 
 use super::Exit;
@@ -28,7 +30,7 @@ pub(super) enum Measure {
 }
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         match self.measure {
             Measure::Perplexity(args) => args.run(out),
             Measure::Choice(args) => args.run(out),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::{Perplexity, PerplexityFigures};
+use headshare_jobs::{Error, Perplexity, PerplexityFigures};
 
 use super::common::{Common, line};
 use crate::cli::Exit;
@@ -51,7 +51,7 @@ pub(in crate::cli) struct Args {
 }
 
 impl Args {
-    pub(in crate::cli) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(in crate::cli) fn run(self, out: &Output) -> Result<Exit, Error> {
         self.common.begin(out);
         let json = self.common.json;
         out.result(&self.job().run(out)?, json, render)?;

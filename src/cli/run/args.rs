@@ -223,7 +223,7 @@ struct EngineArgs {
 
 impl Args {
     /// Checks that standard input is read for one thing only.
-    pub(super) fn check_stdin(&self) -> anyhow::Result<()> {
+    pub(super) fn check_stdin(&self) -> Result<(), Error> {
         let files = [
             ("--file", &self.file_prompt),
             ("--grammar-file", &self.sampling.grammar_file),

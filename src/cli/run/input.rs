@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use anyhow::Context as _;
 use headshare_jobs::Error;
 use rustyline::completion::Completer;
 use rustyline::config::Config;
@@ -51,13 +50,14 @@ enum Line {
 
 impl Input {
     /// Lines are edited, and coloured, where both ends are a terminal.
-    pub(super) fn new(color: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(color: bool) -> Result<Self, Error> {
         let typing = io::stdin().is_terminal();
         let reader = if typing && io::stdout().is_terminal() {
             let config = Config::builder().auto_add_history(false).build();
             let history = MemHistory::with_config(&config);
-            let mut editor = Editor::with_history(config, history)
-                .context("cannot edit lines on this terminal")?;
+            let mut editor = Editor::with_history(config, history).map_err(|error| {
+                Error::failed(error).about("cannot edit lines on this terminal")
+            })?;
             editor.set_helper(Some(Typed {
                 color,
                 ..Typed::default()
@@ -103,7 +103,7 @@ impl Input {
 
     /// The next message; `None` at the end of them. A line that ends with a
     /// backslash is continued by the next.
-    pub(super) fn message(&mut self) -> anyhow::Result<Option<String>> {
+    pub(super) fn message(&mut self) -> Result<Option<String>, Error> {
         let mut message = String::new();
         let mut begun = false;
         loop {
@@ -141,7 +141,7 @@ impl Input {
         Ok(Some(message))
     }
 
-    fn line(&mut self, prompt: &str) -> anyhow::Result<Line> {
+    fn line(&mut self, prompt: &str) -> Result<Line, Error> {
         match &mut self.reader {
             Reader::Terminal(editor) => {
                 if let Some(typed) = editor.helper() {
@@ -153,7 +153,9 @@ impl Input {
                     Err(ReadlineError::Interrupted) => Ok(Line::Cancelled {
                         typed: editor.helper().is_some_and(|typed| typed.anything.get()),
                     }),
-                    Err(error) => Err(error).context("cannot read from the terminal"),
+                    Err(error) => Err(error).map_err(|error| {
+                        Error::failed(error).about("cannot read from the terminal")
+                    }),
                 }
             }
             Reader::Lines { prompt: asked } => {
@@ -168,12 +170,12 @@ impl Input {
 }
 
 /// The next line of standard input; a byte-order mark may stand `at_begin`.
-fn plain_line(at_begin: bool) -> anyhow::Result<Line> {
+fn plain_line(at_begin: bool) -> Result<Line, Error> {
     let mut bytes = Vec::new();
     let read = io::stdin()
         .lock()
         .read_until(b'\n', &mut bytes)
-        .context("cannot read from standard input")?;
+        .map_err(|error| Error::failed(error).about("cannot read from standard input"))?;
     if read == 0 {
         return Ok(Line::End);
     }

@@ -20,7 +20,7 @@ use super::Exit;
 use super::output::Output;
 
 impl Args {
-    pub(super) fn run(self, out: &Output) -> anyhow::Result<Exit> {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
         self.check_stdin()?;
         let perf = if self.chat {
             let chat = talk::Chat::new(&self)?;

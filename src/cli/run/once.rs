@@ -13,7 +13,7 @@ use super::stream::Stream;
 use crate::cli::output::Output;
 
 /// Does the job, and shows the text as it comes, or one JSON object.
-pub(super) fn generate(job: &Generate, json: bool, out: &Output) -> anyhow::Result<Continuation> {
+pub(super) fn generate(job: &Generate, json: bool, out: &Output) -> Result<Continuation, Error> {
     let done = if json {
         let done = job.run(out)?;
         out.result(&done, true, |_| String::new())?;

@@ -83,7 +83,7 @@ impl Chat {
     }
 
     /// Talks until the messages end; returns what that took.
-    pub(super) fn talk(self, out: &Output) -> anyhow::Result<Perf> {
+    pub(super) fn talk(self, out: &Output) -> Result<Perf, Error> {
         let stop = interrupt::stop_flag();
         let (loaded, context) = self.setup.load(&stop, out)?;
         let model = &loaded.model;

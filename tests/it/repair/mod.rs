@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use faer::Par;
-use headshare_gguf::engine::normal::Normal;
+use headshare_gguf::engine::normal::{Rows, Sums};
 use headshare_gguf::engine::{Role, Site, Target, sites};
 use headshare_gguf::input::ModelFile;
 use headshare_runtime::calibrate::{CalibrateError, Calibrator, CalibratorParams};
@@ -107,8 +107,13 @@ fn what_the_engine_reads_is_what_a_naive_pass_computes() {
         };
         let p = input.len() / tokens;
         let weights = vec![1f32; tokens];
-        let targets = vec![0f32; tokens];
-        let normal = Normal::of(at(site.input), &targets, &weights, Par::Seq);
+        let rows = Rows {
+            inputs: (at(site.input), p),
+            targets: (&[], 0),
+            weights: &weights,
+            held_from: tokens,
+        };
+        let normal = Sums::of(rows, Par::Seq).all();
         let gram: Vec<f64> = (0..p * p)
             .map(|at| {
                 (0..tokens)

@@ -46,14 +46,19 @@ impl Error {
         }
     }
 
+    /// An error of this kind, in words.
+    pub fn in_words(kind: Kind, message: impl fmt::Display) -> Self {
+        Self::new(kind, anyhow::Error::msg(message.to_string()))
+    }
+
     /// A job that asks for what cannot be, in words.
     pub fn usage(message: impl fmt::Display) -> Self {
-        Self::new(Kind::Usage, anyhow::anyhow!("{message}"))
+        Self::in_words(Kind::Usage, message)
     }
 
     /// A file that is not what it must be, in words.
     pub fn bad_input(message: impl fmt::Display) -> Self {
-        Self::new(Kind::BadInput, anyhow::anyhow!("{message}"))
+        Self::in_words(Kind::BadInput, message)
     }
 
     /// Something that failed.

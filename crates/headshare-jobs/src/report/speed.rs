@@ -32,7 +32,12 @@ pub(super) fn speeds(rows: &[BenchRow], file: &Path, source: &Path) -> Result<Sp
         })
     };
     let modes = [LoadMode::StockMmap, LoadMode::StockRead];
-    let nothing = || Error::failed(anyhow::anyhow!("{} was not measured", file.display()));
+    let nothing = || {
+        Error::in_words(
+            crate::Kind::Failed,
+            format!("{} was not measured", file.display()),
+        )
+    };
     Ok(Speeds {
         speed: speed(AS_IT_LOADS).ok_or_else(nothing)?,
         stock: modes.into_iter().filter_map(stock).collect(),
