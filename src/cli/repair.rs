@@ -431,7 +431,7 @@ pub(super) fn read_text(path: &Path) -> anyhow::Result<String> {
         Err(error) => {
             let problem = format!("is not UTF-8 at byte {}", error.valid_up_to());
             let name = text::name(path);
-            Err(InputError::content(Path::new(&name))(FormatError::new("text", problem)).into())
+            Err(InputError::content(Path::new(&name))(FormatError::unsupported("text", problem)).into())
         }
     }
 }

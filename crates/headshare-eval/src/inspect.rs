@@ -5,7 +5,7 @@ pub mod second_reader;
 use std::collections::BTreeMap;
 
 use headshare_format::alias::{AliasTable, metadata_is_intact};
-use headshare_format::{LogicalLayout, TensorInfo, VirtualGguf};
+use headshare_format::{LogicalLayout, PageSize, TensorInfo, VirtualGguf};
 use serde::Serialize;
 
 use headshare_convert::input::{InputError, ModelFile};
@@ -125,7 +125,7 @@ pub fn inspect(file: &ModelFile) -> Result<Inspection, InputError> {
 
 fn inspect_sharing(file: &ModelFile, table: &AliasTable) -> Result<SharingInspection, InputError> {
     let content = || InputError::content(file.path());
-    let page_size = file.gguf.alignment;
+    let page_size = PageSize::new(file.gguf.alignment()).expect("a table is read only with a page size");
     let view =
         VirtualGguf::new(&file.gguf, table, LogicalLayout::Pages(page_size)).map_err(content())?;
     let plan = headshare_convert::convert::plan_of(file, table)?;
@@ -135,7 +135,7 @@ fn inspect_sharing(file: &ModelFile, table: &AliasTable) -> Result<SharingInspec
         tool: table.provenance.tool.clone(),
         lossless: table.provenance.lossless,
         header_intact: metadata_is_intact(&file.gguf).map_err(content())?,
-        page_size,
+        page_size: page_size.bytes(),
         source_bytes: table.source.size,
         source_digest: table.provenance.source_digest.clone(),
         logical_tensors: table.tensors.len(),

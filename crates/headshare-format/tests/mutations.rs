@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use headshare_format::alias::{AliasTable, metadata_is_intact, stored_digests};
 use headshare_format::layout::SharedRows;
-use headshare_format::{GgmlType, Gguf, LogicalLayout, VirtualGguf};
+use headshare_format::{GgmlType, Gguf, LogicalLayout, VirtualGguf, PageSize};
 use proptest::prelude::*;
 use support::converted::convert;
 use support::{RawGguf, f32_tensor, kv_array, kv_str, kv_u32, string, tensor};
@@ -96,7 +96,7 @@ fn converted() -> Vec<u8> {
         donor_offset: 8 * 256,
         len: 4 * 256,
     };
-    convert(&plain().bytes(), &[share(0), share(16)], 4096).unwrap()
+    convert(&plain().bytes(), &[share(0), share(16)], PageSize::KIB_4).unwrap()
 }
 
 #[derive(Debug, Clone)]
@@ -178,11 +178,11 @@ fn read(file: &[u8]) -> &'static str {
         assert_eq!(ranges.iter().map(|r| r.len).sum::<u64>(), shared);
     }
     let mut buffer = [0; 4096];
-    for layout in [LogicalLayout::Source, LogicalLayout::Pages(16384)] {
+    for layout in [LogicalLayout::Source, LogicalLayout::Pages(PageSize::KIB_16)] {
         let Ok(logical) = VirtualGguf::new(&gguf, &table, layout) else {
             continue;
         };
-        logical.resident_saving(4096);
+        logical.resident_saving(PageSize::KIB_4);
         for i in 0..64 {
             let at = (u128::from(logical.len()) * i / 63) as u64;
             logical.read_at(file, at, &mut buffer);

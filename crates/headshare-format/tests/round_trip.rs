@@ -5,7 +5,7 @@ mod support;
 
 use headshare_format::alias::{AliasTable, PAGE_SIZES, POOL};
 use headshare_format::layout::SharedRows;
-use headshare_format::{Gguf, LogicalLayout, StitchPlan, VirtualGguf};
+use headshare_format::{Gguf, LogicalLayout, StitchPlan, VirtualGguf, PageSize};
 use proptest::prelude::*;
 use support::converted::convert;
 use support::random::{equal_rows, expanded, file, fit, wishes};
@@ -71,7 +71,7 @@ fn counted_bytes_mapped_again(
 }
 
 /// Converts `file` with `shared` and compares all views with the oracle.
-fn check(file: &[u8], shared: &[SharedRows], page: u64) {
+fn check(file: &[u8], shared: &[SharedRows], page: PageSize) {
     let source = Gguf::parse(file).unwrap();
     let expected = expanded(&source, file, shared);
     let physical = convert(file, shared, page).unwrap();
@@ -88,7 +88,7 @@ fn check(file: &[u8], shared: &[SharedRows], page: u64) {
         let logical = VirtualGguf::new(&gguf, &table, layout).unwrap();
         let bytes = materialise(&logical, &physical);
         let paged = Gguf::parse(&bytes).unwrap();
-        assert_eq!(paged.alignment, logical_page);
+        assert_eq!(paged.alignment(), logical_page.bytes());
         assert_eq!(paged.tensors, logical.tensors());
         assert_eq!(paged.architecture(), source.architecture());
         for (ours, theirs) in paged.tensors.iter().zip(&source.tensors) {
@@ -189,7 +189,7 @@ fn lossless(file: &RawGguf) -> Vec<u8> {
     for page in PAGE_SIZES {
         check(&bytes, &shared, page);
     }
-    convert(&bytes, &shared, 4096).unwrap()
+    convert(&bytes, &shared, PageSize::KIB_4).unwrap()
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn lossless_end_padding_cut_in_the_middle() {
     let source = file.parse().unwrap();
     let shared = equal_rows(&source, &bytes);
     for len in source.data_end()..=source.file_len {
-        check(&bytes[..len as usize], &shared, 4096);
+        check(&bytes[..len as usize], &shared, PageSize::KIB_4);
     }
 }
 

@@ -35,7 +35,7 @@ impl<'a> WeightBlocks<'a> {
     /// file that the header is of.
     pub fn new(gguf: &Gguf, file: &'a [u8], map: &AttentionMap) -> Result<Self, ModelError> {
         if file.len() as u64 != gguf.file_len {
-            return Err(FormatError::new(
+            return Err(FormatError::unsupported(
                 "file",
                 format!(
                     "has {} bytes now; it had {} when its header was read",

@@ -158,7 +158,7 @@ fn check(source: &Gguf, rows: &SharedRows) -> Result<(), FormatError> {
         source.tensors.get(rows.alias),
         source.tensors.get(rows.donor),
     ) else {
-        return Err(FormatError::new(
+        return Err(FormatError::unsupported(
             "sharing",
             "names a tensor that is not there",
         ));

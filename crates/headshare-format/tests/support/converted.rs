@@ -4,20 +4,14 @@ use headshare_format::alias::keys::DIGEST_METADATA;
 use headshare_format::alias::{AliasTable, Digests, Provenance, format_digest};
 use headshare_format::gguf::{HeaderBuilder, Value, ValueType};
 use headshare_format::layout::{self, PhysicalLayout, SharedRows};
-use headshare_format::{FormatError, Gguf, TensorInfo};
+use headshare_format::{FormatError, Gguf, TensorInfo, PageSize};
 
 use super::{kv_array, string};
 
 /// The physical file of `source` in which `shared` is stored once.
-pub fn convert(source: &[u8], shared: &[SharedRows], page: u64) -> Result<Vec<u8>, FormatError> {
+pub fn convert(source: &[u8], shared: &[SharedRows], page: PageSize) -> Result<Vec<u8>, FormatError> {
     let gguf = Gguf::parse(source)?;
-    let provenance = Provenance {
-        tool: "test 0".to_owned(),
-        lossless: true,
-        source_digest: format_digest(&blake3::hash(source)),
-        plan: None,
-        replaced: None,
-    };
+    let provenance = Provenance::lossless("test 0", format_digest(&blake3::hash(source)));
     let layout = layout::plan(
         &gguf,
         &|r| {

@@ -233,7 +233,7 @@ impl Plan {
         plan.read_once.extend(folded.into_iter().map(|tensor| {
             let range = view.data_range(tensor);
             // Every tensor begins on a page: the rest of its last one is its own.
-            range.start..range.end.next_multiple_of(page_size())
+            range.start..range.end.next_multiple_of(page_size().bytes())
         }));
         let in_place: Vec<Range<u64>> = in_place.iter().map(|t| view.data_range(t)).collect();
         plan.mapped_shared = bytes_mapped_again(plan.mapping.mapped(), &in_place);

@@ -335,7 +335,7 @@ fn header(
 ) -> Result<(Gguf, Vec<Origin>), FormatError> {
     let (mut infos, origins): (Vec<TensorInfo>, Vec<Origin>) = shapes.finish().into_iter().unzip();
     keys.file_type = store::file_type(&old.tensors, &infos);
-    let overflows = || FormatError::new("output", "its size overflows");
+    let overflows = || FormatError::unsupported("output", "its size overflows");
     let mut builder = keys.apply(old);
     let mut offset = 0;
     for info in &mut infos {
