@@ -201,7 +201,12 @@ impl Args {
 }
 
 impl ConvertResult {
-    fn new(source: &ModelFile, output: &Path, prepared: &Prepared<'_>, page_size: PageSize) -> Self {
+    fn new(
+        source: &ModelFile,
+        output: &Path,
+        prepared: &Prepared<'_>,
+        page_size: PageSize,
+    ) -> Self {
         Self {
             source: FileSize {
                 path: source.path().display().to_string(),

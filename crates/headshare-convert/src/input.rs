@@ -90,7 +90,7 @@ impl InputError {
 impl ModelFile {
     /// Bytes of the tensors that the file states.
     pub fn tensor_bytes(&self) -> u64 {
-        self.gguf.tensors.iter().map(TensorInfo::byte_len).sum()
+        self.gguf.tensors().iter().map(TensorInfo::byte_len).sum()
     }
 
     /// Opens the GGUF file at `path` and validates its header and, in a
@@ -152,15 +152,16 @@ impl ModelFile {
     /// Says so where the file is the vocabulary of a model, without the model.
     fn vocabulary_only(&self) -> Option<FormatError> {
         let tensors = match &self.table {
-            Some(table) => &table.tensors,
-            None => &self.gguf.tensors,
+            Some(table) => table.tensors.as_slice(),
+            None => self.gguf.tensors(),
         };
         let has_tokens = self.gguf.kv("tokenizer.ggml.tokens").is_some();
         (tensors.is_empty() && has_tokens).then(|| {
-            FormatError::unsupported("file", "is a vocabulary only: a tokenizer, and no weights").hint(
-                "get the GGUF of the whole model (convert_hf_to_gguf.py writes one without \
+            FormatError::unsupported("file", "is a vocabulary only: a tokenizer, and no weights")
+                .hint(
+                    "get the GGUF of the whole model (convert_hf_to_gguf.py writes one without \
                  --vocab-only); headshare-gguf inspect shows what this file holds",
-            )
+                )
         })
     }
 

@@ -96,24 +96,24 @@ pub struct LayerSharing {
 pub fn inspect(file: &ModelFile) -> Result<Inspection, InputError> {
     let content = || InputError::content(file.path());
     let (architecture, logical) = match &file.table {
-        Some(table) => (table.source.architecture.clone(), &table.tensors),
+        Some(table) => (table.source.architecture.clone(), table.tensors.as_slice()),
         None => (
             file.gguf
                 .architecture()
                 .map_err(content())?
                 .map(str::to_owned),
-            &file.gguf.tensors,
+            file.gguf.tensors(),
         ),
     };
     Ok(Inspection {
         path: file.path().display().to_string(),
         bytes: file.len(),
-        gguf_version: file.gguf.version,
+        gguf_version: file.gguf.version(),
         architecture,
-        alignment: file.gguf.alignment,
-        keys: file.gguf.kvs.len(),
-        tensors: file.gguf.tensors.len(),
-        tensor_bytes: total(&file.gguf.tensors),
+        alignment: file.gguf.alignment(),
+        keys: file.gguf.kvs().len(),
+        tensors: file.gguf.tensors().len(),
+        tensor_bytes: total(file.gguf.tensors()),
         types: count_types(logical),
         sharing: file
             .table
@@ -125,7 +125,8 @@ pub fn inspect(file: &ModelFile) -> Result<Inspection, InputError> {
 
 fn inspect_sharing(file: &ModelFile, table: &AliasTable) -> Result<SharingInspection, InputError> {
     let content = || InputError::content(file.path());
-    let page_size = PageSize::new(file.gguf.alignment()).expect("a table is read only with a page size");
+    let page_size =
+        PageSize::new(file.gguf.alignment()).expect("a table is read only with a page size");
     let view =
         VirtualGguf::new(&file.gguf, table, LogicalLayout::Pages(page_size)).map_err(content())?;
     let plan = headshare_convert::convert::plan_of(file, table)?;

@@ -35,7 +35,6 @@ pub struct Extent {
 
 /// The origin of an extent's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum ExtentSource {
     /// The synthesised header, from its first byte.
     Header,
@@ -99,7 +98,10 @@ impl VirtualGguf {
             ),
             LogicalLayout::Pages(page) => {
                 lay_out(&mut tensors, page.bytes())?;
-                (paged_header(physical, &table.source, &tensors, page), page.bytes())
+                (
+                    paged_header(physical, &table.source, &tensors, page),
+                    page.bytes(),
+                )
             }
         };
         let overflow = || FormatError::unsupported("header", "the logical size overflows");
@@ -129,7 +131,7 @@ impl VirtualGguf {
         for (index, tensor) in tensors.iter().enumerate() {
             pad(&mut builder, data_offset + tensor.offset);
             for segment in table.segments_of(index as u32) {
-                let stored = &physical.tensors[segment.stored as usize];
+                let stored = &physical.tensors()[segment.stored as usize];
                 let start = physical.data_range(stored).start + segment.stored_offset;
                 builder.push(segment.len, ExtentSource::Physical(start));
             }

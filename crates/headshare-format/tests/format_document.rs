@@ -52,7 +52,7 @@ fn example() -> (Vec<u8>, [SharedRows; 2]) {
 fn the_example_is_what_the_code_writes() {
     let (source, shared) = example();
     let gguf = Gguf::parse(&convert(&source, &shared, PageSize::KIB_4).unwrap()).unwrap();
-    for stored in &gguf.tensors {
+    for stored in gguf.tensors() {
         let dims: Vec<_> = stored.dims.iter().map(u64::to_string).collect();
         let row = format!(
             "| `{}` | {} | {} | {} |",

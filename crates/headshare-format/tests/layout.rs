@@ -4,7 +4,7 @@ mod support;
 
 use headshare_format::alias::{AliasTable, POOL, Provenance, format_digest};
 use headshare_format::layout::{self, PhysicalLayout, SharedRows};
-use headshare_format::{Advice, FormatError, GgmlType, Gguf, LogicalLayout, VirtualGguf, PageSize};
+use headshare_format::{Advice, FormatError, GgmlType, Gguf, LogicalLayout, PageSize, VirtualGguf};
 use support::converted::convert;
 use support::{RawGguf, assert_error, f32_tensor, kv_str, kv_u32, tensor};
 
@@ -283,7 +283,8 @@ fn small_tensors_fill_the_gaps_before_residues() {
 
 #[test]
 fn pages_of_other_sizes_are_refused() {
-    for page in [0, 1, 32, 2048, 8192, 1 << 20] {
+    for page in [1, 32, 2048, 8192, 1 << 20] {
+        let page = PageSize::new(page).unwrap();
         let error = plan_of(&source(), &[], page).unwrap_err();
         assert_error(&error, "page size", "is no page size of the format");
     }

@@ -6,9 +6,7 @@ mod support;
 
 use headshare_format::gguf::{MAX_ALIGNMENT, ValueType};
 use headshare_format::{FormatError, GgmlType, Gguf};
-use support::{
-    RawGguf, assert_error, f32_tensor, kv_array, kv_str, kv_u32, record, string, words,
-};
+use support::{RawGguf, assert_error, f32_tensor, kv_array, kv_str, kv_u32, record, string, words};
 
 const ARRAY: u32 = ValueType::Array as u32;
 const STRING: u32 = ValueType::String as u32;

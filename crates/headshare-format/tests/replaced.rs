@@ -2,10 +2,10 @@
 
 mod support;
 
-use headshare_format::{Gguf, PageSize};
 use headshare_format::alias::{AliasTable, Digests, Provenance, Replaced};
 use headshare_format::gguf::align_up;
 use headshare_format::layout;
+use headshare_format::{Gguf, PageSize};
 use support::{RawGguf, f32_tensor, kv_str};
 
 /// The header of a conversion of a small model, with these provenance fields.

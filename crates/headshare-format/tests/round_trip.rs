@@ -5,7 +5,7 @@ mod support;
 
 use headshare_format::alias::{AliasTable, PAGE_SIZES, POOL};
 use headshare_format::layout::SharedRows;
-use headshare_format::{Gguf, LogicalLayout, StitchPlan, VirtualGguf, PageSize};
+use headshare_format::{Gguf, LogicalLayout, PageSize, StitchPlan, VirtualGguf};
 use proptest::prelude::*;
 use support::converted::convert;
 use support::random::{equal_rows, expanded, file, fit, wishes};
@@ -77,7 +77,7 @@ fn check(file: &[u8], shared: &[SharedRows], page: PageSize) {
     let physical = convert(file, shared, page).unwrap();
     let gguf = Gguf::parse(&physical).unwrap();
     let table = AliasTable::read(&gguf).unwrap().expect("a converted file");
-    assert_eq!(table.tensors, source.tensors);
+    assert_eq!(table.tensors, source.tensors());
 
     let logical = VirtualGguf::new(&gguf, &table, LogicalLayout::Source).unwrap();
     assert!(materialise(&logical, &physical) == expected);
@@ -89,9 +89,9 @@ fn check(file: &[u8], shared: &[SharedRows], page: PageSize) {
         let bytes = materialise(&logical, &physical);
         let paged = Gguf::parse(&bytes).unwrap();
         assert_eq!(paged.alignment(), logical_page.bytes());
-        assert_eq!(paged.tensors, logical.tensors());
+        assert_eq!(paged.tensors(), logical.tensors());
         assert_eq!(paged.architecture(), source.architecture());
-        for (ours, theirs) in paged.tensors.iter().zip(&source.tensors) {
+        for (ours, theirs) in paged.tensors().iter().zip(source.tensors()) {
             assert_eq!(
                 (&ours.name, &ours.dims, ours.ggml_type),
                 (&theirs.name, &theirs.dims, theirs.ggml_type)
@@ -195,7 +195,7 @@ fn lossless(file: &RawGguf) -> Vec<u8> {
 #[test]
 fn lossless_plain_file_has_no_filler_and_stores_once() {
     let physical = Gguf::parse(&lossless(&repetitive())).unwrap();
-    let stored: Vec<_> = physical.tensors.iter().map(|t| t.name.as_str()).collect();
+    let stored: Vec<_> = physical.tensors().iter().map(|t| t.name.as_str()).collect();
     assert_eq!(stored, ["one", POOL]);
     // The donated half and the norm are in the pool, the other half is not.
     assert_eq!(physical.tensor("one").unwrap().dims, [256, 16]);
@@ -263,7 +263,7 @@ fn lossless_end_padding_cut_in_the_middle() {
     let bytes = file.bytes();
     let source = file.parse().unwrap();
     let shared = equal_rows(&source, &bytes);
-    for len in source.data_end()..=source.file_len {
+    for len in source.data_end()..=source.file_len() {
         check(&bytes[..len as usize], &shared, PageSize::KIB_4);
     }
 }

@@ -209,7 +209,7 @@ fn a_large_vocabulary_is_not_kept_beside_the_weights() {
             ..ModelSpec::preset("tiny-gqa").unwrap()
         };
         spec.write(&source).unwrap();
-        let header = ModelFile::open(&source).unwrap().gguf.data_offset;
+        let header = ModelFile::open(&source).unwrap().gguf.data_offset();
         let (converted, _) = convert_and_expand(&source, &How::Ratio(0.0));
         let loaded = load(&converted, Sharing::Auto);
         logits(&loaded.model, 2);

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use headshare_format::{LogicalLayout, VirtualGguf, PageSize};
+use headshare_format::{LogicalLayout, PageSize, VirtualGguf};
 use headshare_gguf::input::ModelFile;
 use headshare_stitch::{Steps, StitchedMapping};
 
@@ -152,7 +152,7 @@ fn with_few_mappings_left_the_smallest_runs_are_copied() {
     assert!(all[..] == few[..], "the bytes are the same");
     // And they are the expanded file's, tensor by tensor.
     let expanded = ModelFile::open(&expanded).unwrap();
-    for (tensor, plain) in view.tensors().iter().zip(&expanded.gguf.tensors) {
+    for (tensor, plain) in view.tensors().iter().zip(expanded.gguf.tensors()) {
         let range = view.data_range(tensor);
         let bytes = &all[range.start as usize..range.end as usize];
         assert!(

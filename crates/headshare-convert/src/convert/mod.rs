@@ -172,13 +172,13 @@ fn lay_out<'a>(
     provenance.lossless = lossless;
     provenance.plan = plan.as_ref().map(Plan::to_json);
     provenance.replaced = (!computed.is_empty()).then(|| Replaced {
-            by: if by.is_empty() {
-                ENCODED.to_owned()
-            } else {
-                by
-            },
-            tensors: computed.into_iter().map(|tensor| tensor as u32).collect(),
-        });
+        by: if by.is_empty() {
+            ENCODED.to_owned()
+        } else {
+            by
+        },
+        tensors: computed.into_iter().map(|tensor| tensor as u32).collect(),
+    });
     let gguf = variant.gguf();
     // Between the tensors of a variant nothing lies that its source has not.
     let is_zero = |range: std::ops::Range<u64>| {
@@ -188,7 +188,8 @@ fn lay_out<'a>(
     let header = layout
         .table
         .encode(gguf, &layout.infos(), page, Digests::Unknown);
-    let data_offset = align_up(header.len() as u64, page)
+    let data_offset = page
+        .align_up(header.len() as u64)
         .ok_or_else(|| content()(FormatError::unsupported("output", "its size overflows")))?;
     let output_bytes = data_offset + layout.data_len();
     let physical = Gguf::parse_header(&header, output_bytes).map_err(content())?;

@@ -1,8 +1,8 @@
 //! Writing the header of a physical file.
 
 use super::{ARCHITECTURE, AliasTable, VERSION, keys};
-use crate::{PageSize, TensorInfo};
 use crate::gguf::{Gguf, HeaderBuilder, KEY_ALIGNMENT, KEY_ARCHITECTURE};
+use crate::{PageSize, TensorInfo};
 
 /// Hexadecimal digits of a digest.
 pub const METADATA_DIGEST_HEX_LEN: usize = 64;
@@ -35,7 +35,7 @@ impl AliasTable {
         if self.source.architecture.is_none() {
             header.str(KEY_ARCHITECTURE, ARCHITECTURE);
         }
-        for kv in &source.kvs {
+        for kv in source.kvs() {
             match kv.key.as_str() {
                 KEY_ARCHITECTURE => header.str(KEY_ARCHITECTURE, ARCHITECTURE),
                 KEY_ALIGNMENT => header.u32(KEY_ALIGNMENT, page),

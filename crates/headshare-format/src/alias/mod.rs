@@ -102,11 +102,11 @@ impl SourceLayout {
     /// When its architecture is no UTF-8 string.
     pub fn of(source: &Gguf) -> Result<Self, FormatError> {
         Ok(Self {
-            version: source.version,
+            version: source.version(),
             architecture: source.architecture()?.map(str::to_owned),
-            alignment: source.alignment,
+            alignment: source.alignment(),
             has_alignment_key: source.kv(crate::gguf::KEY_ALIGNMENT).is_some(),
-            size: source.file_len,
+            size: source.file_len(),
         })
     }
 }
@@ -224,8 +224,9 @@ impl AliasTable {
                     Some(last) if last.is_continued_by(&next) => last.len += next.len,
                     _ if full => {
                         let problem = format!("segments overlap in more than {most} places");
-                        return Err(FormatError::unsupported("alias table", problem)
-                            .advise(Advice::Expand));
+                        return Err(
+                            FormatError::unsupported("alias table", problem).advise(Advice::Expand)
+                        );
                     }
                     _ => shared.push(next),
                 }

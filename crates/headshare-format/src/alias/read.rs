@@ -13,9 +13,8 @@ use super::fields::{
 };
 use super::source::{lay_out, source_header};
 use super::{
-    ARCHITECTURE, AliasTable, FILLER, HEADER_CHANGED, METADATA_DIGEST_HEX_LEN,
-    PAGE_SIZES, POOL, Provenance, RESERVED_PREFIX, Segment, SourceLayout, VERSION, is_converted,
-    keys,
+    ARCHITECTURE, AliasTable, FILLER, HEADER_CHANGED, METADATA_DIGEST_HEX_LEN, PAGE_SIZES, POOL,
+    Provenance, RESERVED_PREFIX, Segment, SourceLayout, VERSION, is_converted, keys,
 };
 use crate::gguf::{
     DEFAULT_ALIGNMENT, Gguf, KEY_ALIGNMENT, MAX_ALIGNMENT, MAX_TENSOR_NAME, align_up,
@@ -71,10 +70,8 @@ fn broken(number: u8) -> impl Fn(FormatError) -> FormatError {
 /// rule is a consequence: what broke it is that somebody wrote to the header.
 fn blame(physical: &Gguf, broken: FormatError) -> FormatError {
     match metadata_is_intact(physical) {
-        Ok(false) => {
-            FormatError::new(broken.kind, "file", format!("{HEADER_CHANGED} ({broken})"))
-                .advise(Advice::EditPlainFile)
-        },
+        Ok(false) => FormatError::new(broken.kind, "file", format!("{HEADER_CHANGED} ({broken})"))
+            .advise(Advice::EditPlainFile),
         _ => broken,
     }
 }
@@ -87,13 +84,13 @@ pub fn stored_digests(physical: &Gguf) -> Result<Vec<&str>, FormatError> {
     let digests = required_array(physical, keys::DIGEST_STORED)?
         .strs()
         .ok_or_else(|| FormatError::key(keys::DIGEST_STORED, "expected an array of strings"))?;
-    if digests.len() != physical.tensors.len() {
+    if digests.len() != physical.tensors().len() {
         return Err(FormatError::key(
             keys::DIGEST_STORED,
             format!(
                 "{} digests for {} stored tensors",
                 digests.len(),
-                physical.tensors.len()
+                physical.tensors().len()
             ),
         ));
     }
@@ -133,21 +130,21 @@ fn check_known(physical: &Gguf) -> Result<(), FormatError> {
 
 // R1: a version of GGUF, and a page size that we know.
 fn check_container(physical: &Gguf) -> Result<(), FormatError> {
-    if physical.version != 3 {
+    if physical.version() != 3 {
         return Err(FormatError::unsupported(
             "version",
             format!(
                 "a headshare file is GGUF version 3, this one is version {}",
-                physical.version
+                physical.version()
             ),
         ));
     }
-    if PageSize::new(physical.alignment).is_none_or(|page| !PAGE_SIZES.contains(&page)) {
+    if PageSize::new(physical.alignment()).is_none_or(|page| !PAGE_SIZES.contains(&page)) {
         return Err(FormatError::key(
             KEY_ALIGNMENT,
             format!(
                 "{} is no page size of the format ({PAGE_SIZES:?})",
-                physical.alignment
+                physical.alignment()
             ),
         ));
     }
@@ -333,24 +330,30 @@ fn check_coverage(tensors: &[TensorInfo], segments: &[Segment]) -> Result<(), Fo
                 || !segment.len.is_multiple_of(row)
                 || !segment.offset.is_multiple_of(row)
             {
-                return fail(6, format!(
-                    "offset {} and length {} are not whole rows of {row} bytes",
-                    segment.offset, segment.len
-                ));
+                return fail(
+                    6,
+                    format!(
+                        "offset {} and length {} are not whole rows of {row} bytes",
+                        segment.offset, segment.len
+                    ),
+                );
             }
             if segment.offset != covered {
-                return fail(7, format!(
-                    "begins at byte {}, but the segments before it cover {covered} bytes",
-                    segment.offset
-                ));
+                return fail(
+                    7,
+                    format!(
+                        "begins at byte {}, but the segments before it cover {covered} bytes",
+                        segment.offset
+                    ),
+                );
             }
             covered = match covered.checked_add(segment.len) {
                 Some(end) if end <= tensor.byte_len() => end,
                 _ => {
-                    return fail(7, format!(
-                        "ends past the tensor's {} bytes",
-                        tensor.byte_len()
-                    ));
+                    return fail(
+                        7,
+                        format!("ends past the tensor's {} bytes", tensor.byte_len()),
+                    );
                 }
             };
         }
@@ -383,15 +386,15 @@ fn check_stored(
     tensors: &[TensorInfo],
     segments: &[Segment],
 ) -> Result<(), FormatError> {
-    let mut by_stored: Vec<Vec<&Segment>> = vec![Vec::new(); physical.tensors.len()];
+    let mut by_stored: Vec<Vec<&Segment>> = vec![Vec::new(); physical.tensors().len()];
     for (i, segment) in segments.iter().enumerate() {
-        let Some(stored) = physical.tensors.get(segment.stored as usize) else {
+        let Some(stored) = physical.tensors().get(segment.stored as usize) else {
             return Err(FormatError::key(
                 keys::SEGMENT_STORED,
                 format!(
                     "segment {i} points to stored tensor {}, but there are {}",
                     segment.stored,
-                    physical.tensors.len()
+                    physical.tensors().len()
                 ),
             )
             .breaking(Rule::Table(8)));
@@ -421,15 +424,14 @@ fn check_stored(
         .enumerate()
         .map(|(i, t)| (t.name.as_str(), i))
         .collect();
-    for (stored, mut users) in physical.tensors.iter().zip(by_stored) {
+    for (stored, mut users) in physical.tensors().iter().zip(by_stored) {
         users.sort_by_key(|s| (s.stored_offset, s.tensor, s.offset));
         let is_ours = stored.name == POOL || stored.name == FILLER;
         if is_ours && (stored.ggml_type != GgmlType::I8 || stored.dims.len() != 1) {
-            return Err(FormatError::tensor(
-                &stored.name,
-                "must be one dimension of i8",
-            )
-            .breaking(Rule::Table(9)));
+            return Err(
+                FormatError::tensor(&stored.name, "must be one dimension of i8")
+                    .breaking(Rule::Table(9)),
+            );
         }
         match stored.name.as_str() {
             POOL => check_pool(tensors, &users).map_err(broken(11))?,

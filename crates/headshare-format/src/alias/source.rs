@@ -59,7 +59,7 @@ fn restore_records(
     alignment: u64,
     header: &mut HeaderBuilder,
 ) {
-    for kv in &physical.kvs {
+    for kv in physical.kvs() {
         match kv.key.as_str() {
             KEY_ARCHITECTURE => {
                 if let Some(architecture) = &source.architecture {

@@ -4,7 +4,6 @@ use byteorder::{ByteOrder, LittleEndian};
 
 /// The type of a value (`enum gguf_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 #[allow(missing_docs)]
 pub enum ValueType {
     U8 = 0,
@@ -68,7 +67,6 @@ impl ValueType {
 
 /// A typed view of a value.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
 #[allow(missing_docs)]
 pub enum Value<'a> {
     U8(u8),
@@ -152,7 +150,6 @@ impl<'a> Value<'a> {
 
 /// A typed view of an array; arrays do not nest.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
 pub struct ArrayView<'a> {
     /// The elements' type.
     pub elem: ValueType,

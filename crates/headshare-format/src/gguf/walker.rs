@@ -133,10 +133,20 @@ fn read_kv(cursor: &mut Cursor, index: u64) -> Result<Kv, FormatError> {
     let start = cursor.pos;
     let key = cursor.string(&format!("key number {index}"))?;
     let key = std::str::from_utf8(key)
-        .map_err(|e| malformed(Rule::Key, format!("key number {index}"), format!("not UTF-8: {e}")))?
+        .map_err(|e| {
+            malformed(
+                Rule::Key,
+                format!("key number {index}"),
+                format!("not UTF-8: {e}"),
+            )
+        })?
         .to_owned();
     if key.is_empty() {
-        return Err(malformed(Rule::Key, format!("key number {index}"), "is empty"));
+        return Err(malformed(
+            Rule::Key,
+            format!("key number {index}"),
+            "is empty",
+        ));
     }
     let field = format!("key {key:?}");
     let type_id = cursor.u32(&field)?;
@@ -163,7 +173,11 @@ fn read_kv(cursor: &mut Cursor, index: u64) -> Result<Kv, FormatError> {
 fn skip_array(cursor: &mut Cursor, field: &str) -> Result<(), FormatError> {
     let type_id = cursor.u32(field)?;
     let elem = ValueType::from_id(type_id).ok_or_else(|| {
-        malformed(Rule::Value, field, format!("unknown type {type_id} of array elements"))
+        malformed(
+            Rule::Value,
+            field,
+            format!("unknown type {type_id} of array elements"),
+        )
     })?;
     if elem == ValueType::Array {
         return Err(FormatError::unsupported(
@@ -201,7 +215,13 @@ fn read_tensor(cursor: &mut Cursor, index: u64) -> Result<TensorInfo, FormatErro
         ));
     }
     let name = std::str::from_utf8(name)
-        .map_err(|e| malformed(Rule::TensorName, number.as_str(), format!("its name is not UTF-8: {e}")))?
+        .map_err(|e| {
+            malformed(
+                Rule::TensorName,
+                number.as_str(),
+                format!("its name is not UTF-8: {e}"),
+            )
+        })?
         .to_owned();
     let field = format!("tensor {name:?}");
     let n_dims = cursor.u32(&field)?;

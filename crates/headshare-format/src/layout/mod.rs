@@ -92,7 +92,7 @@ pub fn plan(
     let ownership =
         Ownership::resolve(source, shared).map_err(|error| error.breaking(Rule::Sharing))?;
     let mut layout = Placement::new(source, page);
-    for index in 0..source.tensors.len() {
+    for index in 0..source.tensors().len() {
         layout.place(&ownership, index);
     }
     layout.finish_pool(&ownership);
@@ -113,7 +113,7 @@ pub fn plan(
         table: AliasTable {
             source: SourceLayout::of(source)?,
             provenance,
-            tensors: source.tensors.clone(),
+            tensors: source.tensors().to_vec(),
             segments,
         },
         page,
@@ -130,7 +130,7 @@ fn refuse_reserved(source: &Gguf) -> Result<(), FormatError> {
         .advise(Advice::StartFromExpanded));
     }
     if let Some(kv) = source
-        .kvs
+        .kvs()
         .iter()
         .find(|kv| kv.key.starts_with(RESERVED_PREFIX))
     {
@@ -141,7 +141,7 @@ fn refuse_reserved(source: &Gguf) -> Result<(), FormatError> {
         .of(ErrorKind::Unsupported));
     }
     if let Some(tensor) = source
-        .tensors
+        .tensors()
         .iter()
         .find(|t| t.name.starts_with(RESERVED_PREFIX))
     {
@@ -157,8 +157,9 @@ fn refuse_reserved(source: &Gguf) -> Result<(), FormatError> {
 /// The filler tensor, when the source's filler is more than zero padding.
 fn filler_tensor(source: &Gguf, is_zero: &dyn Fn(Range<u64>) -> bool) -> Option<StoredTensor> {
     let ranges = source.filler_ranges();
-    let padded_end = align_up(source.data_end(), source.alignment)?;
-    let plain = source.file_len <= padded_end && ranges.iter().all(|range| is_zero(range.clone()));
+    let padded_end = align_up(source.data_end(), source.alignment())?;
+    let plain =
+        source.file_len() <= padded_end && ranges.iter().all(|range| is_zero(range.clone()));
     if plain {
         return None;
     }
@@ -208,7 +209,7 @@ impl<'a> Placement<'a> {
             page,
             stored: Vec::new(),
             items: Vec::new(),
-            placed: vec![Vec::new(); source.tensors.len()],
+            placed: vec![Vec::new(); source.tensors().len()],
         }
     }
 
@@ -216,7 +217,7 @@ impl<'a> Placement<'a> {
     /// the pool, or both.
     fn place(&mut self, ownership: &Ownership, index: usize) {
         let own = ownership.own_runs(index);
-        let info = &self.source.tensors[index];
+        let info = &self.source.tensors()[index];
         let donated = ownership.donated_parts(index);
         let (pooled, kept): (Vec<Range<u64>>, Vec<Range<u64>>) =
             split_by(&own, &donated).into_iter().fold(
@@ -292,7 +293,7 @@ impl<'a> Placement<'a> {
         let stored = self.stored.len() as u32;
         let mut pieces = Vec::new();
         for (item, offset) in pool.items {
-            let data = self.source.data_range(&self.source.tensors[item.tensor]);
+            let data = self.source.data_range(&self.source.tensors()[item.tensor]);
             pieces.push(Piece {
                 offset,
                 source: data.start + item.range.start..data.start + item.range.end,
@@ -315,7 +316,7 @@ impl<'a> Placement<'a> {
 
     fn segments(&self, ownership: &Ownership) -> Vec<Segment> {
         let mut segments: Vec<Segment> = Vec::new();
-        for index in 0..self.source.tensors.len() {
+        for index in 0..self.source.tensors().len() {
             for (range, owner) in ownership.runs(index) {
                 let mut offset = range.start;
                 let owned = owner.offset..owner.offset + (range.end - range.start);

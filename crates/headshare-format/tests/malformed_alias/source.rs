@@ -1,11 +1,11 @@
 //! R1 to R4, R12 and R13: versions, logical tensors, the source's layout and
 //! size, digests.
 
-use headshare_format::{Advice, Gguf, PageSize};
 use headshare_format::alias::{
     FILLER, POOL, format_digest, keys, metadata_is_intact, stored_digests,
 };
 use headshare_format::gguf::ValueType;
+use headshare_format::{Advice, Gguf, PageSize};
 
 use super::support::converted::{Converted, convert};
 use super::support::{assert_error, kv_array, kv_str, kv_u32, record, string};
