@@ -43,8 +43,8 @@ pub const EDIT_PLAIN_FILE: &str = "tools that edit metadata do not know the head
      convert it again";
 
 /// What an error about a file's content advises, in this program's commands.
-pub fn in_words(advice: &Advice) -> &str {
-    match advice {
+pub fn in_words(advice: &Advice) -> Option<&str> {
+    Some(match advice {
         Advice::Words(words) => words,
         Advice::StartFromExpanded => {
             "headshare-gguf expand FILE -o PLAIN.gguf gives a plain GGUF to start from"
@@ -52,8 +52,8 @@ pub fn in_words(advice: &Advice) -> &str {
         Advice::Expand => "headshare-gguf expand FILE -o PLAIN.gguf needs no such list",
         Advice::UseNewer => "use a newer headshare-gguf",
         Advice::EditPlainFile => EDIT_PLAIN_FILE,
-        _ => "this headshare-gguf is older than the library that reads its files",
-    }
+        _ => return None,
+    })
 }
 
 impl InputError {
@@ -82,7 +82,7 @@ impl InputError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::File(_) => None,
-            Self::Content { error, .. } => error.advice.as_ref().map(in_words),
+            Self::Content { error, .. } => error.advice.as_ref().and_then(in_words),
         }
     }
 }

@@ -496,7 +496,7 @@ fn data_truncated() {
 #[test]
 fn data_section_missing() {
     let file = two_tensors();
-    let header_end = file.parse().unwrap().header_end as usize;
+    let header_end = file.parse().unwrap().header_end() as usize;
     let error = parse_error(&file.bytes()[..header_end]);
     assert_error(&error, "tensor \"one\"", "not fully downloaded");
 }
@@ -548,8 +548,8 @@ fn cut_in_the_end_padding_it_stays_whole() {
         match Gguf::parse(&bytes[..len]) {
             Ok(cut) => {
                 assert!(len >= data_end, "cut after {len} bytes");
-                assert_eq!(cut.tensors, whole.tensors);
-                assert_eq!(cut.file_len, len as u64);
+                assert_eq!(cut.tensors(), whole.tensors());
+                assert_eq!(cut.file_len(), len as u64);
             }
             Err(_) => assert!(len < data_end, "cut after {len} bytes"),
         }

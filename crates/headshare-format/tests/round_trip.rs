@@ -30,15 +30,15 @@ fn stitch(plan: &StitchPlan, logical: &VirtualGguf, physical: &[u8]) -> Vec<u8> 
     };
     for run in &plan.maps {
         for n in [run.logical, run.physical, run.len] {
-            assert!(n.is_multiple_of(plan.page), "{run:?}");
+            assert!(n.is_multiple_of(plan.page.bytes()), "{run:?}");
         }
         assert!(run.len > 0);
         let bytes = &physical[run.physical as usize..(run.physical + run.len) as usize];
         write(run.logical, bytes);
     }
     for copy in &plan.copies {
-        assert!(copy.start.is_multiple_of(plan.page) && copy.start < copy.end);
-        assert!(copy.end.is_multiple_of(plan.page) || copy.end == plan.len);
+        assert!(copy.start.is_multiple_of(plan.page.bytes()) && copy.start < copy.end);
+        assert!(copy.end.is_multiple_of(plan.page.bytes()) || copy.end == plan.len);
         let mut bytes = vec![0; (copy.end - copy.start) as usize];
         logical.read_at(physical, copy.start, &mut bytes);
         write(copy.start, &bytes);

@@ -18,7 +18,6 @@ mod write;
 use std::collections::BTreeMap;
 
 use headshare_format::alias::{Digests, Provenance, Replaced};
-use headshare_format::gguf::align_up;
 use headshare_format::layout::{self, PhysicalLayout, SharedRows};
 use headshare_format::{FormatError, Gguf, LogicalLayout, PageSize, VirtualGguf};
 use serde::Serialize;

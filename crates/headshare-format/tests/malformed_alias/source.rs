@@ -380,7 +380,7 @@ fn digests_hold_and_a_changed_header_is_noticed() {
     let file = convert(&source().bytes(), &shared(), PageSize::KIB_4).unwrap();
     let gguf = Gguf::parse(&file).unwrap();
     assert!(metadata_is_intact(&gguf).unwrap());
-    for (tensor, stated) in gguf.tensors.iter().zip(stored_digests(&gguf).unwrap()) {
+    for (tensor, stated) in gguf.tensors().iter().zip(stored_digests(&gguf).unwrap()) {
         let range = gguf.data_range(tensor);
         let hash = blake3::hash(&file[range.start as usize..range.end as usize]);
         assert_eq!(format_digest(&hash), stated);
