@@ -25,6 +25,15 @@ pub(super) fn words(advice: &Advice) -> String {
             "convert --lossless compares bytes, not weights, and works for this file".into()
         }
         Advice::ExpandFirst => "turn it back first: headshare-gguf expand FILE -o OUT".into(),
+        Advice::StartFromExpanded => {
+            "headshare-gguf expand FILE -o PLAIN.gguf gives a plain GGUF to start from".into()
+        }
+        Advice::Expand => "headshare-gguf expand FILE -o PLAIN.gguf needs no such list".into(),
+        Advice::UseNewer => "use a newer headshare-gguf".into(),
+        Advice::EditPlainFile => "tools that edit metadata do not know the headshare format: \
+                                  edit the source (or what headshare-gguf expand makes of the \
+                                  file as it was written) and convert it again"
+            .into(),
         Advice::PlanAgain => {
             "make a plan for this file: headshare-gguf plan FILE -o plan.json".into()
         }

@@ -58,20 +58,12 @@ impl InputError {
             other => other,
         }
     }
-
-    /// What the user can do about the file's content.
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            Self::File(_) => None,
-            Self::Content { error, .. } => error.hint.as_deref(),
-        }
-    }
 }
 
 impl ModelFile {
     /// Bytes of the tensors that the file states.
     pub fn tensor_bytes(&self) -> u64 {
-        self.gguf.tensors.iter().map(TensorInfo::byte_len).sum()
+        self.gguf.tensors().iter().map(TensorInfo::byte_len).sum()
     }
 
     /// Opens the GGUF file at `path` and validates its header and, in a
@@ -127,21 +119,22 @@ impl ModelFile {
             _ => return self.vocabulary_only(),
         };
         let problem = format!("is {what}, not a model");
-        Some(FormatError::new("file", problem).hint(hint))
+        Some(FormatError::unsupported("file", problem).hint(hint))
     }
 
     /// Says so where the file is the vocabulary of a model, without the model.
     fn vocabulary_only(&self) -> Option<FormatError> {
         let tensors = match &self.table {
-            Some(table) => &table.tensors,
-            None => &self.gguf.tensors,
+            Some(table) => table.tensors.as_slice(),
+            None => self.gguf.tensors(),
         };
         let has_tokens = self.gguf.kv("tokenizer.ggml.tokens").is_some();
         (tensors.is_empty() && has_tokens).then(|| {
-            FormatError::new("file", "is a vocabulary only: a tokenizer, and no weights").hint(
-                "get the GGUF of the whole model (convert_hf_to_gguf.py writes one without \
+            FormatError::unsupported("file", "is a vocabulary only: a tokenizer, and no weights")
+                .hint(
+                    "get the GGUF of the whole model (convert_hf_to_gguf.py writes one without \
                  --vocab-only); headshare-gguf inspect shows what this file holds",
-            )
+                )
         })
     }
 
@@ -157,7 +150,7 @@ impl ModelFile {
         }
         if this.table.is_some() {
             return Err(InputError::content(path)(
-                FormatError::new("file", "is converted already").hint(format!(
+                FormatError::unsupported("file", "is converted already").hint(format!(
                     "expand it first: headshare-gguf expand {} -o PLAIN.gguf",
                     path.display()
                 )),
@@ -175,7 +168,7 @@ impl ModelFile {
         match this.table.take() {
             Some(table) => Ok((this, table)),
             None => Err(InputError::content(path)(
-                FormatError::new("file", "is a plain GGUF, not one written by convert")
+                FormatError::unsupported("file", "is a plain GGUF, not one written by convert")
                     .hint("headshare-gguf inspect shows what any GGUF file holds"),
             )),
         }

@@ -6,6 +6,7 @@ use headshare_convert::convert::{self, ConvertError, Duplicates, Fitted};
 use headshare_convert::input::ModelFile;
 use headshare_convert::matching::{self, MatchFunction, WeightBlocks};
 use headshare_convert::plan::{Expected, Plan, Saved};
+use headshare_format::PageSize;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Context as _;
@@ -13,7 +14,7 @@ use crate::output::{self, Written};
 use crate::{Error, Ui, Unit};
 
 /// The page size that resident bytes are counted for.
-const PAGE: u64 = 4096;
+const PAGE: PageSize = PageSize::KIB_4;
 
 /// Chooses which heads would share, by their weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

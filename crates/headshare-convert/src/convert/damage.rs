@@ -95,7 +95,7 @@ pub(super) fn differing(file: &ModelFile) -> Result<Vec<Finding>, InputError> {
     let stated = alias::stored_digests(&file.gguf).map_err(content())?;
     let differing: Vec<Finding> = file
         .gguf
-        .tensors
+        .tensors()
         .par_iter()
         .zip(stated)
         .filter(|(info, stated)| digest_stored(file, info) != *stated)

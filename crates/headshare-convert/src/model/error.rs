@@ -60,16 +60,3 @@ pub enum ModelError {
     #[error(transparent)]
     Format(#[from] FormatError),
 }
-
-impl ModelError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            Self::NotAModel(_) | Self::NotShareable { .. } | Self::UnknownArchitecture(_) => {
-                Some("convert --lossless needs no knowledge of heads and works for this file")
-            }
-            Self::Converted => Some("turn it back first: headshare-gguf expand FILE -o OUT"),
-            Self::Format(error) => error.hint.as_deref(),
-        }
-    }
-}

@@ -68,17 +68,6 @@ impl RepairError {
         let name = site.name.clone();
         Self::Quantize { name, error }
     }
-
-    /// What the user can do.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::TextTooShort { .. } => {
-                Some("some hundred kilobytes of the text that the model will be used on do best")
-            }
-            Self::NotFinite { .. } => Some("headshare-gguf run shows whether the model works"),
-            _ => None,
-        }
-    }
 }
 
 impl From<EngineError> for RepairError {

@@ -168,7 +168,7 @@ fn put_aliases(
     plan: &Plan,
 ) -> Result<(), RepairError> {
     for (alias, donor) in plan.shared_rows(map) {
-        let name = &variant.gguf().tensors[alias.tensor].name;
+        let name = &variant.gguf().tensors()[alias.tensor].name;
         let weight = changed
             .graph()
             .weight(name)

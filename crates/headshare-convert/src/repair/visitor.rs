@@ -68,7 +68,7 @@ impl Visitor<RepairError> for Refitter<'_> {
 impl Refitter<'_> {
     fn refit(&self, site: &Site, seen: &Seen<'_>) -> Result<Refit, RepairError> {
         let index = self.index(site)?;
-        let info = &self.variant.gguf().tensors[index];
+        let info = &self.variant.gguf().tensors()[index];
         let p = site.columns;
         let cannot = |error| RepairError::cannot(site, error);
         // What the source has, and what is left of it.

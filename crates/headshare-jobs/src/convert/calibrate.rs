@@ -107,7 +107,7 @@ impl Ready {
         }
         if dry_run {
             let data = |tensor: usize| {
-                let info = &source.gguf.tensors[tensor];
+                let info = &source.gguf.tensors()[tensor];
                 source.bytes(source.gguf.data_range(info)).to_vec()
             };
             let replaced = repair::tensors_to_repair(source, &map, plan);
@@ -148,7 +148,10 @@ pub fn read_text(path: &Path) -> Result<String, Error> {
         Err(error) => {
             let problem = format!("is not UTF-8 at byte {}", error.valid_up_to());
             let name = text::name(path);
-            Err(InputError::content(Path::new(&name))(FormatError::new("text", problem)).into())
+            Err(
+                InputError::content(Path::new(&name))(FormatError::unsupported("text", problem))
+                    .into(),
+            )
         }
     }
 }

@@ -14,6 +14,7 @@ use headshare_convert::plan::{Plan, Saved};
 use headshare_convert::repair::Record;
 use headshare_convert::repair::choose::Units;
 use headshare_files::{AtomicFile, FileId};
+use headshare_format::PageSize;
 use serde::{Deserialize, Serialize};
 
 pub use calibrate::{Calibration, read_text};
@@ -117,6 +118,12 @@ impl Convert {
     /// When a file is bad, the change does not fit the model, or the output cannot
     /// be written.
     pub fn run(&self, ui: &dyn Ui) -> Result<Converted, Error> {
+        let page = PageSize::new(self.page_size).ok_or_else(|| {
+            Error::usage(format!(
+                "{} bytes are no page: it is a power of two",
+                self.page_size
+            ))
+        })?;
         let source = ModelFile::open_plain(&self.source)?;
         let plan_file = match &self.change {
             Change::Plan { file } => Some(Contents::open(file)?),
@@ -176,8 +183,8 @@ impl Convert {
             convert::check_source(plan, &source, &digest).map_err(|e| self.name_plan(e.into()))?;
             plan.source = digest;
         }
-        let prepared = convert::prepare(&source, plan, fitted, self.page_size)
-            .map_err(|e| self.name_plan(e.into()))?;
+        let prepared =
+            convert::prepare(&source, plan, fitted, page).map_err(|e| self.name_plan(e.into()))?;
         let mut done = self.converted(&source, &prepared);
         done.repair = record;
         if !self.dry_run {

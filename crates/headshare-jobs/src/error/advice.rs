@@ -28,6 +28,15 @@ pub enum Advice {
     LosslessComparesBytes,
     /// The file should be turned back into a plain one first.
     ExpandFirst,
+    /// Expanding a converted file gives a plain one to start from.
+    StartFromExpanded,
+    /// Expanding the file works, where this does not.
+    Expand,
+    /// A newer program reads the file.
+    UseNewer,
+    /// The header of a converted file was edited: a plain one should be, and then
+    /// converted.
+    EditPlainFile,
     /// The plan should be made for this file.
     PlanAgain,
     /// Sharing works where deleting does not.

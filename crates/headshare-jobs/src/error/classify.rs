@@ -80,7 +80,15 @@ impl Classify for InputError {
 }
 
 fn of_format(error: &FormatError) -> Option<Advice> {
-    error.hint.clone().map(Advice::Words)
+    use headshare_format::Advice as Said;
+    Some(match error.advice.as_ref()? {
+        Said::Words(words) => Advice::Words(words.clone()),
+        Said::StartFromExpanded => Advice::StartFromExpanded,
+        Said::Expand => Advice::Expand,
+        Said::UseNewer => Advice::UseNewer,
+        Said::EditPlainFile => Advice::EditPlainFile,
+        _ => return None,
+    })
 }
 
 impl Classify for model::ModelError {
@@ -131,7 +139,7 @@ impl Classify for Damage {
 
     fn advice(&self) -> Option<Advice> {
         Some(match self.is_of_header() {
-            true => Advice::Words(headshare_format::alias::HEADER_CHANGED_HINT.to_owned()),
+            true => Advice::EditPlainFile,
             false => Advice::Damaged,
         })
     }

@@ -74,7 +74,7 @@ impl Model {
         if params.check_metadata {
             let tensors = source
                 .table
-                .map_or(&source.gguf.tensors, |table| &table.tensors);
+                .map_or(source.gguf.tensors(), |table| table.tensors.as_slice());
             preflight::check(source.gguf, tensors).map_err(ModelError::metadata(&name))?;
         }
         let mut plan = Plan::new(source, sharing)?;
@@ -156,7 +156,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let name: Arc<Path> = name.into();
         if params.check_metadata {
-            preflight::check(gguf, &gguf.tensors).map_err(ModelError::metadata(&name))?;
+            preflight::check(gguf, &gguf.tensors()).map_err(ModelError::metadata(&name))?;
         }
         let params = ModelParams {
             use_mmap: false,
@@ -203,7 +203,7 @@ struct Plan {
 impl Plan {
     fn new(source: &Source<'_>, sharing: Sharing) -> Result<Self, StitchError> {
         let Some(table) = source.table else {
-            let tensors = &source.gguf.tensors;
+            let tensors = source.gguf.tensors();
             let steps = steps(tensors, &repacking_types(tensors), sharing);
             return Ok(Self::plain(StitchedMapping::plain(source.file, steps)?));
         };
@@ -278,7 +278,7 @@ impl Plan {
         plan.read_once.extend(folded.into_iter().map(|tensor| {
             let range = view.data_range(tensor);
             // Every tensor begins on a page: the rest of its last one is its own.
-            range.start..range.end.next_multiple_of(page_size())
+            range.start..range.end.next_multiple_of(page_size().bytes())
         }));
         let in_place: Vec<Range<u64>> = in_place.iter().map(|t| view.data_range(t)).collect();
         plan.mapped_shared = bytes_mapped_again(plan.mapping.mapped(), &in_place);

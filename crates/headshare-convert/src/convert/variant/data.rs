@@ -35,7 +35,7 @@ impl Origin {
 
     /// Whether these are runs of the source's bytes, at the same type.
     pub(super) fn is_copied(&self, source: &ModelFile, info: &TensorInfo) -> bool {
-        let from = &source.gguf.tensors[self.tensor];
+        let from = &source.gguf.tensors()[self.tensor];
         self.columns.is_none() && from.ggml_type == info.ggml_type
     }
 
@@ -46,7 +46,7 @@ impl Origin {
         source: &ModelFile,
         range: Range<u64>,
     ) -> impl Iterator<Item = Range<u64>> {
-        let from = &source.gguf.tensors[self.tensor];
+        let from = &source.gguf.tensors()[self.tensor];
         let start = source.gguf.data_range(from).start;
         let unit = unit_bytes(from);
         let whole = 0..from.byte_len() / unit;
@@ -79,7 +79,7 @@ impl Origin {
     /// # Errors
     /// When their type has no numbers.
     pub(super) fn weights(&self, source: &ModelFile) -> Result<Vec<f32>, QuantError> {
-        let from = &source.gguf.tensors[self.tensor];
+        let from = &source.gguf.tensors()[self.tensor];
         let bytes = self.bytes(source, 0..from.byte_len());
         let width = from.row_elems() as usize;
         let rows = bytes.len() / from.row_bytes() as usize;
@@ -106,7 +106,7 @@ impl Origin {
         info: &TensorInfo,
         rows: Range<u64>,
     ) -> Result<Vec<u8>, QuantError> {
-        let from = &source.gguf.tensors[self.tensor];
+        let from = &source.gguf.tensors()[self.tensor];
         let bytes = from.row_bytes();
         let old: Vec<Range<u64>> = self
             .runs(source, rows.start * bytes..rows.end * bytes)

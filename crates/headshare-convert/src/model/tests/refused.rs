@@ -26,7 +26,10 @@ fn architectures_that_are_not_shareable() {
             "{text}"
         );
         assert!(text.contains(reason), "{text}");
-        assert!(error.hint().unwrap().contains("--lossless"));
+        assert!(
+            matches!(error, ModelError::NotShareable { .. }),
+            "{error:?}"
+        );
     }
 }
 
@@ -39,7 +42,7 @@ fn unknown_architecture() {
             text.contains(&format!("architecture {name:?} is not one")),
             "{text}"
         );
-        assert!(error.hint().unwrap().contains("--lossless"));
+        assert_eq!(error, ModelError::UnknownArchitecture(name.to_owned()));
     }
 }
 
@@ -75,7 +78,6 @@ fn no_architecture() {
 fn converted_files_want_expanding_first() {
     let error = Model::new("headshare", 1, 32).map().unwrap_err();
     assert_eq!(error, ModelError::Converted);
-    assert!(error.hint().unwrap().contains("expand"));
 }
 
 #[test]

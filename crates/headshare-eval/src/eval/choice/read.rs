@@ -256,6 +256,9 @@ mod tests {
             error.to_string(),
             "t.jsonl:1: the fields are prompt, best, which is no known form of a task"
         );
-        assert!(error.hint().unwrap().contains("{query, choices, gold}"));
+        let TaskError::Line { hint, .. } = error else {
+            panic!("{error:?}")
+        };
+        assert!(hint.unwrap().contains("{query, choices, gold}"));
     }
 }

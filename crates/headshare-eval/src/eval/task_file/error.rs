@@ -69,12 +69,4 @@ impl TaskError {
         }
         self
     }
-
-    /// What the user can do.
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            Self::Line { hint, .. } | Self::Content { hint, .. } => hint.as_deref(),
-            _ => None,
-        }
-    }
 }
