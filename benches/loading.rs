@@ -7,6 +7,7 @@
 //!
 //! `HEADSHARE_BENCH_LAYERS=50,500` loads models of other sizes.
 
+use headshare_format::PageSize;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -55,8 +56,8 @@ fn converted(source: &Path, name: &str, ratio: Option<f64>) -> PathBuf {
         }
     };
     let path = source.with_extension(format!("{name}.gguf"));
-    let prepared =
-        convert::prepare(&file, plan, Fitted::default(), 4096).expect("a model that can share");
+    let prepared = convert::prepare(&file, plan, Fitted::default(), PageSize::KIB_4)
+        .expect("a model that can share");
     convert::write(&prepared, &path, true, &|_| {}).expect("a folder with room");
     path
 }
@@ -101,7 +102,7 @@ fn main() {
         let tensors = ModelFile::open(&plain)
             .expect("a valid file")
             .gguf
-            .tensors
+            .tensors()
             .len();
         files.iter().for_each(|path| {
             load(path);

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use headshare_format::Gguf;
+use headshare_format::{Gguf, PageSize};
 use headshare_format::alias::{Digests, Provenance, format_digest};
 use headshare_format::layout::{self, SharedRows};
 use headshare_testmodels::{FileEnd, KeyOrder, ModelSpec, type_named};
@@ -93,14 +93,10 @@ fn convert(plain: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
             len: tensor.rows().div_ceil(2) * tensor.row_bytes(),
         });
     }
-    let provenance = Provenance {
-        tool: "seeds 0".to_owned(),
-        lossless: false,
-        source_digest: format_digest(&blake3::hash(plain)),
-        plan: Some("{}".to_owned()),
-        replaced: None,
-    };
-    let layout = layout::plan(&gguf, &|r| plain[r.start as usize..r.end as usize].iter().all(|&b| b == 0), &shared, 4096, provenance)?;
+    let mut provenance = Provenance::lossless("seeds 0", format_digest(&blake3::hash(plain)));
+    provenance.lossless = false;
+    provenance.plan = Some("{}".to_owned());
+    let layout = layout::plan(&gguf, &|r| plain[r.start as usize..r.end as usize].iter().all(|&b| b == 0), &shared, PageSize::KIB_4, provenance)?;
     let mut data = vec![0; layout.data_len() as usize];
     let mut digests = Vec::new();
     for stored in &layout.stored {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use headshare_format::alias::{AliasTable, metadata_is_intact, stored_digests};
-use headshare_format::{Gguf, LogicalLayout, VirtualGguf};
+use headshare_format::{Gguf, LogicalLayout, VirtualGguf, PageSize};
 use libfuzzer_sys::fuzz_target;
 
 /// Larger logical files are read in samples only.
@@ -31,7 +31,7 @@ fuzz_target!(|file: &[u8]| {
     if let Ok(ranges) = table.shared_ranges(all()) {
         assert_eq!(ranges.iter().map(|r| r.len).sum::<u64>(), shared);
     }
-    for page in [4096, 65536] {
+    for page in [PageSize::KIB_4, PageSize::KIB_64] {
         let layout = LogicalLayout::Pages(page);
         let Ok(logical) = VirtualGguf::new(&gguf, &table, layout) else {
             continue;

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
 use headshare_files::AtomicFile;
+use headshare_format::PageSize;
 use serde::Serialize;
 
 use super::Exit;
@@ -35,8 +36,8 @@ pub(super) struct Args {
     /// Page size in bytes of the machines that will run the file.
     #[arg(long, value_name = "BYTES", default_value = "4096",
         value_parser = PossibleValuesParser::new(["4096", "16384", "65536"])
-            .map(|text| text.parse::<u64>().expect("one of the listed numbers")))]
-    page_size: u64,
+            .map(|text| text.parse().ok().and_then(PageSize::new).expect("one of the listed numbers")))]
+    page_size: PageSize,
     /// Show what would be done and what it saves, and write nothing. Sizes leave
     /// out the some kilobytes in which a repair is recorded.
     #[arg(long)]
@@ -200,7 +201,12 @@ impl Args {
 }
 
 impl ConvertResult {
-    fn new(source: &ModelFile, output: &Path, prepared: &Prepared<'_>, page_size: u64) -> Self {
+    fn new(
+        source: &ModelFile,
+        output: &Path,
+        prepared: &Prepared<'_>,
+        page_size: PageSize,
+    ) -> Self {
         Self {
             source: FileSize {
                 path: source.path().display().to_string(),
@@ -210,7 +216,7 @@ impl ConvertResult {
                 path: output.display().to_string(),
                 bytes: prepared.output_bytes,
             },
-            page_size,
+            page_size: page_size.bytes(),
             dry_run: false,
             plan: prepared.plan.clone(),
             repair: None,

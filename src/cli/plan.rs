@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use headshare_format::PageSize;
 
 use super::Exit;
 use super::output::{Output, grouped, percent};
@@ -15,7 +16,7 @@ use crate::matching::{self, MatchFunction};
 use crate::plan::{Expected, Plan};
 
 /// The page size that `plan` counts resident bytes for.
-const DEFAULT_PAGE: u64 = 4096;
+const DEFAULT_PAGE: PageSize = PageSize::KIB_4;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

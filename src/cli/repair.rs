@@ -385,7 +385,7 @@ impl RepairArgs {
         }
         if dry_run {
             let data = |tensor: usize| {
-                let info = &source.gguf.tensors[tensor];
+                let info = &source.gguf.tensors()[tensor];
                 source.bytes(source.gguf.data_range(info)).to_vec()
             };
             let replaced = repair::tensors_to_repair(source, &map, plan);
@@ -431,7 +431,10 @@ pub(super) fn read_text(path: &Path) -> anyhow::Result<String> {
         Err(error) => {
             let problem = format!("is not UTF-8 at byte {}", error.valid_up_to());
             let name = text::name(path);
-            Err(InputError::content(Path::new(&name))(FormatError::new("text", problem)).into())
+            Err(
+                InputError::content(Path::new(&name))(FormatError::unsupported("text", problem))
+                    .into(),
+            )
         }
     }
 }

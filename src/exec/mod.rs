@@ -16,7 +16,7 @@ use std::path::Path;
 
 use headshare_files::FileError;
 use headshare_format::alias::AliasTable;
-use headshare_format::{Gguf, LogicalLayout, VirtualGguf};
+use headshare_format::{Gguf, LogicalLayout, PageSize, VirtualGguf};
 use headshare_preload::{FileIdentity, Plan};
 use headshare_stitch::MappedFile;
 
@@ -28,7 +28,7 @@ pub use program::Program;
 #[derive(Debug)]
 pub struct ConvertedFiles {
     plan: Plan,
-    page: u64,
+    page: PageSize,
     known: Vec<FileIdentity>,
     /// What to tell the user about files that are left as they are.
     pub remarks: Vec<String>,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use headshare_files::FileError;
 use headshare_format::alias::AliasTable;
-use headshare_format::{FormatError, Gguf, TensorInfo};
+use headshare_format::{Advice, FormatError, Gguf, TensorInfo};
 use headshare_stitch::MappedFile;
 
 /// A valid GGUF file, plain or converted.
@@ -37,6 +37,25 @@ pub enum InputError {
     },
 }
 
+/// What to do about a converted file whose header was edited.
+pub const EDIT_PLAIN_FILE: &str = "tools that edit metadata do not know the headshare format: \
+     edit the source (or what headshare-gguf expand makes of the file as it was written) and \
+     convert it again";
+
+/// What an error about a file's content advises, in this program's commands.
+pub fn in_words(advice: &Advice) -> Option<&str> {
+    Some(match advice {
+        Advice::Words(words) => words,
+        Advice::StartFromExpanded => {
+            "headshare-gguf expand FILE -o PLAIN.gguf gives a plain GGUF to start from"
+        }
+        Advice::Expand => "headshare-gguf expand FILE -o PLAIN.gguf needs no such list",
+        Advice::UseNewer => "use a newer headshare-gguf",
+        Advice::EditPlainFile => EDIT_PLAIN_FILE,
+        _ => return None,
+    })
+}
+
 impl InputError {
     /// An error about the content of the file at `path`.
     pub fn content(path: &Path) -> impl FnOnce(FormatError) -> Self {
@@ -63,7 +82,7 @@ impl InputError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::File(_) => None,
-            Self::Content { error, .. } => error.hint.as_deref(),
+            Self::Content { error, .. } => error.advice.as_ref().and_then(in_words),
         }
     }
 }
@@ -71,7 +90,7 @@ impl InputError {
 impl ModelFile {
     /// Bytes of the tensors that the file states.
     pub fn tensor_bytes(&self) -> u64 {
-        self.gguf.tensors.iter().map(TensorInfo::byte_len).sum()
+        self.gguf.tensors().iter().map(TensorInfo::byte_len).sum()
     }
 
     /// Opens the GGUF file at `path` and validates its header and, in a
@@ -127,21 +146,22 @@ impl ModelFile {
             _ => return self.vocabulary_only(),
         };
         let problem = format!("is {what}, not a model");
-        Some(FormatError::new("file", problem).hint(hint))
+        Some(FormatError::unsupported("file", problem).hint(hint))
     }
 
     /// Says so where the file is the vocabulary of a model, without the model.
     fn vocabulary_only(&self) -> Option<FormatError> {
         let tensors = match &self.table {
-            Some(table) => &table.tensors,
-            None => &self.gguf.tensors,
+            Some(table) => table.tensors.as_slice(),
+            None => self.gguf.tensors(),
         };
         let has_tokens = self.gguf.kv("tokenizer.ggml.tokens").is_some();
         (tensors.is_empty() && has_tokens).then(|| {
-            FormatError::new("file", "is a vocabulary only: a tokenizer, and no weights").hint(
-                "get the GGUF of the whole model (convert_hf_to_gguf.py writes one without \
+            FormatError::unsupported("file", "is a vocabulary only: a tokenizer, and no weights")
+                .hint(
+                    "get the GGUF of the whole model (convert_hf_to_gguf.py writes one without \
                  --vocab-only); headshare-gguf inspect shows what this file holds",
-            )
+                )
         })
     }
 
@@ -157,7 +177,7 @@ impl ModelFile {
         }
         if this.table.is_some() {
             return Err(InputError::content(path)(
-                FormatError::new("file", "is converted already").hint(format!(
+                FormatError::unsupported("file", "is converted already").hint(format!(
                     "expand it first: headshare-gguf expand {} -o PLAIN.gguf",
                     path.display()
                 )),
@@ -175,7 +195,7 @@ impl ModelFile {
         match this.table.take() {
             Some(table) => Ok((this, table)),
             None => Err(InputError::content(path)(
-                FormatError::new("file", "is a plain GGUF, not one written by convert")
+                FormatError::unsupported("file", "is a plain GGUF, not one written by convert")
                     .hint("headshare-gguf inspect shows what any GGUF file holds"),
             )),
         }

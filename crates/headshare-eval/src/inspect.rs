@@ -5,7 +5,7 @@ pub mod second_reader;
 use std::collections::BTreeMap;
 
 use headshare_format::alias::{AliasTable, metadata_is_intact};
-use headshare_format::{LogicalLayout, TensorInfo, VirtualGguf};
+use headshare_format::{LogicalLayout, PageSize, TensorInfo, VirtualGguf};
 use serde::Serialize;
 
 use headshare_convert::input::{InputError, ModelFile};
@@ -96,24 +96,24 @@ pub struct LayerSharing {
 pub fn inspect(file: &ModelFile) -> Result<Inspection, InputError> {
     let content = || InputError::content(file.path());
     let (architecture, logical) = match &file.table {
-        Some(table) => (table.source.architecture.clone(), &table.tensors),
+        Some(table) => (table.source.architecture.clone(), table.tensors.as_slice()),
         None => (
             file.gguf
                 .architecture()
                 .map_err(content())?
                 .map(str::to_owned),
-            &file.gguf.tensors,
+            file.gguf.tensors(),
         ),
     };
     Ok(Inspection {
         path: file.path().display().to_string(),
         bytes: file.len(),
-        gguf_version: file.gguf.version,
+        gguf_version: file.gguf.version(),
         architecture,
-        alignment: file.gguf.alignment,
-        keys: file.gguf.kvs.len(),
-        tensors: file.gguf.tensors.len(),
-        tensor_bytes: total(&file.gguf.tensors),
+        alignment: file.gguf.alignment(),
+        keys: file.gguf.kvs().len(),
+        tensors: file.gguf.tensors().len(),
+        tensor_bytes: total(file.gguf.tensors()),
         types: count_types(logical),
         sharing: file
             .table
@@ -125,7 +125,8 @@ pub fn inspect(file: &ModelFile) -> Result<Inspection, InputError> {
 
 fn inspect_sharing(file: &ModelFile, table: &AliasTable) -> Result<SharingInspection, InputError> {
     let content = || InputError::content(file.path());
-    let page_size = file.gguf.alignment;
+    let page_size =
+        PageSize::new(file.gguf.alignment()).expect("a table is read only with a page size");
     let view =
         VirtualGguf::new(&file.gguf, table, LogicalLayout::Pages(page_size)).map_err(content())?;
     let plan = headshare_convert::convert::plan_of(file, table)?;
@@ -135,7 +136,7 @@ fn inspect_sharing(file: &ModelFile, table: &AliasTable) -> Result<SharingInspec
         tool: table.provenance.tool.clone(),
         lossless: table.provenance.lossless,
         header_intact: metadata_is_intact(&file.gguf).map_err(content())?,
-        page_size,
+        page_size: page_size.bytes(),
         source_bytes: table.source.size,
         source_digest: table.provenance.source_digest.clone(),
         logical_tensors: table.tensors.len(),

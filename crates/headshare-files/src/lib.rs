@@ -37,3 +37,8 @@ pub use atomic::{AtomicFile, remove_temporary_files};
 pub use error::FileError;
 pub use identity::{FileId, require_regular};
 pub use scratch::ScratchFile;
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -9,19 +9,21 @@ use std::ops::Range;
 
 use crate::alias::{AliasTable, FILLER, lay_out, paged_header, source_header};
 use crate::gguf::{Gguf, align_up};
-use crate::{FormatError, TensorInfo};
+use crate::{FormatError, PageSize, TensorInfo};
 
 /// How the logical file is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LogicalLayout {
     /// As the source was: alignment, padding, bytes at the end.
     Source,
-    /// Every tensor begins on a page of this many bytes (a power of two).
-    Pages(u64),
+    /// Every tensor begins on a page of this size.
+    Pages(PageSize),
 }
 
 /// A run of logical bytes with one origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Extent {
     /// Offset in the logical file, in bytes.
     pub offset: u64,
@@ -55,8 +57,8 @@ pub struct VirtualGguf {
 /// How to put the logical file together out of pages of the physical one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StitchPlan {
-    /// Page size in bytes.
-    pub page: u64,
+    /// The page size.
+    pub page: PageSize,
     /// Length of the logical file in bytes.
     pub len: u64,
     /// Whole pages to map, ascending by logical offset.
@@ -95,11 +97,14 @@ impl VirtualGguf {
                 table.source.alignment,
             ),
             LogicalLayout::Pages(page) => {
-                lay_out(&mut tensors, page)?;
-                (paged_header(physical, &table.source, &tensors, page), page)
+                lay_out(&mut tensors, page.bytes())?;
+                (
+                    paged_header(physical, &table.source, &tensors, page),
+                    page.bytes(),
+                )
             }
         };
-        let overflow = || FormatError::new("header", "the logical size overflows");
+        let overflow = || FormatError::unsupported("header", "the logical size overflows");
         let data_offset = align_up(header.len() as u64, alignment).ok_or_else(overflow)?;
         let mut builder = ExtentBuilder::default();
         builder.push(header.len() as u64, ExtentSource::Header);
@@ -126,14 +131,14 @@ impl VirtualGguf {
         for (index, tensor) in tensors.iter().enumerate() {
             pad(&mut builder, data_offset + tensor.offset);
             for segment in table.segments_of(index as u32) {
-                let stored = &physical.tensors[segment.stored as usize];
+                let stored = &physical.tensors()[segment.stored as usize];
                 let start = physical.data_range(stored).start + segment.stored_offset;
                 builder.push(segment.len, ExtentSource::Physical(start));
             }
         }
         let len = match layout {
             LogicalLayout::Source => table.source.size,
-            LogicalLayout::Pages(page) => align_up(builder.end, page).ok_or_else(overflow)?,
+            LogicalLayout::Pages(page) => page.align_up(builder.end).ok_or_else(overflow)?,
         };
         pad(&mut builder, len);
         Ok(Self {
@@ -221,11 +226,11 @@ impl VirtualGguf {
         }
     }
 
-    /// The stitching plan for pages of `page` bytes (a power of two).
+    /// The stitching plan for pages of `page`.
     ///
     /// A page is mapped where its logical and physical offsets agree modulo
     /// the page and it lies within one extent; everything else is copied.
-    pub fn stitch_plan(&self, page: u64) -> StitchPlan {
+    pub fn stitch_plan(&self, page: PageSize) -> StitchPlan {
         let mut plan = StitchPlan {
             page,
             len: self.len,
@@ -237,13 +242,13 @@ impl VirtualGguf {
             let ExtentSource::Physical(physical) = extent.source else {
                 continue;
             };
-            if physical % page != extent.offset % page {
+            if page.residue(physical) != page.residue(extent.offset) {
                 continue;
             }
-            let Some(start) = align_up(extent.offset, page) else {
+            let Some(start) = page.align_up(extent.offset) else {
                 continue;
             };
-            let end = (extent.offset + extent.len) & !(page - 1);
+            let end = page.align_down(extent.offset + extent.len);
             if start >= end {
                 continue;
             }
@@ -264,8 +269,8 @@ impl VirtualGguf {
     }
 
     /// Bytes of tensors that are in memory once instead of several times when
-    /// the stitching plan for pages of `page` bytes is carried out.
-    pub fn resident_saving(&self, page: u64) -> u64 {
+    /// the stitching plan for pages of `page` is carried out.
+    pub fn resident_saving(&self, page: PageSize) -> u64 {
         let tensors: Vec<Range<u64>> = self.tensors.iter().map(|t| self.data_range(t)).collect();
         bytes_mapped_again(&self.stitch_plan(page).maps, &tensors)
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use headshare_format::alias::AliasTable;
 use headshare_format::layout::SharedRows;
-use headshare_format::{GgmlType, Gguf};
+use headshare_format::{GgmlType, Gguf, PageSize};
 use support::converted::convert;
 use support::{RawGguf, f32_tensor, kv_str, kv_u32, tensor};
 
@@ -51,8 +51,8 @@ fn example() -> (Vec<u8>, [SharedRows; 2]) {
 #[test]
 fn the_example_is_what_the_code_writes() {
     let (source, shared) = example();
-    let gguf = Gguf::parse(&convert(&source, &shared, 4096).unwrap()).unwrap();
-    for stored in &gguf.tensors {
+    let gguf = Gguf::parse(&convert(&source, &shared, PageSize::KIB_4).unwrap()).unwrap();
+    for stored in gguf.tensors() {
         let dims: Vec<_> = stored.dims.iter().map(u64::to_string).collect();
         let row = format!(
             "| `{}` | {} | {} | {} |",

@@ -4,7 +4,7 @@ mod support;
 
 use headshare_format::alias::{AliasTable, POOL, Provenance, format_digest};
 use headshare_format::layout::{self, PhysicalLayout, SharedRows};
-use headshare_format::{FormatError, GgmlType, Gguf, LogicalLayout, VirtualGguf};
+use headshare_format::{Advice, FormatError, GgmlType, Gguf, LogicalLayout, PageSize, VirtualGguf};
 use support::converted::convert;
 use support::{RawGguf, assert_error, f32_tensor, kv_str, kv_u32, tensor};
 
@@ -39,15 +39,12 @@ fn block(alias: (usize, u64), donor: (usize, u64)) -> SharedRows {
 fn plan_of(
     source: &RawGguf,
     shared: &[SharedRows],
-    page: u64,
+    page: PageSize,
 ) -> Result<PhysicalLayout, FormatError> {
-    let provenance = Provenance {
-        tool: "test 0".to_owned(),
-        lossless: false,
-        source_digest: format_digest(&blake3::hash(b"")),
-        plan: Some("{}".to_owned()),
-        replaced: None,
-    };
+    let digest = format_digest(&blake3::hash(b""));
+    let mut provenance = Provenance::lossless("test 0", digest);
+    provenance.lossless = false;
+    provenance.plan = Some("{}".to_owned());
     let bytes = source.bytes();
     layout::plan(
         &source.parse().unwrap(),
@@ -63,7 +60,7 @@ fn plan_of(
 }
 
 fn plan(shared: &[SharedRows]) -> Result<PhysicalLayout, FormatError> {
-    plan_of(&source(), shared, 4096)
+    plan_of(&source(), shared, PageSize::KIB_4)
 }
 
 fn stored(layout: &PhysicalLayout) -> Vec<(String, u64)> {
@@ -76,21 +73,21 @@ fn stored(layout: &PhysicalLayout) -> Vec<(String, u64)> {
 
 /// The logical view of what `source` becomes, at pages of 4,096 bytes.
 fn logical(source: &RawGguf, shared: &[SharedRows]) -> VirtualGguf {
-    let physical = convert(&source.bytes(), shared, 4096).unwrap();
+    let physical = convert(&source.bytes(), shared, PageSize::KIB_4).unwrap();
     let gguf = Gguf::parse(&physical).unwrap();
     let table = AliasTable::read(&gguf).unwrap().unwrap();
-    VirtualGguf::new(&gguf, &table, LogicalLayout::Pages(4096)).unwrap()
+    VirtualGguf::new(&gguf, &table, LogicalLayout::Pages(PageSize::KIB_4)).unwrap()
 }
 
 /// Bytes that mapping shares between logical ranges, at the file's page size.
 fn resident_saving(shared: &[SharedRows]) -> u64 {
-    logical(&source(), shared).resident_saving(4096)
+    logical(&source(), shared).resident_saving(PageSize::KIB_4)
 }
 
 /// Pages that are copied although they hold tensors' bytes.
 fn copied_pages(logical: &VirtualGguf) -> Vec<u64> {
     let data = logical.data_offset();
-    let plan = logical.stitch_plan(4096);
+    let plan = logical.stitch_plan(PageSize::KIB_4);
     let pages = plan.copies.iter().flat_map(|c| c.clone().step_by(4096));
     let of_tensors = pages.filter(|&page| page >= data);
     of_tensors.map(|page| (page - data) / 4096).collect()
@@ -237,7 +234,7 @@ fn small_tensors_share_the_pool_without_large_gaps() {
         let name = format!("norm.{i}");
         file.tensors.push(f32_tensor(&name, &[33]));
     }
-    let layout = plan_of(&file, &[], 65536).unwrap();
+    let layout = plan_of(&file, &[], PageSize::KIB_64).unwrap();
     let pool = layout.stored.last().unwrap();
     assert_eq!(pool.info.name, POOL);
     // All tensors are smaller than 64 KiB: 128 KiB of tensors, and 50 times
@@ -251,7 +248,7 @@ fn a_tensor_of_one_page_is_not_small() {
     let mut file = source();
     file.tensors.push(f32_tensor("page", &[1024]));
     file.tensors.push(f32_tensor("less", &[1023]));
-    let layout = plan_of(&file, &[], 4096).unwrap();
+    let layout = plan_of(&file, &[], PageSize::KIB_4).unwrap();
     let names: Vec<_> = layout.stored.iter().map(|t| t.info.name.as_str()).collect();
     assert_eq!(names, ["a", "bb", "ccc", "wide", "page", POOL]);
 }
@@ -274,7 +271,7 @@ fn small_tensors_fill_the_gaps_before_residues() {
         eight((2, 9), 8),
     ];
     let pool_len = |file: &RawGguf| {
-        let layout = plan_of(file, &shared, 4096).unwrap();
+        let layout = plan_of(file, &shared, PageSize::KIB_4).unwrap();
         let pool = layout.stored.iter().find(|t| t.info.name == POOL);
         pool.unwrap().info.byte_len()
     };
@@ -286,7 +283,8 @@ fn small_tensors_fill_the_gaps_before_residues() {
 
 #[test]
 fn pages_of_other_sizes_are_refused() {
-    for page in [0, 1, 32, 2048, 8192, 1 << 20] {
+    for page in [1, 32, 2048, 8192, 1 << 20] {
+        let page = PageSize::new(page).unwrap();
         let error = plan_of(&source(), &[], page).unwrap_err();
         assert_error(&error, "page size", "is no page size of the format");
     }
@@ -294,21 +292,21 @@ fn pages_of_other_sizes_are_refused() {
 
 #[test]
 fn converting_a_converted_file_is_refused() {
-    let physical = convert(&source().bytes(), &[block((1, 0), (0, 0))], 4096).unwrap();
-    let error = convert(&physical, &[], 4096).unwrap_err();
+    let physical = convert(&source().bytes(), &[block((1, 0), (0, 0))], PageSize::KIB_4).unwrap();
+    let error = convert(&physical, &[], PageSize::KIB_4).unwrap_err();
     assert_error(&error, "key \"general.architecture\"", "converted already");
-    assert!(error.hint.unwrap().contains("expand"));
+    assert_eq!(error.advice, Some(Advice::StartFromExpanded));
 }
 
 #[test]
 fn reserved_names_are_refused() {
     let mut file = source();
     file.kvs.push(kv_u32("headshare.anything", 1));
-    let error = plan_of(&file, &[], 4096).unwrap_err();
+    let error = plan_of(&file, &[], PageSize::KIB_4).unwrap_err();
     assert_error(&error, "key \"headshare.anything\"", "reserved");
     let mut file = source();
     file.tensors.push(f32_tensor("headshare.pool", &[4]));
-    let error = plan_of(&file, &[], 4096).unwrap_err();
+    let error = plan_of(&file, &[], PageSize::KIB_4).unwrap_err();
     assert_error(&error, "tensor \"headshare.pool\"", "reserved");
 }
 
@@ -316,7 +314,7 @@ fn reserved_names_are_refused() {
 fn an_architecture_that_is_no_text_is_refused() {
     let mut file = source();
     file.kvs[0] = kv_u32("general.architecture", 1);
-    let error = plan_of(&file, &[], 4096).unwrap_err();
+    let error = plan_of(&file, &[], PageSize::KIB_4).unwrap_err();
     assert_error(&error, "key \"general.architecture\"", "expected a string");
 }
 
@@ -339,7 +337,7 @@ fn sharing_between_types_is_refused() {
     let mut file = source();
     let i32 = GgmlType::from_id(26).unwrap();
     file.tensors.push(tensor("ints", i32, &[256, 32], 1));
-    let error = plan_of(&file, &[block((4, 0), (0, 0))], 4096).unwrap_err();
+    let error = plan_of(&file, &[block((4, 0), (0, 0))], PageSize::KIB_4).unwrap_err();
     assert_error(&error, "tensor \"ints\"", "types or row lengths differ");
 }
 

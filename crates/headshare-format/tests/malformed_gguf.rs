@@ -6,7 +6,7 @@ mod support;
 
 use headshare_format::gguf::{MAX_ALIGNMENT, ValueType};
 use headshare_format::{FormatError, GgmlType, Gguf};
-use support::{RawGguf, assert_error, f32_tensor, kv_array, kv_str, kv_u32, record, string};
+use support::{RawGguf, assert_error, f32_tensor, kv_array, kv_str, kv_u32, record, string, words};
 
 const ARRAY: u32 = ValueType::Array as u32;
 const STRING: u32 = ValueType::String as u32;
@@ -88,7 +88,7 @@ fn version_1() {
     };
     let error = file.refused();
     assert_error(&error, "version", "version 1 is not supported");
-    assert!(error.hint.unwrap().contains("convert the model again"));
+    assert!(words(&error).contains("convert the model again"));
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn version_of_a_big_endian_file() {
     };
     let error = file.refused();
     assert_error(&error, "version", "big-endian");
-    assert!(error.hint.unwrap().contains("gguf_convert_endian"));
+    assert!(words(&error).contains("gguf_convert_endian"));
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn split_file() {
     let u16_kv = record(b"split.count", ValueType::U16 as u32, &3u16.to_le_bytes());
     let error = with_kv(u16_kv).refused();
     assert_error(&error, "key \"split.count\"", "split over 3 files");
-    assert!(error.hint.unwrap().contains("llama-gguf-split --merge"));
+    assert!(words(&error).contains("llama-gguf-split --merge"));
 }
 
 #[test]
@@ -496,7 +496,7 @@ fn data_truncated() {
 #[test]
 fn data_section_missing() {
     let file = two_tensors();
-    let header_end = file.parse().unwrap().header_end as usize;
+    let header_end = file.parse().unwrap().header_end() as usize;
     let error = parse_error(&file.bytes()[..header_end]);
     assert_error(&error, "tensor \"one\"", "not fully downloaded");
 }
@@ -548,8 +548,8 @@ fn cut_in_the_end_padding_it_stays_whole() {
         match Gguf::parse(&bytes[..len]) {
             Ok(cut) => {
                 assert!(len >= data_end, "cut after {len} bytes");
-                assert_eq!(cut.tensors, whole.tensors);
-                assert_eq!(cut.file_len, len as u64);
+                assert_eq!(cut.tensors(), whole.tensors());
+                assert_eq!(cut.file_len(), len as u64);
             }
             Err(_) => assert!(len < data_end, "cut after {len} bytes"),
         }

@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use headshare_format::alias::{AliasTable, metadata_is_intact, stored_digests};
 use headshare_format::layout::SharedRows;
-use headshare_format::{GgmlType, Gguf, LogicalLayout, VirtualGguf};
+use headshare_format::{GgmlType, Gguf, LogicalLayout, PageSize, VirtualGguf};
 use proptest::prelude::*;
 use support::converted::convert;
 use support::{RawGguf, f32_tensor, kv_array, kv_str, kv_u32, string, tensor};
@@ -96,7 +96,7 @@ fn converted() -> Vec<u8> {
         donor_offset: 8 * 256,
         len: 4 * 256,
     };
-    convert(&plain().bytes(), &[share(0), share(16)], 4096).unwrap()
+    convert(&plain().bytes(), &[share(0), share(16)], PageSize::KIB_4).unwrap()
 }
 
 #[derive(Debug, Clone)]
@@ -159,7 +159,7 @@ fn read(file: &[u8]) -> &'static str {
     let Ok(gguf) = Gguf::parse(file) else {
         return "refused";
     };
-    for kv in &gguf.kvs {
+    for kv in gguf.kvs() {
         gguf.value_of(kv).describe();
     }
     for range in gguf.filler_ranges() {
@@ -178,11 +178,14 @@ fn read(file: &[u8]) -> &'static str {
         assert_eq!(ranges.iter().map(|r| r.len).sum::<u64>(), shared);
     }
     let mut buffer = [0; 4096];
-    for layout in [LogicalLayout::Source, LogicalLayout::Pages(16384)] {
+    for layout in [
+        LogicalLayout::Source,
+        LogicalLayout::Pages(PageSize::KIB_16),
+    ] {
         let Ok(logical) = VirtualGguf::new(&gguf, &table, layout) else {
             continue;
         };
-        logical.resident_saving(4096);
+        logical.resident_saving(PageSize::KIB_4);
         for i in 0..64 {
             let at = (u128::from(logical.len()) * i / 63) as u64;
             logical.read_at(file, at, &mut buffer);
@@ -215,7 +218,7 @@ fn the_undamaged_files_are_read_to_the_end() {
 #[test]
 fn every_byte_of_a_header_set_to_every_extreme() {
     for (file, reached) in [(plain().bytes(), "plain"), (converted(), "converted")] {
-        let header = Gguf::parse(&file).unwrap().header_end as usize;
+        let header = Gguf::parse(&file).unwrap().header_end() as usize;
         assert_eq!(read(&file), reached);
         for at in 0..header {
             for value in [0, 1, 0x7f, 0x80, 0xff] {
@@ -283,7 +286,7 @@ proptest! {
     #[test]
     fn damaged_plain_files(list in prop::collection::vec(damage(), 1..5)) {
         let mut file = plain().bytes();
-        let header = Gguf::parse(&file).unwrap().header_end as usize;
+        let header = Gguf::parse(&file).unwrap().header_end() as usize;
         for damage in &list {
             apply(&mut file, header, damage);
         }
@@ -293,7 +296,7 @@ proptest! {
     #[test]
     fn damaged_converted_files(list in prop::collection::vec(damage(), 1..5)) {
         let mut file = converted();
-        let header = Gguf::parse(&file).unwrap().header_end as usize;
+        let header = Gguf::parse(&file).unwrap().header_end() as usize;
         for damage in &list {
             apply(&mut file, header, damage);
         }

@@ -33,8 +33,8 @@ fn two_tensors() -> RawGguf {
 #[test]
 fn no_keys_and_no_tensors() {
     let gguf = empty().parse().unwrap();
-    assert_eq!((gguf.kvs.len(), gguf.tensors.len()), (0, 0));
-    assert_eq!((gguf.header_end, gguf.data_offset), (24, 32));
+    assert_eq!((gguf.kvs().len(), gguf.tensors().len()), (0, 0));
+    assert_eq!((gguf.header_end(), gguf.data_offset()), (24, 32));
     assert_eq!(gguf.data_end(), 24);
     let filler = gguf.filler_ranges();
     assert_eq!((filler.len(), &filler[0]), (1, &(24..32)));
@@ -56,7 +56,7 @@ fn version_2() {
         ..two_tensors()
     };
     let gguf = file.parse().unwrap();
-    assert_eq!((gguf.version, gguf.tensors.len()), (2, 2));
+    assert_eq!((gguf.version(), gguf.tensors().len()), (2, 2));
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn custom_alignments() {
         file.kvs.push(kv_u32(ALIGNMENT, alignment));
         file.alignment = alignment as usize;
         let gguf = file.parse().unwrap();
-        assert_eq!(gguf.alignment, u64::from(alignment));
+        assert_eq!(gguf.alignment(), u64::from(alignment));
         let two = gguf.tensor("two").unwrap();
         assert_eq!(two.offset, 60u64.next_multiple_of(alignment.into()));
     }
@@ -78,7 +78,7 @@ fn missing_end_padding() {
     file.tensors[1] = f32_tensor("two", &[5]);
     file.end_padding = false;
     let gguf = file.parse().unwrap();
-    assert_eq!(gguf.data_end(), gguf.file_len);
+    assert_eq!(gguf.data_end(), gguf.file_len());
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn trailing_bytes() {
         ..two_tensors()
     };
     let gguf = file.parse().unwrap();
-    assert_eq!(gguf.file_len - gguf.data_end(), 100);
+    assert_eq!(gguf.file_len() - gguf.data_end(), 100);
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn every_value_type() {
     }
     // Records are kept as they are.
     let records: Vec<u8> = gguf
-        .kvs
+        .kvs()
         .iter()
         .flat_map(|kv| gguf.record(kv))
         .copied()
@@ -181,6 +181,6 @@ fn every_value_type() {
     assert_eq!(records, file.kvs.concat());
     assert_eq!(
         gguf.header_bytes(),
-        &file.bytes()[..gguf.header_end as usize]
+        &file.bytes()[..gguf.header_end() as usize]
     );
 }

@@ -2,10 +2,10 @@
 
 mod support;
 
-use headshare_format::Gguf;
 use headshare_format::alias::{AliasTable, Digests, Provenance, Replaced};
 use headshare_format::gguf::align_up;
 use headshare_format::layout;
+use headshare_format::{Gguf, PageSize};
 use support::{RawGguf, f32_tensor, kv_str};
 
 /// The header of a conversion of a small model, with these provenance fields.
@@ -17,13 +17,10 @@ fn converted(lossless: bool, replaced: Option<Replaced>) -> (Vec<u8>, u64) {
     }
     .bytes();
     let source = Gguf::parse(&file).unwrap();
-    let provenance = Provenance {
-        tool: "test".into(),
-        lossless,
-        source_digest: format!("blake3:{}", "0".repeat(64)),
-        plan: None,
-        replaced,
-    };
+    let digest = format!("blake3:{}", "0".repeat(64));
+    let mut provenance = Provenance::lossless("test", digest);
+    provenance.lossless = lossless;
+    provenance.replaced = replaced;
     let made = layout::plan(
         &source,
         &|r| {
@@ -32,13 +29,13 @@ fn converted(lossless: bool, replaced: Option<Replaced>) -> (Vec<u8>, u64) {
                 .all(|&b| b == 0)
         },
         &[],
-        4096,
+        PageSize::KIB_4,
         provenance,
     )
     .unwrap();
     let header = made
         .table
-        .encode(&source, &made.infos(), 4096, Digests::Unknown);
+        .encode(&source, &made.infos(), PageSize::KIB_4, Digests::Unknown);
     let len = align_up(header.len() as u64, 4096).unwrap() + made.data_len();
     (header, len)
 }

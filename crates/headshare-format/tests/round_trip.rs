@@ -5,7 +5,7 @@ mod support;
 
 use headshare_format::alias::{AliasTable, PAGE_SIZES, POOL};
 use headshare_format::layout::SharedRows;
-use headshare_format::{Gguf, LogicalLayout, StitchPlan, VirtualGguf};
+use headshare_format::{Gguf, LogicalLayout, PageSize, StitchPlan, VirtualGguf};
 use proptest::prelude::*;
 use support::converted::convert;
 use support::random::{equal_rows, expanded, file, fit, wishes};
@@ -30,15 +30,15 @@ fn stitch(plan: &StitchPlan, logical: &VirtualGguf, physical: &[u8]) -> Vec<u8> 
     };
     for run in &plan.maps {
         for n in [run.logical, run.physical, run.len] {
-            assert!(n.is_multiple_of(plan.page), "{run:?}");
+            assert!(n.is_multiple_of(plan.page.bytes()), "{run:?}");
         }
         assert!(run.len > 0);
         let bytes = &physical[run.physical as usize..(run.physical + run.len) as usize];
         write(run.logical, bytes);
     }
     for copy in &plan.copies {
-        assert!(copy.start.is_multiple_of(plan.page) && copy.start < copy.end);
-        assert!(copy.end.is_multiple_of(plan.page) || copy.end == plan.len);
+        assert!(copy.start.is_multiple_of(plan.page.bytes()) && copy.start < copy.end);
+        assert!(copy.end.is_multiple_of(plan.page.bytes()) || copy.end == plan.len);
         let mut bytes = vec![0; (copy.end - copy.start) as usize];
         logical.read_at(physical, copy.start, &mut bytes);
         write(copy.start, &bytes);
@@ -71,13 +71,13 @@ fn counted_bytes_mapped_again(
 }
 
 /// Converts `file` with `shared` and compares all views with the oracle.
-fn check(file: &[u8], shared: &[SharedRows], page: u64) {
+fn check(file: &[u8], shared: &[SharedRows], page: PageSize) {
     let source = Gguf::parse(file).unwrap();
     let expected = expanded(&source, file, shared);
     let physical = convert(file, shared, page).unwrap();
     let gguf = Gguf::parse(&physical).unwrap();
     let table = AliasTable::read(&gguf).unwrap().expect("a converted file");
-    assert_eq!(table.tensors, source.tensors);
+    assert_eq!(table.tensors, source.tensors());
 
     let logical = VirtualGguf::new(&gguf, &table, LogicalLayout::Source).unwrap();
     assert!(materialise(&logical, &physical) == expected);
@@ -88,10 +88,10 @@ fn check(file: &[u8], shared: &[SharedRows], page: u64) {
         let logical = VirtualGguf::new(&gguf, &table, layout).unwrap();
         let bytes = materialise(&logical, &physical);
         let paged = Gguf::parse(&bytes).unwrap();
-        assert_eq!(paged.alignment, logical_page);
-        assert_eq!(paged.tensors, logical.tensors());
+        assert_eq!(paged.alignment(), logical_page.bytes());
+        assert_eq!(paged.tensors(), logical.tensors());
         assert_eq!(paged.architecture(), source.architecture());
-        for (ours, theirs) in paged.tensors.iter().zip(&source.tensors) {
+        for (ours, theirs) in paged.tensors().iter().zip(source.tensors()) {
             assert_eq!(
                 (&ours.name, &ours.dims, ours.ggml_type),
                 (&theirs.name, &theirs.dims, theirs.ggml_type)
@@ -189,13 +189,13 @@ fn lossless(file: &RawGguf) -> Vec<u8> {
     for page in PAGE_SIZES {
         check(&bytes, &shared, page);
     }
-    convert(&bytes, &shared, 4096).unwrap()
+    convert(&bytes, &shared, PageSize::KIB_4).unwrap()
 }
 
 #[test]
 fn lossless_plain_file_has_no_filler_and_stores_once() {
     let physical = Gguf::parse(&lossless(&repetitive())).unwrap();
-    let stored: Vec<_> = physical.tensors.iter().map(|t| t.name.as_str()).collect();
+    let stored: Vec<_> = physical.tensors().iter().map(|t| t.name.as_str()).collect();
     assert_eq!(stored, ["one", POOL]);
     // The donated half and the norm are in the pool, the other half is not.
     assert_eq!(physical.tensor("one").unwrap().dims, [256, 16]);
@@ -263,8 +263,8 @@ fn lossless_end_padding_cut_in_the_middle() {
     let bytes = file.bytes();
     let source = file.parse().unwrap();
     let shared = equal_rows(&source, &bytes);
-    for len in source.data_end()..=source.file_len {
-        check(&bytes[..len as usize], &shared, 4096);
+    for len in source.data_end()..=source.file_len() {
+        check(&bytes[..len as usize], &shared, PageSize::KIB_4);
     }
 }
 

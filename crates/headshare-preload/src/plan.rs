@@ -77,7 +77,7 @@ impl Plan {
         self.entries.push(Entry {
             identity,
             path: path.to_vec(),
-            page: stitch.page,
+            page: stitch.page.bytes(),
             len: view.len(),
             header: view.header().to_vec(),
             extents: extents.collect(),

@@ -134,7 +134,7 @@ mod platform {
         let weigh = |range: &Range<u64>| {
             pagemap
                 .and_then(|file| present_pages(file, range))
-                .unwrap_or((range.end - range.start) / page_size())
+                .unwrap_or((range.end - range.start) / page_size().bytes())
         };
         let all = weigh(&map.addresses);
         let part: u64 = inside.iter().map(weigh).sum();
@@ -146,7 +146,7 @@ mod platform {
 
     /// Pages of a range that are in memory, from one 64-bit word a page.
     fn present_pages(pagemap: &File, range: &Range<u64>) -> Option<u64> {
-        let page = page_size();
+        let page = page_size().bytes();
         let mut words = vec![0u8; 8 * 4096];
         let mut at = range.start / page;
         let end = range.end.div_ceil(page);

@@ -61,7 +61,7 @@ pub fn check_file(path: &Path) -> Result<(), FormatError> {
     let Ok(file) = MappedFile::open(path) else {
         return Ok(());
     };
-    Gguf::parse(&file).map_or(Ok(()), |gguf| check(&gguf, &gguf.tensors))
+    Gguf::parse(&file).map_or(Ok(()), |gguf| check(&gguf, gguf.tensors()))
 }
 
 /// Checks the metadata of a model: the keys of `gguf`, plain or converted, and
@@ -221,7 +221,7 @@ impl Metadata<'_> {
     fn numbers(&self) -> Result<(), FormatError> {
         let prefix = self.key("");
         let of_model = |key: &str| key.starts_with(&prefix);
-        for kv in self.gguf.kvs.iter().filter(|kv| of_model(&kv.key)) {
+        for kv in self.gguf.kvs().iter().filter(|kv| of_model(&kv.key)) {
             let is_nan = |value: Value<'_>| match value {
                 Value::F32(x) => x.is_nan(),
                 Value::F64(x) => x.is_nan(),
@@ -297,7 +297,7 @@ mod tests {
         header.str(KEY_ARCHITECTURE, "llama");
         state(&mut header);
         let gguf = Gguf::parse(&header.finish()).unwrap();
-        check(&gguf, &gguf.tensors).map_or_else(|error| error.to_string(), |()| String::new())
+        check(&gguf, gguf.tensors()).map_or_else(|error| error.to_string(), |()| String::new())
     }
 
     fn numbers(numbers: &[(&str, u32)]) -> String {
@@ -389,7 +389,7 @@ mod tests {
         header.str(alias::keys::ARCHITECTURE, "llama");
         header.u32("llama.block_count", 0);
         let gguf = Gguf::parse(&header.finish()).unwrap();
-        assert!(check(&gguf, &gguf.tensors).is_err());
+        assert!(check(&gguf, gguf.tensors()).is_err());
     }
 
     #[cfg(not(feature = "portable"))]

@@ -16,6 +16,21 @@ use crate::region::{Region, page_size};
 
 /// Zeroed memory, page-aligned, writable through its pointer until a range is
 /// folded; then that range is read-only.
+///
+/// ```
+/// use headshare_stitch::{FoldArena, page_size};
+///
+/// let page = page_size().to_usize();
+/// let mut arena = FoldArena::new(4 * page, 100)?;
+/// // SAFETY: inside the arena, which nobody else has; not written to afterwards.
+/// let freed = unsafe {
+///     arena.as_ptr().write_bytes(7, page);
+///     arena.as_ptr().add(2 * page).write_bytes(7, page);
+///     arena.fold(0..page, 2 * page..3 * page)?
+/// };
+/// assert_eq!(freed, page as u64);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct FoldArena {
     region: Region,
@@ -45,7 +60,7 @@ impl FoldArena {
     /// # Errors
     /// When the system has no memory.
     pub fn new(len: usize, max_mappings: u64) -> io::Result<Self> {
-        let page = page_size() as usize;
+        let page = page_size().to_usize();
         let len = len.max(1).next_multiple_of(page);
         let pages = u32::try_from(len / page).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let mut region = Region::reserve(len, None)?;
@@ -91,7 +106,7 @@ impl FoldArena {
     /// before it was told so, and nobody writes to them again: folded pages are
     /// read-only.
     pub unsafe fn fold(&mut self, donor: Range<usize>, alias: Range<usize>) -> io::Result<u64> {
-        let page = page_size() as usize;
+        let page = page_size().to_usize();
         self.check(&donor, &alias);
         if donor.start % page != alias.start % page {
             return Ok(0);
@@ -151,7 +166,7 @@ impl FoldArena {
     /// Nobody has borrowed the bytes of `to` or is writing to them, and nobody
     /// writes to either range again once this has returned true.
     pub unsafe fn repeat(&mut self, from: Range<usize>, to: Range<usize>) -> io::Result<bool> {
-        let page = page_size() as usize;
+        let page = page_size().to_usize();
         self.check(&from, &to);
         assert!(
             [from.start, to.start, from.len()]
@@ -187,7 +202,7 @@ impl FoldArena {
     }
 
     fn check(&self, a: &Range<usize>, b: &Range<usize>) {
-        let end = self.places.len() * page_size() as usize;
+        let end = self.places.len() * page_size().to_usize();
         assert!(
             a.len() == b.len() && a.end <= end && b.end <= end,
             "ranges of one length inside an arena that is not sealed"
@@ -200,7 +215,7 @@ impl FoldArena {
 
     /// Maps the places over the pages.
     fn carry_out(&mut self, run: Move) -> io::Result<()> {
-        let page = page_size();
+        let page = page_size().bytes();
         let store = match &self.store {
             Ok(store) => store,
             Err(errno) => return Err((*errno).into()),
@@ -232,7 +247,7 @@ impl FoldArena {
     /// how much.
     fn carry_out_freeing(&mut self, run: Move) -> io::Result<u64> {
         self.carry_out(run)?;
-        let page = page_size();
+        let page = page_size().bytes();
         let len = run.count as u64 * page;
         if let Ok(store) = &self.store {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -309,7 +324,7 @@ mod tests {
 
     #[test]
     fn equal_congruent_ranges_share_their_whole_pages() {
-        let page = page_size() as usize;
+        let page = page_size().to_usize();
         let mut arena = FoldArena::new(16 * page, 99).unwrap();
         let block = pattern(1, 3 * page + 100);
         write(&arena, page - 50, &block);
@@ -329,7 +344,7 @@ mod tests {
 
     #[test]
     fn several_aliases_of_one_donor_and_overlapping_donors_share_one_copy() {
-        let page = page_size() as usize;
+        let page = page_size().to_usize();
         let mut arena = FoldArena::new(16 * page, 99).unwrap();
         let block = pattern(2, 4 * page);
         write(&arena, 0, &block);
@@ -355,7 +370,7 @@ mod tests {
 
     #[test]
     fn pages_that_differ_and_ranges_that_lie_differently_are_left_alone() {
-        let page = page_size() as usize;
+        let page = page_size().to_usize();
         let mut arena = FoldArena::new(12 * page, 99).unwrap();
         let block = pattern(3, 3 * page);
         write(&arena, 0, &block);
@@ -374,7 +389,7 @@ mod tests {
 
     #[test]
     fn an_alias_that_others_use_stays_where_it_is() {
-        let page = page_size() as usize;
+        let page = page_size().to_usize();
         let mut arena = FoldArena::new(8 * page, 99).unwrap();
         let block = pattern(4, 2 * page);
         for at in [0, 2 * page, 4 * page, 6 * page] {
@@ -404,7 +419,7 @@ mod tests {
 
     #[test]
     fn without_mappings_left_the_rest_stays_as_it_is() {
-        let page = page_size() as usize;
+        let page = page_size().to_usize();
         let mut arena = FoldArena::new(8 * page, 3).unwrap();
         let block = pattern(6, 2 * page);
         for at in [0, 3 * page, 6 * page] {
@@ -425,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_range_not_written_repeats_another() {
-        let page = page_size() as usize;
+        let page = page_size().to_usize();
         let mut arena = FoldArena::new(9 * page, 99).unwrap();
         let block = pattern(5, 3 * page);
         write(&arena, 0, &block);

@@ -22,3 +22,8 @@ pub use map::MappedFile;
 pub use region::page_size;
 #[cfg(target_os = "linux")]
 pub use stitched::{Steps, StitchedMapping, mappings, mappings_left};
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -7,11 +7,12 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
+use headshare_format::PageSize;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
-/// Bytes of a page on this machine.
-pub fn page_size() -> u64 {
-    rustix::param::page_size() as u64
+/// A page of memory on this machine.
+pub fn page_size() -> PageSize {
+    PageSize::new(rustix::param::page_size() as u64).expect("pages are powers of two")
 }
 
 /// What a processor's large pages hold, on x86-64 and on ARM with 4 KiB pages.
@@ -40,7 +41,7 @@ impl Region {
     /// [`HUGE_PAGE`] does: what is mapped at its own offset less `skew` can be
     /// translated in large steps then.
     pub(crate) fn reserve(len: usize, skew: Option<usize>) -> io::Result<Self> {
-        let page = page_size() as usize;
+        let page = page_size().to_usize();
         let skew = skew.filter(|_| len >= HUGE_PAGE);
         let slack = if skew.is_some() { HUGE_PAGE - page } else { 0 };
         let all = len
@@ -165,7 +166,7 @@ impl Region {
     /// All of these pages are mapped from a file. Others would be zeros from now
     /// on, under whoever has borrowed them.
     pub(crate) unsafe fn drop_file_pages(&self, range: Range<usize>) {
-        let page = page_size() as usize;
+        let page = page_size().to_usize();
         let start = range.start.next_multiple_of(page);
         let end = range.end / page * page;
         if start < end {
@@ -186,7 +187,7 @@ impl Region {
     }
 
     fn at(&self, range: &Range<usize>) -> *mut c_void {
-        let page = page_size() as usize;
+        let page = page_size().to_usize();
         assert!(
             range.start <= range.end
                 && range.end <= self.len

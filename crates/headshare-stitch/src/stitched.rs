@@ -173,7 +173,7 @@ impl StitchedMapping {
     /// Releases the memory behind the whole pages in `range` of the logical file
     /// that are copies, which nobody reads any more: they are zeros from now on.
     pub fn give_up_copies(&mut self, range: Range<u64>) {
-        let page = page_size();
+        let page = page_size().bytes();
         let range = range.start.next_multiple_of(page)..range.end / page * page;
         let first = self.copied.partition_point(|c| c.end <= range.start);
         let inside = self.copied[first..]
@@ -235,6 +235,7 @@ pub fn mappings() -> Option<u64> {
 
 /// In which steps the processor translates addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Steps {
     /// In pages. Touching one brings in a few of its neighbours: for weights
     /// that are copied elsewhere.
@@ -307,6 +308,8 @@ fn within_budget(plan: StitchPlan, budget: u64) -> (StitchPlan, u64) {
 
 #[cfg(test)]
 mod tests {
+    use headshare_format::PageSize;
+
     use super::*;
 
     fn run(logical: u64, len: u64) -> StitchRun {
@@ -321,7 +324,7 @@ mod tests {
     fn the_smallest_runs_are_given_up_first() {
         let page = 4096;
         let plan = StitchPlan {
-            page,
+            page: PageSize::KIB_4,
             len: 20 * page,
             maps: vec![
                 run(page, 3 * page),

@@ -69,8 +69,8 @@ fn merge(gguf: &Gguf, file: &[u8], layers: &[u32], out: &mut impl Write) -> Resu
     }
     let tensors = merged_tensors(gguf, layers)?;
 
-    let mut header = HeaderBuilder::new(gguf.version);
-    for kv in &gguf.kvs {
+    let mut header = HeaderBuilder::new(gguf.version());
+    for kv in gguf.kvs() {
         match gguf.value_of(kv) {
             _ if kv.key == count_key => header.record(&scalar_record(kv, layers.len())?),
             Value::Array(array) if array.len == n_layer && kv.key.starts_with(&arch_prefix) => {
@@ -81,7 +81,7 @@ fn merge(gguf: &Gguf, file: &[u8], layers: &[u32], out: &mut impl Write) -> Resu
     }
     let mut end = 0;
     for (info, _) in &tensors {
-        let offset = align_up(end, gguf.alignment).context("the size overflows")?;
+        let offset = align_up(end, gguf.alignment()).context("the size overflows")?;
         end = offset + info.byte_len();
         header.tensor(&TensorInfo {
             offset,
@@ -90,7 +90,7 @@ fn merge(gguf: &Gguf, file: &[u8], layers: &[u32], out: &mut impl Write) -> Resu
     }
     let header = header.finish();
     out.write_all(&header)?;
-    let pad = |out: &mut _, len: u64| pad_to(out, len, gguf.alignment);
+    let pad = |out: &mut _, len: u64| pad_to(out, len, gguf.alignment());
     pad(out, header.len() as u64)?;
     for (_, origin) in &tensors {
         let data = gguf.data_range(origin);
@@ -103,7 +103,7 @@ fn merge(gguf: &Gguf, file: &[u8], layers: &[u32], out: &mut impl Write) -> Resu
 /// The merged model's tensors, each with the source's tensor it is a copy of.
 fn merged_tensors<'a>(gguf: &'a Gguf, layers: &[u32]) -> Result<Vec<(TensorInfo, &'a TensorInfo)>> {
     let first = gguf
-        .tensors
+        .tensors()
         .iter()
         .position(|t| layer_of(&t.name).is_some())
         .context("the source has no blk.N. tensors")?;
@@ -112,9 +112,9 @@ fn merged_tensors<'a>(gguf: &'a Gguf, layers: &[u32]) -> Result<Vec<(TensorInfo,
             .filter(|t| layer_of(&t.name).is_none())
             .map(|t| (t.clone(), t))
     };
-    let mut tensors: Vec<_> = outside(&gguf.tensors[..first]).collect();
+    let mut tensors: Vec<_> = outside(&gguf.tensors()[..first]).collect();
     for (new, &layer) in layers.iter().enumerate() {
-        for tensor in &gguf.tensors {
+        for tensor in gguf.tensors() {
             if let Some((of, rest)) = layer_of(&tensor.name)
                 && of == layer
             {
@@ -129,7 +129,7 @@ fn merged_tensors<'a>(gguf: &'a Gguf, layers: &[u32]) -> Result<Vec<(TensorInfo,
             }
         }
     }
-    tensors.extend(outside(&gguf.tensors[first..]));
+    tensors.extend(outside(&gguf.tensors()[first..]));
     Ok(tensors)
 }
 

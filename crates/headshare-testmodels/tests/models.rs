@@ -23,7 +23,10 @@ fn every_tiny_preset_is_a_valid_file() {
         let file = small(name).to_bytes().unwrap();
         let gguf = Gguf::parse(&file).unwrap_or_else(|e| panic!("{name}: {e}"));
         // Layers of all kinds end as wide as the residual stream.
-        let last = gguf.tensors.iter().rfind(|t| t.name.starts_with("blk.3."));
+        let last = gguf
+            .tensors()
+            .iter()
+            .rfind(|t| t.name.starts_with("blk.3."));
         let dims = &last.expect(name).dims;
         assert_eq!(dims.get(1).or(dims.first()), Some(&64), "{name}");
     }
@@ -151,11 +154,11 @@ fn habits_of_the_file_are_as_asked() {
     };
     let file = spec.to_bytes().unwrap();
     let gguf = Gguf::parse(&file).unwrap();
-    assert_eq!((gguf.version, gguf.alignment), (2, 256));
-    assert_eq!(gguf.kvs.last().unwrap().key, "general.architecture");
+    assert_eq!((gguf.version(), gguf.alignment()), (2, 256));
+    assert_eq!(gguf.kvs().last().unwrap().key, "general.architecture");
     let end = gguf.data_end().next_multiple_of(256);
-    assert_eq!(gguf.file_len, end + 77);
-    let padding = &file[gguf.header_end as usize..gguf.data_offset as usize];
+    assert_eq!(gguf.file_len(), end + 77);
+    let padding = &file[gguf.header_end() as usize..gguf.data_offset() as usize];
     assert!(padding.iter().any(|&b| b != 0));
 
     let unpadded = ModelSpec {
@@ -163,7 +166,7 @@ fn habits_of_the_file_are_as_asked() {
         ..spec
     };
     let gguf = Gguf::parse(&unpadded.to_bytes().unwrap()).unwrap();
-    assert_eq!(gguf.file_len, gguf.data_end());
+    assert_eq!(gguf.file_len(), gguf.data_end());
 }
 
 #[test]
@@ -186,7 +189,7 @@ fn a_self_merge_repeats_the_layers_asked_for() {
     assert_eq!(b.value("llama.block_count"), Some(Value::U32(6)));
     let heads = b.array_value("llama.attention.head_count_kv").unwrap();
     assert_eq!(heads.unwrap().u32s(), Some(vec![4, 2, 1, 2, 1, 2]));
-    assert_eq!(a.kvs.len(), b.kvs.len());
+    assert_eq!(a.kvs().len(), b.kvs().len());
     for (new_layer, old_layer) in [0, 1, 2, 1, 2, 3].into_iter().enumerate() {
         for part in ["attn_q", "ffn_norm"] {
             assert_eq!(

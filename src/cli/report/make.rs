@@ -259,7 +259,7 @@ fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> anyhow::Resu
     let mut kinds: BTreeMap<(GgmlType, GgmlType), usize> = BTreeMap::new();
     for (&tensor, &to) in &lowered.types.tensors {
         *kinds
-            .entry((gguf.tensors[tensor].ggml_type, to))
+            .entry((gguf.tensors()[tensor].ggml_type, to))
             .or_default() += 1;
     }
     let kinds: Vec<String> = kinds

@@ -165,8 +165,8 @@ size 12345678
 fn truncated(add: &mut Add) {
     let file = good().bytes();
     let gguf = Gguf::parse(&file).unwrap();
-    let kvs_end = gguf.value_range(gguf.kvs.last().unwrap()).end;
-    let first_value = gguf.value_range(&gguf.kvs[0]);
+    let kvs_end = gguf.value_range(gguf.kvs().last().unwrap()).end;
+    let first_value = gguf.value_range(&gguf.kvs()[0]);
     for (name, len) in [
         ("cut in the magic", 3),
         ("cut after the magic", 4),
@@ -181,9 +181,12 @@ fn truncated(add: &mut Add) {
         ("cut in the keys", kvs_end / 2),
         ("cut before the tensors", kvs_end),
         ("cut in a tensor's name", kvs_end + 10),
-        ("cut in the last tensor info", gguf.header_end as usize - 1),
-        ("cut after the header", gguf.header_end as usize),
-        ("cut before the data", gguf.data_offset as usize),
+        (
+            "cut in the last tensor info",
+            gguf.header_end() as usize - 1,
+        ),
+        ("cut after the header", gguf.header_end() as usize),
+        ("cut before the data", gguf.data_offset() as usize),
         ("cut in the data", file.len() / 2),
         ("without its last byte", gguf.data_end() as usize - 1),
     ] {

@@ -95,9 +95,14 @@ impl Case {
 #[test]
 fn a_byte_of_any_stored_tensor_is_noticed_and_the_tensor_named() {
     for case in [Case::lossless(), Case::shared()] {
-        let names: Vec<&str> = case.gguf.tensors.iter().map(|t| t.name.as_str()).collect();
+        let names: Vec<&str> = case
+            .gguf
+            .tensors()
+            .iter()
+            .map(|t| t.name.as_str())
+            .collect();
         assert!(names.contains(&"headshare.pool") && names.contains(&"headshare.filler"));
-        for tensor in &case.gguf.tensors {
+        for tensor in case.gguf.tensors() {
             let data = case.gguf.data_range(tensor);
             // The pool begins with a block; behind its blocks may be padding,
             // which only verify looks at.
@@ -114,11 +119,11 @@ fn a_byte_of_any_stored_tensor_is_noticed_and_the_tensor_named() {
 fn several_damaged_tensors_are_one_line() {
     let case = Case::lossless();
     let mut bytes = case.converted.clone();
-    for tensor in &case.gguf.tensors {
+    for tensor in case.gguf.tensors() {
         bytes[case.gguf.data_range(tensor).start as usize] ^= 1;
     }
-    let more = format!("and {} more tensors", case.gguf.tensors.len() - 3);
-    case.refuses(&bytes, 4, &[&case.gguf.tensors[0].name, &more]);
+    let more = format!("and {} more tensors", case.gguf.tensors().len() - 3);
+    case.refuses(&bytes, 4, &[&case.gguf.tensors()[0].name, &more]);
 }
 
 #[test]
@@ -157,7 +162,7 @@ fn a_changed_value_that_breaks_no_rule_is_a_changed_header() {
 fn a_header_and_a_tensor_are_both_named() {
     for case in [Case::lossless(), Case::shared()] {
         let mut bytes = case.flip(case.value_end("general.name") - 1);
-        let tensor = &case.gguf.tensors[0];
+        let tensor = &case.gguf.tensors()[0];
         bytes[case.gguf.data_range(tensor).start as usize] ^= 1;
         let ran = case.refuses(&bytes, 4, &["its header was changed", &tensor.name]);
         assert!(ran.hint().contains("verify"), "{ran:#?}");

@@ -47,8 +47,8 @@ fn a_converted_file_in_numbers() {
     assert_eq!(found["bytes"], std::fs::metadata(&out).unwrap().len());
     assert_eq!(found["architecture"], "llama");
     assert_eq!(found["alignment"], 4096);
-    assert_eq!(found["keys"], gguf.kvs.len());
-    assert_eq!(found["tensors"], gguf.tensors.len());
+    assert_eq!(found["keys"], gguf.kvs().len());
+    assert_eq!(found["tensors"], gguf.tensors().len());
     // The types are the logical tensors'.
     assert_eq!(
         found["types"]["q4_1"],

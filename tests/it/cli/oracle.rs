@@ -74,7 +74,7 @@ impl Model {
     /// Where a block lies in the file.
     pub fn block(&self, unit: (u64, u64), part: &str) -> Range<usize> {
         let (tensor, rows) = self.rows(unit, part);
-        let info = &self.gguf.tensors[tensor];
+        let info = &self.gguf.tensors()[tensor];
         let start = self.gguf.data_range(info).start;
         let at = |row: u64| (start + row * info.row_bytes()) as usize;
         at(rows.start)..at(rows.end)
@@ -82,7 +82,7 @@ impl Model {
 
     fn type_id(&self, unit: (u64, u64), part: &str) -> u32 {
         let (tensor, _) = self.rows(unit, part);
-        self.gguf.tensors[tensor].ggml_type.id()
+        self.gguf.tensors()[tensor].ggml_type.id()
     }
 
     fn weights(&self, unit: (u64, u64), part: &str) -> Vec<f32> {

@@ -123,17 +123,20 @@ impl Raw {
     /// The parts of a valid file. Padding and trailing bytes are forgotten.
     pub fn parse(file: &[u8]) -> Self {
         let gguf = Gguf::parse(file).expect("a valid file");
-        let tensors = gguf.tensors.iter().map(|t| {
+        let tensors = gguf.tensors().iter().map(|t| {
             let data = gguf.data_range(t);
             let data = file[data.start as usize..data.end as usize].to_vec();
             tensor(&t.name, t.ggml_type.id(), &t.dims, data)
         });
         Self {
-            version: gguf.version,
-            alignment: gguf.alignment as usize,
-            pad_end: file.len().is_multiple_of(gguf.alignment as usize),
+            version: gguf.version(),
+            alignment: gguf.alignment() as usize,
+            pad_end: file.len().is_multiple_of(gguf.alignment() as usize),
             ..Self::new(
-                gguf.kvs.iter().map(|kv| gguf.record(kv).to_vec()).collect(),
+                gguf.kvs()
+                    .iter()
+                    .map(|kv| gguf.record(kv).to_vec())
+                    .collect(),
                 tensors.collect(),
             )
         }

@@ -86,7 +86,7 @@ fn a_self_merge_shrinks_by_all_that_repeats() {
     self_merge(&smollm2(), &layers, &merge).unwrap();
     let source = Gguf::parse(&read(&merge)).unwrap();
     let repeated: Vec<i64> = source
-        .tensors
+        .tensors()
         .iter()
         .filter(|t| (20..30).any(|layer| t.name.starts_with(&format!("blk.{layer}."))))
         .map(|t| t.byte_len() as i64)
@@ -98,7 +98,7 @@ fn a_self_merge_shrinks_by_all_that_repeats() {
         let saved = &result["saved"];
         // Every stored tensor may end in a page that is not full, and so may
         // the header.
-        let stored = source.tensors.len() as i64 - repeated.len() as i64;
+        let stored = source.tensors().len() as i64 - repeated.len() as i64;
         let file_bytes = number(&saved["file_bytes"]);
         assert!(
             file_bytes >= bytes - (stored + 1) * page,
@@ -261,7 +261,7 @@ fn a_stack_written_twice_is_stored_once() {
     .unwrap();
     let gguf = Gguf::parse(&read(&source)).unwrap();
     let in_layers = |t: &&headshare_format::TensorInfo| t.name.starts_with("blk.");
-    let layers: Vec<_> = gguf.tensors.iter().filter(in_layers).collect();
+    let layers: Vec<_> = gguf.tensors().iter().filter(in_layers).collect();
     let result = check(&source, "4096");
     assert_eq!(result["duplicates"]["tensors"], layers.len() / 2);
     let half: u64 = layers.iter().map(|t| t.byte_len()).sum::<u64>() / 2;

@@ -108,9 +108,14 @@ fn intact_files_hold() {
 #[test]
 fn a_byte_in_any_stored_tensor_is_found_and_the_tensor_named() {
     for case in [Case::ratio(), Case::lossless()] {
-        let names: Vec<&str> = case.gguf.tensors.iter().map(|t| t.name.as_str()).collect();
+        let names: Vec<&str> = case
+            .gguf
+            .tensors()
+            .iter()
+            .map(|t| t.name.as_str())
+            .collect();
         assert!(names.contains(&"headshare.pool") && names.contains(&"token_embd.weight"));
-        for tensor in &case.gguf.tensors {
+        for tensor in case.gguf.tensors() {
             let data = case.gguf.data_range(tensor);
             for at in [data.start, (data.start + data.end) / 2, data.end - 1] {
                 case.finds(at, &tensor.name);
@@ -124,14 +129,14 @@ fn a_byte_in_any_stored_tensor_is_found_and_the_tensor_named() {
 #[test]
 fn a_changed_byte_of_a_lossless_file_is_no_longer_the_source() {
     let case = Case::lossless();
-    let data = case.gguf.data_range(&case.gguf.tensors[0]);
+    let data = case.gguf.data_range(&case.gguf.tensors()[0]);
     case.finds(data.start, "expanded file");
 }
 
 #[test]
 fn a_byte_in_the_value_of_any_key_is_found() {
     for case in [Case::ratio(), Case::lossless()] {
-        for kv in &case.gguf.kvs {
+        for kv in case.gguf.kvs() {
             let at = case.gguf.value_range(kv).end as u64 - 1;
             let path = case.folder.write("changed.gguf", case.flip(at));
             let ran = run!["verify", path];
@@ -146,7 +151,7 @@ fn a_byte_in_the_value_of_any_key_is_found() {
 fn a_byte_anywhere_is_found() {
     for case in [Case::ratio(), Case::lossless()] {
         let len = case.converted.len();
-        let header = case.gguf.header_end as usize;
+        let header = case.gguf.header_end() as usize;
         // All over the file, the header more closely.
         let places = (0..header)
             .step_by(header / 100)
@@ -309,12 +314,12 @@ fn the_report_says_what_was_checked() {
         .json();
     let bytes: u64 = Gguf::parse(&read(&case.source))
         .unwrap()
-        .tensors
+        .tensors()
         .iter()
         .map(|t| t.byte_len())
         .sum();
     assert_eq!(report["compared_bytes"], bytes);
-    assert_eq!(report["stored_tensors"], case.gguf.tensors.len());
+    assert_eq!(report["stored_tensors"], case.gguf.tensors().len());
     assert_eq!(report["lossless"], false);
     let ran = run!["verify", path].ok();
     assert!(ran.stdout.contains("ok"), "{ran:#?}");

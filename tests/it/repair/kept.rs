@@ -34,7 +34,7 @@ fn stored(path: &Path) -> String {
     let file = std::fs::read(path).unwrap();
     let gguf = Gguf::parse(&file).unwrap();
     let mut hasher = blake3::Hasher::new();
-    for info in &gguf.tensors {
+    for info in gguf.tensors() {
         let data = gguf.data_range(info);
         hasher.update(info.name.as_bytes());
         hasher.update(info.ggml_type.name().as_bytes());

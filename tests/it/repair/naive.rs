@@ -29,7 +29,7 @@ impl Naive {
     pub fn new(file: &ModelFile) -> Self {
         let weights = file
             .gguf
-            .tensors
+            .tensors()
             .iter()
             .map(|info| {
                 let mut values = vec![0f32; (info.byte_len() / 4) as usize];

@@ -4,6 +4,7 @@
 //! What some of these tests read of `/proc` is the whole process's: they run
 //! [`alone`]. The others take turns, since their models are large.
 
+use headshare_format::PageSize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -60,7 +61,7 @@ fn convert_and_expand(source: &Path, how: &How) -> (PathBuf, PathBuf) {
             Some(Plan::matched(digest, function, *ratio, &matching))
         }
     };
-    let prepared = convert::prepare(&file, plan, Fitted::default(), 4096).unwrap();
+    let prepared = convert::prepare(&file, plan, Fitted::default(), PageSize::KIB_4).unwrap();
     let converted = source.with_extension("converted.gguf");
     convert::write(&prepared, &converted, true, &|_| {}).unwrap();
     let expanded = source.with_extension("expanded.gguf");
@@ -208,7 +209,7 @@ fn a_large_vocabulary_is_not_kept_beside_the_weights() {
             ..ModelSpec::preset("tiny-gqa").unwrap()
         };
         spec.write(&source).unwrap();
-        let header = ModelFile::open(&source).unwrap().gguf.data_offset;
+        let header = ModelFile::open(&source).unwrap().gguf.data_offset();
         let (converted, _) = convert_and_expand(&source, &How::Ratio(0.0));
         let loaded = load(&converted, Sharing::Auto);
         logits(&loaded.model, 2);

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use headshare_format::{LogicalLayout, VirtualGguf};
+use headshare_format::{LogicalLayout, PageSize, VirtualGguf};
 use headshare_gguf::input::ModelFile;
 use headshare_stitch::{Steps, StitchedMapping};
 
@@ -143,7 +143,7 @@ fn with_few_mappings_left_the_smallest_runs_are_copied() {
     let path = source(folder.path(), "f16", 1);
     let (converted, expanded) = convert_and_expand(&path, &How::Ratio(0.3));
     let (file, table) = ModelFile::open_converted(&converted).unwrap();
-    let view = VirtualGguf::new(&file.gguf, &table, LogicalLayout::Pages(4096)).unwrap();
+    let view = VirtualGguf::new(&file.gguf, &table, LogicalLayout::Pages(PageSize::KIB_4)).unwrap();
     let all = StitchedMapping::new(&view, &file.file, 10_000, Steps::Small).unwrap();
     let few = StitchedMapping::new(&view, &file.file, 9, Steps::Small).unwrap();
     assert_eq!(all.given_up_bytes(), 0);
@@ -152,7 +152,7 @@ fn with_few_mappings_left_the_smallest_runs_are_copied() {
     assert!(all[..] == few[..], "the bytes are the same");
     // And they are the expanded file's, tensor by tensor.
     let expanded = ModelFile::open(&expanded).unwrap();
-    for (tensor, plain) in view.tensors().iter().zip(&expanded.gguf.tensors) {
+    for (tensor, plain) in view.tensors().iter().zip(expanded.gguf.tensors()) {
         let range = view.data_range(tensor);
         let bytes = &all[range.start as usize..range.end as usize];
         assert!(
@@ -170,7 +170,7 @@ fn weights_that_lie_askew_are_found_in_the_plain_file_beside() {
     let path = source(folder.path(), "f16", 2);
     let (converted, _) = convert_and_expand(&path, &How::Lossless);
     let (file, table) = ModelFile::open_converted(&converted).unwrap();
-    let view = VirtualGguf::new(&file.gguf, &table, LogicalLayout::Pages(4096)).unwrap();
+    let view = VirtualGguf::new(&file.gguf, &table, LogicalLayout::Pages(PageSize::KIB_4)).unwrap();
     let mapping = StitchedMapping::new(&view, &file.file, 10_000, Steps::Large).unwrap();
     let beside = mapping.beside().expect("tensors lie elsewhere in the file");
     let mut found = 0;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::digest::digest_stored;
-use crate::input::{InputError, ModelFile};
+use crate::input::{EDIT_PLAIN_FILE, InputError, ModelFile};
 
 /// A check that did not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,7 +56,7 @@ impl Damage {
     /// What the user can do.
     pub fn hint(&self) -> &'static str {
         match self.findings.iter().all(|f| f.subject == HEADER) {
-            true => alias::HEADER_CHANGED_HINT,
+            true => EDIT_PLAIN_FILE,
             false => {
                 "get the file again, or convert its source again; headshare-gguf verify FILE lists all that differs"
             }
@@ -100,7 +100,7 @@ pub(super) fn differing(file: &ModelFile) -> Result<Vec<Finding>, InputError> {
     let stated = alias::stored_digests(&file.gguf).map_err(content())?;
     let differing: Vec<Finding> = file
         .gguf
-        .tensors
+        .tensors()
         .par_iter()
         .zip(stated)
         .filter(|(info, stated)| digest_stored(file, info) != *stated)

@@ -18,9 +18,8 @@ mod write;
 use std::collections::BTreeMap;
 
 use headshare_format::alias::{Digests, Provenance, Replaced};
-use headshare_format::gguf::align_up;
 use headshare_format::layout::{self, PhysicalLayout, SharedRows};
-use headshare_format::{FormatError, Gguf, LogicalLayout, VirtualGguf};
+use headshare_format::{FormatError, Gguf, LogicalLayout, PageSize, VirtualGguf};
 use serde::Serialize;
 
 pub use damage::{Damage, Finding};
@@ -85,7 +84,7 @@ pub fn prepare(
     source: &ModelFile,
     plan: Option<Plan>,
     fitted: Fitted,
-    page: u64,
+    page: PageSize,
 ) -> Result<Prepared<'_>, ConvertError> {
     let Fitted { tensors, by } = fitted;
     let Some(mut plan) = plan else {
@@ -139,7 +138,7 @@ fn lay_out<'a>(
     mut shared: Vec<SharedRows>,
     map: Option<&AttentionMap>,
     by: String,
-    page: u64,
+    page: PageSize,
 ) -> Result<Prepared<'a>, ConvertError> {
     let source = variant.source;
     let content = || InputError::content(source.path());
@@ -168,20 +167,17 @@ fn lay_out<'a>(
         });
     }
     let computed = variant.computed();
-    let provenance = Provenance {
-        tool: TOOL.to_owned(),
-        lossless,
-        source_digest: UNKNOWN_DIGEST.to_owned(),
-        plan: plan.as_ref().map(Plan::to_json),
-        replaced: (!computed.is_empty()).then(|| Replaced {
-            by: if by.is_empty() {
-                ENCODED.to_owned()
-            } else {
-                by
-            },
-            tensors: computed.into_iter().map(|tensor| tensor as u32).collect(),
-        }),
-    };
+    let mut provenance = Provenance::lossless(TOOL, UNKNOWN_DIGEST);
+    provenance.lossless = lossless;
+    provenance.plan = plan.as_ref().map(Plan::to_json);
+    provenance.replaced = (!computed.is_empty()).then(|| Replaced {
+        by: if by.is_empty() {
+            ENCODED.to_owned()
+        } else {
+            by
+        },
+        tensors: computed.into_iter().map(|tensor| tensor as u32).collect(),
+    });
     let gguf = variant.gguf();
     // Between the tensors of a variant nothing lies that its source has not.
     let is_zero = |range: std::ops::Range<u64>| {
@@ -191,8 +187,9 @@ fn lay_out<'a>(
     let header = layout
         .table
         .encode(gguf, &layout.infos(), page, Digests::Unknown);
-    let data_offset = align_up(header.len() as u64, page)
-        .ok_or_else(|| content()(FormatError::new("output", "its size overflows")))?;
+    let data_offset = page
+        .align_up(header.len() as u64)
+        .ok_or_else(|| content()(FormatError::unsupported("output", "its size overflows")))?;
     let output_bytes = data_offset + layout.data_len();
     let physical = Gguf::parse_header(&header, output_bytes).map_err(content())?;
     let view =

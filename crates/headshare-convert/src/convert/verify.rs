@@ -77,7 +77,7 @@ pub fn verify(
     Ok(Report {
         ok: findings.is_empty(),
         lossless: table.provenance.lossless,
-        stored_tensors: file.gguf.tensors.len(),
+        stored_tensors: file.gguf.tensors().len(),
         replaced_tensors: table
             .provenance
             .replaced
@@ -101,7 +101,7 @@ fn check_digests(file: &ModelFile, table: &AliasTable) -> Result<Vec<Finding>, I
 /// page, and nothing at the end.
 fn check_padding(file: &ModelFile) -> Vec<Finding> {
     // Without tensors the header is padded all the same.
-    let end = file.gguf.data_end().max(file.gguf.data_offset);
+    let end = file.gguf.data_end().max(file.gguf.data_offset());
     let mut findings: Vec<Finding> = file
         .gguf
         .filler_ranges()
@@ -124,7 +124,7 @@ fn pool_gaps_are_zero(file: &ModelFile, table: &AliasTable) -> bool {
     let Some(index) = file.gguf.tensor_index(POOL) else {
         return true;
     };
-    let pool = file.bytes(file.gguf.data_range(&file.gguf.tensors[index]));
+    let pool = file.bytes(file.gguf.data_range(&file.gguf.tensors()[index]));
     let mut used: Vec<(u64, u64)> = table
         .segments
         .iter()
@@ -274,13 +274,13 @@ impl Logical<'_> {
                         .into_iter()
                         .find(|&(at, from, len)| {
                             let expected =
-                                variant.gguf().data_range(&variant.gguf().tensors[from.0]);
+                                variant.gguf().data_range(&variant.gguf().tensors()[from.0]);
                             let expected = expected.start + from.1;
                             let start = self.view.data_range(tensor).start + at;
                             !self.equals(start, &variant, expected..expected + len)
                         });
                 let problem = differs.map(|(at, from, len)| {
-                    let origin = &variant.gguf().tensors[from.0].name;
+                    let origin = &variant.gguf().tensors()[from.0].name;
                     finding(
                         &tensor.name,
                         format!(

@@ -117,7 +117,7 @@ fn put_plain(
 ) -> Result<(), ConvertError> {
     let gguf = variant.gguf();
     output.write_at(0, gguf.header_bytes())?;
-    for info in &gguf.tensors {
+    for info in gguf.tensors() {
         let place = gguf.data_range(info);
         let mut at = place.start;
         variant.stream::<ConvertError>(place, |bytes| {

@@ -34,13 +34,13 @@ impl<'a> WeightBlocks<'a> {
     /// When ggml cannot dequantize one of the tensors, or `file` is not the
     /// file that the header is of.
     pub fn new(gguf: &Gguf, file: &'a [u8], map: &AttentionMap) -> Result<Self, ModelError> {
-        if file.len() as u64 != gguf.file_len {
-            return Err(FormatError::new(
+        if file.len() as u64 != gguf.file_len() {
+            return Err(FormatError::unsupported(
                 "file",
                 format!(
                     "has {} bytes now; it had {} when its header was read",
                     file.len(),
-                    gguf.file_len
+                    gguf.file_len()
                 ),
             )
             .into());
@@ -55,7 +55,7 @@ impl<'a> WeightBlocks<'a> {
                 if !quants::type_info(id).is_some_and(|info| info.has_to_float) {
                     return Err(ModelError::NotShareable {
                         architecture: map.architecture.name,
-                        place: Place::Tensor(gguf.tensors[tensor.tensor].name.clone()),
+                        place: Place::Tensor(gguf.tensors()[tensor.tensor].name.clone()),
                         reason: format!(
                             "ggml cannot turn its type {} into numbers to compare",
                             tensor.ggml_type
@@ -73,7 +73,7 @@ impl<'a> WeightBlocks<'a> {
                     let class = *classes
                         .entry((tensor.ggml_type, n_rows, tensor.row_elems))
                         .or_insert(fresh);
-                    let data = gguf.data_range(&gguf.tensors[tensor.tensor]);
+                    let data = gguf.data_range(&gguf.tensors()[tensor.tensor]);
                     // All of these are below the file's length in memory, but
                     // the elements: types of less than a byte have more.
                     Block {

@@ -69,7 +69,7 @@ impl ModelError {
                 Some("convert --lossless needs no knowledge of heads and works for this file")
             }
             Self::Converted => Some("turn it back first: headshare-gguf expand FILE -o OUT"),
-            Self::Format(error) => error.hint.as_deref(),
+            Self::Format(error) => error.advice.as_ref().and_then(crate::input::in_words),
         }
     }
 }

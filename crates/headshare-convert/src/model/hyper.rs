@@ -65,7 +65,7 @@ impl<'a> Hyper<'a> {
     /// At most as many as the file has tensors.
     pub fn layers(&self) -> Result<(u32, u32), ModelError> {
         let blocks = self.required("block_count")?;
-        let tensors = self.gguf.tensors.len();
+        let tensors = self.gguf.tensors().len();
         if blocks == 0 || blocks as usize > tensors {
             return Err(FormatError::key(
                 &self.key("block_count"),

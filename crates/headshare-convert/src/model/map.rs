@@ -171,7 +171,7 @@ fn shareable(gguf: &Gguf) -> Result<(&'static Architecture, Layout), ModelError>
     let architecture =
         architecture(name).ok_or_else(|| ModelError::UnknownArchitecture(name.to_owned()))?;
     match architecture.attention {
-        Attention::Shareable(_) if gguf.tensors.is_empty() => Err(ModelError::NotAModel(
+        Attention::Shareable(_) if gguf.tensors().is_empty() => Err(ModelError::NotAModel(
             "this file has no tensors: a vocabulary, not a model".into(),
         )),
         Attention::Shareable(layout) => Ok((architecture, layout)),
@@ -381,7 +381,7 @@ impl<'a> LayerReader<'a> {
 
     fn find(&self, name: &str) -> Option<Found<'a>> {
         let index = self.gguf.tensor_index(name)?;
-        Some((index, &self.gguf.tensors[index]))
+        Some((index, &self.gguf.tensors()[index]))
     }
 
     fn layer_error(&self, layer: u32, reason: String) -> ModelError {

@@ -204,12 +204,12 @@ fn put_aliases(
     plan: &Plan,
 ) -> Result<(), RepairError> {
     for (alias, donor) in plan.shared_rows(map) {
-        let name = &source.gguf.tensors[alias.tensor].name;
+        let name = &source.gguf.tensors()[alias.tensor].name;
         let weight = changed
             .graph()
             .weight(name)
             .ok_or_else(|| RepairError::Internal(format!("llama.cpp does not use {name}")))?;
-        let data = source.gguf.data_range(&source.gguf.tensors[donor.tensor]);
+        let data = source.gguf.data_range(&source.gguf.tensors()[donor.tensor]);
         let from = data.start + donor.offset;
         changed.write_weight(
             weight,

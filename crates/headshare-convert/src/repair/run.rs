@@ -43,7 +43,7 @@ impl Run<'_> {
             self.source.gguf.tensor_index(&site.name).ok_or_else(|| {
                 RepairError::Internal(format!("{} is not in the file", site.name))
             })?;
-        let info = &self.source.gguf.tensors[index];
+        let info = &self.source.gguf.tensors()[index];
         let p = info.row_elems() as usize;
         let n = (info.byte_len() / info.row_bytes()) as usize;
         let weights = dequantized(self.source, index).map_err(|e| site.cannot(e.into()))?;

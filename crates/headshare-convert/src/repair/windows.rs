@@ -174,7 +174,7 @@ fn widest_input(source: &ModelFile) -> u64 {
             .iter()
             .any(|suffix| t.name.ends_with(suffix))
     };
-    let tensors = source.gguf.tensors.iter().filter(refitted);
+    let tensors = source.gguf.tensors().iter().filter(refitted);
     tensors.map(TensorInfo::row_elems).max().unwrap_or(0)
 }
 
@@ -194,7 +194,7 @@ fn widest_feed_forward(source: &ModelFile, map: &AttentionMap) -> u64 {
             0
         }
     };
-    source.gguf.tensors.iter().map(of).max().unwrap_or(0)
+    source.gguf.tensors().iter().map(of).max().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub fn difference(gguf: &Gguf) -> Option<String> {
 
 fn can_be_asked(gguf: &Gguf) -> bool {
     let elements = gguf
-        .kvs
+        .kvs()
         .iter()
         .filter(|kv| !kv.key.starts_with(TOKENIZER_PREFIX))
         .map(|kv| match gguf.value_of(kv) {
@@ -55,7 +55,7 @@ fn can_be_asked(gguf: &Gguf) -> bool {
     gguf.header_bytes().len() <= MAX_HEADER_BYTES
         && elements <= MAX_ARRAY_ELEMENTS
         && gguf
-            .tensors
+            .tensors()
             .iter()
             .all(|t| t.ggml_type.id() <= LAST_KNOWN_TYPE)
 }
@@ -71,7 +71,7 @@ fn compare(ours: &Gguf, header: &[u8]) -> Option<String> {
         Err(error) => return Some(error.to_string()),
     };
 
-    let (kvs, tensors) = (ours.kvs.len() as u64, ours.tensors.len() as u64);
+    let (kvs, tensors) = (ours.kvs().len() as u64, ours.tensors().len() as u64);
     if (theirs.num_kv(), theirs.num_tensor()) != (kvs, tensors) {
         return Some(format!(
             "{kvs} keys and {tensors} tensors against {} and {}",
@@ -79,14 +79,14 @@ fn compare(ours: &Gguf, header: &[u8]) -> Option<String> {
             theirs.num_tensor()
         ));
     }
-    if ours.alignment >= LEAST_KNOWN_ALIGNMENT && theirs.data_offset() != ours.data_offset {
+    if ours.alignment() >= LEAST_KNOWN_ALIGNMENT && theirs.data_offset() != ours.data_offset() {
         return Some(format!(
             "data begins at {} or {}",
-            ours.data_offset,
+            ours.data_offset(),
             theirs.data_offset()
         ));
     }
-    for kv in &ours.kvs {
+    for kv in ours.kvs() {
         let kept = !kv.key.starts_with(TOKENIZER_PREFIX);
         let same = match (ours.value_of(kv), theirs.metadata().get(&kv.key)) {
             (_, None) => false,
@@ -97,7 +97,7 @@ fn compare(ours: &Gguf, header: &[u8]) -> Option<String> {
             return Some(format!("key {:?}", kv.key));
         }
     }
-    let differs = ours.tensors.iter().zip(theirs.tensors()).find(|(a, b)| {
+    let differs = ours.tensors().iter().zip(theirs.tensors()).find(|(a, b)| {
         a.name != b.name || a.ggml_type.id() != b.kind || a.dims != b.shape || a.offset != b.offset
     });
     differs.map(|(ours, _)| format!("tensor {:?}", ours.name))

@@ -82,7 +82,7 @@ impl Lowered {
     /// The largest number of types that a tensor has gone down.
     pub fn steps(&self, gguf: &Gguf) -> usize {
         let down = |(&tensor, &to): (&usize, &GgmlType)| {
-            let info = &gguf.tensors[tensor];
+            let info = &gguf.tensors()[tensor];
             let below = |t: &GgmlType| next_below(*t, info.row_elems());
             std::iter::successors(Some(info.ggml_type), below)
                 .position(|t| t == to)
@@ -109,7 +109,7 @@ impl<'a> Lowering<'a> {
     /// more than one made anywhere else.
     pub fn of(gguf: &'a Gguf) -> Self {
         let mut body: Vec<(bool, bool, u64, usize)> = Vec::new();
-        for (i, info) in gguf.tensors.iter().enumerate() {
+        for (i, info) in gguf.tensors().iter().enumerate() {
             if let Some(layer) = layer_of_body(info) {
                 let sensitive = SENSITIVE.iter().any(|part| info.name.contains(part));
                 body.push((sensitive, layer == 0, spread(layer), i));
@@ -117,12 +117,12 @@ impl<'a> Lowering<'a> {
         }
         body.sort_unstable();
         let order: Vec<usize> = body.into_iter().map(|(.., i)| i).collect();
-        let mut types: Vec<GgmlType> = order.iter().map(|&i| gguf.tensors[i].ggml_type).collect();
+        let mut types: Vec<GgmlType> = order.iter().map(|&i| gguf.tensors()[i].ggml_type).collect();
         let mut steps = Vec::new();
         loop {
             let before = steps.len();
             for (&tensor, at) in order.iter().zip(&mut types) {
-                if let Some(below) = next_below(*at, gguf.tensors[tensor].row_elems()) {
+                if let Some(below) = next_below(*at, gguf.tensors()[tensor].row_elems()) {
                     *at = below;
                     steps.push((tensor, below));
                 }
@@ -159,13 +159,14 @@ impl<'a> Lowering<'a> {
             untied_head: None,
         };
         let weights = |i: usize| {
-            let info = &self.gguf.tensors[i];
+            let info = &self.gguf.tensors()[i];
             info.row_elems() * info.rows()
         };
         Lowered {
             weights: types.tensors.keys().map(|&i| weights(i)).sum(),
             body: self.order.iter().map(|&i| weights(i)).sum(),
-            file_bytes: typed_header(self.gguf, &types).map_or(u64::MAX, |header| header.file_len),
+            file_bytes: typed_header(self.gguf, &types)
+                .map_or(u64::MAX, |header| header.file_len()),
             types,
         }
     }
@@ -246,7 +247,7 @@ mod tests {
             .unwrap()
             .gguf;
         let order = Lowering::of(&gguf).order;
-        let name = |i: &usize| gguf.tensors[*i].name.as_str();
+        let name = |i: &usize| gguf.tensors()[*i].name.as_str();
         let names: Vec<&str> = order.iter().map(name).collect();
         let (sensitive, others): (Vec<&str>, Vec<&str>) = names
             .iter()

@@ -56,12 +56,12 @@ fn lowered(source: &ModelFile, out: &Path, parts: u64) -> (Lowered, ModelFile) {
     let lowest = lowering.down_to(0).map_or_else(
         || {
             let once = |i: &usize| {
-                let info = &source.gguf.tensors[*i];
+                let info = &source.gguf.tensors()[*i];
                 let to = crate::report::lower::next_below(info.ggml_type, info.row_elems());
                 (*i, to.unwrap())
             };
             let all = types(lowering.order.iter().map(once));
-            typed_header(&source.gguf, &all).unwrap().file_len
+            typed_header(&source.gguf, &all).unwrap().file_len()
         },
         |_| 0,
     );
@@ -105,7 +105,7 @@ fn every_type_that_goes_down_loads_and_generates_in_llama_cpp() {
             let (lowered, file) = lowered(&source, &out, parts);
             assert!(!lowered.types.tensors.is_empty());
             let (before, after) = (&source.gguf, &file.gguf);
-            for (i, (from, to)) in before.tensors.iter().zip(&after.tensors).enumerate() {
+            for (i, (from, to)) in before.tensors().iter().zip(after.tensors()).enumerate() {
                 let data = file.bytes(after.data_range(to));
                 let original = source.bytes(before.data_range(from));
                 assert_eq!((&from.name, &from.dims), (&to.name, &to.dims));
@@ -138,7 +138,7 @@ fn one_tensor_less_would_be_too_large() {
         .rfind(|i| lowered.types.tensors.contains_key(i));
     let mut fewer = lowered.types.clone();
     fewer.tensors.remove(last.unwrap());
-    assert!(typed_header(&source.gguf, &fewer).unwrap().file_len > target);
+    assert!(typed_header(&source.gguf, &fewer).unwrap().file_len() > target);
     // Nothing is asked for, nothing done; the impossible is not done.
     let nothing = lowering.down_to(source.len()).unwrap();
     assert!(nothing.types.tensors.is_empty());
@@ -149,7 +149,7 @@ fn one_tensor_less_would_be_too_large() {
     let names: Vec<&str> = lowering
         .order
         .iter()
-        .map(|&i| source.gguf.tensors[i].name.as_str())
+        .map(|&i| source.gguf.tensors()[i].name.as_str())
         .collect();
     assert_eq!(names.len(), 7 * 4);
     let sensitive = |name: &&str| name.contains("attn_v.") || name.contains("ffn_down");
@@ -179,7 +179,7 @@ fn the_file_type_is_that_of_most_tensors() {
         let lower = types((0..lower as usize).map(|i| (i, named("q8_0"))));
         let after = typed_header(&gguf, &lower).unwrap();
         let value = |key| after.u64_value(key).unwrap();
-        let keys: Vec<&str> = after.kvs.iter().map(|kv| kv.key.as_str()).collect();
+        let keys: Vec<&str> = after.kvs().iter().map(|kv| kv.key.as_str()).collect();
         let place = keys.iter().position(|key| *key == KEY_FILE_TYPE);
         assert_eq!(place, stated.map(|_| 1), "{keys:?}");
         (value(KEY_FILE_TYPE), value(KEY_QUANTIZATION_VERSION))
@@ -198,7 +198,7 @@ fn weights_that_are_no_numbers_are_refused_by_name() {
     let source = ModelFile::open_plain(&path).unwrap();
     let (i, info) = source
         .gguf
-        .tensors
+        .tensors()
         .iter()
         .enumerate()
         .find(|(_, info)| info.name == "blk.1.ffn_up.weight")

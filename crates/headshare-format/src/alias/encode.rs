@@ -1,14 +1,15 @@
 //! Writing the header of a physical file.
 
 use super::{ARCHITECTURE, AliasTable, VERSION, keys};
-use crate::TensorInfo;
 use crate::gguf::{Gguf, HeaderBuilder, KEY_ALIGNMENT, KEY_ARCHITECTURE};
+use crate::{PageSize, TensorInfo};
 
 /// Hexadecimal digits of a digest.
 pub const METADATA_DIGEST_HEX_LEN: usize = 64;
 
 /// What is known of the stored tensors' content.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum Digests<'a> {
     /// Not known yet: the header gets its final size, with zeros for digests.
     Unknown,
@@ -26,15 +27,15 @@ impl AliasTable {
         &self,
         source: &Gguf,
         stored: &[TensorInfo],
-        page: u64,
+        page: PageSize,
         digests: Digests<'_>,
     ) -> Vec<u8> {
-        let page = u32::try_from(page).expect("a page size is a small number");
+        let page = page.to_u32();
         let mut header = HeaderBuilder::new(3);
         if self.source.architecture.is_none() {
             header.str(KEY_ARCHITECTURE, ARCHITECTURE);
         }
-        for kv in &source.kvs {
+        for kv in source.kvs() {
             match kv.key.as_str() {
                 KEY_ARCHITECTURE => header.str(KEY_ARCHITECTURE, ARCHITECTURE),
                 KEY_ALIGNMENT => header.u32(KEY_ALIGNMENT, page),

@@ -16,7 +16,7 @@ pub(crate) use source::{lay_out, paged_header, source_header};
 use std::collections::{BTreeMap, HashMap};
 
 use crate::gguf::{Gguf, KEY_ARCHITECTURE, Value};
-use crate::{FormatError, TensorInfo};
+use crate::{Advice, FormatError, PageSize, TensorInfo};
 
 /// `general.architecture` of a physical file: a program that does not know the
 /// format refuses it by this name.
@@ -30,15 +30,11 @@ pub const POOL: &str = "headshare.pool";
 /// The tensor that holds the source's bytes between and after its tensors,
 /// present only where they are not the zeros that writers put there.
 pub const FILLER: &str = "headshare.filler";
-/// The page sizes a file can be laid out for, in bytes.
-pub const PAGE_SIZES: [u64; 3] = [4096, 16384, 65536];
+/// The page sizes a file can be laid out for.
+pub const PAGE_SIZES: [PageSize; 3] = [PageSize::KIB_4, PageSize::KIB_16, PageSize::KIB_64];
 
 /// What is wrong with a file whose header differs from its digest.
 pub const HEADER_CHANGED: &str = "its header was changed after it was written";
-/// What its user can do.
-pub const HEADER_CHANGED_HINT: &str = "tools that edit metadata do not know the headshare format: \
-     edit the source (or what headshare-gguf expand makes of the file as it was written) and \
-     convert it again";
 
 /// The keys of the format.
 pub mod keys {
@@ -85,6 +81,7 @@ pub struct Segment {
 
 /// What it takes to lay the source file out again.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SourceLayout {
     /// GGUF version, 2 or 3.
     pub version: u32,
@@ -105,17 +102,18 @@ impl SourceLayout {
     /// When its architecture is no UTF-8 string.
     pub fn of(source: &Gguf) -> Result<Self, FormatError> {
         Ok(Self {
-            version: source.version,
+            version: source.version(),
             architecture: source.architecture()?.map(str::to_owned),
-            alignment: source.alignment,
+            alignment: source.alignment(),
             has_alignment_key: source.kv(crate::gguf::KEY_ALIGNMENT).is_some(),
-            size: source.file_len,
+            size: source.file_len(),
         })
     }
 }
 
 /// How a physical file came about.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Provenance {
     /// Name and version of the program that wrote it.
     pub tool: String,
@@ -127,6 +125,20 @@ pub struct Provenance {
     pub plan: Option<String>,
     /// The logical tensors whose data is not the source's.
     pub replaced: Option<Replaced>,
+}
+
+impl Provenance {
+    /// That of a file that `tool` (name and version) writes without loss from the
+    /// source whose digest is `source_digest`, and without a plan.
+    pub fn lossless(tool: impl Into<String>, source_digest: impl Into<String>) -> Self {
+        Self {
+            tool: tool.into(),
+            lossless: true,
+            source_digest: source_digest.into(),
+            plan: None,
+            replaced: None,
+        }
+    }
 }
 
 /// Logical tensors that were computed anew, and how.
@@ -141,6 +153,7 @@ pub struct Replaced {
 
 /// A validated alias table.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AliasTable {
     /// Layout of the source.
     pub source: SourceLayout,
@@ -211,8 +224,9 @@ impl AliasTable {
                     Some(last) if last.is_continued_by(&next) => last.len += next.len,
                     _ if full => {
                         let problem = format!("segments overlap in more than {most} places");
-                        return Err(FormatError::new("alias table", problem)
-                            .hint("headshare-gguf expand FILE -o PLAIN.gguf needs no such list"));
+                        return Err(
+                            FormatError::unsupported("alias table", problem).advise(Advice::Expand)
+                        );
                     }
                     _ => shared.push(next),
                 }
@@ -258,6 +272,7 @@ impl AliasTable {
 /// Bytes of one logical tensor that are the same stored bytes as those of
 /// another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SharedRange {
     /// Where the bytes are used again.
     pub alias: LogicalPlace,
@@ -278,6 +293,7 @@ impl SharedRange {
 
 /// A place in a logical tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LogicalPlace {
     /// Index of the tensor.
     pub tensor: u32,

@@ -13,14 +13,13 @@ use super::fields::{
 };
 use super::source::{lay_out, source_header};
 use super::{
-    ARCHITECTURE, AliasTable, FILLER, HEADER_CHANGED, HEADER_CHANGED_HINT, METADATA_DIGEST_HEX_LEN,
-    PAGE_SIZES, POOL, Provenance, RESERVED_PREFIX, Segment, SourceLayout, VERSION, is_converted,
-    keys,
+    ARCHITECTURE, AliasTable, FILLER, HEADER_CHANGED, METADATA_DIGEST_HEX_LEN, PAGE_SIZES, POOL,
+    Provenance, RESERVED_PREFIX, Segment, SourceLayout, VERSION, is_converted, keys,
 };
 use crate::gguf::{
     DEFAULT_ALIGNMENT, Gguf, KEY_ALIGNMENT, MAX_ALIGNMENT, MAX_TENSOR_NAME, align_up,
 };
-use crate::{FormatError, GgmlType, TensorInfo};
+use crate::{Advice, ErrorKind, FormatError, GgmlType, PageSize, Rule, TensorInfo};
 
 impl AliasTable {
     /// Reads and validates the alias table of a physical file; `None` for a
@@ -32,21 +31,24 @@ impl AliasTable {
         if !is_converted(physical) {
             return Ok(None);
         }
-        check_known(physical)?;
+        check_known(physical).map_err(|e| match e.advice {
+            Some(Advice::UseNewer) => e,
+            _ => broken(1)(e),
+        })?;
         Self::read_known(physical)
             .map(Some)
             .map_err(|broken| blame(physical, broken))
     }
 
     fn read_known(physical: &Gguf) -> Result<Self, FormatError> {
-        check_container(physical)?;
-        let mut tensors = read_tensors(physical)?;
-        let source = read_source(physical, &mut tensors)?;
-        let segments = read_segments(physical, tensors.len())?;
+        check_container(physical).map_err(broken(1))?;
+        let mut tensors = read_tensors(physical).map_err(broken(2))?;
+        let source = read_source(physical, &mut tensors).map_err(broken(3))?;
+        let segments = read_segments(physical, tensors.len()).map_err(broken(5))?;
         check_coverage(&tensors, &segments)?;
         check_stored(physical, &tensors, &segments)?;
-        check_size(physical, &source, &tensors)?;
-        let provenance = read_provenance(physical, &tensors)?;
+        check_size(physical, &source, &tensors).map_err(broken(12))?;
+        let provenance = read_provenance(physical, &tensors).map_err(broken(13))?;
         Ok(Self {
             source,
             provenance,
@@ -56,12 +58,20 @@ impl AliasTable {
     }
 }
 
+/// Marks an error as breaking rule R`number`, unless it is marked already.
+fn broken(number: u8) -> impl Fn(FormatError) -> FormatError {
+    move |error| match error.kind {
+        ErrorKind::Malformed(Rule::Table(_)) => error,
+        _ => error.breaking(Rule::Table(number)),
+    }
+}
+
 /// What to say of a broken rule. In a header that is not as it was written, the
 /// rule is a consequence: what broke it is that somebody wrote to the header.
 fn blame(physical: &Gguf, broken: FormatError) -> FormatError {
     match metadata_is_intact(physical) {
-        Ok(false) => FormatError::new("file", format!("{HEADER_CHANGED} ({broken})"))
-            .hint(HEADER_CHANGED_HINT),
+        Ok(false) => FormatError::new(broken.kind, "file", format!("{HEADER_CHANGED} ({broken})"))
+            .advise(Advice::EditPlainFile),
         _ => broken,
     }
 }
@@ -74,13 +84,13 @@ pub fn stored_digests(physical: &Gguf) -> Result<Vec<&str>, FormatError> {
     let digests = required_array(physical, keys::DIGEST_STORED)?
         .strs()
         .ok_or_else(|| FormatError::key(keys::DIGEST_STORED, "expected an array of strings"))?;
-    if digests.len() != physical.tensors.len() {
+    if digests.len() != physical.tensors().len() {
         return Err(FormatError::key(
             keys::DIGEST_STORED,
             format!(
                 "{} digests for {} stored tensors",
                 digests.len(),
-                physical.tensors.len()
+                physical.tensors().len()
             ),
         ));
     }
@@ -114,33 +124,34 @@ fn check_known(physical: &Gguf) -> Result<(), FormatError> {
         keys::VERSION,
         format!("format version {version} is unknown; this program reads version {VERSION}"),
     )
-    .hint("use a newer headshare-gguf"))
+    .of(ErrorKind::Unsupported)
+    .advise(Advice::UseNewer))
 }
 
 // R1: a version of GGUF, and a page size that we know.
 fn check_container(physical: &Gguf) -> Result<(), FormatError> {
-    if physical.version != 3 {
-        return Err(FormatError::new(
+    if physical.version() != 3 {
+        return Err(FormatError::unsupported(
             "version",
             format!(
                 "a headshare file is GGUF version 3, this one is version {}",
-                physical.version
+                physical.version()
             ),
         ));
     }
-    if !PAGE_SIZES.contains(&physical.alignment) {
+    if PageSize::new(physical.alignment()).is_none_or(|page| !PAGE_SIZES.contains(&page)) {
         return Err(FormatError::key(
             KEY_ALIGNMENT,
             format!(
                 "{} is no page size of the format ({PAGE_SIZES:?})",
-                physical.alignment
+                physical.alignment()
             ),
         ));
     }
     Ok(())
 }
 
-// R2: the arrays that describe the logical tensors; R4: each of those. Offsets are filled in by `read_source`.
+// R2: the arrays that describe the logical tensors.
 fn read_tensors(physical: &Gguf) -> Result<Vec<TensorInfo>, FormatError> {
     let names = required_array(physical, keys::TENSOR_NAMES)?
         .strs()
@@ -174,8 +185,18 @@ fn read_tensors(physical: &Gguf) -> Result<Vec<TensorInfo>, FormatError> {
         ));
     }
 
+    describe(names, types, n_dims, &dims).map_err(broken(4))
+}
+
+// R4: each logical tensor. Offsets are filled in by `read_source`.
+fn describe(
+    names: Vec<&str>,
+    types: Vec<u32>,
+    n_dims: Vec<u32>,
+    dims: &[u64],
+) -> Result<Vec<TensorInfo>, FormatError> {
     let mut seen = HashSet::new();
-    let mut rest = dims.as_slice();
+    let mut rest = dims;
     let mut tensors = Vec::with_capacity(names.len());
     for ((name, type_id), n_dims) in names.into_iter().zip(types).zip(n_dims) {
         if name.len() as u64 >= MAX_TENSOR_NAME || name.starts_with(RESERVED_PREFIX) {
@@ -206,7 +227,7 @@ fn read_tensors(physical: &Gguf) -> Result<Vec<TensorInfo>, FormatError> {
         };
         tensor
             .validate()
-            .map_err(|e| FormatError::new(format!("logical {}", e.field), e.problem))?;
+            .map_err(|e| FormatError::new(e.kind, format!("logical {}", e.field), e.problem))?;
         tensors.push(tensor);
     }
     Ok(tensors)
@@ -298,34 +319,41 @@ fn check_coverage(tensors: &[TensorInfo], segments: &[Segment]) -> Result<(), Fo
         let row = tensor.row_bytes();
         let mut covered = 0u64;
         while let Some((i, segment)) = rest.next_if(|(_, s)| s.tensor as usize == index) {
-            let fail = |problem: String| {
-                Err(FormatError::key(
+            let fail = |rule: u8, problem: String| {
+                let problem = format!("segment {i} of {:?}: {problem}", tensor.name);
+                Err(broken(rule)(FormatError::key(
                     keys::SEGMENT_OFFSETS,
-                    format!("segment {i} of {:?}: {problem}", tensor.name),
-                ))
+                    problem,
+                )))
             };
             if segment.len == 0
                 || !segment.len.is_multiple_of(row)
                 || !segment.offset.is_multiple_of(row)
             {
-                return fail(format!(
-                    "offset {} and length {} are not whole rows of {row} bytes",
-                    segment.offset, segment.len
-                ));
+                return fail(
+                    6,
+                    format!(
+                        "offset {} and length {} are not whole rows of {row} bytes",
+                        segment.offset, segment.len
+                    ),
+                );
             }
             if segment.offset != covered {
-                return fail(format!(
-                    "begins at byte {}, but the segments before it cover {covered} bytes",
-                    segment.offset
-                ));
+                return fail(
+                    7,
+                    format!(
+                        "begins at byte {}, but the segments before it cover {covered} bytes",
+                        segment.offset
+                    ),
+                );
             }
             covered = match covered.checked_add(segment.len) {
                 Some(end) if end <= tensor.byte_len() => end,
                 _ => {
-                    return fail(format!(
-                        "ends past the tensor's {} bytes",
-                        tensor.byte_len()
-                    ));
+                    return fail(
+                        7,
+                        format!("ends past the tensor's {} bytes", tensor.byte_len()),
+                    );
                 }
             };
         }
@@ -337,14 +365,16 @@ fn check_coverage(tensors: &[TensorInfo], segments: &[Segment]) -> Result<(), Fo
                     tensor.name,
                     tensor.byte_len()
                 ),
-            ));
+            )
+            .breaking(Rule::Table(7)));
         }
     }
     if let Some((i, _)) = rest.next() {
         return Err(FormatError::key(
             keys::SEGMENT_TENSORS,
             format!("segment {i} is not in the order of the tensors"),
-        ));
+        )
+        .breaking(Rule::Table(7)));
     }
     Ok(())
 }
@@ -356,17 +386,18 @@ fn check_stored(
     tensors: &[TensorInfo],
     segments: &[Segment],
 ) -> Result<(), FormatError> {
-    let mut by_stored: Vec<Vec<&Segment>> = vec![Vec::new(); physical.tensors.len()];
+    let mut by_stored: Vec<Vec<&Segment>> = vec![Vec::new(); physical.tensors().len()];
     for (i, segment) in segments.iter().enumerate() {
-        let Some(stored) = physical.tensors.get(segment.stored as usize) else {
+        let Some(stored) = physical.tensors().get(segment.stored as usize) else {
             return Err(FormatError::key(
                 keys::SEGMENT_STORED,
                 format!(
                     "segment {i} points to stored tensor {}, but there are {}",
                     segment.stored,
-                    physical.tensors.len()
+                    physical.tensors().len()
                 ),
-            ));
+            )
+            .breaking(Rule::Table(8)));
         };
         if segment
             .stored_offset
@@ -382,7 +413,8 @@ fn check_stored(
                     stored.name,
                     stored.byte_len()
                 ),
-            ));
+            )
+            .breaking(Rule::Table(8)));
         }
         by_stored[segment.stored as usize].push(segment);
     }
@@ -392,23 +424,24 @@ fn check_stored(
         .enumerate()
         .map(|(i, t)| (t.name.as_str(), i))
         .collect();
-    for (stored, mut users) in physical.tensors.iter().zip(by_stored) {
+    for (stored, mut users) in physical.tensors().iter().zip(by_stored) {
         users.sort_by_key(|s| (s.stored_offset, s.tensor, s.offset));
         let is_ours = stored.name == POOL || stored.name == FILLER;
         if is_ours && (stored.ggml_type != GgmlType::I8 || stored.dims.len() != 1) {
-            return Err(FormatError::tensor(
-                &stored.name,
-                "must be one dimension of i8",
-            ));
+            return Err(
+                FormatError::tensor(&stored.name, "must be one dimension of i8")
+                    .breaking(Rule::Table(9)),
+            );
         }
         match stored.name.as_str() {
-            POOL => check_pool(tensors, &users)?,
+            POOL => check_pool(tensors, &users).map_err(broken(11))?,
             FILLER => {
                 if let Some(segment) = users.first() {
                     return Err(FormatError::tensor(
                         FILLER,
                         format!("is used by a segment of tensor {}", segment.tensor),
-                    ));
+                    )
+                    .breaking(Rule::Table(9)));
                 }
             }
             name => {
@@ -416,9 +449,10 @@ fn check_stored(
                     return Err(FormatError::tensor(
                         name,
                         "is stored, but no logical tensor has its name",
-                    ));
+                    )
+                    .breaking(Rule::Table(9)));
                 };
-                check_named(stored, owner, tensors, &users)?;
+                check_named(stored, owner, tensors, &users).map_err(broken(10))?;
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use super::{RESERVED_PREFIX, SourceLayout};
 use crate::gguf::{Gguf, HeaderBuilder, KEY_ALIGNMENT, KEY_ARCHITECTURE, align_up};
-use crate::{FormatError, TensorInfo};
+use crate::{FormatError, PageSize, TensorInfo};
 
 /// Gives `tensors` the offsets that GGUF prescribes for `alignment`; returns
 /// where the last one's data ends, from the start of the data section.
@@ -39,14 +39,14 @@ pub(crate) fn paged_header(
     physical: &Gguf,
     source: &SourceLayout,
     tensors: &[TensorInfo],
-    page: u64,
+    page: PageSize,
 ) -> Vec<u8> {
     let mut header = HeaderBuilder::new(3);
     let with_key = SourceLayout {
         has_alignment_key: true,
         ..source.clone()
     };
-    restore_records(physical, &with_key, page, &mut header);
+    restore_records(physical, &with_key, page.bytes(), &mut header);
     for tensor in tensors {
         header.tensor(tensor);
     }
@@ -59,7 +59,7 @@ fn restore_records(
     alignment: u64,
     header: &mut HeaderBuilder,
 ) {
-    for kv in &physical.kvs {
+    for kv in physical.kvs() {
         match kv.key.as_str() {
             KEY_ARCHITECTURE => {
                 if let Some(architecture) = &source.architecture {

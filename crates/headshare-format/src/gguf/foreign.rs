@@ -1,7 +1,7 @@
 //! What a file is that is no GGUF. All kinds of files are taken for models, and
 //! who is told what it is knows what to do next.
 
-use crate::FormatError;
+use crate::{ErrorKind, FormatError, Rule};
 
 /// What makes a GGUF of a model as it is published.
 const FROM_ORIGINAL: &str =
@@ -12,8 +12,9 @@ const FROM_ORIGINAL: &str =
 pub(super) fn refused(file: &[u8], len: u64) -> FormatError {
     let kinds = [git_lfs, old_ggml, safetensors, python, compressed, web_page];
     match kinds.into_iter().find_map(|kind| kind(file, len)) {
-        Some((problem, hint)) => FormatError::new("file", problem).hint(hint),
+        Some((problem, hint)) => FormatError::unsupported("file", problem).hint(hint),
         None => FormatError::new(
+            ErrorKind::Malformed(Rule::Magic),
             "magic",
             format!(
                 "starts with {:?}, not \"GGUF\": this is no GGUF file",

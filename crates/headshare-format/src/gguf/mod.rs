@@ -35,23 +35,41 @@ pub const MAX_TENSOR_NAME: u64 = 64;
 pub const MAX_DIMS: u32 = 4;
 
 /// A validated GGUF header.
+///
+/// ```
+/// use headshare_format::gguf::{HeaderBuilder, Value};
+/// use headshare_format::{GgmlType, Gguf, TensorInfo};
+///
+/// let norm = TensorInfo {
+///     name: "output_norm.weight".to_owned(),
+///     ggml_type: GgmlType::F32,
+///     dims: vec![8],
+///     offset: 0,
+/// };
+/// let mut header = HeaderBuilder::new(3);
+/// header.str("general.architecture", "llama");
+/// header.u32("llama.block_count", 1);
+/// header.tensor(&norm);
+/// let mut file = header.finish();
+/// file.resize(file.len().next_multiple_of(32) + 8 * 4, 0);
+///
+/// let gguf = Gguf::parse(&file)?;
+/// assert_eq!(gguf.architecture()?, Some("llama"));
+/// assert_eq!(gguf.value("llama.block_count"), Some(Value::U32(1)));
+/// assert_eq!(gguf.tensors(), [norm]);
+/// let data = gguf.data_range(&gguf.tensors()[0]);
+/// assert_eq!(data.end, file.len() as u64);
+/// # Ok::<(), headshare_format::FormatError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Gguf {
-    /// 2 or 3.
-    pub version: u32,
-    /// The key-value records, in file order.
-    pub kvs: Vec<Kv>,
-    /// The tensors, in file order, which is also the order of their data.
-    pub tensors: Vec<TensorInfo>,
-    /// Alignment of the tensor data, in bytes: a power of two.
-    pub alignment: u64,
-    /// Where the tensor infos end, in bytes from the start of the file.
-    pub header_end: u64,
-    /// Where tensor data starts: `header_end` rounded up to the alignment.
-    /// Lies past the end of a file without tensors that does not pad.
-    pub data_offset: u64,
-    /// Length of the whole file in bytes.
-    pub file_len: u64,
+    version: u32,
+    kvs: Vec<Kv>,
+    tensors: Vec<TensorInfo>,
+    alignment: u64,
+    header_end: u64,
+    data_offset: u64,
+    file_len: u64,
     header: Vec<u8>,
     kv_index: HashMap<String, usize>,
     tensor_index: HashMap<String, usize>,
@@ -163,6 +181,43 @@ pub fn align_up(n: u64, alignment: u64) -> Option<u64> {
 }
 
 impl Gguf {
+    /// Its version of GGUF: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The key-value records, in file order.
+    pub fn kvs(&self) -> &[Kv] {
+        &self.kvs
+    }
+
+    /// The tensors, in file order, which is also the order of their data.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// Alignment of the tensor data, in bytes: a power of two.
+    pub fn alignment(&self) -> u64 {
+        self.alignment
+    }
+
+    /// Where the tensor infos end, in bytes from the start of the file.
+    pub fn header_end(&self) -> u64 {
+        self.header_end
+    }
+
+    /// Where tensor data starts: [`header_end`](Self::header_end) rounded up to
+    /// the alignment. Lies past the end of a file without tensors that does not
+    /// pad.
+    pub fn data_offset(&self) -> u64 {
+        self.data_offset
+    }
+
+    /// Length of the whole file in bytes.
+    pub fn file_len(&self) -> u64 {
+        self.file_len
+    }
+
     /// The raw record (key, type and value) of a key-value pair.
     pub fn record(&self, kv: &Kv) -> &[u8] {
         &self.header[kv.record.clone()]

@@ -13,7 +13,7 @@ use super::{
     DEFAULT_ALIGNMENT, Gguf, KEY_ALIGNMENT, Kv, MAX_ALIGNMENT, MAX_DIMS, MAX_TENSOR_NAME,
     TensorInfo, Value, ValueType, align_up, foreign,
 };
-use crate::{FormatError, GgmlType};
+use crate::{ErrorKind, FormatError, GgmlType, Rule};
 
 /// The least bytes of a key-value record: key length, one byte of key, type,
 /// one byte of value.
@@ -54,7 +54,7 @@ fn walk(file: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
     for i in 0..n_kvs {
         let kv = read_kv(&mut cursor, i)?;
         if kv_index.insert(kv.key.clone(), kvs.len()).is_some() {
-            return Err(FormatError::key(&kv.key, "stands twice in the file"));
+            return Err(FormatError::key(&kv.key, "stands twice in the file").breaking(Rule::Key));
         }
         kvs.push(kv);
     }
@@ -69,17 +69,17 @@ fn walk(file: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
             .insert(tensor.name.clone(), tensors.len())
             .is_some()
         {
-            return Err(FormatError::tensor(
-                &tensor.name,
-                "stands twice in the file",
-            ));
+            return Err(
+                FormatError::tensor(&tensor.name, "stands twice in the file")
+                    .breaking(Rule::TensorName),
+            );
         }
         tensors.push(tensor);
     }
 
     let header_end = cursor.pos as u64;
     let data_offset = align_up(header_end, alignment)
-        .ok_or_else(|| FormatError::new("header", "its padded end overflows"))?;
+        .ok_or_else(|| malformed(Rule::Data, "header", "its padded end overflows"))?;
     check_data(&tensors, alignment, data_offset, file_len)?;
     Ok(Gguf {
         version,
@@ -106,19 +106,23 @@ fn read_version(cursor: &mut Cursor, file_len: u64) -> Result<u32, FormatError> 
     match cursor.u32("version")? {
         version @ (2 | 3) => Ok(version),
         1 => Err(
-            FormatError::new("version", "GGUF version 1 is not supported")
+            FormatError::unsupported("version", "GGUF version 1 is not supported")
                 .hint("convert the model again with a current llama.cpp"),
         ),
         version if (1..=0xffff).contains(&version.swap_bytes()) => Err(big_endian()),
-        version => Err(FormatError::new(
+        version => Err(FormatError::unsupported(
             "version",
             format!("GGUF version {version} is not supported; versions 2 and 3 are"),
         )),
     }
 }
 
+fn malformed(rule: Rule, field: impl Into<String>, problem: impl Into<String>) -> FormatError {
+    FormatError::new(ErrorKind::Malformed(rule), field, problem)
+}
+
 fn big_endian() -> FormatError {
-    FormatError::new(
+    FormatError::unsupported(
         "version",
         "this GGUF file is big-endian; only little-endian is supported",
     )
@@ -129,10 +133,20 @@ fn read_kv(cursor: &mut Cursor, index: u64) -> Result<Kv, FormatError> {
     let start = cursor.pos;
     let key = cursor.string(&format!("key number {index}"))?;
     let key = std::str::from_utf8(key)
-        .map_err(|e| FormatError::new(format!("key number {index}"), format!("not UTF-8: {e}")))?
+        .map_err(|e| {
+            malformed(
+                Rule::Key,
+                format!("key number {index}"),
+                format!("not UTF-8: {e}"),
+            )
+        })?
         .to_owned();
     if key.is_empty() {
-        return Err(FormatError::new(format!("key number {index}"), "is empty"));
+        return Err(malformed(
+            Rule::Key,
+            format!("key number {index}"),
+            "is empty",
+        ));
     }
     let field = format!("key {key:?}");
     let type_id = cursor.u32(&field)?;
@@ -159,10 +173,14 @@ fn read_kv(cursor: &mut Cursor, index: u64) -> Result<Kv, FormatError> {
 fn skip_array(cursor: &mut Cursor, field: &str) -> Result<(), FormatError> {
     let type_id = cursor.u32(field)?;
     let elem = ValueType::from_id(type_id).ok_or_else(|| {
-        FormatError::new(field, format!("unknown type {type_id} of array elements"))
+        malformed(
+            Rule::Value,
+            field,
+            format!("unknown type {type_id} of array elements"),
+        )
     })?;
     if elem == ValueType::Array {
-        return Err(FormatError::new(
+        return Err(FormatError::unsupported(
             field,
             "arrays of arrays are not supported",
         ));
@@ -187,7 +205,8 @@ fn read_tensor(cursor: &mut Cursor, index: u64) -> Result<TensorInfo, FormatErro
     let number = format!("tensor number {index}");
     let name = cursor.string(&number)?;
     if name.len() as u64 >= MAX_TENSOR_NAME {
-        return Err(FormatError::new(
+        return Err(malformed(
+            Rule::TensorName,
             number,
             format!(
                 "its name has {} bytes; ggml allows fewer than {MAX_TENSOR_NAME}",
@@ -196,12 +215,19 @@ fn read_tensor(cursor: &mut Cursor, index: u64) -> Result<TensorInfo, FormatErro
         ));
     }
     let name = std::str::from_utf8(name)
-        .map_err(|e| FormatError::new(number.as_str(), format!("its name is not UTF-8: {e}")))?
+        .map_err(|e| {
+            malformed(
+                Rule::TensorName,
+                number.as_str(),
+                format!("its name is not UTF-8: {e}"),
+            )
+        })?
         .to_owned();
     let field = format!("tensor {name:?}");
     let n_dims = cursor.u32(&field)?;
     if n_dims > MAX_DIMS {
-        return Err(FormatError::new(
+        return Err(malformed(
+            Rule::Shape,
             field,
             format!("{n_dims} dimensions; GGUF allows at most {MAX_DIMS}"),
         ));
@@ -211,7 +237,7 @@ fn read_tensor(cursor: &mut Cursor, index: u64) -> Result<TensorInfo, FormatErro
         .collect::<Result<Vec<_>, _>>()?;
     let type_id = cursor.u32(&field)?;
     let ggml_type = GgmlType::from_id(type_id).ok_or_else(|| {
-        FormatError::new(
+        FormatError::unsupported(
             field.as_str(),
             format!(
                 "ggml type {type_id} is unknown to, or was removed from, the bundled llama.cpp"
@@ -241,6 +267,7 @@ fn refuse_split(file: &[u8], kvs: &[Kv]) -> Result<(), FormatError> {
                 count.map_or_else(|| "several".to_owned(), |n| n.to_string())
             ),
         )
+        .of(ErrorKind::Unsupported)
         .hint("join the parts first: llama-gguf-split --merge FIRST-PART MERGED.gguf")),
     }
 }
@@ -258,7 +285,8 @@ fn alignment(file: &[u8], kvs: &[Kv]) -> Result<u64, FormatError> {
                 "must be a u32 power of two of at most {MAX_ALIGNMENT}, found {}",
                 other.describe()
             ),
-        )),
+        )
+        .breaking(Rule::Alignment)),
     }
 }
 
@@ -272,7 +300,8 @@ fn check_data(
 ) -> Result<(), FormatError> {
     let mut expected = 0u64;
     for tensor in tensors {
-        let fail = |problem: String| Err(FormatError::tensor(&tensor.name, problem));
+        let error = |problem: String| FormatError::tensor(&tensor.name, problem);
+        let fail = |problem: String| Err(error(problem).breaking(Rule::Data));
         let offset = tensor.offset;
         if !offset.is_multiple_of(alignment) {
             return fail(format!(
@@ -295,17 +324,18 @@ fn check_data(
         match range {
             Some(range) if range.end <= file_len => {}
             Some(range) => {
-                return fail(format!(
+                let problem = format!(
                     "its data ends at byte {}, but the file has {file_len} bytes: it is truncated or not fully downloaded",
                     range.end
-                ));
+                );
+                return Err(error(problem).of(ErrorKind::Truncated));
             }
             None => return fail(format!("offset {offset} overflows")),
         }
         expected = offset
             .checked_add(tensor.byte_len())
             .and_then(|end| align_up(end, alignment))
-            .ok_or_else(|| FormatError::tensor(&tensor.name, "its end overflows"))?;
+            .ok_or_else(|| error("its end overflows".to_owned()).breaking(Rule::Data))?;
     }
     Ok(())
 }
@@ -323,6 +353,7 @@ impl<'a> Cursor<'a> {
     fn take(&mut self, len: u64, field: &str) -> Result<&'a [u8], FormatError> {
         if len > self.remaining() {
             return Err(FormatError::new(
+                ErrorKind::Truncated,
                 field,
                 format!(
                     "needs {len} bytes at byte {}, but the file ends after {} more: it is truncated",
@@ -352,6 +383,7 @@ impl<'a> Cursor<'a> {
     fn check_count(&self, field: &str, count: u64, min_bytes: u64) -> Result<(), FormatError> {
         if count > self.remaining() / min_bytes {
             return Err(FormatError::new(
+                ErrorKind::Truncated,
                 field,
                 format!(
                     "{count} entries need more than the {} bytes that remain: the file is truncated or damaged",

@@ -15,12 +15,13 @@ use crate::alias::{
     AliasTable, FILLER, PAGE_SIZES, POOL, Provenance, RESERVED_PREFIX, Segment, SourceLayout,
 };
 use crate::gguf::{Gguf, align_up};
-use crate::{FormatError, GgmlType, TensorInfo};
+use crate::{Advice, ErrorKind, FormatError, GgmlType, PageSize, Rule, TensorInfo};
 use pool::{Pool, PoolItem};
 use sharing::Ownership;
 
 /// A tensor of the physical file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoredTensor {
     /// Name, type, shape, and offset from the start of the data section.
     pub info: TensorInfo,
@@ -31,6 +32,7 @@ pub struct StoredTensor {
 
 /// Bytes of the source that a stored tensor holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Piece {
     /// Offset in the stored tensor's data, in bytes.
     pub offset: u64,
@@ -40,13 +42,14 @@ pub struct Piece {
 
 /// A planned physical file.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PhysicalLayout {
     /// The stored tensors, in file order.
     pub stored: Vec<StoredTensor>,
     /// The alias table.
     pub table: AliasTable,
-    /// Page size in bytes.
-    pub page: u64,
+    /// The page size that the file is laid out for.
+    pub page: PageSize,
 }
 
 impl PhysicalLayout {
@@ -63,7 +66,7 @@ impl PhysicalLayout {
     }
 }
 
-/// Plans the physical file of `source`, laid out for pages of `page` bytes, in
+/// Plans the physical file of `source`, laid out for pages of `page`, in
 /// which `shared` rows are stored only at their donor's place.
 ///
 /// `is_zero` says whether the source has nothing but zeros in a range that lies
@@ -76,19 +79,20 @@ pub fn plan(
     source: &Gguf,
     is_zero: &dyn Fn(Range<u64>) -> bool,
     shared: &[SharedRows],
-    page: u64,
+    page: PageSize,
     provenance: Provenance,
 ) -> Result<PhysicalLayout, FormatError> {
     if !PAGE_SIZES.contains(&page) {
-        return Err(FormatError::new(
+        return Err(FormatError::unsupported(
             "page size",
             format!("{page} is no page size of the format ({PAGE_SIZES:?})"),
         ));
     }
     refuse_reserved(source)?;
-    let ownership = Ownership::resolve(source, shared)?;
+    let ownership =
+        Ownership::resolve(source, shared).map_err(|error| error.breaking(Rule::Sharing))?;
     let mut layout = Placement::new(source, page);
-    for index in 0..source.tensors.len() {
+    for index in 0..source.tensors().len() {
         layout.place(&ownership, index);
     }
     layout.finish_pool(&ownership);
@@ -100,15 +104,16 @@ pub fn plan(
     let mut offset = 0;
     for tensor in &mut stored {
         tensor.info.offset = offset;
-        offset = align_up(offset + tensor.info.byte_len(), page)
-            .ok_or_else(|| FormatError::new("output", "its size overflows"))?;
+        offset = page
+            .align_up(offset + tensor.info.byte_len())
+            .ok_or_else(|| FormatError::unsupported("output", "its size overflows"))?;
     }
     Ok(PhysicalLayout {
         stored,
         table: AliasTable {
             source: SourceLayout::of(source)?,
             provenance,
-            tensors: source.tensors.clone(),
+            tensors: source.tensors().to_vec(),
             segments,
         },
         page,
@@ -121,27 +126,30 @@ fn refuse_reserved(source: &Gguf) -> Result<(), FormatError> {
             crate::gguf::KEY_ARCHITECTURE,
             "this file is converted already",
         )
-        .hint("headshare-gguf expand FILE -o PLAIN.gguf gives a plain GGUF to start from"));
+        .of(ErrorKind::Unsupported)
+        .advise(Advice::StartFromExpanded));
     }
     if let Some(kv) = source
-        .kvs
+        .kvs()
         .iter()
         .find(|kv| kv.key.starts_with(RESERVED_PREFIX))
     {
         return Err(FormatError::key(
             &kv.key,
             format!("keys beginning with {RESERVED_PREFIX:?} are reserved for converted files"),
-        ));
+        )
+        .of(ErrorKind::Unsupported));
     }
     if let Some(tensor) = source
-        .tensors
+        .tensors()
         .iter()
         .find(|t| t.name.starts_with(RESERVED_PREFIX))
     {
         return Err(FormatError::tensor(
             &tensor.name,
             format!("names beginning with {RESERVED_PREFIX:?} are reserved for converted files"),
-        ));
+        )
+        .of(ErrorKind::Unsupported));
     }
     Ok(())
 }
@@ -149,8 +157,9 @@ fn refuse_reserved(source: &Gguf) -> Result<(), FormatError> {
 /// The filler tensor, when the source's filler is more than zero padding.
 fn filler_tensor(source: &Gguf, is_zero: &dyn Fn(Range<u64>) -> bool) -> Option<StoredTensor> {
     let ranges = source.filler_ranges();
-    let padded_end = align_up(source.data_end(), source.alignment)?;
-    let plain = source.file_len <= padded_end && ranges.iter().all(|range| is_zero(range.clone()));
+    let padded_end = align_up(source.data_end(), source.alignment())?;
+    let plain =
+        source.file_len() <= padded_end && ranges.iter().all(|range| is_zero(range.clone()));
     if plain {
         return None;
     }
@@ -186,7 +195,7 @@ struct Placed {
 
 struct Placement<'a> {
     source: &'a Gguf,
-    page: u64,
+    page: PageSize,
     stored: Vec<StoredTensor>,
     items: Vec<PoolItem>,
     /// Per source tensor: its own runs, ascending.
@@ -194,13 +203,13 @@ struct Placement<'a> {
 }
 
 impl<'a> Placement<'a> {
-    fn new(source: &'a Gguf, page: u64) -> Self {
+    fn new(source: &'a Gguf, page: PageSize) -> Self {
         Self {
             source,
             page,
             stored: Vec::new(),
             items: Vec::new(),
-            placed: vec![Vec::new(); source.tensors.len()],
+            placed: vec![Vec::new(); source.tensors().len()],
         }
     }
 
@@ -208,7 +217,7 @@ impl<'a> Placement<'a> {
     /// the pool, or both.
     fn place(&mut self, ownership: &Ownership, index: usize) {
         let own = ownership.own_runs(index);
-        let info = &self.source.tensors[index];
+        let info = &self.source.tensors()[index];
         let donated = ownership.donated_parts(index);
         let (pooled, kept): (Vec<Range<u64>>, Vec<Range<u64>>) =
             split_by(&own, &donated).into_iter().fold(
@@ -226,13 +235,13 @@ impl<'a> Placement<'a> {
         // could not be mapped there: the pool can put it at its own.
         let mut kept_len = 0;
         let (mut kept, mut pooled_too) = kept.into_iter().partition::<Vec<_>, _>(|range| {
-            let agrees = range.start % self.page == kept_len % self.page;
+            let agrees = self.page.residue(range.start) == self.page.residue(kept_len);
             if agrees {
                 kept_len += range.end - range.start;
             }
             agrees
         });
-        if kept_len < self.page {
+        if kept_len < self.page.bytes() {
             pooled_too.append(&mut kept);
             pooled_too.sort_by_key(|range| range.start);
         }
@@ -284,7 +293,7 @@ impl<'a> Placement<'a> {
         let stored = self.stored.len() as u32;
         let mut pieces = Vec::new();
         for (item, offset) in pool.items {
-            let data = self.source.data_range(&self.source.tensors[item.tensor]);
+            let data = self.source.data_range(&self.source.tensors()[item.tensor]);
             pieces.push(Piece {
                 offset,
                 source: data.start + item.range.start..data.start + item.range.end,
@@ -307,7 +316,7 @@ impl<'a> Placement<'a> {
 
     fn segments(&self, ownership: &Ownership) -> Vec<Segment> {
         let mut segments: Vec<Segment> = Vec::new();
-        for index in 0..self.source.tensors.len() {
+        for index in 0..self.source.tensors().len() {
             for (range, owner) in ownership.runs(index) {
                 let mut offset = range.start;
                 let owned = owner.offset..owner.offset + (range.end - range.start);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use super::sharing::Ownership;
+use crate::PageSize;
 
 /// Alignment of items that need no particular residue, in bytes.
 const ITEM_ALIGNMENT: u64 = 32;
@@ -23,9 +24,9 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Packs `items` for pages of `page` bytes. The pool itself begins on a
+    /// Packs `items` for pages of `page`. The pool itself begins on a
     /// page, and so does every logical tensor at run time.
-    pub(super) fn pack(items: Vec<PoolItem>, ownership: &Ownership, page: u64) -> Self {
+    pub(super) fn pack(items: Vec<PoolItem>, ownership: &Ownership, page: PageSize) -> Self {
         let mut by_residue: BTreeMap<u64, VecDeque<PoolItem>> = BTreeMap::new();
         let mut free: VecDeque<PoolItem> = VecDeque::new();
         for item in items {
@@ -38,8 +39,8 @@ impl Pool {
             items: Vec::new(),
             len: 0,
         };
-        while let Some(residue) = nearest(&by_residue, pool.len % page) {
-            let gap = (residue + page - pool.len % page) % page;
+        while let Some(residue) = nearest(&by_residue, page.residue(pool.len)) {
+            let gap = page.residue(residue + page.bytes() - page.residue(pool.len));
             let start = pool.len + gap;
             pool.fill(&mut free, start);
             let queue = by_residue.get_mut(&residue).expect("nearest gave a key");
@@ -76,14 +77,14 @@ impl Pool {
 
 /// The residue at which whole pages of the item can be the pages of the most
 /// of its users, its owner among them; `None` when no whole page fits.
-fn wanted_residue(item: &PoolItem, ownership: &Ownership, page: u64) -> Option<u64> {
+fn wanted_residue(item: &PoolItem, ownership: &Ownership, page: PageSize) -> Option<u64> {
     let places = ownership.places(item.tensor, &item.range);
     let len = item.range.end - item.range.start;
     let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
     for place in &places {
-        let residue = place.offset % page;
-        let first_page = (page - residue) % page;
-        if first_page + page <= len {
+        let residue = page.residue(place.offset);
+        let first_page = page.residue(page.bytes() - residue);
+        if first_page + page.bytes() <= len {
             *votes.entry(residue).or_default() += 1;
         }
     }
@@ -91,7 +92,7 @@ fn wanted_residue(item: &PoolItem, ownership: &Ownership, page: u64) -> Option<u
     // Ties go to the earliest place, the owner's before its users'.
     places
         .iter()
-        .map(|p| p.offset % page)
+        .map(|p| page.residue(p.offset))
         .find(|r| votes.get(r) == Some(&most))
 }
 

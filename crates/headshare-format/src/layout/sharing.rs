@@ -48,12 +48,12 @@ pub(super) struct Ownership {
 
 impl Ownership {
     pub(super) fn resolve(source: &Gguf, shared: &[SharedRows]) -> Result<Self, FormatError> {
-        let mut aliases: Vec<Vec<SharedRows>> = vec![Vec::new(); source.tensors.len()];
+        let mut aliases: Vec<Vec<SharedRows>> = vec![Vec::new(); source.tensors().len()];
         for rows in shared {
             check(source, rows)?;
             aliases[rows.alias].push(*rows);
         }
-        for (tensor, list) in source.tensors.iter().zip(&mut aliases) {
+        for (tensor, list) in source.tensors().iter().zip(&mut aliases) {
             list.sort();
             if let Some(pair) = list
                 .windows(2)
@@ -66,11 +66,11 @@ impl Ownership {
             }
         }
         let resolver = Resolver {
-            tensors: &source.tensors,
+            tensors: source.tensors(),
             aliases: &aliases,
         };
-        let mut runs = Vec::with_capacity(source.tensors.len());
-        for (index, tensor) in source.tensors.iter().enumerate() {
+        let mut runs = Vec::with_capacity(source.tensors().len());
+        for (index, tensor) in source.tensors().iter().enumerate() {
             let mut list = Vec::new();
             resolver.resolve(index, 0..tensor.byte_len(), 0, &mut list)?;
             runs.push(merge(list));
@@ -97,7 +97,7 @@ impl Ownership {
         }
         users.sort_by_key(|(t, r, p)| (*t, r.start, r.end, p.tensor, p.offset));
         let mut donated = vec![Vec::new(); runs.len()];
-        for (index, tensor) in source.tensors.iter().enumerate() {
+        for (index, tensor) in source.tensors().iter().enumerate() {
             let start = users.partition_point(|u| u.0 < index);
             let end = users.partition_point(|u| u.0 <= index);
             let ranges: Vec<&Range<u64>> = users[start..end].iter().map(|u| &u.1).collect();
@@ -155,10 +155,10 @@ impl Ownership {
 
 fn check(source: &Gguf, rows: &SharedRows) -> Result<(), FormatError> {
     let (Some(alias), Some(donor)) = (
-        source.tensors.get(rows.alias),
-        source.tensors.get(rows.donor),
+        source.tensors().get(rows.alias),
+        source.tensors().get(rows.donor),
     ) else {
-        return Err(FormatError::new(
+        return Err(FormatError::unsupported(
             "sharing",
             "names a tensor that is not there",
         ));

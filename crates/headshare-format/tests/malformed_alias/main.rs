@@ -12,7 +12,7 @@ mod stored;
 use headshare_format::alias::{AliasTable, FILLER, POOL};
 use headshare_format::gguf::ValueType;
 use headshare_format::layout::SharedRows;
-use headshare_format::{FormatError, GgmlType};
+use headshare_format::{Advice, ErrorKind, FormatError, GgmlType, PageSize, Rule};
 use support::converted::{Converted, convert};
 use support::{RawGguf, kv_str, kv_u32, record, tensor};
 
@@ -54,7 +54,7 @@ fn shared() -> [SharedRows; 2] {
 }
 
 fn valid() -> Converted {
-    Converted::of(&convert(&source().bytes(), &shared(), 4096).unwrap())
+    Converted::of(&convert(&source().bytes(), &shared(), PageSize::KIB_4).unwrap())
 }
 
 /// The segments of [`valid`], by index:
@@ -70,10 +70,27 @@ const NORM: usize = 8;
 fn broken(edit: impl FnOnce(&mut Converted)) -> FormatError {
     let mut file = valid();
     edit(&mut file);
-    match file.read_table() {
+    let error = match file.read_table() {
         Ok(_) => panic!("the file was accepted"),
         Err(error) => error,
+    };
+    if let Some(rule) = rule_of_this_test() {
+        let unknown = error.advice == Some(Advice::UseNewer);
+        let kind = match unknown {
+            true => ErrorKind::Unsupported,
+            false => ErrorKind::Malformed(Rule::Table(rule)),
+        };
+        assert_eq!(error.kind, kind, "{error}");
     }
+    error
+}
+
+/// The rule that the running test's name says it breaks. Tests run in threads of
+/// their names.
+fn rule_of_this_test() -> Option<u8> {
+    let thread = std::thread::current();
+    let (_, test) = thread.name()?.rsplit_once("::")?;
+    test.strip_prefix('r')?.get(..2)?.parse().ok()
 }
 
 fn key(name: &str) -> String {

@@ -1,11 +1,11 @@
 //! R1 to R4, R12 and R13: versions, logical tensors, the source's layout and
 //! size, digests.
 
-use headshare_format::Gguf;
 use headshare_format::alias::{
     FILLER, POOL, format_digest, keys, metadata_is_intact, stored_digests,
 };
 use headshare_format::gguf::ValueType;
+use headshare_format::{Advice, Gguf, PageSize};
 
 use super::support::converted::{Converted, convert};
 use super::support::{assert_error, kv_array, kv_str, kv_u32, record, string};
@@ -30,7 +30,7 @@ fn r01_format_version_is_unknown() {
     for version in [0, 2, u32::MAX] {
         let error = broken(|f| f.set(keys::VERSION, kv_u32(keys::VERSION, version)));
         assert_error(&error, &key(keys::VERSION), "is unknown");
-        assert!(error.hint.unwrap().contains("newer"));
+        assert_eq!(error.advice, Some(Advice::UseNewer));
     }
 }
 
@@ -377,10 +377,10 @@ fn r13_digests_have_another_form() {
 
 #[test]
 fn digests_hold_and_a_changed_header_is_noticed() {
-    let file = convert(&source().bytes(), &shared(), 4096).unwrap();
+    let file = convert(&source().bytes(), &shared(), PageSize::KIB_4).unwrap();
     let gguf = Gguf::parse(&file).unwrap();
     assert!(metadata_is_intact(&gguf).unwrap());
-    for (tensor, stated) in gguf.tensors.iter().zip(stored_digests(&gguf).unwrap()) {
+    for (tensor, stated) in gguf.tensors().iter().zip(stored_digests(&gguf).unwrap()) {
         let range = gguf.data_range(tensor);
         let hash = blake3::hash(&file[range.start as usize..range.end as usize]);
         assert_eq!(format_digest(&hash), stated);

@@ -4,20 +4,18 @@ use headshare_format::alias::keys::DIGEST_METADATA;
 use headshare_format::alias::{AliasTable, Digests, Provenance, format_digest};
 use headshare_format::gguf::{HeaderBuilder, Value, ValueType};
 use headshare_format::layout::{self, PhysicalLayout, SharedRows};
-use headshare_format::{FormatError, Gguf, TensorInfo};
+use headshare_format::{FormatError, Gguf, PageSize, TensorInfo};
 
 use super::{kv_array, string};
 
 /// The physical file of `source` in which `shared` is stored once.
-pub fn convert(source: &[u8], shared: &[SharedRows], page: u64) -> Result<Vec<u8>, FormatError> {
+pub fn convert(
+    source: &[u8],
+    shared: &[SharedRows],
+    page: PageSize,
+) -> Result<Vec<u8>, FormatError> {
     let gguf = Gguf::parse(source)?;
-    let provenance = Provenance {
-        tool: "test 0".to_owned(),
-        lossless: true,
-        source_digest: format_digest(&blake3::hash(source)),
-        plan: None,
-        replaced: None,
-    };
+    let provenance = Provenance::lossless("test 0", format_digest(&blake3::hash(source)));
     let layout = layout::plan(
         &gguf,
         &|r| {
@@ -57,7 +55,7 @@ fn write(gguf: &Gguf, source: &[u8], layout: &PhysicalLayout) -> Vec<u8> {
         "the size does not depend on digests"
     );
     if !layout.stored.is_empty() {
-        out.resize(out.len().next_multiple_of(layout.page as usize), 0);
+        out.resize(out.len().next_multiple_of(layout.page.to_usize()), 0);
     }
     out.extend(data);
     out
@@ -75,14 +73,14 @@ impl Converted {
     pub fn of(file: &[u8]) -> Self {
         let gguf = Gguf::parse(file).unwrap();
         Self {
-            version: gguf.version,
+            version: gguf.version(),
             records: gguf
-                .kvs
+                .kvs()
                 .iter()
                 .map(|kv| (kv.key.clone(), gguf.record(kv).to_vec()))
                 .collect(),
             tensors: gguf
-                .tensors
+                .tensors()
                 .iter()
                 .map(|t| {
                     let range = gguf.data_range(t);
@@ -90,7 +88,7 @@ impl Converted {
                     (t.clone(), data.to_vec())
                 })
                 .collect(),
-            page: gguf.alignment as usize,
+            page: gguf.alignment() as usize,
         }
     }
 

@@ -5,7 +5,7 @@ pub mod converted;
 pub mod random;
 
 use headshare_format::gguf::ValueType;
-use headshare_format::{FormatError, GgmlType, Gguf};
+use headshare_format::{Advice, ErrorKind, FormatError, GgmlType, Gguf};
 
 /// A GGUF file, part by part. Everything that a header states can be stated
 /// wrongly; what is `None` is stated as it is.
@@ -177,10 +177,21 @@ pub fn kv_array(key: &str, elem: u32, len: u64, bytes: &[u8]) -> Vec<u8> {
     record(key.as_bytes(), ValueType::Array as u32, &value)
 }
 
+/// The words in which an error advises something.
+#[track_caller]
+pub fn words(error: &FormatError) -> &str {
+    match &error.advice {
+        Some(Advice::Words(words)) => words,
+        other => panic!("{error}: {other:?}"),
+    }
+}
+
 /// Asserts what an error is about and what it says.
 #[track_caller]
 pub fn assert_error(error: &FormatError, field: &str, problem: &str) {
     assert_eq!(error.field, field, "{error}");
+    let truncated = error.kind == ErrorKind::Truncated;
+    assert_eq!(truncated, error.problem.contains("truncated"), "{error}");
     assert!(
         error.problem.contains(problem),
         "{:?} does not say {problem:?}",

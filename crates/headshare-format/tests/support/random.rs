@@ -116,7 +116,8 @@ pub fn fit(source: &Gguf, wishes: &[Wish], backwards: bool) -> Vec<SharedRows> {
         if (donor > alias) != backwards {
             std::mem::swap(&mut alias, &mut donor);
         }
-        let (Some(a), Some(d)) = (source.tensors.get(alias.0), source.tensors.get(donor.0)) else {
+        let (Some(a), Some(d)) = (source.tensors().get(alias.0), source.tensors().get(donor.0))
+        else {
             continue;
         };
         if a.ggml_type != d.ggml_type || a.row_elems() != d.row_elems() {
@@ -153,11 +154,11 @@ pub fn equal_rows(source: &Gguf, file: &[u8]) -> Vec<SharedRows> {
     let mut seen: Vec<(usize, u64)> = Vec::new();
     let mut shared = Vec::new();
     let bytes = |(tensor, offset): (usize, u64)| {
-        let t = &source.tensors[tensor];
+        let t = &source.tensors()[tensor];
         let start = (source.data_range(t).start + offset) as usize;
         (t.ggml_type, &file[start..start + t.row_bytes() as usize])
     };
-    for (index, t) in source.tensors.iter().enumerate() {
+    for (index, t) in source.tensors().iter().enumerate() {
         for row in 0..t.rows() {
             let place = (index, row * t.row_bytes());
             match seen.iter().find(|&&p| bytes(p) == bytes(place)) {
@@ -179,7 +180,7 @@ pub fn equal_rows(source: &Gguf, file: &[u8]) -> Vec<SharedRows> {
 /// replaced by the row that following donors leads to.
 pub fn expanded(source: &Gguf, file: &[u8], shared: &[SharedRows]) -> Vec<u8> {
     let mut out = file.to_vec();
-    for (index, tensor) in source.tensors.iter().enumerate() {
+    for (index, tensor) in source.tensors().iter().enumerate() {
         let row = tensor.row_bytes();
         for offset in (0..tensor.byte_len()).step_by(row as usize) {
             let mut place = (index, offset);
@@ -188,7 +189,7 @@ pub fn expanded(source: &Gguf, file: &[u8], shared: &[SharedRows]) -> Vec<u8> {
             }) {
                 place = (rows.donor, rows.donor_offset + place.1 - rows.alias_offset);
             }
-            let from = source.data_range(&source.tensors[place.0]).start + place.1;
+            let from = source.data_range(&source.tensors()[place.0]).start + place.1;
             let to = (source.data_range(tensor).start + offset) as usize;
             let from = from as usize..(from + row) as usize;
             out[to..to + row as usize].copy_from_slice(&file[from]);

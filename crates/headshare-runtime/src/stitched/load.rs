@@ -71,7 +71,7 @@ impl Model {
         if params.check_metadata {
             let tensors = source
                 .table
-                .map_or(&source.gguf.tensors, |table| &table.tensors);
+                .map_or(source.gguf.tensors(), |table| table.tensors.as_slice());
             preflight::check(source.gguf, tensors).map_err(ModelError::metadata(&name))?;
         }
         let mut plan = Plan::new(source, sharing)?;
@@ -158,7 +158,7 @@ struct Plan {
 impl Plan {
     fn new(source: &Source<'_>, sharing: Sharing) -> Result<Self, StitchError> {
         let Some(table) = source.table else {
-            let tensors = &source.gguf.tensors;
+            let tensors = source.gguf.tensors();
             let steps = steps(tensors, &repacking_types(tensors), sharing);
             return Ok(Self::plain(StitchedMapping::plain(source.file, steps)?));
         };
@@ -233,7 +233,7 @@ impl Plan {
         plan.read_once.extend(folded.into_iter().map(|tensor| {
             let range = view.data_range(tensor);
             // Every tensor begins on a page: the rest of its last one is its own.
-            range.start..range.end.next_multiple_of(page_size())
+            range.start..range.end.next_multiple_of(page_size().bytes())
         }));
         let in_place: Vec<Range<u64>> = in_place.iter().map(|t| view.data_range(t)).collect();
         plan.mapped_shared = bytes_mapped_again(plan.mapping.mapped(), &in_place);

@@ -296,7 +296,7 @@ impl WeightBuffers {
         // SAFETY: the arena is copied; its state lives until `drop`, after the
         // model's buffers.
         let buft =
-            unsafe { headshare_buffer_type_new(&raw const arena, real, page_size() as usize) };
+            unsafe { headshare_buffer_type_new(&raw const arena, real, page_size().to_usize()) };
         Self { buft, state }
     }
 
@@ -457,7 +457,7 @@ impl State {
             return false;
         };
         // Tensors begin on pages here, so the rest of their last page is theirs.
-        let len = place.size.next_multiple_of(page_size() as usize);
+        let len = place.size.next_multiple_of(page_size().to_usize());
         let arena = self.arenas.last_mut().expect("a tensor lies in an arena");
         // SAFETY: ggml asks before it hands the tensor's bytes over, which it then
         // does not; the other tensor's are in place. Weights are written once, and

@@ -57,7 +57,10 @@ fn llama_cpp_asks_about_each_weight_once() {
         let load = || Model::load(&path, &ModelParams::default(), None).unwrap();
         // SAFETY: `count` is for `asked`, and takes any name.
         let model = unsafe { asking(&choice, load) };
-        let tensors = headshare_format::Gguf::parse(&file).unwrap().tensors.len();
+        let tensors = headshare_format::Gguf::parse(&file)
+            .unwrap()
+            .tensors()
+            .len();
         assert_eq!(asked.about.get(), tensors);
         drop(model);
         let load = || Model::load(&path, &ModelParams::default(), None).unwrap();

@@ -12,7 +12,7 @@ pub(super) struct Claimed {
 impl Claimed {
     pub fn new(variant: &Variant<'_>, ranges: &[RowsRange]) -> Self {
         let mut this = Self {
-            by_tensor: vec![Vec::new(); variant.gguf().tensors.len()],
+            by_tensor: vec![Vec::new(); variant.gguf().tensors().len()],
         };
         this.add(ranges.iter().copied());
         this

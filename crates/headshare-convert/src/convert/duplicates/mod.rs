@@ -65,7 +65,7 @@ pub fn find(variant: &Variant<'_>, blocks: &[RowsRange], claimed: &[RowsRange]) 
 }
 
 fn whole_tensors(variant: &Variant<'_>) -> Vec<RowsRange> {
-    let tensors = variant.gguf().tensors.iter().enumerate();
+    let tensors = variant.gguf().tensors().iter().enumerate();
     let whole = tensors.map(|(tensor, info)| RowsRange {
         tensor,
         offset: 0,
@@ -76,7 +76,7 @@ fn whole_tensors(variant: &Variant<'_>) -> Vec<RowsRange> {
 
 /// The matrices of which 3-D tensors are made.
 fn experts_of(variant: &Variant<'_>) -> Vec<RowsRange> {
-    let tensors = variant.gguf().tensors.iter().enumerate();
+    let tensors = variant.gguf().tensors().iter().enumerate();
     let stacked = tensors.filter(|(_, info)| info.dims.len() > 2);
     let slices = stacked.flat_map(|(tensor, info)| {
         let len = info.row_bytes() * info.dims[1];

@@ -11,7 +11,7 @@ use crate::model::RowsRange;
 /// Pairs each range with the first byte-equal one of its type and row length.
 pub(super) fn equal_ranges(variant: &Variant<'_>, ranges: &[RowsRange]) -> Vec<SharedRows> {
     let kind = |range: &RowsRange| {
-        let info = &variant.gguf().tensors[range.tensor];
+        let info = &variant.gguf().tensors()[range.tensor];
         let made = variant.identity(range.tensor, 0..0).0;
         (info.ggml_type, info.row_elems(), range.len, made)
     };

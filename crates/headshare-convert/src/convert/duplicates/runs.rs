@@ -28,7 +28,7 @@ type Kind = (GgmlType, u64);
 
 /// Finds runs of equal rows in what is free.
 pub(super) fn equal_runs(variant: &Variant<'_>, claimed: &Claimed) -> Vec<SharedRows> {
-    let tensors = &variant.gguf().tensors;
+    let tensors = &variant.gguf().tensors();
     let grains_of = |tensor: usize| -> Vec<Grain> {
         let info = &tensors[tensor];
         let grain = grain(info.row_bytes());

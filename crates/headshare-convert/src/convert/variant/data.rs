@@ -35,7 +35,7 @@ impl Origin {
 
     /// Whether these are runs of the source's bytes, at the same type.
     pub(super) fn is_copied(&self, source: &ModelFile, info: &TensorInfo) -> bool {
-        let from = &source.gguf.tensors[self.tensor];
+        let from = &source.gguf.tensors()[self.tensor];
         self.columns.is_none() && from.ggml_type == info.ggml_type
     }
 
@@ -46,7 +46,7 @@ impl Origin {
         source: &ModelFile,
         range: Range<u64>,
     ) -> impl Iterator<Item = Range<u64>> {
-        let from = &source.gguf.tensors[self.tensor];
+        let from = &source.gguf.tensors()[self.tensor];
         let start = source.gguf.data_range(from).start;
         let unit = unit_bytes(from);
         let whole = 0..from.byte_len() / unit;
@@ -84,7 +84,7 @@ impl Origin {
         info: &TensorInfo,
         rows: Range<u64>,
     ) -> Result<Vec<u8>, QuantError> {
-        let from = &source.gguf.tensors[self.tensor];
+        let from = &source.gguf.tensors()[self.tensor];
         let bytes = from.row_bytes();
         let old: Vec<Range<u64>> = self
             .runs(source, rows.start * bytes..rows.end * bytes)

@@ -49,10 +49,10 @@ impl Keys {
         let (from, to) = self.renamed.unwrap_or(("", ""));
         let architecture = if to.is_empty() { stated } else { to };
         let prefix = format!("{stated}.");
-        let mut builder = HeaderBuilder::new(gguf.version);
+        let mut builder = HeaderBuilder::new(gguf.version());
         let mut arrays = self.arrays.clone();
         let mut if_absent = self.if_absent.clone();
-        for kv in &gguf.kvs {
+        for kv in gguf.kvs() {
             let suffix = kv.key.strip_prefix(&prefix);
             if let Some(suffix) = suffix {
                 // What the file states is right.

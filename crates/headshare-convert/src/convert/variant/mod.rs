@@ -57,7 +57,9 @@ impl<'a> Variant<'a> {
         Self {
             source,
             gguf: Cow::Borrowed(&source.gguf),
-            origins: (0..source.gguf.tensors.len()).map(Origin::whole).collect(),
+            origins: (0..source.gguf.tensors().len())
+                .map(Origin::whole)
+                .collect(),
             new: BTreeMap::new(),
             as_source: true,
         }
@@ -157,7 +159,7 @@ impl<'a> Variant<'a> {
     pub fn fill(&mut self, mut data: BTreeMap<usize, Vec<u8>>) {
         for (i, origin) in self.origins.iter().enumerate() {
             if let Some(data) = data.remove(&origin.tensor) {
-                let len = self.gguf.tensors[i].byte_len();
+                let len = self.gguf.tensors()[i].byte_len();
                 assert_eq!(data.len() as u64, len, "new data is as long as the tensor");
                 self.new.insert(i, data);
             }
@@ -171,17 +173,17 @@ impl<'a> Variant<'a> {
 
     /// Bytes of its file, as a plain one.
     pub fn len(&self) -> u64 {
-        self.gguf.file_len
+        self.gguf.file_len()
     }
 
     /// Whether it has no tensors.
     pub fn is_empty(&self) -> bool {
-        self.gguf.tensors.is_empty()
+        self.gguf.tensors().is_empty()
     }
 
     /// Bytes of its tensors.
     pub fn tensor_bytes(&self) -> u64 {
-        self.gguf.tensors.iter().map(TensorInfo::byte_len).sum()
+        self.gguf.tensors().iter().map(TensorInfo::byte_len).sum()
     }
 
     /// Whether its header and the places of its tensors are the source's.
@@ -193,8 +195,8 @@ impl<'a> Variant<'a> {
     /// encoded at another type, or new.
     pub fn computed(&self) -> Vec<usize> {
         let encoded = |i: &usize| {
-            let from = &self.source.gguf.tensors[self.origins[*i].tensor];
-            from.ggml_type != self.gguf.tensors[*i].ggml_type
+            let from = &self.source.gguf.tensors()[self.origins[*i].tensor];
+            from.ggml_type != self.gguf.tensors()[*i].ggml_type
         };
         (0..self.origins.len())
             .filter(|i| self.new.contains_key(i) || encoded(i))
@@ -230,7 +232,7 @@ impl<'a> Variant<'a> {
             self.source.file.will_read(range.clone());
             return for_chunks(range, |range| each(self.source.bytes(range)));
         };
-        let (info, origin) = (&self.gguf.tensors[tensor], &self.origins[tensor]);
+        let (info, origin) = (&self.gguf.tensors()[tensor], &self.origins[tensor]);
         let range = range.start - start..range.end - start;
         if let Some(data) = self.new.get(&tensor) {
             return for_chunks(range, |r| each(&data[r.start as usize..r.end as usize]));
@@ -267,7 +269,7 @@ impl<'a> Variant<'a> {
 
     /// The tensor in whose data `at` lies, and where these begin.
     fn tensor_at(&self, at: u64) -> Option<(usize, u64)> {
-        let tensors = &self.gguf.tensors;
+        let tensors = self.gguf.tensors();
         let next = tensors.partition_point(|t| self.gguf.data_range(t).start <= at);
         // Empty tensors begin where the next one does.
         let found = (0..next).rev().find(|&i| tensors[i].byte_len() > 0)?;
@@ -280,14 +282,14 @@ impl<'a> Variant<'a> {
     /// bytes that they are made of. Equal answers for tensors of one type and
     /// row length mean equal data. `range` is whole rows.
     pub fn identity(&self, tensor: usize, range: Range<u64>) -> (Option<Made>, Cow<'_, [u8]>) {
-        let (info, origin) = (&self.gguf.tensors[tensor], &self.origins[tensor]);
+        let (info, origin) = (&self.gguf.tensors()[tensor], &self.origins[tensor]);
         if let Some(data) = self.new.get(&tensor) {
             return (None, data[range.start as usize..range.end as usize].into());
         }
         if origin.is_copied(self.source, info) {
             return (None, origin.bytes(self.source, range));
         }
-        let from = &self.source.gguf.tensors[origin.tensor];
+        let from = &self.source.gguf.tensors()[origin.tensor];
         let row = |at: u64| at / info.row_bytes().max(1) * from.row_bytes();
         let made = Made {
             ggml_type: from.ggml_type,
@@ -334,17 +336,17 @@ fn header(
     mut keys: Keys,
 ) -> Result<(Gguf, Vec<Origin>), FormatError> {
     let (mut infos, origins): (Vec<TensorInfo>, Vec<Origin>) = shapes.finish().into_iter().unzip();
-    keys.file_type = store::file_type(&old.tensors, &infos);
-    let overflows = || FormatError::new("output", "its size overflows");
+    keys.file_type = store::file_type(old.tensors(), &infos);
+    let overflows = || FormatError::unsupported("output", "its size overflows");
     let mut builder = keys.apply(old);
     let mut offset = 0;
     for info in &mut infos {
         info.offset = offset;
         builder.tensor(info);
-        offset = align_up(offset + info.byte_len(), old.alignment).ok_or_else(overflows)?;
+        offset = align_up(offset + info.byte_len(), old.alignment()).ok_or_else(overflows)?;
     }
     let header = builder.finish();
-    let data = align_up(header.len() as u64, old.alignment).ok_or_else(overflows)?;
+    let data = align_up(header.len() as u64, old.alignment()).ok_or_else(overflows)?;
     let len = data.checked_add(offset).ok_or_else(overflows)?;
     Ok((Gguf::parse_header(&header, len)?, origins))
 }

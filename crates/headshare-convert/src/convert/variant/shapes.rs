@@ -34,7 +34,7 @@ impl<'a> Shapes<'a> {
     }
 
     pub fn name(&self, tensor: usize) -> &'a str {
-        &self.gguf.tensors[tensor].name
+        &self.gguf.tensors()[tensor].name
     }
 
     /// The tensor goes, if there is one.
@@ -71,14 +71,14 @@ impl<'a> Shapes<'a> {
     pub fn row_elems(&self, tensor: usize) -> u64 {
         match self.columns.get(&tensor) {
             Some(columns) => columns.iter().map(|c| c.end - c.start).sum(),
-            None => self.gguf.tensors[tensor].row_elems(),
+            None => self.gguf.tensors()[tensor].row_elems(),
         }
     }
 
     /// The tensors, offsets not known yet, with where their data come from.
     pub fn finish(self) -> Vec<(TensorInfo, Origin)> {
         let mut all = Vec::new();
-        for (tensor, info) in self.gguf.tensors.iter().enumerate() {
+        for (tensor, info) in self.gguf.tensors().iter().enumerate() {
             if self.gone.contains(&tensor) {
                 continue;
             }
@@ -108,7 +108,7 @@ impl<'a> Shapes<'a> {
             let info = TensorInfo {
                 name,
                 ggml_type,
-                ..self.gguf.tensors[tensor].clone()
+                ..self.gguf.tensors()[tensor].clone()
             };
             all.push((info, Origin::whole(tensor)));
         }

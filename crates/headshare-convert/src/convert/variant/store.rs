@@ -89,7 +89,7 @@ impl Types {
             let Some(tensor) = gguf.tensor_index(name) else {
                 return field("tensor", format!("the model has no tensor {name:?}"));
             };
-            if let Some(part) = left_alone(&gguf.tensors[tensor]) {
+            if let Some(part) = left_alone(&gguf.tensors()[tensor]) {
                 return field("tensor", format!("{name}: {part}"));
             }
             if !is_encoded(ggml_type) {
@@ -121,7 +121,7 @@ impl Types {
                 .iter()
                 .position(|edit| matches!(edit, Edit::Store(store) if store.tensor == name));
             let field = edit.map_or_else(
-                || gguf.tensors[tensor].name.clone(),
+                || gguf.tensors()[tensor].name.clone(),
                 |i| plan.field_of(i, "type"),
             );
             Err(PlanError::field(
@@ -140,7 +140,7 @@ impl Types {
         if let Some(ggml_type) = self.untied_head
             && let Some(tensor) = gguf.tensor_index(EMBEDDING)
         {
-            fits(tensor, HEAD, ggml_type, gguf.tensors[tensor].row_elems())?;
+            fits(tensor, HEAD, ggml_type, gguf.tensors()[tensor].row_elems())?;
             shapes.copy(HEAD.to_owned(), tensor, ggml_type);
         }
         Ok(())

@@ -7,7 +7,7 @@ use crate::model::Part;
 
 /// Writes `weights`, counting from 0, into the F32 tensor at `index`.
 fn number(file: &mut [u8], gguf: &Gguf, index: usize) {
-    let range = gguf.data_range(&gguf.tensors[index]);
+    let range = gguf.data_range(&gguf.tensors()[index]);
     let data = &mut file[range.start as usize..range.end as usize];
     for (i, weight) in data.chunks_exact_mut(4).enumerate() {
         weight.copy_from_slice(&(i as f32).to_le_bytes());
@@ -78,7 +78,7 @@ fn quantized_weights_are_dequantized() {
         .tensor("blk.0.attn_qkv.weight", Q8_0, &[32, 64])
         .bytes();
     let gguf = Gguf::parse(&file).unwrap();
-    let start = gguf.data_offset as usize;
+    let start = gguf.data_offset() as usize;
     for (row, bytes) in file[start..].chunks_exact_mut(34).enumerate() {
         bytes[..2].copy_from_slice(&0x3800u16.to_le_bytes()); // 0.5 as F16
         bytes[2..].fill(row as u8);

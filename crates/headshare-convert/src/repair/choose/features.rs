@@ -143,7 +143,7 @@ impl<'a> Weights<'a> {
         for layer in &map.layers {
             for part in Part::ALL {
                 let tensor = layer.tensor(part).tensor;
-                let name = &source.gguf.tensors[tensor].name;
+                let name = &source.gguf.tensors()[tensor].name;
                 let index = calibrator.graph().weight(name).ok_or_else(|| {
                     RepairError::Internal(format!("llama.cpp does not use {name}"))
                 })?;
@@ -169,7 +169,7 @@ impl<'a> Weights<'a> {
             let data = self
                 .source
                 .gguf
-                .data_range(&self.source.gguf.tensors[from.tensor]);
+                .data_range(&self.source.gguf.tensors()[from.tensor]);
             let start = data.start + from.offset;
             pass.write_weight(
                 self.indices[&to.tensor],

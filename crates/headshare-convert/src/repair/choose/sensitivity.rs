@@ -428,7 +428,7 @@ impl Replays<'_> {
             index.ok_or_else(|| RepairError::Internal(format!("{} is not there", site.name)))?;
         Ok(Matrix {
             layer,
-            width: self.source.gguf.tensors[index].row_elems() as usize,
+            width: self.source.gguf.tensors()[index].row_elems() as usize,
             rows: dequantized(self.source, index).map_err(|e| site.cannot(e.into()))?,
         })
     }
