@@ -23,15 +23,6 @@ pub enum Exit {
     NotFound = 127,
 }
 
-impl Exit {
-    /// The exit status of a process of ours.
-    pub(super) fn from_code(code: Option<i32>) -> Self {
-        let all = [Self::Done, Self::Usage, Self::BadInput, Self::CheckFailed];
-        let same = all.into_iter().find(|exit| code == Some(*exit as i32));
-        same.unwrap_or(Self::Failed)
-    }
-}
-
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         (exit as u8).into()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use headshare_convert::input::{InputError, text};
 use headshare_eval::report::File;
 use headshare_format::alias::format_digest;
-use headshare_files::MappedFile;
+use headshare_stitch::MappedFile;
 
 use crate::Error;
 
