@@ -12,6 +12,7 @@ setup_chat_templates
 ./scripts/test-setup.sh
 cargo fmt --all --check
 cargo build --release --workspace
+./scripts/test-packages.sh
 cargo clippy --release --workspace --all-targets -- -D warnings
 # Tests run side by side on few cores: threads that spin while they wait for each
 # other would take the cores from those that they wait for.
