@@ -6,7 +6,7 @@ use headshare_jobs::{Error, Verify};
 
 use super::Exit;
 use super::output::{Output, grouped};
-use crate::convert::Report;
+use crate::convert::Verification;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -40,7 +40,7 @@ impl Args {
     }
 }
 
-fn render(path: &std::path::Path, report: &Report) -> String {
+fn render(path: &std::path::Path, report: &Verification) -> String {
     let mut text = String::new();
     for finding in &report.findings {
         text += &format!("{}: {}\n", finding.subject, finding.problem);

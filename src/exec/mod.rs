@@ -17,7 +17,7 @@ use std::path::Path;
 use headshare_files::FileError;
 use headshare_format::alias::AliasTable;
 use headshare_format::{Gguf, LogicalLayout, PageSize, VirtualGguf};
-use headshare_preload::{FileIdentity, Plan};
+use headshare_preload::{FileIdentity, HandedPlan};
 use headshare_stitch::MappedFile;
 
 use crate::input::InputError;
@@ -27,7 +27,7 @@ pub use program::Program;
 /// The converted files that the program is going to be able to read.
 #[derive(Debug)]
 pub struct ConvertedFiles {
-    plan: Plan,
+    plan: HandedPlan,
     page: PageSize,
     known: Vec<FileIdentity>,
     /// What to tell the user about files that are left as they are.
@@ -40,7 +40,7 @@ impl ConvertedFiles {
     pub fn new(max_mappings: Option<u64>, report: bool) -> Self {
         let max_mappings = max_mappings.unwrap_or_else(system_max_mappings);
         Self {
-            plan: Plan::new(max_mappings, report),
+            plan: HandedPlan::new(max_mappings, report),
             page: headshare_stitch::page_size(),
             known: Vec::new(),
             remarks: Vec::new(),

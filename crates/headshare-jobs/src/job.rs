@@ -1,6 +1,6 @@
 //! All kinds of jobs, and what comes of them.
 
-use headshare_convert::convert::Report;
+use headshare_convert::convert::Verification;
 use headshare_eval::analyze::attention::Attention;
 use headshare_eval::analyze::ratios::Ratios;
 use headshare_eval::analyze::weights::Weights;
@@ -63,7 +63,7 @@ pub enum Outcome {
     /// Of [`Job::Expand`].
     Expand(Expanded),
     /// Of [`Job::Verify`].
-    Verify(Report),
+    Verify(Verification),
     /// Of [`Job::Inspect`].
     Inspect(Box<Inspection>),
     /// Of [`Job::AnalyzeWeights`].

@@ -6,12 +6,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Form {
+enum Spelling {
     Text(String),
     Bytes(Vec<u8>),
 }
 
-impl From<&Path> for Form {
+impl From<&Path> for Spelling {
     fn from(path: &Path) -> Self {
         match path.to_str() {
             Some(text) => Self::Text(text.to_owned()),
@@ -20,11 +20,11 @@ impl From<&Path> for Form {
     }
 }
 
-impl From<Form> for PathBuf {
-    fn from(form: Form) -> Self {
+impl From<Spelling> for PathBuf {
+    fn from(form: Spelling) -> Self {
         match form {
-            Form::Text(text) => text.into(),
-            Form::Bytes(bytes) => of_bytes(bytes),
+            Spelling::Text(text) => text.into(),
+            Spelling::Bytes(bytes) => of_bytes(bytes),
         }
     }
 }
@@ -41,44 +41,44 @@ fn of_bytes(bytes: Vec<u8>) -> PathBuf {
 }
 
 pub(crate) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
-    Form::from(path).serialize(to)
+    Spelling::from(path).serialize(to)
 }
 
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
-    Form::deserialize(from).map(Into::into)
+    Spelling::deserialize(from).map(Into::into)
 }
 
 /// The same for what may be missing.
 pub(crate) mod option {
-    use super::{Deserialize, Deserializer, Form, PathBuf, Serialize, Serializer};
+    use super::{Deserialize, Deserializer, Spelling, PathBuf, Serialize, Serializer};
 
     pub(crate) fn serialize<S: Serializer>(
         path: &Option<PathBuf>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        path.as_deref().map(Form::from).serialize(to)
+        path.as_deref().map(Spelling::from).serialize(to)
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<PathBuf>, D::Error> {
-        let form = Option::<Form>::deserialize(from)?;
+        let form = Option::<Spelling>::deserialize(from)?;
         Ok(form.map(Into::into))
     }
 }
 
 /// The same for several.
 pub(crate) mod list {
-    use super::{Deserialize, Deserializer, Form, PathBuf, Serializer};
+    use super::{Deserialize, Deserializer, Spelling, PathBuf, Serializer};
 
     pub(crate) fn serialize<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(paths.iter().map(|path| Form::from(path.as_path())))
+        to.collect_seq(paths.iter().map(|path| Spelling::from(path.as_path())))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Vec<PathBuf>, D::Error> {
-        let forms = Vec::<Form>::deserialize(from)?;
+        let forms = Vec::<Spelling>::deserialize(from)?;
         Ok(forms.into_iter().map(Into::into).collect())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headshare_convert::convert::{self, Report};
+use headshare_convert::convert::{self, Verification};
 use headshare_convert::input::ModelFile;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ impl Verify {
     ///
     /// # Errors
     /// When a file cannot be read, or its plan does not fit.
-    pub fn run(&self, _: &dyn Ui) -> Result<Report, Error> {
+    pub fn run(&self, _: &dyn Ui) -> Result<Verification, Error> {
         let (file, table) = ModelFile::open_converted(&self.file)?;
         let source = self.source.as_deref().map(ModelFile::open_plain);
         Ok(convert::verify(

@@ -16,4 +16,4 @@ mod plan;
 pub use library::LIBRARY;
 #[cfg(target_os = "linux")]
 pub use place::{Handover, hand_over};
-pub use plan::{FileIdentity, Plan};
+pub use plan::{FileIdentity, HandedPlan};

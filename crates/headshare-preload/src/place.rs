@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 
 use crate::library::LIBRARY;
-use crate::plan::Plan;
+use crate::plan::HandedPlan;
 
 /// What the program inherits: it has to be alive when the program starts.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Handover {
 /// # Errors
 /// When no place for them is to be had, or the library does not exist for this
 /// system.
-pub fn hand_over(plan: &Plan) -> io::Result<Handover> {
+pub fn hand_over(plan: &HandedPlan) -> io::Result<Handover> {
     let library = LIBRARY.ok_or(io::ErrorKind::Unsupported)?;
     let mut open = Vec::new();
     let plan = anonymous_file("headshare-plan", &plan.to_bytes())?;

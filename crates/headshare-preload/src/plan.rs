@@ -19,7 +19,7 @@ pub struct FileIdentity {
 
 /// What the preload library is told: one entry for each converted file.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct HandedPlan {
     entries: Vec<Entry>,
     max_mappings: u64,
     report: bool,
@@ -36,7 +36,7 @@ struct Entry {
     runs: Vec<Run>,
 }
 
-impl Plan {
+impl HandedPlan {
     /// A plan without files, for processes that may have `max_mappings`
     /// mappings; with `report`, they say on stderr what was shared.
     pub fn new(max_mappings: u64, report: bool) -> Self {
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn an_empty_plan_is_a_head_and_an_end() {
-        let bytes = Plan::new(65530, true).to_bytes();
+        let bytes = HandedPlan::new(65530, true).to_bytes();
         assert_eq!(bytes.len(), size_of::<Head>() + 1);
         assert_eq!(&bytes[..8], MAGIC);
         assert_eq!(bytes[8..16], (bytes.len() as u64).to_ne_bytes());

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use headshare_gguf::eval::choice::Task;
 use headshare_gguf::eval::choice::encode::{Encoded, encode};
-use headshare_gguf::eval::choice::plan::{Limits, Plan};
-use headshare_gguf::eval::choice::score::{DECODE, Scores, plan_alone, score, score_alone};
+use headshare_gguf::eval::choice::schedule::{Limits, Schedule};
+use headshare_gguf::eval::choice::score::{DECODE, Scores, schedule_alone, score, score_alone};
 use headshare_gguf::eval::choice::summary::Summary;
 use headshare_runtime::{Context, ContextParams, Model, ModelParams};
 use serde_json::{Value, json};
@@ -19,12 +19,12 @@ fn load(path: &Path) -> Arc<Model> {
     Arc::new(Model::load(path, &ModelParams::default(), None).unwrap())
 }
 
-fn context(model: &Arc<Model>, plan: &Plan) -> Context {
+fn context(model: &Arc<Model>, schedule: &Schedule) -> Context {
     let params = ContextParams {
-        n_ctx: Some(plan.n_ctx.next_multiple_of(256) as u32),
+        n_ctx: Some(schedule.n_ctx.next_multiple_of(256) as u32),
         n_batch: DECODE as u32,
         n_ubatch: DECODE as u32,
-        n_seq_max: plan.n_sequences as u32,
+        n_seq_max: schedule.n_sequences as u32,
         kv_unified: true,
         n_threads: Some(1),
         ..ContextParams::default()
@@ -40,18 +40,18 @@ fn limits(tokens: usize) -> Limits {
 }
 
 fn batched(model: &Arc<Model>, items: &[Encoded], tokens: usize) -> Vec<Scores> {
-    let plan = Plan::new(items, limits(tokens));
+    let schedule = Schedule::new(items, limits(tokens));
     let mut evaluated = 0;
-    let scores = score(&mut context(model, &plan), items, &plan, &mut |_, n| {
+    let scores = score(&mut context(model, &schedule), items, &schedule, &mut |_, n| {
         evaluated = n;
     });
-    assert_eq!(evaluated, plan.n_tokens);
+    assert_eq!(evaluated, schedule.n_tokens);
     scores.unwrap()
 }
 
 fn alone(model: &Arc<Model>, items: &[Encoded]) -> Vec<Scores> {
-    let plan = plan_alone(items);
-    score_alone(&mut context(model, &plan), items, &mut |_, _| {}).unwrap()
+    let schedule = schedule_alone(items);
+    score_alone(&mut context(model, &schedule), items, &mut |_, _| {}).unwrap()
 }
 
 /// Token by token, each with the logits before it.
@@ -170,9 +170,9 @@ fn real_models_score_the_same_after_a_common_beginning() {
         let model = load(&path);
         let items = encode(&task, &model.vocab(), 2048).unwrap();
         let items = &items[..4];
-        let plan = Plan::new(items, limits(20));
-        assert_eq!(plan.groups.len(), 1);
-        assert!(plan.groups[0].shared > 32 && plan.groups[0].batches.len() > 1);
+        let schedule = Schedule::new(items, limits(20));
+        assert_eq!(schedule.groups.len(), 1);
+        assert!(schedule.groups[0].shared > 32 && schedule.groups[0].batches.len() > 1);
         assert_eq!(batched(&model, items, 20), alone(&model, items), "{path:?}");
     }
 }
@@ -184,9 +184,9 @@ fn what_items_begin_with_in_common_changes_nothing() {
     for preset in ["tiny-gqa", "tiny-gpt2", "tiny-gemma3", "tiny-qwen3"] {
         let model = load(&written(folder.path(), preset));
         let items = encode(&task, &model.vocab(), 200).unwrap();
-        let plan = Plan::new(&items, limits(80));
-        assert_eq!(plan.groups.len(), 1);
-        assert!(plan.groups[0].shared > 32 && plan.groups[0].batches.len() > 1);
+        let schedule = Schedule::new(&items, limits(80));
+        assert_eq!(schedule.groups.len(), 1);
+        assert!(schedule.groups[0].shared > 32 && schedule.groups[0].batches.len() > 1);
         let wanted = alone(&model, &items);
         assert_eq!(batched(&model, &items, 80), wanted, "{preset}");
     }
@@ -214,8 +214,8 @@ fn more_sequences_than_tokens_at_once_score_the_same() {
     let path = write(folder.path().join("short.jsonl"), rows);
     let model = load(&file);
     let items = encode(&read(&path), &model.vocab(), 200).unwrap();
-    let plan = Plan::new(&items, limits(480));
-    assert!(plan.n_sequences > DECODE, "{}", plan.n_sequences);
+    let schedule = Schedule::new(&items, limits(480));
+    assert!(schedule.n_sequences > DECODE, "{}", schedule.n_sequences);
     assert_eq!(batched(&model, &items, 480), alone(&model, &items));
     // The program makes a context of its own.
     let [batched, alone] = [false, true].map(|unbatched| figures(&file, &path, unbatched));
@@ -257,7 +257,7 @@ fn a_recurrent_model_is_scored_choice_by_choice() {
         if let (Some(got), Some(wanted)) = (perplexity(&figures), perplexity(&wanted)) {
             assert!((got / wanted - 1.0).abs() < 1e-3, "{got} for {wanted}");
         }
-        assert_eq!(figures["tokens"], plan_alone(&items).n_tokens);
+        assert_eq!(figures["tokens"], schedule_alone(&items).n_tokens);
         assert_eq!(figures, self::figures(&file, &path, true));
     }
 }

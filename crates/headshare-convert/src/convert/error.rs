@@ -8,7 +8,7 @@ use headshare_runtime::quants::QuantError;
 use super::damage::Damage;
 use super::variant::ShapeError;
 use crate::input::{InputError, ModelFile};
-use crate::model::ModelError;
+use crate::model::HeadsError;
 use crate::plan::PlanError;
 
 /// Why a conversion failed.
@@ -26,7 +26,7 @@ pub enum ConvertError {
         /// The model.
         path: PathBuf,
         /// Why not.
-        error: ModelError,
+        error: HeadsError,
     },
     /// The plan does not fit.
     #[error(transparent)]
@@ -68,7 +68,7 @@ pub enum ConvertError {
 }
 
 impl ConvertError {
-    pub(crate) fn model(source: &ModelFile, error: ModelError) -> Self {
+    pub(crate) fn model(source: &ModelFile, error: HeadsError) -> Self {
         Self::Model {
             path: source.path().to_owned(),
             error,

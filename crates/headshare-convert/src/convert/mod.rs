@@ -27,7 +27,7 @@ pub use digest::{UNKNOWN_DIGEST, digest_of};
 pub use duplicates::Duplicates;
 pub use error::ConvertError;
 pub use expand::{StreamError, expand, expand_to_scratch, expand_to_stream, source_view};
-pub use verify::{Report, plan_of, verify};
+pub use verify::{Verification, plan_of, verify};
 pub use write::{check_source, write, write_plain};
 
 use crate::TOOL;

@@ -16,7 +16,7 @@ use crate::plan::Plan;
 
 /// What `verify` found.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct Verification {
     /// Whether every check held.
     pub ok: bool,
     /// Whether the file is lossless.
@@ -48,7 +48,7 @@ pub fn verify(
     file: &ModelFile,
     table: &AliasTable,
     source: Option<&ModelFile>,
-) -> Result<Report, InputError> {
+) -> Result<Verification, InputError> {
     let mut findings = check_digests(file, table)?;
     let view = source_view(file, table)?;
     if table.provenance.lossless {
@@ -74,7 +74,7 @@ pub fn verify(
         compared_bytes = Some(compared);
         findings.extend(found);
     }
-    Ok(Report {
+    Ok(Verification {
         ok: findings.is_empty(),
         lossless: table.provenance.lossless,
         stored_tensors: file.gguf.tensors().len(),

@@ -6,7 +6,7 @@ use headshare_format::{FormatError, Gguf};
 use headshare_runtime::quants;
 
 use super::{MatchError, UnitBlocks};
-use crate::model::{AttentionMap, ModelError, Part, Place, UnitId};
+use crate::model::{AttentionMap, HeadsError, Part, About, UnitId};
 
 /// The weight blocks of a file's units, dequantized on demand through ggml.
 pub struct WeightBlocks<'a> {
@@ -33,7 +33,7 @@ impl<'a> WeightBlocks<'a> {
     /// # Errors
     /// When ggml cannot dequantize one of the tensors, or `file` is not the
     /// file that the header is of.
-    pub fn new(gguf: &Gguf, file: &'a [u8], map: &AttentionMap) -> Result<Self, ModelError> {
+    pub fn new(gguf: &Gguf, file: &'a [u8], map: &AttentionMap) -> Result<Self, HeadsError> {
         if file.len() as u64 != gguf.file_len() {
             return Err(FormatError::unsupported(
                 "file",
@@ -53,9 +53,9 @@ impl<'a> WeightBlocks<'a> {
                 let tensor = layer.tensor(part);
                 let id = tensor.ggml_type.id();
                 if !quants::type_info(id).is_some_and(|info| info.has_to_float) {
-                    return Err(ModelError::NotShareable {
+                    return Err(HeadsError::NotShareable {
                         architecture: map.architecture.name,
-                        place: Place::Tensor(gguf.tensors()[tensor.tensor].name.clone()),
+                        place: About::Tensor(gguf.tensors()[tensor.tensor].name.clone()),
                         reason: format!(
                             "ggml cannot turn its type {} into numbers to compare",
                             tensor.ggml_type

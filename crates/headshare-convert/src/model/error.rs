@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// What an error is about, within a file of a known architecture.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum About {
     /// The architecture as such.
     Architecture,
     /// A layer, counted from 0.
@@ -18,7 +18,7 @@ pub enum Place {
     Key(String),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for About {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Architecture => Ok(()),
@@ -34,7 +34,7 @@ impl fmt::Display for Place {
 /// Nothing here stands against converting the file losslessly, as whole tensors
 /// (but [`Converted`](Self::Converted): that has been done).
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ModelError {
+pub enum HeadsError {
     /// The file is something else than a model.
     #[error("{0}")]
     NotAModel(String),
@@ -52,7 +52,7 @@ pub enum ModelError {
         /// The architecture's name.
         architecture: &'static str,
         /// What it is about.
-        place: Place,
+        place: About,
         /// What is wrong with it.
         reason: String,
     },

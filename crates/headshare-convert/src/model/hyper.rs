@@ -4,7 +4,7 @@
 
 use headshare_format::{FormatError, Gguf, gguf::Value};
 
-use super::{Architecture, HeadSize, ModelError, Place};
+use super::{Architecture, HeadSize, HeadsError, About};
 
 /// Reads the keys of one file's architecture.
 pub(super) struct Hyper<'a> {
@@ -48,13 +48,13 @@ impl<'a> Hyper<'a> {
     }
 
     /// A number that fits 32 bits, as all of llama.cpp's do.
-    pub fn u32(&self, suffix: &str) -> Result<Option<u32>, ModelError> {
+    pub fn u32(&self, suffix: &str) -> Result<Option<u32>, HeadsError> {
         let key = self.key(suffix);
         let value = self.gguf.u64_value(&key)?;
         value.map(|n| to_u32(&key, n)).transpose()
     }
 
-    fn required(&self, suffix: &str) -> Result<u32, ModelError> {
+    fn required(&self, suffix: &str) -> Result<u32, HeadsError> {
         self.u32(suffix)?
             .ok_or_else(|| FormatError::key(&self.key(suffix), "is missing").into())
     }
@@ -63,7 +63,7 @@ impl<'a> Hyper<'a> {
     /// only draft tokens. With them, how many there are of those.
     ///
     /// At most as many as the file has tensors.
-    pub fn layers(&self) -> Result<(u32, u32), ModelError> {
+    pub fn layers(&self) -> Result<(u32, u32), HeadsError> {
         let blocks = self.required("block_count")?;
         let tensors = self.gguf.tensors().len();
         if blocks == 0 || blocks as usize > tensors {
@@ -85,7 +85,7 @@ impl<'a> Hyper<'a> {
     }
 
     /// Heads of each layer: query heads, and key and value heads.
-    pub fn heads(&self, blocks: u32) -> Result<(PerLayer, PerLayer), ModelError> {
+    pub fn heads(&self, blocks: u32) -> Result<(PerLayer, PerLayer), HeadsError> {
         const HEADS: &str = "attention.head_count";
         let query = self
             .per_layer(HEADS, blocks)?
@@ -94,7 +94,7 @@ impl<'a> Hyper<'a> {
         Ok((query.clone(), kv.unwrap_or(query)))
     }
 
-    fn per_layer(&self, suffix: &str, blocks: u32) -> Result<Option<PerLayer>, ModelError> {
+    fn per_layer(&self, suffix: &str, blocks: u32) -> Result<Option<PerLayer>, HeadsError> {
         let key = self.key(suffix);
         let Some(Value::Array(array)) = self.gguf.value(&key) else {
             return Ok(self.u32(suffix)?.map(PerLayer::All));
@@ -117,29 +117,29 @@ impl<'a> Hyper<'a> {
                 })?;
                 to_u32(&key, n)
             })
-            .collect::<Result<_, ModelError>>()?;
+            .collect::<Result<_, HeadsError>>()?;
         Ok(Some(PerLayer::Each(list)))
     }
 
     /// Elements of the residual stream: the length of a row of q, k and v.
-    pub fn embedding_length(&self) -> Result<u32, ModelError> {
+    pub fn embedding_length(&self) -> Result<u32, HeadsError> {
         self.required("embedding_length")
     }
 
     /// The sizes that heads may have: that of ordinary layers and, when it
     /// differs, that of layers with sliding-window attention. Which layers
     /// these are is for the tensors to say.
-    pub fn head_rows(&self, query_heads: &PerLayer) -> Result<Vec<HeadRows>, ModelError> {
+    pub fn head_rows(&self, query_heads: &PerLayer) -> Result<Vec<HeadRows>, HeadsError> {
         let embedding = self.embedding_length()?;
         let first = query_heads.at(0);
         let Some(default) = embedding.checked_div(first) else {
-            return Err(ModelError::NotShareable {
+            return Err(HeadsError::NotShareable {
                 architecture: self.architecture.name,
-                place: Place::Layer(0),
+                place: About::Layer(0),
                 reason: "it has no heads, and llama.cpp takes the size of all heads from it".into(),
             });
         };
-        let of = |suffix, default| Ok::<_, ModelError>(self.u32(suffix)?.unwrap_or(default));
+        let of = |suffix, default| Ok::<_, HeadsError>(self.u32(suffix)?.unwrap_or(default));
         let key = of("attention.key_length", default)?;
         let value = of("attention.value_length", default)?;
         let (full, window) = match self.architecture.head_size {
@@ -165,9 +165,9 @@ impl<'a> Hyper<'a> {
             sizes.push(window);
         }
         if sizes.iter().any(|s| s.key == 0 || s.value == 0) {
-            return Err(ModelError::NotShareable {
+            return Err(HeadsError::NotShareable {
                 architecture: self.architecture.name,
-                place: Place::Architecture,
+                place: About::Architecture,
                 reason: "the file's keys give its heads a size of 0".into(),
             });
         }
@@ -175,7 +175,7 @@ impl<'a> Hyper<'a> {
     }
 }
 
-fn to_u32(key: &str, n: u64) -> Result<u32, ModelError> {
+fn to_u32(key: &str, n: u64) -> Result<u32, HeadsError> {
     n.try_into()
         .map_err(|_| FormatError::key(key, format!("{n} does not fit 32 bits")).into())
 }

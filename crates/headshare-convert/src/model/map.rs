@@ -4,8 +4,8 @@ use headshare_format::{GgmlType, Gguf, TensorInfo};
 
 use super::hyper::{HeadRows, Hyper};
 use super::{
-    Architecture, Attention, AttentionLayer, BlockTensor, HeadBlock, Layout, ModelError, Part,
-    Place, RowsRange, UnitId, architecture,
+    Architecture, Attention, AttentionLayer, BlockTensor, HeadBlock, Layout, HeadsError, Part,
+    About, RowsRange, UnitId, architecture,
 };
 
 /// Where the heads of a file are.
@@ -28,15 +28,15 @@ impl AttentionMap {
     /// # Errors
     /// Whatever keeps the heads from being shared. Only whole tensors of such
     /// a file can be.
-    pub fn of(gguf: &Gguf) -> Result<Self, ModelError> {
+    pub fn of(gguf: &Gguf) -> Result<Self, HeadsError> {
         let (architecture, layout) = shareable(gguf)?;
         let hyper = Hyper::new(gguf, architecture);
         if let Some(suffix) = architecture.refused_with
             && hyper.u32(suffix)?.is_some_and(|n| n != 0)
         {
-            return Err(ModelError::NotShareable {
+            return Err(HeadsError::NotShareable {
                 architecture: architecture.name,
-                place: Place::Key(format!("{}.{suffix}", architecture.name)),
+                place: About::Key(format!("{}.{suffix}", architecture.name)),
                 reason: "some of its layers are no plain attention layers".into(),
             });
         }
@@ -147,7 +147,7 @@ impl AttentionMap {
 }
 
 /// The file's row of the table, when it allows sharing.
-fn shareable(gguf: &Gguf) -> Result<(&'static Architecture, Layout), ModelError> {
+fn shareable(gguf: &Gguf) -> Result<(&'static Architecture, Layout), HeadsError> {
     let kind = match gguf.str_value("general.type")? {
         Some("adapter") => Some("a LoRA adapter"),
         Some("mmproj") => Some("a multimodal projector"),
@@ -156,28 +156,28 @@ fn shareable(gguf: &Gguf) -> Result<(&'static Architecture, Layout), ModelError>
     };
     if let Some(kind) = kind {
         let problem = format!("this file is {kind}, not a model: it has no attention heads");
-        return Err(ModelError::NotAModel(problem));
+        return Err(HeadsError::NotAModel(problem));
     }
     let name = gguf.architecture()?.ok_or_else(|| {
-        ModelError::NotAModel(
+        HeadsError::NotAModel(
             "this file does not state its architecture (general.architecture), \
              so nothing tells where its heads are"
                 .into(),
         )
     })?;
     if name == "headshare" {
-        return Err(ModelError::Converted);
+        return Err(HeadsError::Converted);
     }
     let architecture =
-        architecture(name).ok_or_else(|| ModelError::UnknownArchitecture(name.to_owned()))?;
+        architecture(name).ok_or_else(|| HeadsError::UnknownArchitecture(name.to_owned()))?;
     match architecture.attention {
-        Attention::Shareable(_) if gguf.tensors().is_empty() => Err(ModelError::NotAModel(
+        Attention::Shareable(_) if gguf.tensors().is_empty() => Err(HeadsError::NotAModel(
             "this file has no tensors: a vocabulary, not a model".into(),
         )),
         Attention::Shareable(layout) => Ok((architecture, layout)),
-        Attention::NotShareable(reason) => Err(ModelError::NotShareable {
+        Attention::NotShareable(reason) => Err(HeadsError::NotShareable {
             architecture: architecture.name,
-            place: Place::Architecture,
+            place: About::Architecture,
             reason: reason.to_owned(),
         }),
     }
@@ -201,7 +201,7 @@ impl<'a> LayerReader<'a> {
         layer: u32,
         n_head: u32,
         n_head_kv: u32,
-    ) -> Result<Option<AttentionLayer>, ModelError> {
+    ) -> Result<Option<AttentionLayer>, HeadsError> {
         let fused_name = weight(layer, "attn_qkv");
         let names = ["attn_q", "attn_k", "attn_v"].map(|stem| weight(layer, stem));
         let fused = self.find(&fused_name);
@@ -270,7 +270,7 @@ impl<'a> LayerReader<'a> {
         n_head: u32,
         n_head_kv: u32,
         (tensor, info): Found<'a>,
-    ) -> Result<AttentionLayer, ModelError> {
+    ) -> Result<AttentionLayer, HeadsError> {
         self.check_matrix(info)?;
         // In 128 bits, where three products of 32-bit numbers cannot overflow.
         let total = |s: &HeadRows| {
@@ -309,7 +309,7 @@ impl<'a> LayerReader<'a> {
         n_head: u32,
         n_head_kv: u32,
         tensors: [Found<'a>; 3],
-    ) -> Result<AttentionLayer, ModelError> {
+    ) -> Result<AttentionLayer, HeadsError> {
         for (_, info) in tensors {
             self.check_matrix(info)?;
         }
@@ -344,7 +344,7 @@ impl<'a> LayerReader<'a> {
 
     /// Each row has one element for each of the residual stream's, so q, k and
     /// v agree on it.
-    fn check_matrix(&self, info: &TensorInfo) -> Result<(), ModelError> {
+    fn check_matrix(&self, info: &TensorInfo) -> Result<(), HeadsError> {
         if info.dims.iter().skip(2).any(|&d| d != 1) {
             return Err(self.tensor_error(
                 &info.name,
@@ -366,7 +366,7 @@ impl<'a> LayerReader<'a> {
 
     /// A scale multiplies the result of a whole tensor: rows moved to a tensor
     /// with another scale would change their meaning.
-    fn refuse_scales(&self, layer: u32) -> Result<(), ModelError> {
+    fn refuse_scales(&self, layer: u32) -> Result<(), HeadsError> {
         for stem in ["attn_q", "attn_k", "attn_v", "attn_qkv"] {
             let name = format!("blk.{layer}.{stem}.scale");
             if self.gguf.tensor(&name).is_some() {
@@ -384,18 +384,18 @@ impl<'a> LayerReader<'a> {
         Some((index, &self.gguf.tensors()[index]))
     }
 
-    fn layer_error(&self, layer: u32, reason: String) -> ModelError {
-        ModelError::NotShareable {
+    fn layer_error(&self, layer: u32, reason: String) -> HeadsError {
+        HeadsError::NotShareable {
             architecture: self.architecture.name,
-            place: Place::Layer(layer),
+            place: About::Layer(layer),
             reason,
         }
     }
 
-    fn tensor_error(&self, name: &str, reason: impl Into<String>) -> ModelError {
-        ModelError::NotShareable {
+    fn tensor_error(&self, name: &str, reason: impl Into<String>) -> HeadsError {
+        HeadsError::NotShareable {
             architecture: self.architecture.name,
-            place: Place::Tensor(name.to_owned()),
+            place: About::Tensor(name.to_owned()),
             reason: reason.into(),
         }
     }

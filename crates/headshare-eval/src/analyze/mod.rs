@@ -19,13 +19,13 @@ pub use stats::{Correlation, Histogram, Summary};
 use std::path::PathBuf;
 
 use headshare_files::{FileId, ScratchFile};
-use headshare_runtime::{ContextError, ModelError as RuntimeError, VocabError};
+use headshare_runtime::{ContextError, ModelError, VocabError};
 
 use headshare_convert::convert::{self, ConvertError};
 use headshare_convert::input::{InputError, ModelFile};
 use headshare_convert::matching::MatchError;
 use headshare_convert::model::UnitId;
-use headshare_convert::model::{AttentionMap, ModelError};
+use headshare_convert::model::{AttentionMap, HeadsError};
 
 /// Why an analysis failed.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +147,7 @@ impl PlainModel {
             error,
         })?;
         if map.layers.is_empty() {
-            let error = ModelError::NotAModel("none of its layers has attention heads".into());
+            let error = HeadsError::NotAModel("none of its layers has attention heads".into());
             let path = path.to_owned();
             return Err(ConvertError::Model { path, error }.into());
         }
@@ -165,17 +165,17 @@ impl PlainModel {
         file_name(&self.path)
     }
 
-    fn load_error(&self, error: RuntimeError) -> AnalyzeError {
+    fn load_error(&self, error: ModelError) -> AnalyzeError {
         let path = self.path.clone();
         // It names the file by itself, by the path of the copy perhaps.
         let problem = match error {
-            RuntimeError::NoMemory { reason, .. } => {
+            ModelError::NoMemory { reason, .. } => {
                 return AnalyzeError::NoMemory {
                     path,
                     problem: reason,
                 };
             }
-            RuntimeError::Load { reason, .. } => reason,
+            ModelError::Load { reason, .. } => reason,
             other => other.to_string(),
         };
         AnalyzeError::Load { path, problem }

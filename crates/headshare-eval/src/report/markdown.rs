@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::rows::{Form, Report, Row, Speed, Throughput};
+use super::rows::{RowKind, Report, Row, Speed, Throughput};
 use crate::analyze::file_name;
 
 /// The whole report; `picture` is the picture's file name.
@@ -49,16 +49,16 @@ pub fn table(report: &Report) -> String {
     let mut lines = vec![line(&names), line(&rules)];
     for row in &report.rows {
         let label = match row.form {
-            Form::Source => "**source**, as `run` loads it".to_owned(),
-            Form::Converted => format!("**{}**", escaped(&row.label)),
-            Form::Lower => escaped(&row.label),
+            RowKind::Source => "**source**, as `run` loads it".to_owned(),
+            RowKind::Converted => format!("**{}**", escaped(&row.label)),
+            RowKind::Lower => escaped(&row.label),
         };
         let mut cells = vec![label];
         cells.extend(sizes(report, row));
         cells.extend(quality(row));
         cells.extend(speed(&row.speed));
         lines.push(line(&cells));
-        if row.form != Form::Source {
+        if row.form != RowKind::Source {
             continue;
         }
         for mode in &report.source_load_modes {
@@ -78,7 +78,7 @@ fn sizes(report: &Report, row: &Row) -> [String; 3] {
     let saved = row.saved(&report.rows[0]);
     let percent = saved as f64 * 100.0 / report.source.bytes.max(1) as f64;
     let saved = match row.form {
-        Form::Source => String::new(),
+        RowKind::Source => String::new(),
         _ => format!("{percent:.1}%"),
     };
     [grouped(row.made.file_bytes), saved, memory(&row.speed)]
@@ -127,7 +127,7 @@ fn notes(report: &Report) -> String {
              next type below, by llama.cpp's quantiser and from this source. Layers are spread \
              evenly; attn_v and ffn_down, which llama.cpp's mixtures keep higher, go last, and of \
              both kinds those of layer 0, which all other layers build on.\n";
-    for row in report.rows.iter().filter(|row| row.form != Form::Source) {
+    for row in report.rows.iter().filter(|row| row.form != RowKind::Source) {
         text += &format!("  - {}: {}.\n", row.label, row.made.how);
     }
     let chunks = report.rows.first().map_or(0, |row| row.quality.chunks);

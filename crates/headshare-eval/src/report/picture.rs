@@ -1,7 +1,7 @@
 //! The picture: quality against bytes.
 
 use super::markdown::title;
-use super::rows::{Form, Report, Row};
+use super::rows::{RowKind, Report, Row};
 use crate::analyze::picture::{LinePlot, LineSeries, MARGIN, Point, Scene, TITLE_SPACE};
 
 /// Where points lie above this many times the source's perplexity, those below
@@ -44,7 +44,7 @@ pub fn picture(report: &Report) -> Scene {
     let mut lower: Vec<&Row> = report
         .rows
         .iter()
-        .filter(|row| row.form == Form::Lower)
+        .filter(|row| row.form == RowKind::Lower)
         .collect();
     lower.sort_by_key(|row| std::cmp::Reverse(row.made.file_bytes));
     if !lower.is_empty() {

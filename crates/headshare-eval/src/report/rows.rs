@@ -121,7 +121,7 @@ pub struct LoadModeSpeed {
 /// What a form is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Form {
+pub enum RowKind {
     /// The source.
     Source,
     /// Converted by a series.
@@ -134,7 +134,7 @@ pub enum Form {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// What it is.
-    pub form: Form,
+    pub form: RowKind,
     /// The series, of a converted form.
     pub series: Option<Series>,
     /// The ratio, of a converted form.
@@ -147,7 +147,7 @@ pub struct Row {
     /// Perplexity against that of the rival; null without one.
     pub to_rival: Option<Paired>,
     /// How the file came to be.
-    pub made: Made,
+    pub made: FileFacts,
     /// How well it predicts the text.
     pub quality: Quality,
     /// How well it answers.
@@ -158,7 +158,7 @@ pub struct Row {
 
 /// A file, and how it came to be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Made {
+pub struct FileFacts {
     /// Its size.
     pub file_bytes: u64,
     /// Its digest.

@@ -19,8 +19,8 @@ fn against(ln_ratio: f64, kl: f64) -> Against {
     }
 }
 
-fn row(form: Form, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
-    let against = (form != Form::Source).then(|| against(ln_ratio, ln_ratio.abs()));
+fn row(form: RowKind, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
+    let against = (form != RowKind::Source).then(|| against(ln_ratio, ln_ratio.abs()));
     Row {
         form,
         series: None,
@@ -28,7 +28,7 @@ fn row(form: Form, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
         label: label.into(),
         rival: None,
         to_rival: None,
-        made: Made {
+        made: FileFacts {
             file_bytes,
             digest: "blake3:0".into(),
             changed: 1,
@@ -81,17 +81,17 @@ fn paired(ln_ratio: f64) -> Option<Paired> {
 
 /// The source, one conversion at ratio 0.1, and its rival.
 fn contest(shared: f64, rival: Option<f64>, bytes: u64) -> Vec<Row> {
-    let mut rows = vec![row(Form::Source, "source", 100_000, 0.0)];
+    let mut rows = vec![row(RowKind::Source, "source", 100_000, 0.0)];
     rows.push(Row {
         series: Some(Series::Shared),
         ratio: Some(0.1),
         rival: rival.map(|_| 2),
         to_rival: rival.and_then(|rival| paired(shared - rival)),
-        ..row(Form::Converted, "10% shared", bytes, shared)
+        ..row(RowKind::Converted, "10% shared", bytes, shared)
     });
     if let Some(rival) = rival {
         rows.push(row(
-            Form::Lower,
+            RowKind::Lower,
             "40% of the body one type lower",
             89_000,
             rival,
@@ -176,7 +176,7 @@ fn what_wins_is_called_what_it_is() {
         ratio: Some(0.2),
         rival: Some(2),
         to_rival: paired(0.05 - 0.3),
-        ..row(Form::Converted, "20% dropped", 90_000, 0.05)
+        ..row(RowKind::Converted, "20% dropped", 90_000, 0.05)
     });
     (rows[3].made.changed, rows[3].made.dropped) = (0, 4);
     let all = summary(&rows, &verdicts(&rows));
@@ -246,9 +246,9 @@ fn nobody_wins_without_a_rival() {
         ratio: Some(0.05),
         rival: Some(3),
         to_rival: paired(0.05 - 0.3),
-        ..row(Form::Converted, "5% shared", 95_000, 0.05)
+        ..row(RowKind::Converted, "5% shared", 95_000, 0.05)
     });
-    rows.push(row(Form::Lower, "all one type lower", 95_000, 0.3));
+    rows.push(row(RowKind::Lower, "all one type lower", 95_000, 0.3));
     let all = summary(&rows, &verdicts(&rows));
     assert!(
         all.contains("sharing heads is better at ratio 0.05;"),
@@ -268,7 +268,7 @@ fn of_several_conversions_the_best_is_held_against_its_own_rival() {
         ratio: Some(0.1),
         rival: Some(2),
         to_rival: paired(0.2 - 0.05),
-        ..row(Form::Converted, "10% shared, repaired", 90_000, 0.2)
+        ..row(RowKind::Converted, "10% shared, repaired", 90_000, 0.2)
     });
     let all = verdicts(&rows);
     assert_eq!(all.len(), 1);
@@ -284,10 +284,10 @@ fn of_several_conversions_the_best_is_held_against_its_own_rival() {
         ratio: Some(0.1),
         rival: Some(5),
         to_rival: paired(0.4 - 0.6),
-        ..row(Form::Converted, "10% dropped", 70_000, 0.4)
+        ..row(RowKind::Converted, "10% dropped", 70_000, 0.4)
     });
     rows.push(row(
-        Form::Lower,
+        RowKind::Lower,
         "90% of the body one type lower",
         69_000,
         0.6,
@@ -303,7 +303,7 @@ fn what_cannot_be_compared_is_not_the_best() {
     let other = |label, bytes, ln_ratio| Row {
         series: Some(Series::Repaired),
         ratio: Some(0.1),
-        ..row(Form::Converted, label, bytes, ln_ratio)
+        ..row(RowKind::Converted, label, bytes, ln_ratio)
     };
     // Larger than the source, and smaller than any plain file.
     rows.push(other("larger", 100_500, 0.0));

@@ -1,7 +1,7 @@
 //! Who wins, in numbers and words: the converted file, or the plain file that
 //! is as small.
 
-use super::rows::{Form, Made, Paired, Row, Verdict, Winner};
+use super::rows::{RowKind, FileFacts, Paired, Row, Verdict, Winner};
 
 /// A difference counts from so many standard errors on.
 const SIGNIFICANT: f64 = 2.0;
@@ -21,7 +21,7 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
     let source = rows.first()?;
     let here = |row: &&usize| {
         let row = &rows[**row];
-        row.form == Form::Converted && row.ratio == Some(ratio)
+        row.form == RowKind::Converted && row.ratio == Some(ratio)
     };
     let all: Vec<usize> = (0..rows.len()).collect();
     let forms: Vec<usize> = all.iter().filter(here).copied().collect();
@@ -99,7 +99,7 @@ fn size_of_rival(source: &Row, row: &Row, rival: &Row) -> String {
 }
 
 /// What was done to heads, as a doing.
-fn deed(made: &Made) -> &'static str {
+fn deed(made: &FileFacts) -> &'static str {
     match (made.changed, made.dropped) {
         (0, 0) => "storing once what is byte-equal",
         (_, 0) => "sharing heads",

@@ -10,7 +10,7 @@ use headshare_convert::matching::aliases_for;
 use headshare_convert::model::AttentionMap;
 use headshare_convert::plan::Plan;
 use headshare_convert::repair::SurveyRecord;
-use headshare_convert::repair::choose::{self, Chosen, Goal, Subject, Survey, Terms, Units};
+use headshare_convert::repair::choose::{self, Chosen, Goal, Subject, Survey, Constraints, Units};
 use headshare_files::{AtomicFile, FileId};
 use serde::{Deserialize, Serialize};
 
@@ -105,7 +105,7 @@ impl Wanted<'_> {
     }
 
     fn select(&self, survey: &Survey, limits: Option<Limits<'_>>, count: usize) -> Chosen {
-        let terms = Terms {
+        let constraints = Constraints {
             units: self.units,
             sizes: &|unit| limits.map_or((0, 0), |l| l.sizes(unit)),
             together: &|layer| limits.map_or(1, |l| l.together(layer)),
@@ -115,15 +115,15 @@ impl Wanted<'_> {
             Units::Share | Units::Drop => Goal::Count(count),
             // What sharing as many units would save.
             Units::Auto => {
-                let share = Terms {
+                let share = Constraints {
                     units: Units::Share,
-                    ..terms
+                    ..constraints
                 };
                 let shared = survey.select(Goal::Count(count), &share).shared;
-                Goal::Bytes(shared.keys().map(|&unit| (terms.sizes)(unit).0).sum())
+                Goal::Bytes(shared.keys().map(|&unit| (constraints.sizes)(unit).0).sum())
             }
         };
-        survey.select(goal, &terms)
+        survey.select(goal, &constraints)
     }
 
     /// Says so where fewer units than asked for can share or go.

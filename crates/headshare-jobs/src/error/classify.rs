@@ -91,7 +91,7 @@ fn of_format(error: &FormatError) -> Option<Advice> {
     })
 }
 
-impl Classify for model::ModelError {
+impl Classify for model::HeadsError {
     fn kind(&self) -> Kind {
         match self {
             Self::Format(_) => Kind::BadInput,

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use headshare_convert::input::text;
 use headshare_eval::eval::choice::encode::{ChoiceError, encode};
-use headshare_eval::eval::choice::plan::{Limits, Plan};
-use headshare_eval::eval::choice::score::{DECODE, Scores, check, plan_alone, score, score_alone};
+use headshare_eval::eval::choice::schedule::{Limits, Schedule};
+use headshare_eval::eval::choice::score::{DECODE, Scores, check, schedule_alone, score, score_alone};
 use headshare_eval::eval::choice::summary::{Summary, Verdict};
 use headshare_eval::eval::choice::{Item, Kind, SHOTS, Task};
 use headshare_runtime::{Context, ContextParams, Model};
@@ -156,21 +156,21 @@ impl Choice {
         let items = encode(task, &subject.model.vocab(), n_ctx as usize).about(of_task)?;
         // States are not shared as the tokens of a KV cache are.
         let alone = self.unbatched || subject.model.keeps_states();
-        let plan = if alone {
-            plan_alone(&items)
+        let schedule = if alone {
+            schedule_alone(&items)
         } else {
             let limits = Limits {
                 tokens: TOKENS,
                 sequences: SEQUENCES,
             };
-            Plan::new(&items, limits)
+            Schedule::new(&items, limits)
         };
         let size = |n: usize| u32::try_from(n).map_err(Error::failed);
         let params = ContextParams {
-            n_ctx: Some(size(plan.n_ctx.next_multiple_of(256))?),
+            n_ctx: Some(size(schedule.n_ctx.next_multiple_of(256))?),
             n_batch: DECODE as u32,
             n_ubatch: DECODE as u32,
-            n_seq_max: size(plan.n_sequences)?,
+            n_seq_max: size(schedule.n_sequences)?,
             kv_unified: true,
             n_threads: self.threads,
             reproducible: true,
@@ -179,7 +179,7 @@ impl Choice {
         };
         let mut context = Context::new(&subject.model, &params)?;
         context.check_generative()?;
-        let bar = ui.bar("choice", plan.n_tokens as u64, Unit::Parts);
+        let bar = ui.bar("choice", schedule.n_tokens as u64, Unit::Parts);
         let mut so_far = Counter::new(task);
         let mut watch = |scores: &[Scores], tokens: usize| {
             bar.set(tokens as u64);
@@ -188,7 +188,7 @@ impl Choice {
         let scores = if alone {
             score_alone(&mut context, &items, &mut watch)
         } else {
-            score(&mut context, &items, &plan, &mut watch)
+            score(&mut context, &items, &schedule, &mut watch)
         };
         drop(bar);
         let scores = scores.map_err(ChoiceError::from).about(of_task)?;
@@ -202,7 +202,7 @@ impl Choice {
         }
         Ok(TaskFigures {
             summary: Summary::new(task, &scores, truncated),
-            tokens: plan.n_tokens,
+            tokens: schedule.n_tokens,
             ms: started.elapsed().as_secs_f64() * 1000.0,
         })
     }

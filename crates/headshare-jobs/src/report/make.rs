@@ -8,7 +8,7 @@ use headshare_convert::convert::variant::Variant;
 use headshare_convert::input::{InputError, ModelFile};
 use headshare_convert::plan::Plan;
 use headshare_eval::report::lower::{Lowered, Lowering};
-use headshare_eval::report::{Made, Series};
+use headshare_eval::report::{FileFacts, Series};
 use headshare_format::{GgmlType, Gguf};
 use serde::Serialize;
 
@@ -99,11 +99,11 @@ impl Run<'_> {
     }
 
     /// Makes the file.
-    pub fn make(&self, target: &Target, label: &str) -> Result<Made, Error> {
+    pub fn make(&self, target: &Target, label: &str) -> Result<FileFacts, Error> {
         match &target.recipe {
             Recipe::Source => {
                 let file = &self.inputs.source.file;
-                Ok(Made {
+                Ok(FileFacts {
                     file_bytes: file.bytes,
                     digest: file.digest.clone(),
                     changed: 0,
@@ -144,7 +144,7 @@ impl Run<'_> {
 }
 
 /// What a conversion says of its output.
-fn made_by_convert(found: &Converted, path: &Path) -> Result<Made, Error> {
+fn made_by_convert(found: &Converted, path: &Path) -> Result<FileFacts, Error> {
     let units = |plan: &Plan| plan.choice.units.unwrap_or(0) as u64;
     let units = found.plan.as_ref().map_or(0, units);
     let (aliases, dropped) = found.plan.as_ref().map_or((0, 0), changed_units);
@@ -161,7 +161,7 @@ fn made_by_convert(found: &Converted, path: &Path) -> Result<Made, Error> {
         );
     }
     let file = Input::read(path, path)?.file;
-    Ok(Made {
+    Ok(FileFacts {
         file_bytes: file.bytes,
         digest: file.digest,
         changed: aliases,
@@ -192,7 +192,7 @@ pub(super) fn changed_units(plan: &Plan) -> (u64, u64) {
     (shared.len() as u64, dropped.len() as u64)
 }
 
-fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> Result<Made, Error> {
+fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> Result<FileFacts, Error> {
     let mut kinds: BTreeMap<(GgmlType, GgmlType), usize> = BTreeMap::new();
     for (&tensor, &to) in &lowered.types.tensors {
         *kinds
@@ -204,7 +204,7 @@ fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> Result<Made,
         .map(|((from, to), n)| format!("{n} tensors from {from} to {to}"))
         .collect();
     let file = Input::read(path, path)?.file;
-    Ok(Made {
+    Ok(FileFacts {
         file_bytes: file.bytes,
         digest: file.digest,
         changed: lowered.types.tensors.len() as u64,

@@ -1,6 +1,6 @@
 //! What is measured of each file.
 
-use headshare_eval::report::{Against, Made, Paired, Quality, TaskScore};
+use headshare_eval::report::{Against, FileFacts, Paired, Quality, TaskScore};
 
 use super::cell::{Cell, Measure};
 use super::input::{By, Input};
@@ -34,7 +34,7 @@ impl Measures {
 }
 
 impl Run<'_> {
-    pub fn measures(&self, target: &Target, made: &Made) -> Result<Measures, Error> {
+    pub fn measures(&self, target: &Target, made: &FileFacts) -> Result<Measures, Error> {
         let file = target.input(made);
         let source = &self.inputs.source;
         let beside = (!target.is_source()).then_some(source);
@@ -72,8 +72,8 @@ impl Run<'_> {
     /// How a file does against its rival, on the same tokens.
     pub fn pair(
         &self,
-        (target, made): (&Target, &Made),
-        (rival, rival_made): (&Target, &Made),
+        (target, made): (&Target, &FileFacts),
+        (rival, rival_made): (&Target, &FileFacts),
     ) -> Result<Measure<Perplexity>, Error> {
         let rival = rival.input(rival_made);
         let name = format!("{}.rival", target.name);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use headshare_eval::report::lower::Lowered;
-use headshare_eval::report::{Made, Series};
+use headshare_eval::report::{FileFacts, Series};
 
 use super::input::Input;
 
@@ -33,7 +33,7 @@ impl Target {
     }
 
     /// It, once it is made.
-    pub fn input(&self, made: &Made) -> Input {
+    pub fn input(&self, made: &FileFacts) -> Input {
         Input::known(&self.path, made.file_bytes, made.digest.clone())
     }
 }

@@ -2,7 +2,7 @@
 
 use headshare_eval::eval::task_file::task_name;
 use headshare_eval::report::lower::{Lowered, Lowering};
-use headshare_eval::report::{Form, LoadModeSpeed, Made, Paired, Quality, Row, Series, TaskScore};
+use headshare_eval::report::{RowKind, LoadModeSpeed, FileFacts, Paired, Quality, Row, Series, TaskScore};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -17,9 +17,9 @@ use crate::Error;
 use crate::error::Context as _;
 use crate::worker::{self, ask};
 
-/// A form's measures.
-struct Measured {
-    made: Made,
+/// What was measured of a file.
+struct CellFigures {
+    made: FileFacts,
     quality: Quality,
     tasks: Vec<TaskScore>,
     speeds: Speeds,
@@ -49,7 +49,7 @@ pub(super) struct Work<'a> {
 }
 
 /// Whether a file must be there even when all of its cells are.
-type IsNeeded<'n> = &'n dyn Fn(&Made) -> Result<bool, Error>;
+type IsNeeded<'n> = &'n dyn Fn(&FileFacts) -> Result<bool, Error>;
 
 impl<'a> Work<'a> {
     pub fn new(run: &'a Run<'a>, lowering: &'a Lowering<'a>) -> Result<Self, Error> {
@@ -74,7 +74,7 @@ impl<'a> Work<'a> {
         };
         let mut measured = self.measure(&source, "source", &|_| Ok(false))?;
         let stock = std::mem::take(&mut measured.speeds.stock);
-        let mut rows = vec![row(Form::Source, "source".into(), measured)];
+        let mut rows = vec![row(RowKind::Source, "source".into(), measured)];
         let mut rivals: Vec<Rival> = Vec::new();
         for &ratio in ratios {
             self.rows_at(ratio, &mut rows, &mut rivals)?;
@@ -116,10 +116,10 @@ impl<'a> Work<'a> {
                     Some(known) => known.row,
                     None => {
                         let label = self.label(&lowered);
-                        let of_rival = |_: &Made| self.needs_rival(&file, &rows[i].made);
+                        let of_rival = |_: &FileFacts| self.needs_rival(&file, &rows[i].made);
                         let measured = self.measure(&rival, &label, &of_rival)?;
                         let at = rows.len();
-                        rows.push(self::row(Form::Lower, label, measured));
+                        rows.push(self::row(RowKind::Lower, label, measured));
                         rivals.push(Rival { lowered, row: at });
                         at
                     }
@@ -151,19 +151,19 @@ impl<'a> Work<'a> {
             path: self.run.store.model(&name)?,
             name,
         };
-        let needed = |made: &Made| self.needs_rival(&target, made);
+        let needed = |made: &FileFacts| self.needs_rival(&target, made);
         let measured = self.measure(&target, &label, &needed)?;
         let row = Row {
             series: Some(series),
             ratio: Some(ratio),
-            ..row(Form::Converted, label, measured)
+            ..row(RowKind::Converted, label, measured)
         };
         Ok((row, target))
     }
 
     /// The plain file that is as small, where something is saved and one gets
     /// that small.
-    fn rival_of(&self, made: &Made) -> Option<Lowered> {
+    fn rival_of(&self, made: &FileFacts) -> Option<Lowered> {
         let saves = made.file_bytes < self.run.inputs.source.file.bytes;
         saves.then(|| self.lowering.down_to(made.file_bytes))?
     }
@@ -186,7 +186,7 @@ impl<'a> Work<'a> {
     }
 
     /// Whether a file is still to be held against its rival.
-    fn needs_rival(&self, target: &Target, made: &Made) -> Result<bool, Error> {
+    fn needs_rival(&self, target: &Target, made: &FileFacts) -> Result<bool, Error> {
         let Some(lowered) = self.rival_of(made) else {
             return Ok(false);
         };
@@ -243,14 +243,14 @@ impl<'a> Work<'a> {
         target: &Target,
         label: &str,
         needed: IsNeeded<'_>,
-    ) -> Result<Measured, Error> {
-        let complete = |made: &Made| -> Result<bool, Error> {
+    ) -> Result<CellFigures, Error> {
+        let complete = |made: &FileFacts| -> Result<bool, Error> {
             let measures = self.run.measures(target, made)?;
             let complete = measures.cells().all(|cell| self.has(cell));
             Ok(complete && !self.run.job.keep && !needed(made)?)
         };
         let cell = self.file_cell(target)?;
-        let made = match self.kept::<Made>(&cell) {
+        let made = match self.kept::<FileFacts>(&cell) {
             Some(made) if is_there(target, &made)? || complete(&made)? => made,
             _ => {
                 let made = self.run.make(target, label)?;
@@ -276,7 +276,7 @@ impl<'a> Work<'a> {
         let source = self.run.inputs.source.called(By::Place);
         let taken = |rows: Vec<_>| speeds(&rows, &target.path, &source);
         let speeds = self.cell(&measures.speed, label, taken, |_| "speed".into())?;
-        Ok(Measured {
+        Ok(CellFigures {
             made,
             quality,
             tasks,
@@ -306,7 +306,7 @@ impl<'a> Work<'a> {
 }
 
 /// Whether the file is there as it was made.
-fn is_there(target: &Target, made: &Made) -> Result<bool, Error> {
+fn is_there(target: &Target, made: &FileFacts) -> Result<bool, Error> {
     if target.is_source() {
         return Ok(true);
     }
@@ -314,7 +314,7 @@ fn is_there(target: &Target, made: &Made) -> Result<bool, Error> {
     Ok(path.is_file() && Input::read(path, path)?.file.digest == made.digest)
 }
 
-fn row(form: Form, label: String, measured: Measured) -> Row {
+fn row(form: RowKind, label: String, measured: CellFigures) -> Row {
     Row {
         form,
         series: None,

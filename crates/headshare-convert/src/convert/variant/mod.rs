@@ -374,7 +374,7 @@ impl<'a> Variant<'a> {
     /// are made of the source's, where they are not its bytes as such, and the
     /// bytes that they are made of. Equal answers for tensors of one type and
     /// row length mean equal data. `range` is whole rows.
-    pub fn identity(&self, tensor: usize, range: Range<u64>) -> (Option<Made>, Cow<'_, [u8]>) {
+    pub fn identity(&self, tensor: usize, range: Range<u64>) -> (Option<RowsMade>, Cow<'_, [u8]>) {
         let (info, origin) = (&self.gguf.tensors()[tensor], &self.origins[tensor]);
         if let Some(data) = self.new.get(&tensor) {
             return (None, data[range.start as usize..range.end as usize].into());
@@ -384,7 +384,7 @@ impl<'a> Variant<'a> {
         }
         let from = &self.source.gguf.tensors()[origin.tensor];
         let row = |at: u64| at / info.row_bytes().max(1) * from.row_bytes();
-        let made = Made {
+        let made = RowsMade {
             ggml_type: from.ggml_type,
             columns: origin.columns.clone(),
         };
@@ -405,7 +405,7 @@ impl VirtualFile for Variant<'_> {
 
 /// How rows are made of the source's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Made {
+pub struct RowsMade {
     ggml_type: GgmlType,
     columns: Option<Vec<Range<u64>>>,
 }

@@ -8,7 +8,7 @@ mod weights;
 use headshare_format::gguf::{HeaderBuilder, align_up};
 use headshare_format::{GgmlType, Gguf, TensorInfo};
 
-use super::{AttentionMap, ModelError};
+use super::{AttentionMap, HeadsError};
 
 const F32: u32 = 0;
 const F16: u32 = 1;
@@ -113,7 +113,7 @@ impl Model {
         Gguf::parse(&self.bytes()).expect("a valid file")
     }
 
-    fn map(self) -> Result<AttentionMap, ModelError> {
+    fn map(self) -> Result<AttentionMap, HeadsError> {
         AttentionMap::of(&self.gguf())
     }
 

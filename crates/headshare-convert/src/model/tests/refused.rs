@@ -27,7 +27,7 @@ fn architectures_that_are_not_shareable() {
         );
         assert!(text.contains(reason), "{text}");
         assert!(
-            matches!(error, ModelError::NotShareable { .. }),
+            matches!(error, HeadsError::NotShareable { .. }),
             "{error:?}"
         );
     }
@@ -42,7 +42,7 @@ fn unknown_architecture() {
             text.contains(&format!("architecture {name:?} is not one")),
             "{text}"
         );
-        assert_eq!(error, ModelError::UnknownArchitecture(name.to_owned()));
+        assert_eq!(error, HeadsError::UnknownArchitecture(name.to_owned()));
     }
 }
 
@@ -77,7 +77,7 @@ fn no_architecture() {
 #[test]
 fn converted_files_want_expanding_first() {
     let error = Model::new("headshare", 1, 32).map().unwrap_err();
-    assert_eq!(error, ModelError::Converted);
+    assert_eq!(error, HeadsError::Converted);
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub enum Goal {
 }
 
 /// What the model allows, and what is gained.
-pub struct Terms<'a> {
+pub struct Constraints<'a> {
     /// What may become of units.
     pub units: Units,
     /// Bytes that a unit saves when it shares, and more when it goes.
@@ -109,8 +109,8 @@ struct Step {
 
 impl Survey {
     /// Chooses.
-    pub fn select(&self, goal: Goal, terms: &Terms<'_>) -> Chosen {
-        let ways: &[bool] = match terms.units {
+    pub fn select(&self, goal: Goal, constraints: &Constraints<'_>) -> Chosen {
+        let ways: &[bool] = match constraints.units {
             Units::Share => &[false],
             Units::Drop => &[true],
             Units::Auto => &[false, true],
@@ -129,10 +129,10 @@ impl Survey {
             for unit in &self.units {
                 for &dropped in ways {
                     let next = if dropped {
-                        self.with_dropped(&chosen, unit, terms)
+                        self.with_dropped(&chosen, unit, constraints)
                     } else {
                         self.with_shared(&chosen, unit).map(|next| {
-                            let (rows, _) = (terms.sizes)(unit.id());
+                            let (rows, _) = (constraints.sizes)(unit.id());
                             (next, rows)
                         })
                     };
@@ -171,9 +171,9 @@ impl Survey {
         &self,
         chosen: &Chosen,
         unit: &Unit,
-        terms: &Terms<'_>,
+        constraints: &Constraints<'_>,
     ) -> Option<(Chosen, u64)> {
-        let together = (terms.together)(unit.layer).max(1);
+        let together = (constraints.together)(unit.layer).max(1);
         let first = self.units.first()?.layer;
         if unit.layer == first || !unit.unit.is_multiple_of(together) {
             return None;
@@ -189,7 +189,7 @@ impl Survey {
         let mut gain = 0;
         for member in members {
             let id = member.id();
-            let (rows, columns) = (terms.sizes)(id);
+            let (rows, columns) = (constraints.sizes)(id);
             let had = next.shared.remove(&id).is_some();
             gain += columns + if had { 0 } else { rows };
             if next
@@ -200,7 +200,7 @@ impl Survey {
                 return None;
             }
         }
-        if (terms.keeps_one)(unit.layer) && of_layer().all(|u| next.dropped.contains_key(&u.id())) {
+        if (constraints.keeps_one)(unit.layer) && of_layer().all(|u| next.dropped.contains_key(&u.id())) {
             return None;
         }
         let gone = next.gone();
@@ -301,8 +301,8 @@ mod tests {
         }
     }
 
-    fn terms(units: Units) -> Terms<'static> {
-        Terms {
+    fn constraints(units: Units) -> Constraints<'static> {
+        Constraints {
             units,
             sizes: &|_| (10, 10),
             together: &|_| 1,
@@ -319,19 +319,19 @@ mod tests {
             (0.1, 9.0, &[(1, 1.0), (0, 4.0)]),
             (0.5, 9.0, &[(0, 1.0)]),
         ]);
-        let one = survey.select(Goal::Count(1), &terms(Units::Share));
+        let one = survey.select(Goal::Count(1), &constraints(Units::Share));
         assert_eq!(one.shared, [(id(2, 0), (id(1, 0), 0.1))].into());
         // 0.5 for unit 3 is less than 0.3 for unit 1 plus 0.3 for unit 2.
-        let two = survey.select(Goal::Count(2), &terms(Units::Share));
+        let two = survey.select(Goal::Count(2), &constraints(Units::Share));
         assert_eq!(
             two.shared.keys().map(|u| u.layer).collect::<Vec<_>>(),
             [2, 3]
         );
-        let three = survey.select(Goal::Count(3), &terms(Units::Share));
+        let three = survey.select(Goal::Count(3), &constraints(Units::Share));
         assert_eq!(three.shared[&id(2, 0)], (id(0, 0), 0.4));
         assert!((three.cost() - 1.2).abs() < 1e-12);
         // No more can share than have donors.
-        assert_eq!(survey.select(Goal::Count(9), &terms(Units::Share)), three);
+        assert_eq!(survey.select(Goal::Count(9), &constraints(Units::Share)), three);
     }
 
     #[test]
@@ -341,7 +341,7 @@ mod tests {
             (0.3, 0.5, &[(0, 1.0)]),
             (0.2, 0.9, &[(0, 1.0)]),
         ]);
-        let auto = survey.select(Goal::Bytes(25), &terms(Units::Auto));
+        let auto = survey.select(Goal::Bytes(25), &constraints(Units::Auto));
         // 0.2 for 10 bytes; then 0.5 for 20 instead of 0.3 for 10. Layer 0 has
         // no other unit, and must keep it.
         assert_eq!(auto.shared.keys().map(|u| u.layer).collect::<Vec<_>>(), [2]);
@@ -349,7 +349,7 @@ mod tests {
             auto.dropped.keys().map(|u| u.layer).collect::<Vec<_>>(),
             [1]
         );
-        let dropped = survey.select(Goal::Count(2), &terms(Units::Drop));
+        let dropped = survey.select(Goal::Count(2), &constraints(Units::Drop));
         assert_eq!(dropped.dropped.len(), 2);
         assert!(dropped.shared.is_empty());
     }
@@ -364,15 +364,15 @@ mod tests {
             })
             .collect();
         survey.units.extend(more);
-        let terms = Terms {
+        let constraints = Constraints {
             together: &|_| 2,
-            ..terms(Units::Drop)
+            ..constraints(Units::Drop)
         };
-        let chosen = survey.select(Goal::Count(1), &terms);
+        let chosen = survey.select(Goal::Count(1), &constraints);
         assert_eq!(
             chosen.dropped.keys().copied().collect::<Vec<_>>(),
             [id(1, 0), id(1, 1)]
         );
-        assert_eq!(survey.select(Goal::Count(9), &terms).dropped.len(), 4);
+        assert_eq!(survey.select(Goal::Count(9), &constraints).dropped.len(), 4);
     }
 }

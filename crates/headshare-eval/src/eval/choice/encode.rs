@@ -10,7 +10,7 @@
 
 use headshare_runtime::{ContextError, Token, Vocab, VocabError};
 
-use super::item::{Item, Pair, Place, Task};
+use super::item::{Item, Pair, Origin, Task};
 
 /// Why a task's items cannot be scored with a model.
 #[derive(Debug, thiserror::Error)]
@@ -22,36 +22,36 @@ pub enum ChoiceError {
     #[error(transparent)]
     Context(#[from] ContextError),
     /// A continuation without context, and no token to begin a text with.
-    #[error("{place}: the context is empty, and the model has no token that begins a text")]
+    #[error("{origin}: the context is empty, and the model has no token that begins a text")]
     NoFirstToken {
         /// The item's.
-        place: Place,
+        origin: Origin,
     },
     /// The tokenizer makes nothing of a continuation.
-    #[error("{place}: the tokenizer makes no tokens of the continuation {text:?}")]
+    #[error("{origin}: the tokenizer makes no tokens of the continuation {text:?}")]
     NoTokens {
         /// The item's.
-        place: Place,
+        origin: Origin,
         /// The continuation.
         text: String,
     },
     /// A continuation that does not fit in the context by itself.
     #[error(
-        "{place}: a continuation of {tokens} tokens does not fit in a context of {n_ctx} tokens"
+        "{origin}: a continuation of {tokens} tokens does not fit in a context of {n_ctx} tokens"
     )]
     TooLong {
         /// The item's.
-        place: Place,
+        origin: Origin,
         /// Its length.
         tokens: usize,
         /// What there is.
         n_ctx: usize,
     },
     /// The model computes no numbers.
-    #[error("{place}: the model's probabilities are not numbers (NaN)")]
+    #[error("{origin}: the model's probabilities are not numbers (NaN)")]
     NotANumber {
         /// The item's.
-        place: Place,
+        origin: Origin,
     },
 }
 
@@ -199,15 +199,15 @@ fn encode_item(
         };
         let mut tokens = with_first(tokenizer, &format!("{context}{continuation}"))?;
         if tokens.len() <= usize::from(tokenizer.first().is_some()) {
-            let (place, text) = (item.place.clone(), continuation);
-            return Err(ChoiceError::NoTokens { place, text });
+            let (origin, text) = (item.origin.clone(), continuation);
+            return Err(ChoiceError::NoTokens { origin, text });
         }
         let mut from = context_tokens.len().min(tokens.len() - 1);
         known = Some((context, context_tokens));
         if from == 0 {
             let Some(token) = tokenizer.instead_of_nothing() else {
-                let place = item.place.clone();
-                return Err(ChoiceError::NoFirstToken { place });
+                let origin = item.origin.clone();
+                return Err(ChoiceError::NoFirstToken { origin });
             };
             tokens.insert(0, token);
             from = 1;
@@ -215,7 +215,7 @@ fn encode_item(
         let scored = tokens.len() - from;
         if scored > n_ctx {
             return Err(ChoiceError::TooLong {
-                place: item.place.clone(),
+                origin: item.origin.clone(),
                 tokens: scored,
                 n_ctx,
             });
@@ -286,12 +286,12 @@ mod tests {
 
     fn item(context: &str, choices: &[&str]) -> Item {
         let choices: Vec<_> = choices.iter().map(ToString::to_string).collect();
-        let place = Place {
+        let origin = Origin {
             line: 7,
-            ..Place::default()
+            ..Origin::default()
         };
         Item {
-            place,
+            origin,
             ..Item::of_choices(context, &choices, 0)
         }
     }
@@ -339,7 +339,7 @@ mod tests {
             instead: None,
         };
         let error = encode_item(&item("", &["c"]), &none, 99).unwrap_err();
-        assert!(matches!(error, ChoiceError::NoFirstToken { place } if place.line == 7));
+        assert!(matches!(error, ChoiceError::NoFirstToken { origin } if origin.line == 7));
     }
 
     #[test]

@@ -59,19 +59,19 @@ pub struct Item {
     /// Which of them is right.
     pub gold: usize,
     /// Where it stands.
-    pub place: Place,
+    pub origin: Origin,
 }
 
 /// Where an item stands, for messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Origin {
     /// The table, where a file has several.
     pub table: Option<Arc<str>>,
     /// The line, counted from 1.
     pub line: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(table) = &self.table {
             write!(f, "{table}, ")?;
@@ -106,7 +106,7 @@ impl Item {
             lead: Arc::from(""),
             pairs,
             gold,
-            place: Place::default(),
+            origin: Origin::default(),
         }
     }
 }

@@ -11,7 +11,7 @@
 //!   of items.
 //!
 //! A [`Task`] is a file that was read; [`encode`] turns its items into tokens,
-//! [`plan`] says which of them are evaluated together, [`score`] evaluates
+//! [`schedule`] says which of them are evaluated together, [`score`] evaluates
 //! them, and [`summary`] counts.
 
 mod forms;
@@ -21,9 +21,9 @@ mod read;
 mod subjects;
 
 pub mod encode;
-pub mod plan;
+pub mod schedule;
 pub mod score;
 pub mod summary;
 
 pub use encode::ChoiceError;
-pub use item::{Item, Kind, Place, SHOTS, Subject, Task};
+pub use item::{Item, Kind, Origin, SHOTS, Subject, Task};

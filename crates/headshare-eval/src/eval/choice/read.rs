@@ -105,7 +105,7 @@ fn found(
             .or_default();
         for mut item in so_far.form.items(&row, so_far.kind).map_err(at_line)? {
             item.lead = Arc::clone(&lead);
-            item.place.line = number;
+            item.origin.line = number;
             items.push(item);
         }
         items.truncate(limit);
@@ -145,7 +145,7 @@ mod tests {
         let text = b"\xef\xbb\xbf{\"context\":\"a\",\"continuation\":\"b\"}\r\n\n \
                      {\"context\":\"c\",\"continuation\":\"d\",\"more\":1}";
         let items = read(text, usize::MAX).unwrap();
-        let lines: Vec<_> = items.iter().map(|item| item.place.line).collect();
+        let lines: Vec<_> = items.iter().map(|item| item.origin.line).collect();
         assert_eq!(lines, [1, 3]);
         // A broken line after the limit is not read.
         let text = b"{\"context\":\"a\",\"continuation\":\"b\"}\n{";
@@ -164,7 +164,7 @@ mod tests {
         // not read.
         let cut = format!("\n \n{}", &array[..array.len() - 5]);
         let cut = cut.replace('\u{feff}', "");
-        assert_eq!(read(cut.as_bytes(), 1).unwrap()[0].place.line, 3);
+        assert_eq!(read(cut.as_bytes(), 1).unwrap()[0].origin.line, 3);
         assert!(problem(cut.as_bytes()).starts_with("t.jsonl:4: not valid JSON"));
         assert_eq!(problem(b"[]"), "t.jsonl: the file holds no items");
         assert!(

@@ -1,11 +1,11 @@
-//! The evaluation: log-probabilities of continuations, as a [`Plan`] says.
+//! The evaluation: log-probabilities of continuations, as a [`Schedule`] says.
 
 use headshare_runtime::{Batch, Context, ContextError, Token};
 use rayon::prelude::*;
 
 use super::encode::{ChoiceError, Encoded, Tokenizer};
 use super::item::Task;
-use super::plan::{Limits, Node, Plan, STEP, Tree};
+use super::schedule::{Limits, Node, Schedule, STEP, Tree};
 
 /// Tokens that llama.cpp is handed at once, at most; contexts that score must
 /// allow as many, and need not allow more.
@@ -41,22 +41,22 @@ impl Scores {
 
 /// Called after each batch with the scores of all items so far and the tokens
 /// that were evaluated.
-pub type Watch<'a> = &'a mut dyn FnMut(&[Scores], usize);
+pub type OnScores<'a> = &'a mut dyn FnMut(&[Scores], usize);
 
-/// Scores items in batches, as `plan` says. The context must have a unified KV
-/// cache, and room for what the plan needs.
+/// Scores items in batches, as `schedule` says. The context must have a unified KV
+/// cache, and room for what the schedule needs.
 ///
 /// # Errors
 /// What llama.cpp fails at.
 pub fn score(
     context: &mut Context,
     items: &[Encoded],
-    plan: &Plan,
-    watch: Watch<'_>,
+    schedule: &Schedule,
+    watch: OnScores<'_>,
 ) -> Result<Vec<Scores>, ContextError> {
     let mut scores = Vec::with_capacity(items.len());
     let mut evaluated = 0;
-    for group in &plan.groups {
+    for group in &schedule.groups {
         context.clear();
         let first = group.batches.first().map_or(0, |batch| batch.start);
         let shared = &items[first].lead()[..group.shared];
@@ -90,7 +90,7 @@ pub fn score(
 pub fn score_alone(
     context: &mut Context,
     items: &[Encoded],
-    watch: Watch<'_>,
+    watch: OnScores<'_>,
 ) -> Result<Vec<Scores>, ContextError> {
     let mut scores = Vec::with_capacity(items.len());
     let mut evaluated = 0;
@@ -112,7 +112,7 @@ pub fn score_alone(
 }
 
 /// What [`score_alone`] needs of a context.
-pub fn plan_alone(items: &[Encoded]) -> Plan {
+pub fn schedule_alone(items: &[Encoded]) -> Schedule {
     let limits = Limits {
         tokens: 1,
         sequences: 1,
@@ -121,9 +121,9 @@ pub fn plan_alone(items: &[Encoded]) -> Plan {
         .flat_map(|item| (0..item.n_choices()).map(|choice| item.only(choice)))
         .collect();
     // Item by item, so that nothing is shared.
-    (alone.iter()).fold(Plan::default(), |all, item| {
-        let one = Plan::new(std::slice::from_ref(item), limits);
-        Plan {
+    (alone.iter()).fold(Schedule::default(), |all, item| {
+        let one = Schedule::new(std::slice::from_ref(item), limits);
+        Schedule {
             groups: Vec::new(),
             n_ctx: all.n_ctx.max(one.n_ctx),
             n_sequences: all.n_sequences.max(one.n_sequences),
@@ -139,8 +139,8 @@ pub fn plan_alone(items: &[Encoded]) -> Plan {
 pub fn check(task: &Task, scores: &[Scores]) -> Result<(), ChoiceError> {
     for (item, scores) in task.items().zip(scores) {
         if scores.log_probs.iter().any(|sum| sum.is_nan()) {
-            let place = item.place.clone();
-            return Err(ChoiceError::NotANumber { place });
+            let origin = item.origin.clone();
+            return Err(ChoiceError::NotANumber { origin });
         }
     }
     Ok(())
@@ -250,7 +250,7 @@ fn answer(node: &Node, logits: &[f32]) -> Vec<(f64, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::choice::plan::Ask;
+    use crate::eval::choice::schedule::Ask;
 
     #[test]
     fn answers_are_log_probabilities() {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use zip::ZipArchive;
 
-use super::item::{Item, Kind, Place, SHOTS, Subject, Task};
+use super::item::{Item, Kind, Origin, SHOTS, Subject, Task};
 use super::question::{CHINESE, LONG, Question};
 use crate::eval::task_file::{TaskError, task_name};
 
@@ -73,7 +73,7 @@ pub(super) fn read(
                 .map(|(line, question)| {
                     let mut item = question.item(Kind::Letters)?;
                     item.lead = Arc::clone(&lead);
-                    item.place = Place {
+                    item.origin = Origin {
                         table: Some(Arc::clone(&table.entry)),
                         line: *line,
                     };
@@ -365,7 +365,7 @@ mod tests {
             "何\nA. 一\nB. 二\nC. 三\nD. 四\n答案："
         );
         assert_eq!(
-            (item.gold, item.place.to_string()),
+            (item.gold, item.origin.to_string()),
             (2, "val/law_val.csv, line 2".into())
         );
     }

@@ -43,7 +43,7 @@ pub struct Group {
 
 /// The way through all items of a task.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct Schedule {
     /// In the order of the items.
     pub groups: Vec<Group>,
     /// Tokens in the context at once, at most, with those that fill batches up.
@@ -55,10 +55,10 @@ pub struct Plan {
     pub n_tokens: usize,
 }
 
-impl Plan {
+impl Schedule {
     /// Plans the evaluation of `items` in batches.
     pub fn new(items: &[Encoded], limits: Limits) -> Self {
-        let mut plan = Self::default();
+        let mut schedule = Self::default();
         // Items that have nothing in common make up groups of their own kind.
         let mut single = 0..0;
         let mut start = 0;
@@ -67,14 +67,14 @@ impl Plan {
             if shared == 0 {
                 single.end = end;
             } else {
-                plan.add_group(items, single, 0, limits);
-                plan.add_group(items, start..end, shared, limits);
+                schedule.add_group(items, single, 0, limits);
+                schedule.add_group(items, start..end, shared, limits);
                 single = end..end;
             }
             start = end;
         }
-        plan.add_group(items, single, 0, limits);
-        plan
+        schedule.add_group(items, single, 0, limits);
+        schedule
     }
 
     fn add_group(&mut self, items: &[Encoded], all: Range<usize>, shared: usize, limits: Limits) {
@@ -307,16 +307,16 @@ mod tests {
             tokens: 50,
             sequences: 12,
         };
-        let plan = Plan::new(&items, limits);
-        assert_eq!(plan.groups.len(), 1);
-        assert!((40..44).contains(&plan.groups[0].shared));
+        let schedule = Schedule::new(&items, limits);
+        assert_eq!(schedule.groups.len(), 1);
+        assert!((40..44).contains(&schedule.groups[0].shared));
         let mut asked = Vec::new();
-        let mut tokens = plan.groups[0].shared;
+        let mut tokens = schedule.groups[0].shared;
         let mut next_item = 0;
-        for batch in &plan.groups[0].batches {
+        for batch in &schedule.groups[0].batches {
             assert_eq!(batch.start, next_item);
             next_item = batch.end;
-            let tree = Tree::new(&items, batch.clone(), plan.groups[0].shared);
+            let tree = Tree::new(&items, batch.clone(), schedule.groups[0].shared);
             assert!(tree.leaves < limits.sequences && tree.nodes.len() <= limits.tokens);
             tokens += tree.nodes.len();
             for node in &tree.nodes {
@@ -325,7 +325,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!((next_item, tokens), (items.len(), plan.n_tokens));
+        assert_eq!((next_item, tokens), (items.len(), schedule.n_tokens));
         asked.sort_unstable();
         let mut wanted = Vec::new();
         for (i, item) in items.iter().enumerate() {
@@ -350,13 +350,13 @@ mod tests {
             tokens: 60,
             sequences: 64,
         };
-        let plan = Plan::new(&items, limits);
-        let groups: Vec<_> = (plan.groups.iter())
+        let schedule = Schedule::new(&items, limits);
+        let groups: Vec<_> = (schedule.groups.iter())
             .map(|group| (group.shared, group.batches.len()))
             .collect();
         assert_eq!(groups, [(0, 1), (48, 1)]);
         assert_eq!(
-            (plan.n_ctx, plan.n_sequences, plan.n_tokens),
+            (schedule.n_ctx, schedule.n_sequences, schedule.n_tokens),
             (51 + 15, 4 + 1, 49 + 48 + 3)
         );
     }
@@ -373,7 +373,7 @@ mod tests {
             tokens: 8,
             sequences: 4,
         };
-        let batches: Vec<_> = (Plan::new(&items, limits).groups.into_iter())
+        let batches: Vec<_> = (Schedule::new(&items, limits).groups.into_iter())
             .flat_map(|group| group.batches)
             .collect();
         assert_eq!(batches, [0..1, 1..2, 2..3]);
