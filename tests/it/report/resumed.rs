@@ -94,7 +94,7 @@ fn killed_half_way_it_goes_on_and_measures_nothing_twice() {
     // Once it is done, nothing is left to do.
     let again = report(&model, &folder, &more).ok();
     assert_eq!(kept_and_new(&again), (kept + new, 0), "{again:#?}");
-    let made = [": converted", ": requantised"];
+    let made = [": converted", ": requantized"];
     assert!(
         made.iter().all(|made| ran.stderr.contains(made)),
         "{ran:#?}"

@@ -45,7 +45,7 @@ pub struct Refit {
 /// weights have.
 ///
 /// # Errors
-/// When it cannot be quantised to its type.
+/// When it cannot be quantized to its type.
 pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
     let p = problem.columns;
     let n = problem.weights.len() / p;
