@@ -26,13 +26,13 @@ pub(super) struct Args {
     matching: MatchArgs,
     #[command(flatten)]
     repair: RepairArgs,
-    /// Page size in bytes of the machines that will run the file.
+    /// Page size, in bytes, of the machines that will run the file.
     #[arg(long, value_name = "BYTES", default_value = "4096",
         value_parser = PossibleValuesParser::new(["4096", "16384", "65536"])
             .map(|text| text.parse::<u64>().expect("one of the listed numbers")))]
     page_size: u64,
-    /// Show what would be done and what it saves, and write nothing. Sizes leave
-    /// out the some kilobytes in which a repair is recorded.
+    /// Show what would be done and what it saves, and write no model. Sizes are
+    /// exact.
     #[arg(long)]
     dry_run: bool,
     /// Replace the output if it exists.
@@ -46,13 +46,16 @@ pub(super) struct Args {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct What {
-    /// Let this share of the units, from 0 to 1, use another unit's weights.
+    /// Let this share of all units, from 0 to 1, use another unit's weights. A
+    /// unit is an attention head or, with grouped-query attention, a KV group.
     #[arg(long, value_name = "A", value_parser = parse_ratio, allow_negative_numbers = true)]
     ratio: Option<f64>,
-    /// Share only what is byte-equal; `expand` gives the source back exactly.
+    /// Store byte-equal weights once. `expand` gives the source back byte for
+    /// byte.
     #[arg(long, conflicts_with_all = ["function", "repair"])]
     lossless: bool,
-    /// Carry out a plan that `plan -o` has written; - reads standard input.
+    /// Carry out this plan, written by `plan -o` or by hand; - reads standard
+    /// input.
     #[arg(long, value_name = "PLAN.json", conflicts_with = "function")]
     plan: Option<PathBuf>,
 }

@@ -12,11 +12,11 @@ use crate::exec::{ConvertedFiles, ExecError, Program, exec};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A converted file that the program opens without having it among its
+    /// A converted file that the program opens but that is not among its
     /// arguments.
     #[arg(long, value_name = "FILE")]
     model: Vec<PathBuf>,
-    /// Let the program say on stderr what of each file it shares.
+    /// Print on stderr how much of each file is shared.
     #[arg(long)]
     perf: bool,
     /// Mappings that a process may have, instead of vm.max_map_count.

@@ -13,7 +13,7 @@ pub(super) struct OneModel {
     /// A GGUF file, plain or converted.
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The same, as llama.cpp's programs take it.
+    /// The same file, given as llama.cpp's programs expect it.
     #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
 }
@@ -28,7 +28,7 @@ impl OneModel {
 /// What a GPU is to do.
 #[derive(Debug, clap::Args)]
 pub(super) struct Gpu {
-    /// Accepted, and without effect: this build runs on the CPU (-ngl).
+    /// Accepted but without effect, because this build runs on the CPU (-ngl).
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", value_parser = layers,
           allow_negative_numbers = true)]
     n_gpu_layers: Option<Layers>,

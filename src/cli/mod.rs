@@ -43,8 +43,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use exit::Exit;
 use output::Output;
 
-/// Share attention heads of a GGUF model: each distinct weight block is stored
-/// once, and memory holds it once.
+/// Make GGUF models smaller: each distinct block of weights is stored once, and
+/// is in memory once.
 #[derive(Debug, Parser)]
 #[command(name = "headshare-gguf", version, long_version = long_version(), max_term_width = 100)]
 struct Cli {
@@ -57,9 +57,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show which heads would share, and what that saves.
+    /// Show which heads would share weights, and what that saves.
     Plan(plan::Args),
-    /// Write a smaller file in which heads share their weights.
+    /// Write a smaller file in which heads share weights, or equal weights are
+    /// stored once.
     Convert(convert::Args),
     /// Write the plain GGUF that a converted file stands for.
     Expand(expand::Args),
@@ -69,20 +70,20 @@ enum Command {
     Inspect(inspect::Args),
     /// Generate text with llama.cpp, from a plain or a converted file.
     Run(run::Args),
-    /// Measure speed, load time and memory, of several files side by side.
+    /// Measure speed, load time and memory of several files, side by side.
     Bench(bench::Args),
-    /// Measure how good a model is.
+    /// Measure a model's quality: perplexity, multiple-choice questions,
+    /// generated text.
     Eval(eval::Args),
     Report(report::Args),
     #[command(hide = true)]
     Worker,
     /// Look at a model's heads, in numbers and pictures.
     Analyze(analyze::Args),
-    /// Run a llama.cpp program so that it can read converted files, with each
-    /// shared block in memory once.
+    /// Run another llama.cpp program so that it can read converted files.
     #[cfg(target_os = "linux")]
     Exec(exec::Args),
-    /// Print a shell's completions for this program.
+    /// Print completions of this program's arguments for a shell.
     Completions(completions::Args),
 }
 

@@ -17,7 +17,8 @@ pub(super) struct Args {
     src: PathBuf,
     #[command(flatten)]
     matching: MatchArgs,
-    /// Share of the units that use another unit's weights, from 0 to 1.
+    /// The share of all units, from 0 to 1, that use another unit's weights. A
+    /// unit is an attention head or, with grouped-query attention, a KV group.
     #[arg(long, value_name = "A", default_value_t = 0.3, value_parser = parse_ratio,
         allow_negative_numbers = true)]
     ratio: f64,
@@ -35,8 +36,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct MatchArgs {
-    /// Which parts of two units are compared; `qk` where nothing else is asked
-    /// for.
+    /// Which parts of two units are compared [default: qk]
     #[arg(long = "match", value_name = "FUNCTION", value_parser = match_functions())]
     function: Option<MatchFunction>,
 }

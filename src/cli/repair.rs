@@ -12,20 +12,20 @@ use crate::repair::{self, Record};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RepairArgs {
-    /// Refit the layers after what is shared, on this text (UTF-8); - reads
-    /// standard input.
+    /// Repair: refit the layers that follow a change, on this text (UTF-8); -
+    /// reads standard input.
     #[arg(long, value_name = "TEXT")]
     repair: Option<PathBuf>,
-    /// How the units are chosen: by what is measured of the running model, or by
-    /// --match; `calibrated` where --match is not given.
+    /// How the units are chosen [default: calibrated, or match if --match is
+    /// given]
     #[arg(long, value_enum, value_name = "HOW", requires = "repair")]
     choose: Option<Choose>,
-    /// What becomes of the units.
+    /// What becomes of the chosen units.
     #[arg(long, value_name = "UNITS", value_parser = units(), default_value = "share",
         requires = "repair")]
     units: Units,
-    /// Keep what was measured for the choice in this file (`convert`: in a dry
-    /// run, too).
+    /// Write the measurements that the choice is made by to this file.
+    /// `convert --dry-run` does so, too.
     #[arg(
         long,
         value_name = "FILE",
@@ -33,19 +33,21 @@ pub(super) struct RepairArgs {
         conflicts_with = "stats"
     )]
     save_stats: Option<PathBuf>,
-    /// Choose by what --save-stats has kept, instead of measuring again.
+    /// Choose by the measurements in this file, which --save-stats has written,
+    /// instead of measuring again.
     #[arg(long, value_name = "FILE", requires = "repair")]
     stats: Option<PathBuf>,
-    /// Bytes of memory that repair stays within, such as 8G; by default half of
-    /// what the machine has, or of what its container or `ulimit -v` allows.
+    /// The most memory that repair may use, in bytes or such as 8G. The default
+    /// is half of what the machine has, or of what its container or `ulimit -v`
+    /// allows.
     #[arg(long, value_name = "BYTES", requires = "repair", value_parser = bytes)]
     memory: Option<u64>,
-    /// Windows of the text that repair looks at, 2 to 256; fewer where the text
-    /// or --memory has no room for them.
+    /// Number of windows of the text that repair reads, 2 to 256. Fewer are
+    /// read if the text is too short or --memory too small.
     #[arg(long, value_name = "N", default_value = "128", requires = "repair",
         value_parser = clap::value_parser!(u32).range(2..=256))]
     windows: u32,
-    /// Tokens of a window, 8 to 65536.
+    /// Tokens in each window, 8 to 65536.
     #[arg(long, value_name = "TOKENS", default_value = "512", requires = "repair",
         value_parser = clap::value_parser!(u32).range(8..=65536))]
     window: u32,
@@ -73,9 +75,9 @@ fn bytes(text: &str) -> Result<u64, String> {
 /// How the units are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Choose {
-    /// By what each pair of units does to the running model.
+    /// By measuring what the loss of each unit does to the running model.
     Calibrated,
-    /// By the match function, as the paper does.
+    /// By the match function (--match), as in the paper.
     Match,
 }
 

@@ -16,68 +16,75 @@ use crate::eval::choice::Kind;
 use crate::eval::perplexity::MIN_CTX;
 use crate::report::markdown;
 
-/// Measure what sharing does to a model, next to what else could be done for
-/// the same bytes.
+/// Measure what sharing does to a model, and compare it with the plain
+/// alternative.
 ///
-/// Converts SRC at each ratio and measures each file: bytes, resident bytes of
-/// the weights, perplexity and divergence from the source, tasks, and speed in
-/// turns with the source. Beside each stands its rival: the plain file that is
-/// as small because part of its tensors are stored one type lower.
+/// SRC is converted at each ratio, and each file is measured: bytes, weights in
+/// memory, perplexity, divergence from the source, tasks, and speed in turns
+/// with the source. Beside each file stands the plain alternative: the plain
+/// file that is as small because part of its tensors are stored one type lower.
 ///
 /// DIR holds the result (report.md, report.json, quality.svg, quality.png) and
-/// what was measured (cells). The same command goes on where it was stopped;
-/// what changed inputs make stale is measured again, and nothing else. Another
-/// build of this program makes all of it stale.
+/// the measurements (cells). If a report was stopped, the same command
+/// continues it. What depends on a changed input, or on another build of this
+/// program, is measured again; nothing else is.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-Ratio 0 shares nothing but what is byte-equal: in self-merges, that is a lot.
-A text that was used to choose or repair anything cannot tell how good it became.
-Speed and memory are those of a machine with nothing else to do: while another
-program has the model mapped, pages count half.")]
+Ratio 0 shares only what is byte-equal. In self-merges, that is a lot.
+
+Do not measure on a text that was used to choose or repair anything: the result
+would be too good.
+
+Measure on a machine that does nothing else. Busy programs change the speed, and
+pages that another program maps as well count half.")]
 pub(super) struct Args {
     /// The model, a plain GGUF file.
     src: PathBuf,
-    /// Shares of the units, from 0 to 1, that use another unit's weights.
+    /// The shares of all units, from 0 to 1, that use another unit's weights,
+    /// with commas between them. A unit is an attention head or, with
+    /// grouped-query attention, a KV group.
     #[arg(long, value_name = "A,...", required = true, value_delimiter = ',',
         value_parser = parse_ratio, allow_negative_numbers = true)]
     ratios: Vec<f64>,
-    /// The text that perplexity is of, UTF-8; - reads standard input.
+    /// The text to measure perplexity on (UTF-8); - reads standard input.
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Questions for eval choice: jsonl, or the zip of MMLU or C-Eval; - reads
-    /// standard input. May be given several times.
+    /// File with questions for `eval choice`: JSON lines, a JSON array, or the
+    /// zip file of MMLU or C-Eval; - reads standard input. Can be given several
+    /// times.
     #[arg(long = "task", value_name = "FILE")]
     tasks: Vec<PathBuf>,
-    /// How to score the questions, where the fields do not tell (see eval
-    /// choice --help).
+    /// How to score the questions, if the fields of the file do not tell (see
+    /// `eval choice --help`).
     #[arg(long, value_enum, requires = "tasks")]
     kind: Option<KindArg>,
-    /// The folder of the report; a report that is in it is continued.
+    /// The folder of the report. If there is a report in it, it is continued.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     #[command(flatten)]
     matching: MatchArgs,
     #[command(flatten)]
     repair: RepairArgs,
-    /// Tokens of a window of the text.
+    /// Tokens in each window of the text.
     #[arg(short, long, value_name = "N", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(i64::from(MIN_CTX)..=1 << 24))]
     ctx: u32,
     /// Evaluate only this many windows, from the beginning.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     chunks: Option<u64>,
-    /// Only the first questions of each task, and of each subject.
+    /// Use only the first N questions of each task, and of each subject.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
     #[command(flatten)]
     test: TestArgs,
-    /// Threads [default: one a physical core, fewer while other programs are busy]
+    /// Number of threads [default: one for each physical core, fewer while
+    /// other programs are busy]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
-    /// Times that speed is measured.
+    /// How often speed is measured.
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repetitions: u32,
-    /// Keep the models that were made, in DIR/files.
+    /// Keep the models in DIR/files.
     #[arg(long)]
     keep: bool,
     /// Print the report as JSON.

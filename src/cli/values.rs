@@ -15,9 +15,7 @@ pub(super) fn match_functions() -> impl TypedValueParser<Value = MatchFunction> 
         MatchFunction::K => "Key rows only",
         MatchFunction::V => "Value rows only",
         MatchFunction::Qkv => "Query, key and value rows",
-        MatchFunction::Separate => {
-            "Query, key and value rows each matched, selected and shared on their own"
-        }
+        MatchFunction::Separate => "Query, key and value rows, each matched and shared separately",
     };
     let values = MatchFunction::ALL.map(|f| PossibleValue::new(f.as_str()).help(help(f)));
     PossibleValuesParser::new(values).map(|name| name.parse().expect("one of the listed names"))
@@ -25,11 +23,15 @@ pub(super) fn match_functions() -> impl TypedValueParser<Value = MatchFunction> 
 
 const UNITS: [(Units, &str, &str); 3] = [
     (Units::Share, "share", "They use another unit's weights"),
-    (Units::Drop, "drop", "They are deleted"),
+    (
+        Units::Drop,
+        "drop",
+        "They are dropped: removed from the model (llama models only)",
+    ),
     (
         Units::Auto,
         "auto",
-        "Whichever costs less for the bytes that it saves",
+        "For each unit, whichever costs less quality for the bytes that it saves",
     ),
 ];
 
@@ -46,9 +48,9 @@ pub(super) fn units() -> impl TypedValueParser<Value = Units> {
 pub(super) fn resolve() -> impl TypedValueParser<Value = Resolve> {
     let help = |resolve| match resolve {
         Resolve::Auto => "The best way that this file and machine allow",
-        Resolve::Fold => "Once, in llama.cpp's interleaved layouts",
-        Resolve::Map => "Once, as they lie in the file",
-        Resolve::Expand => "Through a full temporary copy; saves nothing",
+        Resolve::Fold => "Once, in the layouts that llama.cpp repacks weights to",
+        Resolve::Map => "Once, mapped from the file",
+        Resolve::Expand => "From a temporary copy of the whole model; this saves no memory",
     };
     let values = Resolve::ALL.map(|r| PossibleValue::new(r.as_str()).help(help(r)));
     PossibleValuesParser::new(values).map(|name| {

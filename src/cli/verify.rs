@@ -12,7 +12,8 @@ use crate::convert::Verification;
 pub(super) struct Args {
     /// A file that `convert` has written.
     file: PathBuf,
-    /// The file it was made from: compare every row with it.
+    /// The file that it was made from. Every row is compared with it, except in
+    /// tensors that were computed anew.
     #[arg(long, value_name = "SRC.gguf")]
     source: Option<PathBuf>,
     /// Print the result as JSON.

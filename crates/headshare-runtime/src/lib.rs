@@ -1,7 +1,7 @@
 //! Runs GGUF and headshare files through llama.cpp.
 //!
 //! The small crate that links ggml: safe owners for llama.cpp's model, context
-//! and samplers, batches of several texts, text generation, ggml's quantised types, and
+//! and samplers, batches of several texts, text generation, ggml's quantized types, and
 //! what all of it costs in memory. Other crates reach llama.cpp through it.
 //!
 //! ```no_run

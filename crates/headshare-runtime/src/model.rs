@@ -302,7 +302,7 @@ impl Model {
         })
     }
 
-    /// llama.cpp's one-line description: size class and quantisation.
+    /// llama.cpp's one-line description: size class and quantization.
     pub fn description(&self) -> String {
         self.string(|buf, size| {
             // SAFETY: as in `meta`.

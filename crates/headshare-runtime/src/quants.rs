@@ -1,4 +1,4 @@
-//! Sizes, dequantisation and quantisation of every ggml tensor type.
+//! Sizes, dequantization and quantization of every ggml tensor type.
 //!
 //! ggml's own functions index a table by the type's number and abort on
 //! anything they do not expect; here every number and length is checked first
@@ -23,7 +23,7 @@ pub struct TypeInfo {
     pub block_elems: usize,
     /// Bytes that a block takes.
     pub block_bytes: usize,
-    /// Whether ggml counts it as quantised (F16 and BF16 are not).
+    /// Whether ggml counts it as quantized (F16 and BF16 are not).
     pub is_quantized: bool,
     /// Whether [`dequantize_row`] can read it.
     pub has_to_float: bool,
@@ -40,20 +40,20 @@ impl TypeInfo {
     }
 }
 
-/// Why a row could not be dequantised or quantised.
+/// Why a row could not be dequantized or quantized.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantError {
     /// No such type, or one that ggml has removed.
     #[error("ggml has no tensor type {0}")]
     UnknownType(u32),
     /// ggml has no conversion from this type to F32.
-    #[error("ggml cannot dequantise type {0}")]
+    #[error("ggml cannot dequantize type {0}")]
     NotDequantizable(&'static str),
     /// ggml has no conversion from F32 to this type.
-    #[error("ggml cannot quantise to type {0}")]
+    #[error("ggml cannot quantize to type {0}")]
     NotQuantizable(&'static str),
     /// This type is meaningless without an importance matrix.
-    #[error("quantising to {0} needs an importance matrix")]
+    #[error("quantizing to {0} needs an importance matrix")]
     NeedsImatrix(&'static str),
     /// The number of elements is not a whole number of blocks.
     #[error("{elems} elements are not a whole number of {name} blocks of {block_elems}")]
@@ -76,7 +76,7 @@ pub enum QuantError {
         found: usize,
     },
     /// A weight or an importance is infinite or not a number; some of ggml's
-    /// quantisers abort on those.
+    /// quantizers abort on those.
     #[error("element {0} is not a finite number")]
     NotFinite(usize),
 }
@@ -118,7 +118,7 @@ fn traits(id: u32) -> Option<&'static sys::ggml_type_traits> {
     usable.then_some(traits)
 }
 
-/// Dequantises consecutive blocks of type `id` into `out`.
+/// Dequantizes consecutive blocks of type `id` into `out`.
 ///
 /// `out.len()` elements, a whole number of blocks (so one row or several), are
 /// read from `bytes`, which must hold exactly these; it may be unaligned.
@@ -127,7 +127,7 @@ pub fn dequantize_row(id: u32, bytes: &[u8], out: &mut [f32]) -> Result<(), Quan
     let expected = whole_blocks(&info, out.len())?;
     if bytes.len() != expected {
         return Err(QuantError::Length {
-            what: "bytes to dequantise",
+            what: "bytes to dequantize",
             expected,
             found: bytes.len(),
         });
@@ -171,7 +171,7 @@ pub fn dequantize_row(id: u32, bytes: &[u8], out: &mut [f32]) -> Result<(), Quan
     Ok(())
 }
 
-/// Quantises rows of `n_per_row` elements to type `id`.
+/// Quantizes rows of `n_per_row` elements to type `id`.
 ///
 /// `src` holds whole rows, one after the other; so does the result. `imatrix`
 /// holds the importance of each of the `n_per_row` columns; some types cannot
@@ -214,7 +214,7 @@ pub fn quantize_rows(
     let rows = src.len() / n_per_row;
     let mut out = vec![0u8; rows * row_bytes];
     // SAFETY: `src` holds `rows * n_per_row` finite elements, `out` room for
-    // the same number of quantised ones, `imatrix` is NULL or one row long and
+    // the same number of quantized ones, `imatrix` is NULL or one row long and
     // present where the type needs it: what ggml asserts, holds.
     let written = unsafe {
         sys::ggml_quantize_chunk(

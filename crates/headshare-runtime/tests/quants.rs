@@ -205,7 +205,7 @@ fn wrong_lengths_and_numbers_are_errors() {
     assert_eq!(
         dequantize_row(2, &[0; 17], &mut out),
         Err(QuantError::Length {
-            what: "bytes to dequantise",
+            what: "bytes to dequantize",
             expected: 18,
             found: 17
         })

@@ -317,7 +317,7 @@ impl List<'_> {
         let size = StateSpace::of(n_embd);
         self.norm("attn_norm", n_embd);
         self.matrix("ssm_in.weight", n_embd, 2 * size.inner);
-        // Rows of these two are too short for blocks of quantised types.
+        // Rows of these two are too short for blocks of quantized types.
         self.float_matrix("ssm_conv1d.weight", size.conv_kernel, size.inner);
         self.vector("ssm_conv1d.bias", size.inner, Content::Bias);
         let inputs = size.time_step_rank + 2 * size.state;

@@ -23,14 +23,14 @@ pub(in crate::cli) struct Args {
     /// The text that the model reads; - reads standard input.
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Tokens of a window.
+    /// Tokens in each window.
     #[arg(short, long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=131_072))]
     ctx: u32,
-    /// Windows to take the mean over, from the text's beginning.
+    /// Number of windows to average over, from the beginning of the text.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     windows: u32,
-    /// Which parts of two units are compared; several, with commas between
-    /// them, read the text only once.
+    /// Which parts of two units are compared. Several can be given, with commas
+    /// between them; the text is read once.
     #[arg(
         long = "match",
         value_name = "FUNCTION",
@@ -39,11 +39,11 @@ pub(in crate::cli) struct Args {
         default_value = "qk"
     )]
     functions: Vec<MatchFunction>,
-    /// Look at what would share at this ratio.
+    /// Also look at the units that would share at this ratio.
     #[arg(long, value_name = "A", default_value_t = 0.3, value_parser = parse_ratio,
         allow_negative_numbers = true)]
     ratio: f64,
-    /// Threads [default: one a physical core]
+    /// Number of threads [default: one for each physical core]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
     #[command(flatten)]

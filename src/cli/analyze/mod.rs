@@ -21,11 +21,13 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum What {
-    /// How alike the weights of all heads are: the scores that sharing goes by.
+    /// How alike the weights of all heads are, by the scores that --ratio
+    /// chooses by.
     Weights(weights::Args),
-    /// How alike heads attend to a text, and whether those with like weights do.
+    /// How alike heads attend to a text, and whether heads with similar weights
+    /// attend alike.
     Attention(attention::Args),
-    /// Which layers of converted files share, side by side.
+    /// Which layers share, in several converted files side by side.
     Ratios(ratios::Args),
 }
 

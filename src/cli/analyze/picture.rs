@@ -8,7 +8,7 @@ use crate::input::text::is_stdio;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PictureArgs {
-    /// Write a picture to this file: .svg or .png; - writes SVG to standard
+    /// Write a picture to this file (.svg or .png); - writes SVG to standard
     /// output.
     #[arg(short, long, value_name = "PICTURE", value_parser = picture)]
     pub(super) output: Option<PathBuf>,

@@ -13,7 +13,7 @@ use crate::cli::stdio;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// Files written by convert.
+    /// Files that `convert` has written.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]

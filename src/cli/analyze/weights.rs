@@ -18,14 +18,14 @@ pub(in crate::cli) struct Args {
     file: PathBuf,
     #[command(flatten)]
     matching: MatchArgs,
-    /// Mark what would share at this ratio.
+    /// Mark the pairs that would share at this ratio.
     #[arg(long, value_name = "A", default_value_t = 0.3, value_parser = parse_ratio,
         allow_negative_numbers = true)]
     ratio: f64,
     #[command(flatten)]
     picture: PictureArgs,
-    /// Write the scores to this file, as a NumPy array of units by units (for
-    /// `--match separate` three of them); - writes to standard output.
+    /// Write the scores to this file, as a NumPy array of units by units (three
+    /// of these with `--match separate`); - writes to standard output.
     #[arg(long, value_name = "FILE.npy")]
     npy: Option<PathBuf>,
     /// Print the result, with all scores, as JSON.

@@ -18,32 +18,34 @@ pub(super) struct Args {
     /// GGUF files, plain or converted.
     #[arg(value_name = "FILE", required_unless_present_any = ["stock", "models"])]
     files: Vec<PathBuf>,
-    /// One more, as llama-bench takes it.
+    /// One more file, given as llama-bench expects it.
     #[arg(short, long = "model", value_name = "FILE")]
     models: Vec<PathBuf>,
-    /// A plain file to compare with: loaded by llama.cpp as ever, with mmap and
-    /// without, and as `run` loads it. The first of these is the reference.
+    /// A plain file to compare with. It is measured in three ways: loaded by
+    /// llama.cpp itself with mmap, by llama.cpp itself without mmap, and as
+    /// `run` loads it. The first of these is the reference.
     #[arg(long, value_name = "FILE")]
     stock: Option<PathBuf>,
     #[command(flatten)]
     test: TestArgs,
-    /// Threads; each of several numbers is a configuration. "auto" is one a
-    /// physical core, and fewer while other programs are busy, as for `run`.
+    /// Numbers of threads, with commas between them; each is measured. "auto"
+    /// is one for each physical core, and fewer while other programs are busy,
+    /// as for `run`.
     #[arg(short, long, value_delimiter = ',', default_value = "auto", value_parser = threads)]
     threads: Vec<Threads>,
-    /// Keep this many processors busy meanwhile, as other programs would.
+    /// Keep this many processors busy while measuring, as other programs would.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=512))]
     busy: u32,
     #[command(flatten)]
     gpu: Gpu,
-    /// Times that each configuration is measured.
+    /// How often each configuration is measured.
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repetitions: u32,
-    /// How the shared blocks of converted files are brought into memory; each
-    /// of several ways is a configuration.
+    /// How shared blocks of converted files are loaded; with commas between
+    /// several ways, each is measured.
     #[arg(long, value_delimiter = ',', default_value = "auto", value_parser = resolve())]
     resolve: Vec<Resolve>,
-    /// The form of the result.
+    /// Format of the result.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
 }
@@ -51,16 +53,16 @@ pub(super) struct Args {
 /// What is run, the same for every configuration; llama-bench's flags.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct TestArgs {
-    /// Tokens of the prompt; 0 leaves prefill out.
+    /// Tokens of the prompt; 0 means that prefill is not measured.
     #[arg(short = 'p', long, default_value_t = 512)]
     n_prompt: u32,
-    /// Tokens to generate; 0 leaves decode out.
+    /// Tokens to generate; 0 means that decode is not measured.
     #[arg(short = 'n', long, default_value_t = 128)]
     n_gen: u32,
-    /// Tokens of the prompt handed to llama.cpp at once.
+    /// Most tokens of the prompt that are handed to llama.cpp at once.
     #[arg(short, long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Tokens computed at once (-ub).
+    /// Most tokens that are computed at once (-ub).
     #[arg(long, visible_alias = "ub", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(1..))]
     ubatch_size: u32,

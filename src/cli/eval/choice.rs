@@ -15,48 +15,56 @@ use crate::eval::choice::summary::Summary;
 /// How well a model answers multiple-choice questions.
 ///
 /// Each choice is scored by the log-probability that the model gives it after
-/// the question, in the conventions of lm-evaluation-harness: accuracy by the
-/// sum over the choice's tokens, accuracy_norm by that sum over its length in
-/// characters, with standard errors.
-///
-/// The fields of the first row tell the form of a file:
-/// {query, choices, gold}; {context_options, continuation, gold} (WinoGrande's
-/// partial scoring); {context, continuation} or {text} (LAMBADA: accuracy is
-/// how often the model itself would have written the last word, and there is a
-/// perplexity); PIQA, OpenBookQA, BoolQ, ARC, HellaSwag, SIQA, WinoGrande and
-/// RACE (passage, question, options) as they are published; the zip files of
-/// MMLU and C-Eval (5 examples from dev, each subject and the mean); and MMLU's
-/// rows {question, choices, answer, subject}, which have no examples. PIQA and
-/// SIQA, whose labels are published apart, need the label in the row, and
-/// OpenBookQA as its authors publish it ({question: {stem, choices}, answerKey})
-/// has ARC's fields: it needs --kind choices.
+/// the question, in the conventions of lm-evaluation-harness. `accuracy` takes
+/// the sum over the choice's tokens, `accuracy_norm` divides that sum by the
+/// choice's length in characters. Both have standard errors.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-Models that keep a state instead of a KV cache (Mamba, RWKV and hybrids) are
-always evaluated choice by choice.
+The fields of the first row tell what a file is:
 
-Items longer than the context lose tokens at their left end, as in the harness;
-their number is in the result. Rows with a query are put as they are, but for a
-query that announces a `Question:`, which is completed by `Answer:`; --kind
-choices and --kind question force one or the other.")]
+- {query, choices, gold};
+- {context_options, continuation, gold}: WinoGrande's partial scoring;
+- {context, continuation} or {text}: LAMBADA. Accuracy is how often the model
+  itself would have written the last word. The result also has a perplexity;
+- PIQA, OpenBookQA, BoolQ, ARC, HellaSwag, SIQA, WinoGrande and RACE (passage,
+  question, options) as they are published;
+- the zip files of MMLU and C-Eval, with 5 examples from dev. The result has
+  each subject and the mean;
+- rows of MMLU {question, choices, answer, subject}, without examples.
+
+The labels of PIQA and SIQA are published apart: put the label into the row.
+OpenBookQA as its authors publish it ({question: {stem, choices}, answerKey})
+has the fields of ARC: it needs --kind choices.
+
+A row's query is used as it is. If a line of it begins with `Question:` and it
+does not end with `Answer:`, a line with `Answer:` is added. --kind choices
+never adds anything. --kind question adds `Question: ` and `Answer:` if they
+are missing.
+
+Items longer than the context lose tokens at their left end, as in
+lm-evaluation-harness. The result says how many items did.
+
+Models that keep a state instead of a KV cache (Mamba, RWKV and hybrids) are
+always evaluated choice by choice.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     model: OneModel,
-    /// Questions: jsonl, a JSON array, or the zip of MMLU or C-Eval; - reads
-    /// standard input. May be given several times.
+    /// File with questions: JSON lines, a JSON array, or the zip file of MMLU
+    /// or C-Eval; - reads standard input. Can be given several times.
     #[arg(long = "task", value_name = "FILE", required = true)]
     tasks: Vec<PathBuf>,
-    /// How to score, where the fields do not tell.
+    /// How to score, if the fields of the file do not tell.
     #[arg(long, value_enum)]
     kind: Option<KindArg>,
-    /// Only the first questions of each task, and of each subject.
+    /// Use only the first N questions of each task, and of each subject.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Tokens of context that an item may have [default: what the model was trained
-    /// with, as 0 says]
+    /// Most tokens of context for an item; 0, the default, means what the model
+    /// was trained with.
     #[arg(short, long, value_name = "N", value_parser = context_size(2..=1 << 24))]
     ctx_size: Option<u32>,
-    /// Evaluate every choice by itself: slow; to check the batches against.
+    /// Evaluate every choice by itself. This is slow, and serves to check the
+    /// batched scores.
     #[arg(long)]
     unbatched: bool,
     #[command(flatten)]
@@ -72,13 +80,13 @@ pub(in crate::cli) enum KindArg {
     /// `Question: ...`, a line with `Answer:`, then each choice.
     #[value(aliases = ["piqa", "boolq", "arc", "siqa"])]
     Question,
-    /// The choices listed as A, B, ...; the letters are scored.
+    /// The choices are listed as A, B, ..., and the letters are scored.
     #[value(aliases = ["mmlu", "ceval"])]
     Letters,
-    /// One continuation after each of several contexts.
+    /// Each of several contexts, then one continuation, which is scored.
     #[value(aliases = ["winogrande"])]
     Partial,
-    /// Whether the model would write the continuation.
+    /// Whether the model itself would write the continuation.
     #[value(aliases = ["lambada"])]
     LastWord,
 }

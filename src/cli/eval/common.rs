@@ -10,10 +10,11 @@ use crate::cli::values::resolve;
 /// What every measure takes: how models are loaded and run.
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
-    /// Threads [default: one a physical core, fewer while other programs are busy]
+    /// Number of threads [default: one for each physical core, fewer while
+    /// other programs are busy]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub(super) threads: Option<u32>,
-    /// How the shared blocks of converted files are brought into memory.
+    /// How shared blocks of converted files are loaded.
     #[arg(long, value_parser = resolve(), default_value = "auto")]
     pub(super) resolve: Resolve,
     #[command(flatten)]

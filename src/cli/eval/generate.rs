@@ -12,29 +12,30 @@ use crate::eval::bleu::Bleu;
 
 /// How close a model's continuations come to references.
 ///
-/// Each prompt is continued greedily; the result is corpus BLEU as sacreBLEU
-/// defines it (13a tokens, up to 4-grams, exp smoothing), 0 to 100. The file has
-/// one object a line, or a JSON array of them: {"prompt": ..., "reference": ...},
-/// or "references" with a list.
+/// Each prompt is continued greedily. The result is corpus BLEU from 0 to 100,
+/// as sacreBLEU defines it (13a tokens, up to 4-grams, exp smoothing). The file
+/// has one JSON object in each line, or a JSON array of them: {"prompt": ...,
+/// "reference": ...}, or "references" with a list.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     model: OneModel,
-    /// Prompts and references: jsonl, or a JSON array; - reads standard input.
+    /// File with prompts and references: JSON lines or a JSON array; - reads
+    /// standard input.
     #[arg(long, value_name = "FILE")]
     task: PathBuf,
-    /// Tokens to generate for each prompt, at most.
+    /// Most tokens to generate for each prompt.
     #[arg(short, long, value_name = "N", default_value_t = 128,
           value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     n_predict: u32,
-    /// Text that ends a continuation; may be given several times.
+    /// End a continuation before this text. Can be given several times.
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     until: Vec<String>,
-    /// Only the first prompts.
+    /// Use only the first N prompts.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Tokens of context; 0 takes what the model was trained with [default: 4096, or
-    /// what the model was trained with if that is less]
+    /// Context size in tokens; 0 means what the model was trained with
+    /// [default: 4096, or what the model was trained with if that is less]
     #[arg(short, long, value_name = "N", value_parser = context_size(2..=u32::MAX))]
     ctx_size: Option<u32>,
     #[command(flatten)]

@@ -12,37 +12,38 @@ use crate::eval::perplexity::MIN_CTX;
 
 /// How well a model predicts a text, and how far it is from another model.
 ///
-/// Figures are those of llama.cpp's llama-perplexity: the text is cut into
-/// windows of --ctx tokens, and the second half of each is scored by what the
-/// model expected after all that came before in the window. A perplexity is
-/// comparable only with others of the same text, window and vocabulary.
+/// The figures are those of llama.cpp's llama-perplexity. The text is cut into
+/// windows of --ctx tokens, and the second half of each window is scored.
+/// Perplexities can be compared only for the same text, window and vocabulary.
 ///
-/// With --base, a reference model reads the same tokens: mean, median, 99th
-/// percentile and maximum of the Kullback-Leibler divergence from it, how often
-/// both find the same token most probable, the ratio of the perplexities, and
-/// how much the probability of the token that came changes (as
-/// llama-perplexity --kl-divergence, without a file of logits in between).
+/// With --base, a reference model reads the same tokens. Then the result also
+/// has the mean, median, 99th percentile and maximum of the Kullback-Leibler
+/// divergence from it; how often both models find the same token most probable;
+/// the ratio of the perplexities; and how much the probability of the actual
+/// token changes. These are the figures of llama-perplexity --kl-divergence,
+/// without a file of logits.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-The last fifth of a file, from a line on:
+How to take the last fifth of a file, from the beginning of a line:
   tail -c \"$(( $(wc -c < text.txt) / 5 ))\" text.txt | tail -n +2 > last-fifth.txt")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     model: OneModel,
-    /// The text, UTF-8; - reads standard input.
+    /// The text to measure perplexity on (UTF-8); - reads standard input.
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Tokens of a window; 0 takes what the model was trained with.
+    /// Tokens in each window; 0 means what the model was trained with.
     #[arg(short, long, alias = "ctx-size", value_name = "N", default_value_t = 512,
           value_parser = context_size(MIN_CTX..=1 << 24))]
     ctx: u32,
     /// Evaluate only this many windows, from the beginning.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     chunks: Option<u64>,
-    /// A reference model: the same model unconverted, or with other weights.
+    /// A reference model to compare with, usually the source.
     #[arg(long, value_name = "FILE")]
     base: Option<PathBuf>,
-    /// Tokens evaluated at once: windows side by side, or parts of one. Less takes less memory.
+    /// Most tokens that are evaluated at once, in several windows or in a part
+    /// of one. A smaller number needs less memory.
     #[arg(short, long, value_name = "N", default_value_t = 2048,
           value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     batch_size: u32,

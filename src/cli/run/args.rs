@@ -22,11 +22,12 @@ const DEFAULT_N_PREDICT: u32 = 128;
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     pub(super) model: OneModel,
-    /// Text to go on from; the output holds only what follows it. With --chat,
-    /// the first message.
+    /// The text to continue. Only the continuation is printed. With --chat, the
+    /// first message.
     #[arg(short, long, allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// File with that text, taken as it is; - reads standard input.
+    /// Read the prompt from this file, without reading escapes; - reads
+    /// standard input.
     #[arg(
         short = 'f',
         long = "file",
@@ -34,17 +35,17 @@ pub(in crate::cli) struct Args {
         conflicts_with = "prompt"
     )]
     file_prompt: Option<PathBuf>,
-    /// Talk with the model (-cnv): a line is a message; in a terminal, /help
+    /// Talk with the model (-cnv). Each line is a message. In a terminal, /help
     /// lists the commands.
     #[arg(long, visible_alias = "conversation")]
     pub(super) chat: bool,
-    /// Tokens to generate; -1 goes on until the model ends or the context is
-    /// full [default: 128, and -1 in a chat]
+    /// Tokens to generate; -1 means until the model stops or the context is
+    /// full [default: 128, in a chat -1]
     #[arg(short, long, alias = "predict", allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-1..))]
     n_predict: Option<i32>,
-    /// Text that ends the output, and is not part of it; can be given several
-    /// times.
+    /// Stop when the model writes this text, which is not printed. Can be given
+    /// several times.
     #[arg(
         short = 'r',
         long = "stop",
@@ -53,20 +54,20 @@ pub(in crate::cli) struct Args {
         allow_hyphen_values = true
     )]
     stops: Vec<String>,
-    /// Read \n, \r, \t, \', \", \\ and \xHH in --prompt, --system and --stop as
-    /// the characters they stand for; this is the default.
+    /// Read the escapes \n, \r, \t, \', \", \\ and \xHH in --prompt, --system
+    /// and --stop (the default).
     #[arg(short, long, overrides_with = "no_escape")]
     escape: bool,
-    /// Take --prompt, --system and --stop as they are.
+    /// Do not read escapes in --prompt, --system and --stop.
     #[arg(long)]
     no_escape: bool,
-    /// How the shared blocks of a converted file are brought into memory.
+    /// How shared blocks of a converted file are loaded.
     #[arg(long, value_parser = resolve(), default_value = "auto")]
     resolve: Resolve,
-    /// Keep the file's pages in memory after their content was copied elsewhere.
+    /// Keep the file's pages in memory after their content was copied.
     #[arg(long)]
     keep_pages: bool,
-    /// Print how long it took and what it took of memory, on stderr.
+    /// Print timings and memory on stderr.
     #[arg(long)]
     pub(super) perf: bool,
     /// Print llama.cpp's log on stderr.
@@ -86,7 +87,7 @@ pub(in crate::cli) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Chat")]
 struct TalkArgs {
-    /// What the model is told before the conversation (-sys).
+    /// The system prompt of the chat (-sys).
     #[arg(
         long = "system",
         visible_alias = "system-prompt",
@@ -95,7 +96,7 @@ struct TalkArgs {
         allow_hyphen_values = true
     )]
     system: Option<String>,
-    /// File with what the model is told before the conversation (-sysf).
+    /// File with the system prompt of the chat (-sysf).
     #[arg(
         long,
         visible_alias = "system-file",
@@ -104,8 +105,8 @@ struct TalkArgs {
         conflicts_with = "system"
     )]
     system_prompt_file: Option<PathBuf>,
-    /// The chat template to use instead of the model's own: the name of one that
-    /// llama.cpp has (chatml, llama3, ...), or Jinja.
+    /// The chat template to use instead of the model's own: the name of one of
+    /// llama.cpp's (chatml, llama3, ...), or the template itself, as Jinja.
     #[arg(long, value_name = "NAME-OR-TEXT", requires = "chat")]
     chat_template: Option<String>,
     /// File with the chat template (Jinja).
@@ -125,7 +126,7 @@ struct TalkArgs {
 /// When to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Color {
-    /// Where a line is edited in a terminal.
+    /// In a terminal.
     #[value(alias = "auto")]
     On,
     /// Never.
@@ -151,17 +152,20 @@ struct SamplingArgs {
         allow_negative_numbers = true
     )]
     temp: f32,
-    /// Pick among this many of the most probable tokens; 0 means all.
+    /// Sample from this many of the most probable tokens; 0 means all.
     #[arg(long, default_value_t = 40, allow_negative_numbers = true)]
     top_k: i32,
-    /// Pick among the most probable tokens up to this summed probability; 1 means all.
+    /// Sample from the most probable tokens that together have this
+    /// probability; 1 means all.
     #[arg(long, default_value_t = 0.95, allow_negative_numbers = true)]
     top_p: f32,
-    /// Pick among tokens at least this probable relative to the most probable; 0 means all.
+    /// Sample from the tokens that have at least this part of the most probable
+    /// token's probability; 0 means all.
     #[arg(long, default_value_t = 0.05, allow_negative_numbers = true)]
     min_p: f32,
-    /// Pick among the tokens that are about as surprising as expected, up to
-    /// this summed probability; 1 means all.
+    /// Locally typical sampling: sample from the tokens whose surprise is
+    /// closest to the expected one and that together have this probability; 1
+    /// means all.
     #[arg(
         long,
         alias = "typical-p",
@@ -169,28 +173,30 @@ struct SamplingArgs {
         allow_negative_numbers = true
     )]
     typical: f32,
-    /// Makes recent tokens less probable; 1 changes nothing.
+    /// Penalty on tokens that occurred recently; 1 means none.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     repeat_penalty: f32,
-    /// How many tokens are recent, for the penalties; -1 means the whole context.
+    /// How many of the last tokens the penalties look at; -1 means the whole
+    /// context.
     #[arg(long, default_value_t = 64, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-1..))]
     repeat_last_n: i32,
-    /// Taken off the logits of recent tokens; 0 changes nothing.
+    /// Subtracted from the logits of tokens that occurred recently; 0 means
+    /// none.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     presence_penalty: f32,
-    /// Taken off the logits of recent tokens for each time that they came; 0
-    /// changes nothing.
+    /// Subtracted from the logits of recent tokens once for each occurrence; 0
+    /// means none.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     frequency_penalty: f32,
-    /// Seed of the random numbers; -1 takes a fresh one.
+    /// Seed of the random numbers; -1 picks one at random.
     #[arg(short, long, default_value_t = -1, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
     seed: i64,
-    /// Go on where the model would end its text.
+    /// Continue even if the model would end the text.
     #[arg(long)]
     ignore_eos: bool,
-    /// Generate only text of this GBNF grammar.
+    /// Generate only text that this GBNF grammar allows.
     #[arg(long, value_name = "GBNF", conflicts_with = "grammar_file")]
     grammar: Option<String>,
     /// File with the grammar; - reads standard input.
@@ -201,20 +207,22 @@ struct SamplingArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Context and threads")]
 struct EngineArgs {
-    /// Tokens of context; 0 takes what the model was trained with [default: 4096, or
-    /// what the model was trained with if that is less]
+    /// Context size in tokens; 0 means what the model was trained with
+    /// [default: 4096, or what the model was trained with if that is less]
     #[arg(short, long, value_parser = context_size(1..=u32::MAX))]
     ctx_size: Option<u32>,
-    /// Tokens of a prompt that are handed to llama.cpp at once.
+    /// Most tokens of a prompt that are handed to llama.cpp at once.
     #[arg(short, long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Tokens of a prompt that are computed at once (-ub).
+    /// Most tokens of a prompt that are computed at once (-ub).
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     ubatch_size: u32,
-    /// Threads [default: one a physical core, fewer while other programs are busy]
+    /// Number of threads [default: one for each physical core, fewer while
+    /// other programs are busy]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
-    /// Threads while a prompt is evaluated [default: as many] (-tb)
+    /// Number of threads while a prompt is evaluated (-tb) [default: as
+    /// --threads]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads_batch: Option<u32>,
     #[command(flatten)]

@@ -170,9 +170,12 @@ fn items_longer_than_the_context_lose_their_left_end() {
 fn help_explains_what_the_figures_are() {
     for (measure, part) in [
         ("perplexity", "Kullback-Leibler divergence"),
-        ("choice", "lm-evaluation-harness: accuracy by the"),
-        ("choice", "has ARC's fields: it needs --kind choices"),
-        ("generate", "corpus BLEU as sacreBLEU"),
+        (
+            "choice",
+            "`accuracy` takes the sum over the choice's tokens",
+        ),
+        ("choice", "has the fields of ARC: it needs --kind choices"),
+        ("generate", "corpus BLEU from 0 to 100, as sacreBLEU"),
     ] {
         let out = std::process::Command::new(PROGRAM)
             .args(["eval", measure, "--help"])

@@ -112,7 +112,7 @@ fn one_table_one_picture_and_who_wins() {
         assert_eq!(read(&file).len() as u64, bytes(&rows[row]), "{name}");
         run!("verify", file).ok();
     }
-    // Any llama.cpp program reads the rival.
+    // Any llama.cpp program reads the plain alternative.
     let files = std::fs::read_dir(folder.file("out/files")).unwrap();
     let rivals: Vec<_> = files
         .map(|entry| entry.unwrap().path())

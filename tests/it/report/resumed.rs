@@ -94,7 +94,7 @@ fn killed_half_way_it_goes_on_and_measures_nothing_twice() {
     // Once it is done, nothing is left to do.
     let again = report(&model, &folder, &more).ok();
     assert_eq!(kept_and_new(&again), (kept + new, 0), "{again:#?}");
-    let made = [": converted", ": requantised"];
+    let made = [": converted", ": requantized"];
     assert!(
         made.iter().all(|made| ran.stderr.contains(made)),
         "{ran:#?}"
@@ -144,8 +144,8 @@ fn what_changes_is_measured_again_and_nothing_else() {
         };
         kept_and_new(&ran.ok())
     };
-    // Source, conversion, rival: perplexity and speed of each, and perplexity
-    // of the conversion against its rival.
+    // Source, conversion, plain alternative: perplexity and speed of each, and
+    // perplexity of the conversion against that alternative.
     assert_eq!(run("64", false, "1"), (0, 7));
     assert_eq!(run("64", false, "1"), (7, 0));
     assert_eq!(run("32", false, "1"), (3, 4));

@@ -126,7 +126,7 @@ impl FromStr for MatchFunction {
 #[error("unknown match function {0:?}: use qk, q, k, v, qkv or separate")]
 pub struct UnknownMatchFunction(pub String);
 
-/// Where the dequantised weights of the units come from.
+/// Where the dequantized weights of the units come from.
 ///
 /// `unit` is an index into [`units`](Self::units) throughout.
 pub trait UnitBlocks: Sync {
@@ -140,7 +140,7 @@ pub trait UnitBlocks: Sync {
     /// Weights in the block; the same within a class.
     fn elements(&self, part: Part, unit: usize) -> usize;
 
-    /// Weights that can only be read together (a quantisation block); divides
+    /// Weights that can only be read together (a quantization block); divides
     /// [`elements`](Self::elements) and is the same within a class.
     fn granularity(&self, part: Part, unit: usize) -> usize;
 

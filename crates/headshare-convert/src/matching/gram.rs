@@ -3,7 +3,7 @@
 //! the best earlier unit (the inner loop of Algorithm 1).
 //!
 //! Two passes over the weights:
-//! 1. **Gram**: a slab of every unit is dequantised, and the tiles on and below
+//! 1. **Gram**: a slab of every unit is dequantized, and the tiles on and below
 //!    the diagonal are multiplied in `f32` and summed over the slabs in `f64`.
 //!    Each row of a slab is first scaled by a power of two, so that no product
 //!    overflows or vanishes. Squared norms are summed in `f64` directly.

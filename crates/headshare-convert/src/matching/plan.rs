@@ -8,12 +8,12 @@
 /// a second-level cache and wastes little on the diagonal.
 pub(super) const TILE: usize = 128;
 
-/// Weights of each unit in a slab, unless the quantisation block is larger.
+/// Weights of each unit in a slab, unless the quantization block is larger.
 /// More would loosen the error bound of the f32 products, less would cost
 /// speed.
 const SLAB_ELEMENTS: usize = 2048;
 
-/// Largest slab, unless the quantisation block needs a larger one.
+/// Largest slab, unless the quantization block needs a larger one.
 const SLAB_BYTES: usize = 64 << 20;
 
 /// Pairs that are compared in `f64` in one pass over the weights.

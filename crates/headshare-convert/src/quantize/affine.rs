@@ -46,7 +46,7 @@ impl Grid {
         self.codes[i] = code as i8;
     }
 
-    /// Weight `i`, as ggml's dequantiser computes it.
+    /// Weight `i`, as ggml's dequantizer computes it.
     pub fn value(&self, i: usize) -> f64 {
         f64::from(f32::from(self.codes[i]) * self.d.to_f32() + self.m.to_f32())
     }

@@ -16,7 +16,7 @@ pub enum Coder {
     Ggml(TypeInfo),
 }
 
-/// Columns that are quantised at a time where the type has no blocks.
+/// Columns that are quantized at a time where the type has no blocks.
 const PLAIN_WIDTH: usize = 32;
 
 impl Coder {
@@ -32,7 +32,7 @@ impl Coder {
         })
     }
 
-    /// Columns that are quantised at a time: a block's.
+    /// Columns that are quantized at a time: a block's.
     pub fn block_elems(&self) -> usize {
         match self {
             Self::Affine(_) => affine::WIDTH,

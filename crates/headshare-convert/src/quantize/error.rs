@@ -2,7 +2,7 @@
 
 use headshare_runtime::quants::QuantError;
 
-/// Why weights cannot be quantised.
+/// Why weights cannot be quantized.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuantizeError {
     /// ggml refuses.

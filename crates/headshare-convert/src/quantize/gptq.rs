@@ -1,4 +1,4 @@
-//! GPTQ, block by block: a block of columns is quantised, and the columns after
+//! GPTQ, block by block: a block of columns is quantized, and the columns after
 //! it are moved so that together they give the outputs closest to what the
 //! weights gave.
 //!
@@ -28,11 +28,11 @@ pub struct Quantized {
     pub weights: Mat<f64>,
 }
 
-/// Quantises the matrix whose transpose is `weights` (a column for each row),
+/// Quantizes the matrix whose transpose is `weights` (a column for each row),
 /// so that the outputs for inputs of Gram matrix `hessian`, which must be
 /// positive definite, change little.
 ///
-/// `stored` is the matrix as it was quantised before, if it was: where the
+/// `stored` is the matrix as it was quantized before, if it was: where the
 /// weights have hardly changed, nothing is better than the old grid.
 ///
 /// # Errors

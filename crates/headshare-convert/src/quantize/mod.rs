@@ -1,4 +1,4 @@
-//! Quantisation that knows what the weights are multiplied with.
+//! Quantization that knows what the weights are multiplied with.
 //!
 //! [`gptq::quantize`] is the scheme; a [`Coder`] turns blocks of weights into
 //! the bytes of a ggml type: [`affine`] does it for the simple 32-element types
@@ -23,7 +23,7 @@ pub use error::QuantizeError;
 
 use gptq::Quantized;
 
-/// Quantises the matrix whose transpose is `wanted` (a column for each row),
+/// Quantizes the matrix whose transpose is `wanted` (a column for each row),
 /// which was `stored` before and has moved little, so that the outputs for
 /// inputs of Gram matrix `hessian`, which must be positive definite, change
 /// little. Of what is stored, GPTQ's result, and what [`descent`] makes of

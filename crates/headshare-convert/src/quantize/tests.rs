@@ -66,7 +66,7 @@ fn bytes_are_what_ggml_reads_and_cost_less_than_rounding() {
     ] {
         let info = by_name(name);
         let coder = Coder::of(info.id).expect("a type");
-        let made = quantize(wanted.clone(), &hessian, &coder, None, Par::Seq).expect("quantised");
+        let made = quantize(wanted.clone(), &hessian, &coder, None, Par::Seq).expect("quantized");
         let mut read = vec![0f32; p * n];
         quants::dequantize_row(info.id, &made.bytes, &mut read).expect("whole blocks");
         for j in 0..n {
@@ -75,7 +75,7 @@ fn bytes_are_what_ggml_reads_and_cost_less_than_rounding() {
                 assert_eq!(read[j * p + i], stated, "{name}: row {j}, column {i}");
             }
         }
-        let plain = quants::quantize_rows(info.id, &rows, p, None).expect("quantised");
+        let plain = quants::quantize_rows(info.id, &rows, p, None).expect("quantized");
         quants::dequantize_row(info.id, &plain, &mut read).expect("whole blocks");
         let plain = Mat::from_fn(p, n, |i, j| f64::from(read[j * p + i]));
         let (ours, theirs) = (
@@ -95,7 +95,7 @@ fn plain_types_are_rounded() {
     for name in ["f32", "f16", "bf16"] {
         let info = by_name(name);
         let coder = Coder::of(info.id).expect("a type");
-        let made = quantize(wanted.clone(), &gram(p), &coder, None, Par::Seq).expect("quantised");
+        let made = quantize(wanted.clone(), &gram(p), &coder, None, Par::Seq).expect("quantized");
         let tolerance = if name == "f32" { 1e-7 } else { 1e-2 };
         let off = &made.weights - &wanted;
         assert!(off.norm_max() <= tolerance, "{name}: {}", off.norm_max());
@@ -113,7 +113,7 @@ fn plain_types_are_rounded() {
 fn rows_of_zeros_and_wrong_shapes() {
     let coder = Coder::of(by_name("q4_1").id).expect("a type");
     let zeros = Mat::zeros(32, 2);
-    let made = quantize(zeros, &gram(32), &coder, None, Par::Seq).expect("quantised");
+    let made = quantize(zeros, &gram(32), &coder, None, Par::Seq).expect("quantized");
     assert_eq!(made.weights.norm_max(), 0.0);
     assert!(quantize(Mat::zeros(33, 2), &gram(33), &coder, None, Par::Seq).is_err());
     assert!(
@@ -136,10 +136,10 @@ fn what_is_on_the_old_grid_stays_as_it_is() {
     ] {
         let coder = Coder::of(by_name(name).id).expect("a type");
         let any = Mat::from_fn(p, 3, |i, j| ((i * 7 + j * 13) % 31) as f64 / 31.0 - 0.4);
-        let first = quantize(any, &gram(p), &coder, None, Par::Seq).expect("quantised");
+        let first = quantize(any, &gram(p), &coder, None, Par::Seq).expect("quantized");
         let stored = Some(first.bytes.as_slice());
         let again =
-            quantize(first.weights.clone(), &gram(p), &coder, stored, Par::Seq).expect("quantised");
+            quantize(first.weights.clone(), &gram(p), &coder, stored, Par::Seq).expect("quantized");
         assert_eq!(again.weights, first.weights, "{name}");
         let short = Some(&first.bytes[1..]);
         assert!(quantize(first.weights, &gram(p), &coder, short, Par::Seq).is_err());
@@ -152,7 +152,7 @@ const SIMPLE: [&str; 5] = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"];
 fn moved_a_little(p: usize, n: usize, name: &str) -> (Vec<u8>, Mat<f64>, Mat<f64>) {
     let info = by_name(name);
     let values: Vec<f32> = numbers(p * n, 3).iter().map(|v| *v as f32 * 0.1).collect();
-    let stored = quants::quantize_rows(info.id, &values, p, None).expect("quantised");
+    let stored = quants::quantize_rows(info.id, &values, p, None).expect("quantized");
     let mut read = vec![0f32; p * n];
     quants::dequantize_row(info.id, &stored, &mut read).expect("whole blocks");
     let before = Mat::from_fn(p, n, |i, j| f64::from(read[j * p + i]));
@@ -220,7 +220,7 @@ fn no_row_costs_more_than_as_it_was_stored() {
     for name in ["q4_0", "q4_1", "q8_0", "q4_K", "q6_K", "f16"] {
         let coder = Coder::of(by_name(name).id).expect("a type");
         let (stored, before, wanted) = moved_a_little(p, n, name);
-        let made = requantize(&wanted, &hessian, &coder, &stored, Par::Seq).expect("quantised");
+        let made = requantize(&wanted, &hessian, &coder, &stored, Par::Seq).expect("quantized");
         for row in 0..n {
             let one = |of: &Mat<f64>| Mat::from_fn(p, 1, |i, _| of[(i, row)]);
             let was = cost(&hessian, &one(&wanted), &one(&before));
@@ -232,7 +232,7 @@ fn no_row_costs_more_than_as_it_was_stored() {
         let read = Mat::from_fn(p, n, |i, j| f64::from(read[j * p + i]));
         assert_eq!(read, made.weights, "{name}");
         // What is wanted and stored already stays.
-        let same = requantize(&before, &hessian, &coder, &stored, Par::Seq).expect("quantised");
+        let same = requantize(&before, &hessian, &coder, &stored, Par::Seq).expect("quantized");
         assert_eq!(same.weights, before, "{name}");
     }
 }

@@ -41,7 +41,7 @@ pub enum RepairError {
         /// Which numbers.
         what: String,
     },
-    /// A matrix cannot be quantised.
+    /// A matrix cannot be quantized.
     #[error("{name}: {error}")]
     Quantize {
         /// Its name.

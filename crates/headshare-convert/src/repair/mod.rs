@@ -4,7 +4,7 @@
 //! The original model and the changed one (its aliases in place) run over the
 //! same text in lockstep. In each layer from the first alias on, `attn_output`
 //! and then `ffn_down` are solved by ridge regression towards their original
-//! weights, quantised to their stored type right away and written into the
+//! weights, quantized to their stored type right away and written into the
 //! changed model while it runs, so that every later layer is fitted on what the
 //! file will really compute. `docs/METHOD.md` has the equations.
 

@@ -15,10 +15,11 @@ pub struct Problem<'a> {
     pub sums: &'a Sums,
     /// Its weights now, row after row.
     pub weights: &'a [f32],
-    /// What the ridge draws them to, likewise: they themselves, but for columns
-    /// whose inputs are others than they were made for.
+    /// What the ridge draws the weights to, row after row. This is the weights
+    /// themselves, except in columns whose inputs are no longer those that the
+    /// columns were made for: there it is zero.
     pub prior: &'a [f32],
-    /// They as they are stored.
+    /// The weights as they are stored.
     pub stored: &'a [u8],
     /// Length of a row.
     pub columns: usize,
@@ -39,10 +40,12 @@ pub struct Refit {
     pub after: f64,
 }
 
-/// Refits and quantises a matrix.
+/// Refits and quantizes a matrix. The weights stay as they are unless both the
+/// solution and its codes have a smaller error on the held-out tokens than the
+/// weights have.
 ///
 /// # Errors
-/// When it cannot be quantised to its type.
+/// When it cannot be quantized to its type.
 pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
     let p = problem.columns;
     let n = problem.weights.len() / p;

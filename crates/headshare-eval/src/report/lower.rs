@@ -1,6 +1,6 @@
 //! The plain alternative to sharing: store part of the body one type lower.
 //!
-//! The body is what llama.cpp's quantiser would quantize in the layers. Tensors
+//! The body is what llama.cpp's quantizer would quantize in the layers. Tensors
 //! go down in a fixed order ([`Lowering::order`]), as many as it takes for the
 //! file to be no larger than asked for; when all have gone down, they go down
 //! again.
@@ -33,7 +33,7 @@ const BELOW: &[(&str, &[&str])] = &[
     ("iq3_xxs", &["q2_K"]),
 ];
 
-/// Matrices that llama.cpp's quantiser leaves as they are: small, and all the
+/// Matrices that llama.cpp's quantizer leaves as they are: small, and all the
 /// rest of the layer depends on them.
 const LEFT_ALONE: &[&str] = &[
     "norm",

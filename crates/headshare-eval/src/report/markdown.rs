@@ -123,8 +123,8 @@ fn notes(report: &Report) -> String {
         text += &format!("- \"{}\": {}.\n", series.name, series.title);
     }
     text += "- A line that is not bold is the plain alternative to the bold ones above it: a plain GGUF \
-             that is at most as large, because part of the body's tensors are requantised to the \
-             next type below, by llama.cpp's quantiser and from this source. Layers are spread \
+             that is at most as large, because part of the body's tensors are requantized to the \
+             next type below, by llama.cpp's quantizer and from this source. Layers are spread \
              evenly; attn_v and ffn_down, which llama.cpp's mixtures keep higher, go last, and of \
              both kinds those of layer 0, which all other layers build on.\n";
     for row in report.rows.iter().filter(|row| row.form != RowKind::Source) {

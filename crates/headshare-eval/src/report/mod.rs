@@ -3,8 +3,8 @@
 //!
 //! A report measures *forms* of a model: the source; the files that each
 //! [`Series`] of conversions makes at each ratio; and for each of those its
-//! rival ([`lower`]), the plain file that is as small because part of its
-//! tensors are stored one type lower. Each measure of a form is a cell
+//! plain alternative ([`lower`]), the plain file that is as small because part
+//! of its tensors are stored one type lower. Each measure of a form is a cell
 //! ([`cells`]) that is kept, so that a report goes on where it was stopped. The
 //! measuring itself is the caller's; from rows of finished cells come the words
 //! ([`verdict`]), the table ([`markdown`]) and the picture ([`picture`]).

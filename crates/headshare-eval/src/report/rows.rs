@@ -27,7 +27,8 @@ pub struct Report {
     /// The source in llama.cpp's own modes of loading: speed and memory.
     #[serde(rename = "source_ways")]
     pub source_load_modes: Vec<LoadModeSpeed>,
-    /// The forms: the source first, then by ratio, each with its rival.
+    /// The forms: the source first, then by ratio, each with its plain
+    /// alternative.
     pub rows: Vec<Row>,
     /// Who wins at which ratio.
     pub verdicts: Vec<Verdict>,
@@ -141,10 +142,10 @@ pub struct Row {
     pub ratio: Option<f64>,
     /// What it is in words.
     pub label: String,
-    /// The row of the plain file that is as small; null where nothing is
-    /// saved, or where no plain file gets as small.
+    /// The row of the plain alternative, which is as small; null where nothing
+    /// is saved, or where no plain file gets as small.
     pub rival: Option<usize>,
-    /// Perplexity against that of the rival; null without one.
+    /// Perplexity against that of the plain alternative; null without one.
     pub to_rival: Option<Paired>,
     /// How the file came to be.
     pub made: FileFacts,
@@ -318,7 +319,7 @@ pub struct Verdict {
     pub saved_bytes: i64,
     /// Who wins.
     pub winner: Winner,
-    /// Perplexity over the rival's; null without a rival.
+    /// Perplexity over that of the plain alternative; null without one.
     pub ratio_to_rival: Option<f64>,
     /// Its standard error.
     pub ratio_to_rival_stderr: Option<f64>,

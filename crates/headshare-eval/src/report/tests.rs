@@ -69,7 +69,7 @@ fn row(form: RowKind, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
     }
 }
 
-/// Against a rival that is worse by this much.
+/// Against a plain alternative that is worse by this much.
 fn paired(ln_ratio: f64) -> Option<Paired> {
     Some(Paired {
         ratio: ln_ratio.exp(),
@@ -79,7 +79,7 @@ fn paired(ln_ratio: f64) -> Option<Paired> {
     })
 }
 
-/// The source, one conversion at ratio 0.1, and its rival.
+/// The source, one conversion at ratio 0.1, and its plain alternative.
 fn contest(shared: f64, rival: Option<f64>, bytes: u64) -> Vec<Row> {
     let mut rows = vec![row(RowKind::Source, "source", 100_000, 0.0)];
     rows.push(Row {
@@ -117,8 +117,8 @@ fn the_lower_perplexity_wins_where_the_difference_counts() {
         words,
         "10,000 bytes saved (10.0%): 40% of the body one type lower wins over sharing heads. \
          Perplexity 27.00 (10% shared) against 21.03 (40% of the body one type lower; 89,000 \
-         bytes, which saves another 1,000 bytes), 1.284 ± 0.013 of it; the source has 20.00. In memory, the weights take 10,000 bytes less than the source's, the rival's \
-         11,000 bytes less."
+         bytes, which saves another 1,000 bytes), 1.284 ± 0.013 of it; the source has 20.00. In memory, the weights \
+         take 10,000 bytes less than the source's, those of the plain alternative 11,000 bytes less."
     );
     assert!(
         all.contains("one type lower is better than sharing"),
@@ -203,7 +203,7 @@ fn what_saves_nothing_or_has_no_rival_is_said() {
     assert_eq!(winner, Winner::Source);
     assert!(words.contains("nothing is saved"), "{words}");
 
-    // Exact, and the rival is not: however small the difference.
+    // Exact, and the plain alternative is not: however small the difference.
     let (winner, words, all) = outcome(&contest(0.0, Some(0.001), 90_000));
     assert_eq!(winner, Winner::Converted);
     assert!(words.contains("because it changes nothing"), "{words}");
@@ -234,7 +234,7 @@ fn nobody_wins_without_a_rival() {
     let mut rows = contest(0.1, None, 50_000);
     let (winner, words, all) = outcome(&rows);
     assert_eq!(winner, Winner::Alone);
-    assert!(words.contains("has no rival"), "{words}");
+    assert!(words.contains("has no plain alternative,"), "{words}");
     assert!(
         all.contains("nothing to compare sharing heads with"),
         "{all}"
@@ -278,7 +278,7 @@ fn of_several_conversions_the_best_is_held_against_its_own_rival() {
         "{all:?}"
     );
     assert!(all[0].words.contains(" 10% shared: 32.97."), "{all:?}");
-    // A smaller file has another rival.
+    // A smaller file has another plain alternative.
     rows.push(Row {
         series: Some(Series::Dropped),
         ratio: Some(0.1),
@@ -298,7 +298,8 @@ fn of_several_conversions_the_best_is_held_against_its_own_rival() {
 
 #[test]
 fn what_cannot_be_compared_is_not_the_best() {
-    // Worse than its rival by more than the others are than the source.
+    // Worse than its plain alternative by more than the others are than the
+    // source.
     let mut rows = contest(0.5, Some(0.05), 90_000);
     let other = |label, bytes, ln_ratio| Row {
         series: Some(Series::Repaired),
@@ -310,7 +311,7 @@ fn what_cannot_be_compared_is_not_the_best() {
     rows.push(other("tiny", 10_000, 0.1));
     let all = verdicts(&rows);
     assert_eq!((all[0].row, all[0].winner), (1, Winner::Lower));
-    // Without a rival for any, the best of those that save something.
+    // Without a plain alternative for any, the best of those that save something.
     (rows[1].rival, rows[1].to_rival) = (None, None);
     let all = verdicts(&rows);
     assert_eq!((all[0].row, all[0].winner), (4, Winner::Alone));

@@ -60,8 +60,8 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
 }
 
 /// Which of the conversions `forms` stands for all. Only numbers of one kind
-/// are compared: where any has a rival, how they do against their rivals; else
-/// how those that save anything do against the source; else what they cost.
+/// are compared: where any has a plain alternative, how they do against theirs;
+/// else how those that save anything do against the source; else what they cost.
 fn best(rows: &[Row], forms: &[usize]) -> Option<usize> {
     let source = rows.first()?;
     let saved = |i: &usize| rows[*i].saved(source);
@@ -79,11 +79,12 @@ fn best(rows: &[Row], forms: &[usize]) -> Option<usize> {
         .or_else(|| forms.iter().copied().max_by_key(saved))
 }
 
-/// Whole tensors go down: a rival may be that much smaller, as a share of what
-/// is saved, and still be called as small.
+/// Whole tensors go down: a plain alternative may be that much smaller, as a
+/// share of what is saved, and still be called as small.
 const AS_SMALL: f64 = 0.05;
 
-/// Bytes that the rival saves beyond what `row` does, where they count.
+/// Bytes that the plain alternative saves beyond what `row` does, where they
+/// count.
 fn saves_more(source: &Row, row: &Row, rival: &Row) -> Option<i64> {
     let saved = row.saved(source);
     let more = rival.saved(source) - saved;
@@ -139,7 +140,7 @@ fn words(
                 }
                 Winner::Converted => format!("{deed} wins"),
                 Winner::Lower => format!("{} wins over {deed}", rival.label),
-                _ => format!("neither {deed} nor the plain file is clearly better"),
+                _ => format!("neither {deed} nor the plain alternative is clearly better"),
             };
             format!(
                 "{} saved ({}): {outcome}. Perplexity {} ({}) against {} ({}; {}), {:.3} ± {:.3} of \
@@ -157,8 +158,8 @@ fn words(
             )
         }
         (_, None) => format!(
-            "{} saved ({}): {deed} has no rival, for the types below the source's do not make a \
-             plain file as small. Perplexity {} ({}); the source has {}.",
+            "{} saved ({}): {deed} has no plain alternative, for the types below the source's do \
+             not make a plain file as small. Perplexity {} ({}); the source has {}.",
             bytes(saved),
             percent(saved),
             perplexity(row),
@@ -192,7 +193,7 @@ fn memory(source: &Row, row: &Row, rival: &Row) -> String {
         b => format!("{} less", self::bytes(b)),
     };
     format!(
-        " In memory, the weights take {} than the source's, the rival's {}.",
+        " In memory, the weights take {} than the source's, those of the plain alternative {}.",
         change(source - row),
         change(source - rival)
     )
@@ -239,11 +240,12 @@ struct Outcome {
     ratios: Vec<String>,
 }
 
-/// What rivals are, as a doing.
+/// What plain alternatives are, as a doing.
 const LOWERING: &str = "storing part of the tensors one type lower";
 
 impl Outcome {
-    /// When all ratios came out alike, with a winner or without a rival.
+    /// When all ratios came out alike, with a winner or without a plain
+    /// alternative.
     fn everywhere(&self) -> String {
         match self.what {
             (Winner::Converted, deed, true) => {

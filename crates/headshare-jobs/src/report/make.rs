@@ -131,12 +131,12 @@ impl Run<'_> {
                 // Mapped only while it is read: pages that two processes map
                 // would count half in the other's PSS.
                 let source = ModelFile::open(&self.job.source)?;
-                let bar = (self.ui).bar("requantising", lowered.file_bytes, Unit::Bytes);
+                let bar = (self.ui).bar("requantizing", lowered.file_bytes, Unit::Bytes);
                 let variant = Variant::with_types(&source, &lowered.types)
                     .map_err(InputError::content(&self.job.source))?;
                 convert::write_plain(&variant, &target.path, true, &|done| bar.set(done))?;
                 drop(bar);
-                self.ui.remark(&format!("{label}: requantised"));
+                self.ui.remark(&format!("{label}: requantized"));
                 made_by_lowering(&source.gguf, lowered, &target.path)
             }
         }

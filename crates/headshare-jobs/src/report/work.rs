@@ -215,7 +215,10 @@ impl<'a> Work<'a> {
             }
         }
         self.cell(&measure, &row.label, paired, |pair: &Paired| {
-            format!("perplexity {:.4} times the rival's", pair.ratio)
+            format!(
+                "perplexity {:.4} times that of the plain alternative",
+                pair.ratio
+            )
         })
     }
 

@@ -1,5 +1,5 @@
 //! A model whose weights change while it runs: the engine under repair and
-//! calibrated quantisation.
+//! calibrated quantization.
 //!
 //! llama.cpp computes a graph node by node, and each node reads its weight when
 //! it runs. So a weight that is written between the node that computes its

@@ -50,7 +50,7 @@ impl<'a> Limits<'a> {
     }
 
     /// Units of `layer` that can only go together, so that rows of
-    /// `attn_output` stay whole quantisation blocks: neighbours, so many.
+    /// `attn_output` stay whole quantization blocks: neighbours, so many.
     pub fn together(&self, layer: u32) -> u32 {
         let Some((layer, output)) = self.map.layer(layer).zip(self.output(layer)) else {
             return 1;

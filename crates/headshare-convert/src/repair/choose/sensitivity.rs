@@ -339,7 +339,7 @@ const FRACTION: f32 = 0.25;
 
 /// The divergence that each change causes.
 ///
-/// ggml rounds activations to 8 bits before it multiplies them with quantised
+/// ggml rounds activations to 8 bits before it multiplies them with quantized
 /// weights, so the smallest change makes all later layers round differently,
 /// which alone diverges. A change's own divergence grows with its square, that
 /// of the rounding does not grow: a smaller change tells how much that is, once
