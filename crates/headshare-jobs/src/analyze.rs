@@ -113,7 +113,7 @@ impl AnalyzeAttention {
         let picture = Picture::new(self.picture.as_deref(), self.force, &inputs)?;
         let name = text::name(&self.text);
         let read = text::read(&self.text)
-            .map_err(|error| Error::bad_input(format!("cannot read the text {name}: {error}")))?;
+            .map_err(|error| Error::bad_input(format!("cannot read the text from {name}: {error}")))?;
         // What is not UTF-8 is read as llama.cpp's own programs would print it.
         let read = String::from_utf8_lossy(&read);
         let settings = Settings {

@@ -459,7 +459,7 @@ fn what_cannot_be_analysed_is_refused_with_a_reason() {
     ];
     let ran = ran.refused(2, &["windows of 1024 tokens", "model.gguf", "256 tokens"]);
     assert!(ran.hint().contains("--ctx"), "{ran:#?}");
-    attention(&source, &folder.file("none.txt")).refused(3, &["none.txt (--text)"]);
+    attention(&source, &folder.file("none.txt")).refused(3, &["the text from", "none.txt"]);
     attention(&text, &text).refused(3, &["text.txt"]);
     run!["analyze", "ratios", source].refused(3, &["model.gguf", "plain GGUF"]);
     run!["analyze", "ratios"].exits(2);
