@@ -156,7 +156,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let name: Arc<Path> = name.into();
         if params.check_metadata {
-            preflight::check(gguf, &gguf.tensors()).map_err(ModelError::metadata(&name))?;
+            preflight::check(gguf, gguf.tensors()).map_err(ModelError::metadata(&name))?;
         }
         let params = ModelParams {
             use_mmap: false,
