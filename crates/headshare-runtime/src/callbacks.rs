@@ -99,13 +99,15 @@ impl fmt::Debug for Op {
 /// Why a node's data cannot be had as numbers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
-    /// It is not `f32`.
-    #[error("node {name} is not f32 (ggml type {ggml_type})")]
+    /// It is of another type than the one that was asked for.
+    #[error("node {name} is not {wanted} (ggml type {ggml_type})")]
     Type {
         /// The node's name.
         name: String,
         /// Its ggml type's number.
         ggml_type: u32,
+        /// The type that was asked for.
+        wanted: &'static str,
     },
     /// Its elements do not lie one after the other.
     #[error("node {0} is a view with gaps")]
@@ -163,6 +165,15 @@ impl<'a> Node<'a> {
     /// The first two parameters of an operation that takes numbers.
     fn first_numbers(&self) -> [f32; 2] {
         [0, 1].map(|i| f32::from_bits(self.get().op_params[i].cast_unsigned()))
+    }
+
+    /// What its data lie in, if it has any.
+    fn buffer(&self) -> sys::ggml_backend_buffer_t {
+        match NonNull::new(self.get().view_src) {
+            // SAFETY: a view's source lives as long as the view.
+            Some(source) => unsafe { source.as_ref() }.buffer,
+            None => self.get().buffer,
+        }
     }
 
     fn get(&self) -> &'a sys::ggml_tensor {
@@ -227,17 +238,14 @@ impl<'a> Node<'a> {
             return Err(NodeError::Type {
                 name: name(),
                 ggml_type: tensor.type_,
+                wanted: "f32",
             });
         }
         // SAFETY: the tensor lives.
         if !unsafe { sys::ggml_is_contiguous(self.raw.as_ptr()) } {
             return Err(NodeError::NotContiguous(name()));
         }
-        let buffer = match NonNull::new(tensor.view_src) {
-            // SAFETY: a view's source lives as long as the view.
-            Some(source) => unsafe { source.as_ref() }.buffer,
-            None => tensor.buffer,
-        };
+        let buffer = self.buffer();
         if !self.computed || buffer.is_null() || tensor.data.is_null() {
             return Err(NodeError::NoData(name()));
         }
@@ -262,6 +270,52 @@ impl<'a> Node<'a> {
             );
         }
         Ok(Cow::Owned(copy))
+    }
+}
+
+impl Node<'_> {
+    /// Its elements where it holds whole numbers, rows one after the other, as a
+    /// copy: such nodes are small, and often views with gaps.
+    ///
+    /// # Errors
+    /// For other types than `i32`, and as [`f32s`](Node::f32s) for nodes without
+    /// data.
+    pub fn i32s(&self) -> Result<Vec<i32>, NodeError> {
+        let tensor = self.get();
+        let name = || self.name().to_owned();
+        if tensor.type_ != sys::GGML_TYPE_I32 {
+            return Err(NodeError::Type {
+                name: name(),
+                ggml_type: tensor.type_,
+                wanted: "i32",
+            });
+        }
+        let size = size_of::<i32>();
+        if tensor.nb[0] != size {
+            return Err(NodeError::NotContiguous(name()));
+        }
+        if !self.computed || self.buffer().is_null() || tensor.data.is_null() {
+            return Err(NodeError::NoData(name()));
+        }
+        let [width, b, c, d] = self.dims().map(|n| n as usize);
+        let mut all = Vec::with_capacity(width * b * c * d);
+        let mut row = vec![0i32; width];
+        for i in 0..b * c * d {
+            let at = [i % b, i / b % c, i / b / c];
+            let offset = (at.iter().zip(&tensor.nb[1..])).map(|(i, bytes)| i * bytes);
+            // SAFETY: a row of a computed tensor, within its strides, and a
+            // buffer of as many bytes.
+            unsafe {
+                sys::ggml_backend_tensor_get(
+                    self.raw.as_ptr(),
+                    row.as_mut_ptr().cast(),
+                    offset.sum(),
+                    width * size,
+                );
+            }
+            all.extend_from_slice(&row);
+        }
+        Ok(all)
     }
 }
 

@@ -21,9 +21,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use headshare_format::Gguf;
+
 use crate::batch::Batch;
 use crate::context::{Context, ContextParams, FlashAttention};
 use crate::model::{Model, ModelParams};
+use crate::stitched::VirtualFile;
 use crate::vocab::{Token, Vocab};
 
 pub use error::CalibrateError;
@@ -31,7 +34,7 @@ pub use graph::{Graph, GraphNode, Source, Weight};
 pub use pass::{AtStop, Pass};
 
 use graph::Discovery;
-use pass::{Watch, write};
+use pass::{Watch, read, write};
 
 /// Windows that a pass can have: llama.cpp's bound on sequences.
 pub const MAX_WINDOWS: u32 = 256;
@@ -49,6 +52,18 @@ pub struct CalibratorParams {
     pub n_threads: Option<u32>,
     /// While true, evaluation stops as soon as it can.
     pub stop: Arc<AtomicBool>,
+}
+
+/// Weights in memory of their own, in the file's layout.
+fn model_params() -> ModelParams {
+    ModelParams {
+        use_mmap: false,
+        use_mlock: false,
+        n_gpu_layers: 0,
+        use_extra_bufts: false,
+        check_tensors: false,
+        ..ModelParams::default()
+    }
 }
 
 /// A model of its own, with weights that can be replaced.
@@ -71,15 +86,26 @@ impl Calibrator {
     /// When the model cannot be loaded, does not generate text, or does not fit
     /// into memory with these parameters.
     pub fn load(path: &Path, params: &CalibratorParams) -> Result<Self, CalibrateError> {
-        let loaded = ModelParams {
-            use_mmap: false,
-            use_mlock: false,
-            n_gpu_layers: 0,
-            use_extra_bufts: false,
-            check_tensors: false,
-            ..ModelParams::default()
-        };
-        let model = Arc::new(Model::load(path, &loaded, None)?);
+        Self::of(Model::load(path, &model_params(), None)?, params)
+    }
+
+    /// Loads `file`, a plain GGUF with the header `gguf` that need not exist;
+    /// `name` is for messages.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and those of the file.
+    pub fn load_virtual(
+        file: &dyn VirtualFile,
+        gguf: &Gguf,
+        name: &Path,
+        params: &CalibratorParams,
+    ) -> Result<Self, CalibrateError> {
+        let model = Model::load_virtual(file, gguf, name, &model_params())?;
+        Self::of(model, params)
+    }
+
+    fn of(model: Model, params: &CalibratorParams) -> Result<Self, CalibrateError> {
+        let model = Arc::new(model);
         model.check_generative()?;
         let tokens = params.windows.saturating_mul(params.window);
         let context = Context::new(
@@ -136,6 +162,16 @@ impl Calibrator {
         Ok(())
     }
 
+    /// The bytes of weight `weight` as they are now.
+    ///
+    /// # Errors
+    /// When it does not lie in the CPU's memory.
+    pub fn weight(&self, weight: usize) -> Result<&[u8], CalibrateError> {
+        // SAFETY: the weight is of the model that the context holds; what writes
+        // to weights borrows `self` for itself.
+        unsafe { read(&self.graph.weights[weight]) }
+    }
+
     /// Replaces bytes of weight `weight`, from byte `offset` on.
     ///
     /// # Errors
@@ -146,8 +182,8 @@ impl Calibrator {
         offset: usize,
         bytes: &[u8],
     ) -> Result<(), CalibrateError> {
-        // SAFETY: the weight is of the model that the context holds; a pass would
-        // have borrowed `self`.
+        // SAFETY: the weight is of the model that the context holds; a pass, and
+        // with it references to weights' bytes, would have borrowed `self`.
         unsafe { write(&self.graph.weights[weight], offset, bytes) }
     }
 

@@ -43,6 +43,17 @@ impl Pass<'_> {
         Ok(node.f32s()?)
     }
 
+    /// The elements of node `index` where it holds whole numbers, such as the
+    /// experts that tokens go to.
+    ///
+    /// # Errors
+    /// When it has not come up yet, or is not i32.
+    pub fn i32s(&self, index: usize) -> Result<Vec<i32>, CalibrateError> {
+        // SAFETY: the pass waits, and what has come up before its stop is computed.
+        let node = unsafe { Node::computed(self.live(index)?.raw) };
+        Ok(node.i32s()?)
+    }
+
     /// Replaces the elements of node `index`, which the rest of the pass then
     /// uses.
     ///
@@ -89,6 +100,16 @@ impl Pass<'_> {
             .ok_or_else(|| NodeError::NoData(self.graph.nodes[index].name.clone()).into())
     }
 
+    /// The bytes of a weight as they are now.
+    ///
+    /// # Errors
+    /// When it does not lie in the CPU's memory.
+    pub fn weight(&self, weight: usize) -> Result<&[u8], CalibrateError> {
+        // SAFETY: the graph is that of the calibrator that runs this pass, which
+        // waits; what writes to weights meanwhile borrows the pass for itself.
+        unsafe { read(&self.graph.weights[weight]) }
+    }
+
     /// Replaces bytes of a weight, which the rest of the pass then uses.
     ///
     /// # Errors
@@ -100,27 +121,16 @@ impl Pass<'_> {
         bytes: &[u8],
     ) -> Result<(), CalibrateError> {
         // SAFETY: the graph is that of the calibrator that runs this pass, which
-        // waits.
+        // waits; references to weights' bytes borrow the pass.
         unsafe { write(&self.graph.weights[weight], offset, bytes) }
     }
 }
 
-/// Replaces bytes of a weight.
+/// Where the bytes of a weight lie, and how many they are.
 ///
 /// # Safety
-/// The weight is of a [`Calibrator`](super::Calibrator)'s living model, and no
-/// pass computes at this moment.
-pub(super) unsafe fn write(
-    weight: &Weight,
-    offset: usize,
-    bytes: &[u8],
-) -> Result<(), CalibrateError> {
-    let fail = |problem: String| {
-        Err(CalibrateError::Weight {
-            name: weight.name.clone(),
-            problem,
-        })
-    };
+/// The weight is of a [`Calibrator`](super::Calibrator)'s living model.
+unsafe fn place(weight: &Weight) -> Result<(*mut u8, usize), CalibrateError> {
     // SAFETY: the weight belongs to a living model.
     let (len, data, buffer) = unsafe {
         let tensor = weight.raw.as_ref();
@@ -130,20 +140,53 @@ pub(super) unsafe fn write(
             tensor.buffer,
         )
     };
-    if offset.checked_add(bytes.len()).is_none_or(|end| end > len) {
-        let problem = format!("{} bytes at {offset} of {len}", bytes.len());
-        return fail(problem);
-    }
     // SAFETY: the buffer of a living tensor, if it has one.
     let host = !buffer.is_null() && unsafe { sys::ggml_backend_buffer_is_host(buffer) };
     if !host || data.is_null() {
-        return fail("it does not lie in the CPU's memory".into());
+        return Err(CalibrateError::Weight {
+            name: weight.name.clone(),
+            problem: "it does not lie in the CPU's memory".into(),
+        });
+    }
+    Ok((data.cast::<u8>(), len))
+}
+
+/// The bytes of a weight.
+///
+/// # Safety
+/// The weight is of a [`Calibrator`](super::Calibrator)'s living model, and
+/// nothing writes to it for as long as `'a`.
+pub(super) unsafe fn read<'a>(weight: &Weight) -> Result<&'a [u8], CalibrateError> {
+    // SAFETY: the caller's promise.
+    let (data, len) = unsafe { place(weight) }?;
+    // SAFETY: the bytes of a tensor that was read from a file; the caller's
+    // promise for the rest.
+    Ok(unsafe { std::slice::from_raw_parts(data, len) })
+}
+
+/// Replaces bytes of a weight.
+///
+/// # Safety
+/// The weight is of a [`Calibrator`](super::Calibrator)'s living model, no pass
+/// computes at this moment, and nobody has a reference to the weight's bytes.
+pub(super) unsafe fn write(
+    weight: &Weight,
+    offset: usize,
+    bytes: &[u8],
+) -> Result<(), CalibrateError> {
+    // SAFETY: the caller's promise.
+    let (data, len) = unsafe { place(weight) }?;
+    if offset.checked_add(bytes.len()).is_none_or(|end| end > len) {
+        return Err(CalibrateError::Weight {
+            name: weight.name.clone(),
+            problem: format!("{} bytes at {offset} of {len}", bytes.len()),
+        });
     }
     // SAFETY: the bytes lie within the tensor's, which are ours alone to write:
-    // the model was read into memory of its own, no pass computes, and no
-    // reference to a weight's bytes is ever handed out.
+    // the model was read into memory of its own, no pass computes, and the
+    // caller promises that nobody reads them.
     unsafe {
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.cast::<u8>().add(offset), bytes.len());
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.add(offset), bytes.len());
     }
     Ok(())
 }

@@ -6,11 +6,14 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use headshare_format::{GgmlType, LogicalLayout, TensorInfo, VirtualGguf, bytes_mapped_again};
+use headshare_format::{
+    GgmlType, Gguf, LogicalLayout, TensorInfo, VirtualGguf, bytes_mapped_again,
+};
 use headshare_stitch::{Steps, StitchedMapping, mappings_left, page_size};
 
 use super::source::{Sharing, Source};
 use super::stream::Stream;
+use super::virtual_file::VirtualFile;
 use crate::backing::{Backing, Shared, StitchError};
 use crate::interpose::Registration;
 use crate::model::{Model, ModelError, ModelParams, Progress};
@@ -101,7 +104,8 @@ impl Model {
             }
             progress.as_mut().is_none_or(|progress| progress(part))
         };
-        let stream = Stream::new(mapping).map_err(StitchError::Stream)?;
+        let bytes: &[u8] = mapping;
+        let stream = Stream::new(&bytes).map_err(StitchError::Stream)?;
         // SAFETY: the guard is dropped before the stream.
         let attached = unsafe { registration.attach(stream.as_ptr()) };
         let open = |raw: &mut _, out: &mut _| {
@@ -135,6 +139,47 @@ impl Model {
         }
         model.keep(Box::new(backing));
         Ok(model)
+    }
+}
+
+impl Model {
+    /// Reads `file`, a plain GGUF with the header `gguf` that need not exist, into
+    /// memory of llama.cpp's own; `name` is for messages.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and those of the file.
+    pub fn load_virtual(
+        file: &dyn VirtualFile,
+        gguf: &Gguf,
+        name: &Path,
+        params: &ModelParams,
+    ) -> Result<Self, ModelError> {
+        let name: Arc<Path> = name.into();
+        if params.check_metadata {
+            preflight::check(gguf, gguf.tensors()).map_err(ModelError::metadata(&name))?;
+        }
+        let params = ModelParams {
+            use_mmap: false,
+            use_mlock: false,
+            ..params.clone()
+        };
+        let mut stream = Stream::new(file).map_err(StitchError::Stream)?;
+        let open = |raw: &mut _, out: &mut _| {
+            guard::call(&name, |error, error_size| {
+                // SAFETY: the stream is open, the parameters and all they point
+                // to live for the call, `out` is ours.
+                unsafe {
+                    guard::headshare_model_load_stream(stream.as_ptr(), raw, out, error, error_size)
+                }
+            })
+        };
+        // SAFETY: `open` gives what llama.cpp has loaded.
+        let model = unsafe { Self::load_with(&name, &params, None, open) };
+        // What kept a part from being read is clearer than that it is missing.
+        match stream.failure() {
+            Some(error) => Err(StitchError::Stream(error).into()),
+            None => model,
+        }
     }
 }
 

@@ -20,9 +20,11 @@ mod load;
 mod source;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod stream;
+mod virtual_file;
 
 pub use crate::backing::{Shared, StitchError};
 pub use source::{Sharing, Source};
+pub use virtual_file::VirtualFile;
 
 /// Whether this system can load files in place.
 pub const SUPPORTED: bool = cfg!(all(target_os = "linux", target_pointer_width = "64"));

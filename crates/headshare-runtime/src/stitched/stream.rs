@@ -1,13 +1,16 @@
-//! A `FILE*` over bytes in memory: how llama.cpp reads the logical file's
-//! header.
+//! A `FILE*` over a file that need not exist: how llama.cpp reads a logical
+//! file's header, and a whole model that is made while it is read.
 
+use std::any::Any;
 use std::ffi::{c_char, c_int, c_void};
 use std::io;
-use std::marker::PhantomData;
 use std::mem::offset_of;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 
 use libc::{FILE, off64_t, size_t, ssize_t};
+
+use super::virtual_file::VirtualFile;
 
 /// glibc's and musl's table of functions behind a custom stream.
 #[repr(C)]
@@ -35,26 +38,32 @@ unsafe extern "C" {
     ) -> *mut FILE;
 }
 
-struct Cookie {
-    bytes: *const u8,
-    len: u64,
+struct Cookie<'a> {
+    file: &'a dyn VirtualFile,
     position: u64,
+    /// Why a read failed, or panicked.
+    failed: Option<Failure>,
+}
+
+/// Why a read failed.
+enum Failure {
+    Error(io::Error),
+    Panic(Box<dyn Any + Send>),
 }
 
 /// A read-only stream; closed when dropped.
 pub(super) struct Stream<'a> {
     file: NonNull<FILE>,
     // Freed after the stream that points to it is closed: see `drop`.
-    cookie: *mut Cookie,
-    bytes: PhantomData<&'a [u8]>,
+    cookie: *mut Cookie<'a>,
 }
 
 impl<'a> Stream<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> io::Result<Self> {
+    pub(super) fn new(virtual_file: &'a dyn VirtualFile) -> io::Result<Self> {
         let cookie = Box::into_raw(Box::new(Cookie {
-            bytes: bytes.as_ptr(),
-            len: bytes.len() as u64,
+            file: virtual_file,
             position: 0,
+            failed: None,
         }));
         let functions = CookieFunctions {
             read: Some(read),
@@ -66,11 +75,7 @@ impl<'a> Stream<'a> {
         // have the types that the C library wants.
         let file = unsafe { fopencookie(cookie.cast(), c"rb".as_ptr(), functions) };
         match NonNull::new(file) {
-            Some(file) => Ok(Self {
-                file,
-                cookie,
-                bytes: PhantomData,
-            }),
+            Some(file) => Ok(Self { file, cookie }),
             None => {
                 let error = io::Error::last_os_error();
                 // SAFETY: from `Box::into_raw` above, and nobody has it.
@@ -82,6 +87,16 @@ impl<'a> Stream<'a> {
 
     pub(super) fn as_ptr(&self) -> *mut FILE {
         self.file.as_ptr()
+    }
+
+    /// Why a read failed, if one did; goes on with its panic.
+    pub(super) fn failure(&mut self) -> Option<io::Error> {
+        // SAFETY: the cookie lives until `drop`, and no read runs: those that use
+        // the pointer borrow the stream.
+        match unsafe { &mut *self.cookie }.failed.take()? {
+            Failure::Error(error) => Some(error),
+            Failure::Panic(panic) => resume_unwind(panic),
+        }
     }
 }
 
@@ -100,30 +115,37 @@ impl Drop for Stream<'_> {
 unsafe extern "C" fn read(cookie: *mut c_void, out: *mut c_char, len: size_t) -> ssize_t {
     // SAFETY: the cookie given to `fopencookie`; the C library serialises the
     // calls for one stream.
-    let cookie = unsafe { &mut *cookie.cast::<Cookie>() };
-    let n = (len as u64).min(cookie.len.saturating_sub(cookie.position));
-    // SAFETY: `n` bytes at `position` lie within the borrowed bytes, `out` has
-    // room for `len`.
-    unsafe {
-        std::ptr::copy_nonoverlapping(
-            cookie.bytes.add(cookie.position as usize),
-            out.cast::<u8>(),
-            n as usize,
-        );
-    }
-    cookie.position += n;
-    n as ssize_t
+    let cookie = unsafe { &mut *cookie.cast::<Cookie<'_>>() };
+    let left = cookie.file.size().saturating_sub(cookie.position);
+    let n = (len as u64).min(left) as usize;
+    // SAFETY: `out` has room for `len` bytes, which are set here first.
+    let out = unsafe {
+        std::ptr::write_bytes(out, 0, n);
+        std::slice::from_raw_parts_mut(out.cast::<u8>(), n)
+    };
+    let (file, position) = (cookie.file, cookie.position);
+    // No panic may go on into C.
+    let failed = match catch_unwind(AssertUnwindSafe(|| file.read_at(position, out))) {
+        Ok(Ok(())) => {
+            cookie.position += n as u64;
+            return n as ssize_t;
+        }
+        Ok(Err(error)) => Failure::Error(error),
+        Err(panic) => Failure::Panic(panic),
+    };
+    cookie.failed = Some(failed);
+    -1
 }
 
 /// # Safety
 /// As [`read`]; `offset` points to a number.
 unsafe extern "C" fn seek(cookie: *mut c_void, offset: *mut off64_t, whence: c_int) -> c_int {
     // SAFETY: as in `read`; the offset is the C library's own variable.
-    let (cookie, offset) = unsafe { (&mut *cookie.cast::<Cookie>(), &mut *offset) };
+    let (cookie, offset) = unsafe { (&mut *cookie.cast::<Cookie<'_>>(), &mut *offset) };
     let base = match whence {
         libc::SEEK_SET => 0,
         libc::SEEK_CUR => cookie.position,
-        libc::SEEK_END => cookie.len,
+        libc::SEEK_END => cookie.file.size(),
         _ => return -1,
     };
     match base
@@ -146,7 +168,8 @@ mod tests {
     #[test]
     fn reads_and_seeks_like_a_file() {
         let bytes: Vec<u8> = (0..200u8).cycle().take(100_000).collect();
-        let stream = Stream::new(&bytes).unwrap();
+        let file = &bytes[..];
+        let stream = Stream::new(&file).unwrap();
         let mut buf = [0u8; 100];
         // SAFETY: the stream is open, the buffer as long as stated.
         unsafe {
@@ -169,5 +192,33 @@ mod tests {
             );
         }
         assert_eq!(buf[..50], bytes[99_950..]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_and_a_panic_goes_on() {
+        struct Broken(bool);
+        impl VirtualFile for Broken {
+            fn size(&self) -> u64 {
+                100
+            }
+            fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+                assert!(!self.0, "broken");
+                Err(io::Error::other("no such weights"))
+            }
+        }
+        let mut buf = [0u8; 10];
+        for panics in [false, true] {
+            let file = Broken(panics);
+            let mut stream = Stream::new(&file).unwrap();
+            assert!(stream.failure().is_none());
+            // SAFETY: the stream is open, the buffer as long as stated.
+            let got = unsafe { libc::fread(buf.as_mut_ptr().cast(), 1, 10, stream.as_ptr()) };
+            assert_eq!(got, 0);
+            let failure = catch_unwind(AssertUnwindSafe(|| stream.failure()));
+            match panics {
+                true => assert!(failure.is_err()),
+                false => assert_eq!(failure.unwrap().unwrap().to_string(), "no such weights"),
+            }
+        }
     }
 }
