@@ -12,5 +12,7 @@ pub mod cli;
 #[cfg(target_os = "linux")]
 pub mod exec;
 
-pub use headshare_convert::{TOOL, convert, input, matching, model, plan, quantize, repair};
+pub use headshare_convert::{
+    TOOL, convert, engine, input, matching, model, plan, quantize, repair,
+};
 pub use headshare_eval::{analyze, eval, inspect, report};

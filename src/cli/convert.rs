@@ -38,8 +38,7 @@ pub(super) struct Args {
         value_parser = PossibleValuesParser::new(["4096", "16384", "65536"])
             .map(|text| text.parse().ok().and_then(PageSize::new).expect("one of the listed numbers")))]
     page_size: PageSize,
-    /// Show what would be done and what it saves, and write nothing. Sizes leave
-    /// out the some kilobytes in which a repair is recorded.
+    /// Show what would be done and what it saves, and write nothing.
     #[arg(long)]
     dry_run: bool,
     /// Replace the output if it exists.

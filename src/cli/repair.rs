@@ -1,6 +1,5 @@
 //! What `convert --repair` adds: its arguments, the run, what it reports.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -154,7 +153,7 @@ impl RepairArgs {
         let map = convert::attention_map(source)?;
         repair::check_supported(&map)?;
         let windows = Windows::of(source, &map, &options, &|text| out.remark(text))
-            .map_err(|error| of_source(source, error))?;
+            .map_err(|error| of_source(source, error.into()))?;
         Ok(Calibration {
             windows,
             options,
@@ -379,47 +378,26 @@ impl RepairArgs {
         repair::check_supported(&map)?;
         Heads::new(source, &map, plan.dropped_units())
             .map_err(|error| cannot_cut(source, error))?;
-        if dry_run && plan.drops().next().is_some() {
-            // Cutting alone tells the sizes.
-            return Ok((Fitted::default(), None));
-        }
+        let (windows, options) = (&calibration.windows, &calibration.options);
         if dry_run {
-            let data = |tensor: usize| {
-                let info = &source.gguf.tensors()[tensor];
-                source.bytes(source.gguf.data_range(info)).to_vec()
-            };
-            let replaced = repair::tensors_to_repair(source, &map, plan);
-            let tensors: BTreeMap<usize, Vec<u8>> =
-                replaced.into_iter().map(|t| (t, data(t))).collect();
-            return Ok((
-                Fitted {
-                    tensors,
-                    by: String::new(),
-                },
-                None,
-            ));
+            let choice = calibration.choice.clone();
+            let most = repair::most(source, &map, plan, windows, options, choice)?;
+            return Ok((most, None));
         }
         let bar = out.bar("repairing", 1000, false);
-        let mut repaired = repair::repair(
+        let repaired = repair::repair(
             source,
             &map,
             plan,
-            &calibration.windows,
-            &calibration.options,
+            windows,
+            options,
             &|done| bar.set_position((done * 1000.0) as u64),
             &|text| out.remark(text),
         )
         .map_err(|error| of_source(source, error))?;
         bar.finish_and_clear();
-        repaired.record.choice.clone_from(&calibration.choice);
-        let by = serde_json::to_string(&repaired.record)?;
-        Ok((
-            Fitted {
-                tensors: repaired.tensors,
-                by,
-            },
-            Some(repaired.record),
-        ))
+        let (fitted, record) = repaired.into_fitted(calibration.choice.clone());
+        Ok((fitted, Some(record)))
     }
 }
 

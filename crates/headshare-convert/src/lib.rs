@@ -2,11 +2,13 @@
 //!
 //! Data flows one way: [`input`] opens files, [`model`] says where the heads
 //! are, [`matching`] which of them are alike, a [`plan`] what is to change,
-//! [`repair`] chooses and fits with a text (by way of [`quantize`]), and
-//! [`convert`] makes a variant of the model, lays it out and writes it.
+//! [`repair`] chooses and fits with a text (led by the [`engine`] through the
+//! model's matrices, and by way of [`quantize`]), and [`convert`] makes a variant
+//! of the model, lays it out and writes it.
 #![forbid(unsafe_code)]
 
 pub mod convert;
+pub mod engine;
 pub mod input;
 pub mod matching;
 pub mod model;

@@ -4,6 +4,7 @@ mod calibrated;
 mod dropped;
 mod kept;
 mod naive;
+mod shapes;
 mod steps;
 
 use std::ops::ControlFlow;
@@ -11,9 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use faer::Par;
+use headshare_gguf::engine::normal::{Rows, Sums};
+use headshare_gguf::engine::{Role, Site, Target, sites};
 use headshare_gguf::input::ModelFile;
-use headshare_gguf::repair::normal::Normal;
-use headshare_gguf::repair::sites::{self, Role, Site, Target};
 use headshare_runtime::calibrate::{CalibrateError, Calibrator, CalibratorParams};
 use serde_json::Value;
 
@@ -51,15 +52,14 @@ fn what_the_engine_reads_is_what_a_naive_pass_computes() {
         },
     )
     .unwrap();
-    let sites: Vec<Site> = (0..naive.n_layer as u32)
-        .flat_map(|layer| Role::ALL.map(|role| (layer, role)))
-        .map(|(layer, role)| {
-            sites::find(calibrator.graph(), layer, role)
-                .unwrap()
-                .unwrap()
-        })
+    let sites: Vec<Site> = sites::find(calibrator.graph(), None)
+        .into_iter()
+        .filter(|site| site.role.writes_to_stream())
         .collect();
-    let mut stops: Vec<usize> = sites.iter().flat_map(|s| [s.input, s.original()]).collect();
+    assert_eq!(sites.len(), 2 * naive.n_layer);
+    let mut stops: Vec<usize> = (sites.iter())
+        .flat_map(|site| [site.input, site.target.node()])
+        .collect();
     stops.dedup();
     let mut seen: Vec<(usize, Vec<f32>)> = Vec::new();
     calibrator
@@ -85,31 +85,36 @@ fn what_the_engine_reads_is_what_a_naive_pass_computes() {
             .collect::<Vec<f64>>()
     };
     for site in &sites {
-        let layer = site.layer as usize;
+        let layer = site.layer.unwrap() as usize;
         let last = layer + 1 == naive.n_layer;
         let (input, sum) = match site.role {
             Role::AttentionOutput => (
                 rows(layer, |l| &l.attention, false),
                 rows(layer, |l| &l.middle, last),
             ),
-            Role::FeedForwardDown => (
+            _ => (
                 rows(layer, |l| &l.inner, last),
                 rows(layer, |l| &l.out, last),
             ),
         };
         close(&site.name, at(site.input), &input);
-        close(&site.name, at(site.original()), &sum);
+        close(&site.name, at(site.target.node()), &sum);
         assert!(matches!(site.target, Target::Sum { .. }));
 
-        let tokens = if last && site.role == Role::FeedForwardDown {
+        let tokens = if last && site.role == Role::Down {
             sum.len() / naive.n_embd
         } else {
             windows * window
         };
         let p = input.len() / tokens;
         let weights = vec![1f32; tokens];
-        let targets = vec![0f32; tokens];
-        let normal = Normal::of(at(site.input), &targets, &weights, Par::Seq);
+        let rows = Rows {
+            inputs: (at(site.input), p),
+            targets: (&[], 0),
+            weights: &weights,
+            held_from: tokens,
+        };
+        let normal = Sums::of(rows, Par::Seq).all();
         let gram: Vec<f64> = (0..p * p)
             .map(|at| {
                 (0..tokens)

@@ -1,8 +1,9 @@
 //! Why a model cannot be repaired.
 
+use headshare_runtime::VocabError;
 use headshare_runtime::calibrate::CalibrateError;
-use headshare_runtime::{ContextError, VocabError};
 
+use crate::engine::{EngineError, Site};
 use crate::quantize::QuantizeError;
 
 /// Why a model cannot be repaired.
@@ -63,6 +64,11 @@ pub enum RepairError {
 }
 
 impl RepairError {
+    pub(in crate::repair) fn cannot(site: &Site, error: QuantizeError) -> Self {
+        let name = site.name.clone();
+        Self::Quantize { name, error }
+    }
+
     /// What the user can do.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -75,8 +81,15 @@ impl RepairError {
     }
 }
 
-impl From<ContextError> for RepairError {
-    fn from(error: ContextError) -> Self {
-        CalibrateError::from(error).into()
+impl From<EngineError> for RepairError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::TextTooShort { found, needed } => Self::TextTooShort { found, needed },
+            EngineError::Memory { bound, needed } => Self::Memory { bound, needed },
+            EngineError::Calibrate(error) => Self::Calibrate(error),
+            EngineError::Vocab(error) => Self::Vocab(error),
+            EngineError::Thread(error) => Self::Thread(error),
+            EngineError::Internal(problem) => Self::Internal(problem),
+        }
     }
 }

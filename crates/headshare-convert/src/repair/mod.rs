@@ -10,42 +10,29 @@
 
 pub mod choose;
 mod error;
-mod lockstep;
-pub mod normal;
-mod options;
 mod record;
 pub mod refit;
-mod run;
-pub mod sites;
 mod supported;
-mod weights;
-mod windows;
+mod visitor;
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use faer::Par;
-use headshare_runtime::calibrate::{Calibrator, CalibratorParams};
+use headshare_runtime::calibrate::Calibrator;
 
+pub use crate::engine::{Options, Windows};
 pub use error::RepairError;
-pub use options::Options;
 pub use record::{Record, Repaired, SurveyRecord, TensorRecord};
 pub use refit::Refit;
 pub use supported::check_supported;
-pub use windows::Windows;
 
-use crate::convert::variant::{Heads, spread_columns};
+use crate::convert::variant::{Heads, Variant, spread_columns};
+use crate::convert::{ConvertError, Fitted};
+use crate::engine::{self, Engine, Role, shared_by};
 use crate::input::ModelFile;
 use crate::model::AttentionMap;
-use crate::plan::Plan;
-use options::logits_bytes;
-use run::Run;
-use sites::{Role, Site, Target};
-
-/// Tokens that pass through the last layer's feed-forward part, at most: memory
-/// is set aside for their logits, no more than [`logits_bytes`].
-const MAX_OUTPUTS: u64 = 8192;
+use crate::plan::{Edit, Plan};
+use visitor::Refitter;
 
 /// Checks that the text is long enough, and that there is memory for what
 /// repair keeps of it.
@@ -58,24 +45,91 @@ pub fn check_text(
     options: &Options,
     remark: &dyn Fn(&str),
 ) -> Result<(), RepairError> {
-    Windows::of(source, map, options, remark).map(drop)
+    Windows::of(source, map, options, remark)?;
+    Ok(())
 }
 
-/// The tensors of `source` that repairing `plan` may replace: `attn_output` and
-/// `ffn_down` of every layer from the first change on.
-pub fn tensors_to_repair(source: &ModelFile, map: &AttentionMap, plan: &Plan) -> Vec<usize> {
+/// What a repair of `source` after `plan` may come to at most: the data stand for
+/// others of the same size, and the record for one that is no longer.
+///
+/// # Errors
+/// When the plan cannot be carried out.
+pub fn most(
+    source: &ModelFile,
+    map: &AttentionMap,
+    plan: &Plan,
+    windows: &Windows,
+    options: &Options,
+    choice: Option<SurveyRecord>,
+) -> Result<Fitted, ConvertError> {
+    let variant = Variant::new(source, plan, None)?;
+    let could_be = could_be(&variant, map, plan);
+    let data = |(&tensor, name): (&usize, &String)| {
+        let tensor_of_variant = variant.gguf().tensor_index(name);
+        let data = tensor_of_variant.map(|i| Ok(variant.tensor_data(i)?.into_owned()));
+        Some(data?.map(|data| (tensor, data)))
+    };
+    let tensors = (could_be.iter()).filter_map(data);
+    let tensors = tensors.collect::<Result<BTreeMap<usize, Vec<u8>>, ConvertError>>()?;
+    let record = record(windows, engine::outputs(windows, options));
+    let repaired = Repaired {
+        record: record.longest(could_be.values()),
+        tensors,
+        could_be,
+    };
+    Ok(repaired.into_fitted(choice).0)
+}
+
+/// The tensors that repairing `plan`, which makes `variant`, may replace:
+/// `attn_output` and `ffn_down` of every layer from the first change on. By
+/// index in the source, with their names.
+fn could_be(variant: &Variant<'_>, map: &AttentionMap, plan: &Plan) -> BTreeMap<usize, String> {
     layers_to_repair(map, plan)
-        .flat_map(|layer| Role::ALL.map(|role| role.tensor_name(layer)))
-        .filter_map(|name| source.gguf.tensor_index(&name))
+        .flat_map(|layer| [output_name(layer), down_name(layer)])
+        .filter(|name| variant.gguf().tensor(name).is_some())
+        .filter_map(|name| Some((variant.source.gguf.tensor_index(&name)?, name)))
         .collect()
+}
+
+/// The record of a repair that has not begun.
+fn record(windows: &Windows, outputs: usize) -> Record {
+    Record {
+        text: windows.digest.clone(),
+        windows: windows.count,
+        window: windows.window,
+        held_out: windows.held_out(),
+        outputs,
+        threads: rayon::current_num_threads(),
+        choice: None,
+        tensors: Vec::new(),
+    }
+}
+
+fn output_name(layer: u32) -> String {
+    format!("blk.{layer}.attn_output.weight")
+}
+
+fn down_name(layer: u32) -> String {
+    format!("blk.{layer}.ffn_down.weight")
 }
 
 /// All layers from the first change on, those without heads among them.
 fn layers_to_repair(map: &AttentionMap, plan: &Plan) -> std::ops::Range<u32> {
-    let shared = plan.shares().map(|share| share.layer);
-    let first = shared.chain(plan.drops().map(|unit| unit.layer)).min();
     let end = map.layers.len() as u32 + map.headless_layers;
-    first.unwrap_or(end)..end
+    let of_edit = |edit: &Edit| match edit {
+        Edit::Share(share) => share.layer,
+        Edit::Drop(unit) => unit.layer,
+        Edit::Narrow(narrow) => narrow.layer,
+        Edit::Store(store) => match Role::of(&store.tensor) {
+            (Some(layer), _) => layer,
+            // A head comes after all layers, unless the token embedding is it.
+            // A head of its own comes after all layers.
+            (None, _) if store.tensor == "output.weight" => end,
+            (None, _) => 0,
+        },
+    };
+    let first = plan.edits.iter().map(of_edit).min();
+    first.unwrap_or(end).min(end)..end
 }
 
 /// Repairs `source` after `plan`, which was checked against `map`.
@@ -95,129 +149,55 @@ pub fn repair(
     remark: &dyn Fn(&str),
 ) -> Result<Repaired, RepairError> {
     check_supported(map)?;
-    let vocabulary = u64::from(windows.vocabulary).max(1);
-    let n_tokens = windows.tokens.len();
-    let outputs = MAX_OUTPUTS
-        .min(logits_bytes(options.memory) / (4 * vocabulary))
-        .clamp(windows.count.into(), n_tokens as u64) as usize;
-    let is_output = move |i: usize| {
-        // Spread evenly, and the last token of the text among them.
-        (i + 1) * outputs / n_tokens != i * outputs / n_tokens
+    let internal = |e: &dyn std::fmt::Display| RepairError::Internal(e.to_string());
+    let layers = layers_to_repair(map, plan);
+    // Where shapes or types are others, the changed stream is the model that the
+    // plan makes; units that go alone are left without effect in the source.
+    let reshaped = plan.narrows().next().is_some() || plan.stores().next().is_some();
+    let variant = match reshaped {
+        true => Variant::new(source, plan, None).map_err(|e| internal(&e))?,
+        false => Variant::unchanged(source),
     };
-    let params = CalibratorParams {
-        windows: windows.count,
-        window: windows.window,
-        outputs: outputs as u32,
-        n_threads: options.n_threads,
-        stop: Arc::clone(&options.stop),
+    let of_variant =
+        reshaped.then(|| AttentionMap::of(variant.gguf()).map(|m| (m, plan.renumbered())));
+    let of_variant = of_variant.transpose().map_err(|e| internal(&e))?;
+    let (changed_map, changed_plan) = match &of_variant {
+        Some((map, plan)) => (map, plan),
+        None => (map, plan),
     };
-    let mut original = Calibrator::load(source.path(), &params)?;
-    let mut changed = Calibrator::load(source.path(), &params)?;
-    put_aliases(&mut changed, source, map, plan)?;
-    let heads = Heads::new(source, map, plan.dropped_units())
-        .map_err(|e| RepairError::Internal(e.to_string()))?;
-    let empty = empty_layers(&mut changed, source, map, &heads)?;
-    let mut sites = find_sites(&changed, map, plan, remark)?;
-    sites.retain(|s| s.role != Role::AttentionOutput || !empty.contains(&s.layer));
-
-    let stops: Vec<usize> = sites.iter().map(|s| s.input).collect();
-    let original_stops: Vec<usize> = sites.iter().map(Site::original).collect();
-    let keep: Vec<usize> = sites
-        .iter()
-        .filter_map(|s| match s.target {
-            Target::Sum { residual, .. } => Some(residual),
-            Target::Output(_) => None,
-        })
-        .collect();
-    let mut repaired = Repaired {
-        tensors: BTreeMap::new(),
-        record: Record {
-            text: windows.digest.clone(),
-            windows: windows.count,
-            window: windows.window,
-            held_out: windows.held_out(),
-            outputs,
-            threads: rayon::current_num_threads(),
-            choice: None,
-            tensors: Vec::new(),
-        },
+    let mut engine = Engine::load(source, reshaped.then_some(&variant), windows, options)?;
+    engine.share(&shared_by(changed_plan, changed_map, variant.gguf()))?;
+    let gone = match reshaped {
+        true => BTreeSet::new(),
+        false => plan.dropped_units(),
     };
-    if sites.is_empty() {
-        return Ok(repaired);
+    let heads = Heads::new(source, map, gone).map_err(|e| internal(&e))?;
+    let empty = empty_layers(engine.changed(), source, map, &heads)?;
+    // Whatever the plan makes of them.
+    let has_down = |layer: &u32| source.gguf.tensor(&down_name(*layer)).is_some();
+    let without = layers.clone().filter(|layer| !has_down(layer)).count();
+    if without > 0 {
+        remark(&format!(
+            "note: {without} layers have no single ffn_down (experts): only their attn_output is refitted"
+        ));
     }
-    let picked: Vec<usize> = (0..n_tokens).filter(|&i| is_output(i)).collect();
-    let held_from = (windows.count - windows.held_out()) as usize * windows.window as usize;
-    let run = Run {
-        source,
-        map,
-        plan,
+    let output = Variant::new(source, plan, None).map_err(|e| internal(&e))?;
+    let mut refitter = Refitter {
+        variant: &variant,
+        map: changed_map,
+        plan: changed_plan,
         heads: &heads,
-        picked: &picked,
-        held_from,
-        n_tokens,
+        layers,
+        empty,
         par: Par::rayon(rayon::current_num_threads()),
-    };
-    lockstep::beside(
-        &mut original,
-        &windows.tokens,
-        &is_output,
-        &original_stops,
-        |lane| {
-            let mut done = 0;
-            changed.run(
-                &windows.tokens,
-                &is_output,
-                &stops,
-                &keep,
-                &mut |_, pass| {
-                    let site = &sites[done];
-                    let fitted = match lane.next() {
-                        Some((_, values)) => run.refit(site, pass, values),
-                        None => Err(RepairError::Internal("the original stream ended".into())),
-                    };
-                    let result = fitted.and_then(|fitted| {
-                        run.put(site, &fitted, pass)?;
-                        Ok(fitted)
-                    });
-                    match result {
-                        Ok(fitted) => run.note(&mut repaired, site, fitted),
-                        Err(error) => return ControlFlow::Break(Err(error)),
-                    }
-                    done += 1;
-                    progress(done as f64 / sites.len() as f64);
-                    if done == sites.len() {
-                        return ControlFlow::Break(Ok(()));
-                    }
-                    ControlFlow::Continue(())
-                },
-            )
+        repaired: Repaired {
+            tensors: BTreeMap::new(),
+            could_be: could_be(&output, map, plan),
+            record: record(windows, engine.outputs()),
         },
-    )?;
-    Ok(repaired)
-}
-
-/// Writes the donors' rows over the aliases'.
-fn put_aliases(
-    changed: &mut Calibrator,
-    source: &ModelFile,
-    map: &AttentionMap,
-    plan: &Plan,
-) -> Result<(), RepairError> {
-    for (alias, donor) in plan.shared_rows(map) {
-        let name = &source.gguf.tensors()[alias.tensor].name;
-        let weight = changed
-            .graph()
-            .weight(name)
-            .ok_or_else(|| RepairError::Internal(format!("llama.cpp does not use {name}")))?;
-        let data = source.gguf.data_range(&source.gguf.tensors()[donor.tensor]);
-        let from = data.start + donor.offset;
-        changed.write_weight(
-            weight,
-            alias.offset as usize,
-            source.bytes(from..from + donor.len),
-        )?;
-    }
-    Ok(())
+    };
+    engine.run(&mut [&mut refitter], progress)?;
+    Ok(refitter.repaired)
 }
 
 /// The layers of which all units go: nothing is added where they were.
@@ -229,7 +209,7 @@ fn empty_layers(
 ) -> Result<Vec<u32>, RepairError> {
     let mut layers = Vec::new();
     for layer in map.layers.iter().filter(|l| heads.kept(l).is_empty()) {
-        let name = Role::AttentionOutput.tensor_name(layer.layer);
+        let name = output_name(layer.layer);
         let found = changed.graph().weight(&name).zip(source.gguf.tensor(&name));
         let (weight, info) =
             found.ok_or_else(|| RepairError::Internal(format!("there is no {name}")))?;
@@ -237,34 +217,4 @@ fn empty_layers(
         layers.push(layer.layer);
     }
     Ok(layers)
-}
-
-/// The matrices to refit, in the order in which they are computed.
-fn find_sites(
-    changed: &Calibrator,
-    map: &AttentionMap,
-    plan: &Plan,
-    remark: &dyn Fn(&str),
-) -> Result<Vec<Site>, RepairError> {
-    let unsupported = |why| RepairError::Unsupported {
-        architecture: map.architecture.name.to_owned(),
-        why,
-    };
-    let mut sites = Vec::new();
-    let mut without = 0;
-    for layer in layers_to_repair(map, plan) {
-        for role in Role::ALL {
-            match sites::find(changed.graph(), layer, role).map_err(unsupported)? {
-                Some(site) => sites.push(site),
-                None => without += u32::from(role == Role::FeedForwardDown),
-            }
-        }
-    }
-    if without > 0 {
-        remark(&format!(
-            "note: {without} layers have no single ffn_down (experts): only their attn_output is refitted"
-        ));
-    }
-    sites.sort_by_key(|s| s.input);
-    Ok(sites)
 }

@@ -74,6 +74,28 @@ impl Origin {
         }
     }
 
+    /// The weights that stay, row after row.
+    ///
+    /// # Errors
+    /// When their type has no numbers.
+    pub(super) fn weights(&self, source: &ModelFile) -> Result<Vec<f32>, QuantError> {
+        let from = &source.gguf.tensors()[self.tensor];
+        let bytes = self.bytes(source, 0..from.byte_len());
+        let width = from.row_elems() as usize;
+        let rows = bytes.len() / from.row_bytes() as usize;
+        let mut values = vec![0f32; rows * width];
+        quants::dequantize_row(from.ggml_type.id(), &bytes, &mut values)?;
+        Ok(match &self.columns {
+            None => values,
+            Some(columns) => (values.chunks(width))
+                .flat_map(|row| {
+                    (columns.iter()).flat_map(|c| &row[c.start as usize..c.end as usize])
+                })
+                .copied()
+                .collect(),
+        })
+    }
+
     /// Rows `rows` of the tensor `info`, made of others' columns or encoded.
     ///
     /// # Errors

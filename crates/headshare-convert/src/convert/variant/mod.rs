@@ -21,6 +21,8 @@ use std::ops::Range;
 
 use headshare_format::gguf::align_up;
 use headshare_format::{FormatError, GgmlType, Gguf, TensorInfo};
+use headshare_runtime::quants::QuantError;
+use headshare_runtime::stitched::VirtualFile;
 
 pub use data::{Origin, cut_columns, spread_columns};
 pub use error::ShapeError;
@@ -166,6 +168,35 @@ impl<'a> Variant<'a> {
         }
     }
 
+    /// Lets it say `made_by` of itself, under [`MADE_BY`], in the place of what it
+    /// said before.
+    ///
+    /// # Errors
+    /// When its size overflows.
+    pub(super) fn say(&mut self, made_by: &str) -> Result<(), FormatError> {
+        let header = self.header_saying(made_by);
+        let old = &self.gguf;
+        let end = old.file_len() - old.data_offset();
+        let data = align_up(header.len() as u64, old.alignment());
+        let len = data.and_then(|data| data.checked_add(end));
+        let len = len.ok_or_else(|| FormatError::unsupported("output", "its size overflows"))?;
+        self.gguf = Cow::Owned(Gguf::parse_header(&header, len)?);
+        Ok(())
+    }
+
+    /// Its header, were it to say that.
+    pub(super) fn header_saying(&self, made_by: &str) -> Vec<u8> {
+        let keys = Keys {
+            made_by: Some(made_by.to_owned()),
+            ..Keys::default()
+        };
+        let mut builder = keys.apply(&self.gguf);
+        for info in self.gguf.tensors() {
+            builder.tensor(info);
+        }
+        builder.finish()
+    }
+
     /// Its header.
     pub fn gguf(&self) -> &Gguf {
         &self.gguf
@@ -267,6 +298,82 @@ impl<'a> Variant<'a> {
         Ok(())
     }
 
+    /// Fills `out` with the bytes of the variant's file from `at` on, which may
+    /// lie anywhere in it.
+    ///
+    /// # Errors
+    /// When weights cannot be encoded.
+    fn read(&self, at: u64, out: &mut [u8]) -> Result<(), ConvertError> {
+        if self.as_source && self.new.is_empty() {
+            let end = at + out.len() as u64;
+            out.copy_from_slice(self.source.bytes(at..end));
+            return Ok(());
+        }
+        let header = self.gguf.header_bytes();
+        let (mut at, mut out) = (at, out);
+        while !out.is_empty() {
+            let left = out.len() as u64;
+            let n = if at < header.len() as u64 {
+                let n = left.min(header.len() as u64 - at);
+                out[..n as usize].copy_from_slice(&header[at as usize..(at + n) as usize]);
+                n
+            } else if let Some((tensor, start)) = self.tensor_at(at) {
+                let end = start + self.gguf.tensors()[tensor].byte_len();
+                let n = left.min(end - at);
+                let mut to = 0;
+                self.stream::<ConvertError>(at..at + n, |bytes| {
+                    out[to..to + bytes.len()].copy_from_slice(bytes);
+                    to += bytes.len();
+                    Ok(())
+                })?;
+                n
+            } else {
+                let starts = self.gguf.tensors().iter();
+                let next = starts.map(|t| self.gguf.data_range(t).start);
+                let next = next.filter(|&start| start > at).min();
+                let n = next.map_or(left, |next| left.min(next - at));
+                out[..n as usize].fill(0);
+                n
+            };
+            at += n;
+            out = &mut out[n as usize..];
+        }
+        Ok(())
+    }
+
+    /// All data of a tensor.
+    ///
+    /// # Errors
+    /// When weights cannot be encoded.
+    pub fn tensor_data(&self, tensor: usize) -> Result<Cow<'_, [u8]>, ConvertError> {
+        let (info, origin) = (&self.gguf.tensors()[tensor], &self.origins[tensor]);
+        if let Some(data) = self.new.get(&tensor) {
+            return Ok(data.into());
+        }
+        if origin.is_copied(self.source, info) {
+            return Ok(origin.bytes(self.source, 0..info.byte_len()));
+        }
+        let mut data = vec![0; info.byte_len() as usize];
+        self.read(self.gguf.data_range(info).start, &mut data)?;
+        Ok(data.into())
+    }
+
+    /// The rows of the source's matrix that are left of the one called `name`,
+    /// where some are gone.
+    pub fn kept_rows(&self, name: &str) -> Option<Vec<Range<u64>>> {
+        let tensor = self.gguf.tensor_index(name)?;
+        self.origins[tensor].rows.clone()
+    }
+
+    /// The weights that a tensor is made of, row after row, as the source has
+    /// them: without what an encoding at another type loses.
+    ///
+    /// # Errors
+    /// When their type has no numbers.
+    pub fn source_weights(&self, tensor: usize) -> Result<Vec<f32>, QuantError> {
+        self.origins[tensor].weights(self.source)
+    }
+
     /// The tensor in whose data `at` lies, and where these begin.
     fn tensor_at(&self, at: u64) -> Option<(usize, u64)> {
         let tensors = self.gguf.tensors();
@@ -297,6 +404,16 @@ impl<'a> Variant<'a> {
         };
         let rows = row(range.start)..row(range.end);
         (Some(made), origin.bytes(self.source, rows))
+    }
+}
+
+impl VirtualFile for Variant<'_> {
+    fn size(&self) -> u64 {
+        self.len()
+    }
+
+    fn read_at(&self, at: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.read(at, out).map_err(std::io::Error::other)
     }
 }
 

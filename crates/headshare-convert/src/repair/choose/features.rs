@@ -10,15 +10,15 @@ use rayon::prelude::*;
 use super::pairs::{Fit, Layer};
 use super::sites::{self, Attention};
 use super::survey::{Donor, Effect, Unit};
+use crate::engine::Options;
+use crate::engine::Windows;
+use crate::engine::inverse_squares;
+use crate::engine::normal::{GramSum, ProductSum, weighted};
+use crate::engine::weights::dequantized;
 use crate::input::ModelFile;
 use crate::model::{AttentionLayer, AttentionMap};
 use crate::model::{Part, UnitId};
 use crate::repair::error::RepairError;
-use crate::repair::normal::{GramSum, ProductSum, weighted};
-use crate::repair::options::Options;
-use crate::repair::refit;
-use crate::repair::weights::dequantized;
-use crate::repair::windows::Windows;
 
 /// Where a head's features depend on whose place it takes (biases, ALiBi), a
 /// donor is tried in its units' own places: so many donors of a layer.
@@ -225,9 +225,9 @@ impl Comparison<'_> {
         let row_weights = match self.attention.residual() {
             Some(residual) => {
                 let residual = pass.f32s(residual)?;
-                refit::row_weights(&residual, residual.len() / self.n_tokens)
+                inverse_squares(&residual, residual.len() / self.n_tokens)
             }
-            None => refit::row_weights(&product(&features, &output, width), outputs),
+            None => inverse_squares(&product(&features, &output, width), outputs),
         };
         let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
         if !finite(&features) || !finite(&row_weights) {
@@ -383,7 +383,8 @@ impl Comparison<'_> {
             .gguf
             .tensor_index(name)
             .ok_or_else(|| RepairError::Internal(format!("{name} is not in the file")))?;
-        dequantized(self.source, index).map_err(|e| self.attention.output.cannot(e.into()))
+        dequantized(self.source, index)
+            .map_err(|e| RepairError::cannot(&self.attention.output, e.into()))
     }
 
     fn not_finite(&self) -> RepairError {

@@ -24,9 +24,9 @@ pub use select::{Chosen, Goal, Terms, Units};
 pub use survey::{Donor, Effect, Subject, Survey, SurveyError, Unit};
 
 use super::error::RepairError;
-use super::options::Options;
 use super::supported::check_supported;
-use super::windows::Windows;
+use crate::engine::Options;
+use crate::engine::Windows;
 
 /// Windows that features are compared on, at most.
 const FEATURE_WINDOWS: usize = 16;

@@ -14,13 +14,13 @@ use super::divergence::Reference;
 use super::features::{Compared, Fits, Weights, columns, cut, id, product};
 use super::sites::{self, Attention, crossing};
 use super::survey::Unit;
+use crate::engine::Options;
+use crate::engine::Windows;
+use crate::engine::weights::dequantized;
 use crate::input::ModelFile;
 use crate::model::AttentionMap;
 use crate::model::UnitId;
 use crate::repair::error::RepairError;
-use crate::repair::options::Options;
-use crate::repair::weights::dequantized;
-use crate::repair::windows::Windows;
 
 /// Units whose effect on logits is measured; that of others is estimated.
 const MEASURED_UNITS: usize = 256;
@@ -84,14 +84,14 @@ pub(super) fn measure(
     let end = graph.nodes.len() - 1;
     let crossings: Vec<Vec<usize>> = attentions
         .iter()
-        .map(|a| crossing(graph, a.output.original()))
+        .map(|a| crossing(graph, a.output.target.node()))
         .collect();
     let mut stops = vec![end];
     for attention in &attentions {
         stops.extend([
             attention.input,
             attention.features(),
-            attention.output.original(),
+            attention.output.target.node(),
         ]);
     }
     let keep: Vec<usize> = crossings.iter().flatten().copied().collect();
@@ -103,7 +103,7 @@ pub(super) fn measure(
         attentions
             .iter()
             .zip(&crossings)
-            .find(|(a, _)| [a.input, a.features(), a.output.original()].contains(&stop))
+            .find(|(a, _)| [a.input, a.features(), a.output.target.node()].contains(&stop))
     };
     calibrator.run(
         &windows.tokens,
@@ -429,7 +429,8 @@ impl Replays<'_> {
         Ok(Matrix {
             layer,
             width: self.source.gguf.tensors()[index].row_elems() as usize,
-            rows: dequantized(self.source, index).map_err(|e| site.cannot(e.into()))?,
+            rows: dequantized(self.source, index)
+                .map_err(|e| RepairError::cannot(site, e.into()))?,
         })
     }
 

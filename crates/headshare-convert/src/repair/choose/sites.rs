@@ -4,9 +4,9 @@ use std::ops::RangeInclusive;
 
 use headshare_runtime::calibrate::{Calibrator, Graph, Source, Weight};
 
+use crate::engine::{Role, Site, Target, sites};
 use crate::model::{AttentionLayer, AttentionMap};
 use crate::repair::error::RepairError;
-use crate::repair::sites::{self, Role, Site, Target};
 
 /// The attention of a layer.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Attention<'_> {
     pub fn residual(&self) -> Option<usize> {
         match self.output.target {
             Target::Sum { residual, .. } => Some(residual),
-            Target::Output(_) => None,
+            Target::Output(_) | Target::NoPlain { .. } => None,
         }
     }
 
@@ -40,7 +40,7 @@ impl Attention<'_> {
     pub fn scale(&self) -> f32 {
         match self.output.target {
             Target::Sum { scale, .. } => scale,
-            Target::Output(_) => 1.0,
+            Target::Output(_) | Target::NoPlain { .. } => 1.0,
         }
     }
 }
@@ -55,20 +55,26 @@ pub(super) fn find<'a>(
         why: format!("{why} (--choose match does not need it)"),
     };
     let graph = calibrator.graph();
+    let all = sites::find(graph, Some(map.architecture.residual));
     map.layers
         .iter()
         .map(|layer| {
-            let output = sites::find(graph, layer.layer, Role::AttentionOutput)
-                .map_err(unsupported)?
-                .ok_or_else(|| {
-                    unsupported(format!("layer {} has no plain attn_output", layer.layer))
-                })?;
+            let is_output =
+                |s: &&Site| s.layer == Some(layer.layer) && s.role == Role::AttentionOutput;
+            let output = all.iter().find(is_output).ok_or_else(|| {
+                unsupported(format!("layer {} has no plain attn_output", layer.layer))
+            })?;
+            if let Target::NoPlain { why, .. } = &output.target {
+                return Err(unsupported(format!(
+                    "{why}, which repair knows nothing about"
+                )));
+            }
             let input = input(graph, layer.layer, output.input).map_err(unsupported)?;
             Ok(Attention {
                 layer,
                 input,
                 by_place: depends_on_place(graph, layer, input + 1..=output.input),
-                output,
+                output: output.clone(),
             })
         })
         .collect()

@@ -7,10 +7,10 @@ use headshare_files::{AtomicFile, FileError, FileId};
 use headshare_format::alias::format_digest;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Windows;
 use crate::input::ModelFile;
 use crate::model::{AttentionMap, UnitId};
 use crate::repair::record::SurveyRecord;
-use crate::repair::windows::Windows;
 
 /// The version of [`Survey`] files.
 pub(super) const VERSION: u32 = 2;

@@ -4,8 +4,9 @@ use headshare_format::TensorInfo;
 use headshare_format::alias::format_digest;
 use headshare_runtime::{Model, ModelParams};
 
-use super::error::RepairError;
+use super::error::EngineError;
 use super::options::{Options, logits_bytes};
+use super::visit::Frequencies;
 use crate::input::ModelFile;
 use crate::model::AttentionMap;
 
@@ -36,7 +37,7 @@ impl Windows {
         map: &AttentionMap,
         options: &Options,
         remark: &dyn Fn(&str),
-    ) -> Result<Self, RepairError> {
+    ) -> Result<Self, EngineError> {
         let params = ModelParams {
             use_extra_bufts: false,
             n_gpu_layers: 0,
@@ -52,7 +53,7 @@ impl Windows {
         let window = options.window.max(1) as usize;
         let there = all.len() / window;
         if there < MIN_WINDOWS {
-            return Err(RepairError::TextTooShort {
+            return Err(EngineError::TextTooShort {
                 found: all.len(),
                 needed: MIN_WINDOWS * window,
             });
@@ -90,7 +91,7 @@ impl Windows {
     }
 
     /// Some windows of those in `range`, at most `most`, spread evenly over it.
-    pub(super) fn pick(&self, range: std::ops::Range<usize>, most: usize) -> Self {
+    pub(crate) fn pick(&self, range: std::ops::Range<usize>, most: usize) -> Self {
         let window = self.window as usize;
         let count = range.len().min(most);
         let tokens = (0..count)
@@ -108,13 +109,31 @@ impl Windows {
         }
     }
 
+    /// How often each of `rows` tokens of the vocabulary comes up.
+    pub(super) fn frequencies(&self, rows: usize) -> Frequencies {
+        let held_from = (self.count - self.held_out()) as usize * self.window as usize;
+        let count = |tokens: &[i32]| {
+            let mut counts = vec![0u32; rows];
+            for &token in tokens {
+                if let Some(count) = counts.get_mut(token as usize) {
+                    *count += 1;
+                }
+            }
+            counts
+        };
+        Frequencies {
+            fitted: count(&self.tokens[..held_from]),
+            held: count(&self.tokens[held_from..]),
+        }
+    }
+
     /// Windows, the last ones, that ridges are chosen on.
     pub fn held_out(&self) -> u32 {
         (self.count / 8).max(1)
     }
 }
 
-/// Bytes that a repair takes.
+/// Bytes that a run takes.
 struct Needs {
     fixed: u64,
     a_window: u64,
@@ -144,12 +163,12 @@ impl Needs {
         }
     }
 
-    fn windows(&self, bound: u64, wanted: usize) -> Result<usize, RepairError> {
+    fn windows(&self, bound: u64, wanted: usize) -> Result<usize, EngineError> {
         let fixed = self.fixed + 2 * logits_bytes(bound);
         let room = bound.saturating_sub(fixed) / self.a_window.max(1);
         if (room as usize) < MIN_WINDOWS {
             let needed = self.least();
-            return Err(RepairError::Memory { bound, needed });
+            return Err(EngineError::Memory { bound, needed });
         }
         Ok(wanted.min(room as usize))
     }
@@ -210,7 +229,7 @@ mod tests {
             // Eighths are rounded down.
             let less = least.saturating_sub(8);
             let refused = needs.windows(less, 9).unwrap_err();
-            let RepairError::Memory { needed, .. } = refused else {
+            let EngineError::Memory { needed, .. } = refused else {
                 panic!("{refused}")
             };
             assert_eq!(needed, least);

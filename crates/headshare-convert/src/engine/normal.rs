@@ -25,33 +25,102 @@ pub struct Normal {
     pub rows: usize,
 }
 
-impl Normal {
-    /// The sums over `weights.len()` tokens: `inputs` and `targets` are row
-    /// after row.
-    pub fn of(inputs: &[f32], targets: &[f32], weights: &[f32], par: Par) -> Self {
-        let rows = weights.len();
-        let p = inputs.len().checked_div(rows).unwrap_or(0);
-        let n = targets.len().checked_div(rows).unwrap_or(0);
-        let mut gram = GramSum::new(p);
-        let mut cross = ProductSum::new(p, n);
-        let mut target = 0.0;
-        for start in (0..rows).step_by(SLAB) {
-            let end = rows.min(start + SLAB);
-            let weights = &weights[start..end];
-            let z = weighted(&inputs[start * p..end * p], weights);
-            let y = weighted(&targets[start * n..end * n], weights);
-            gram.add(&z, par);
-            cross.add(&z, &y, par);
-            target += y.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
-        }
+/// The sums over the tokens to fit on, and over those that are held out.
+#[derive(Clone, Debug)]
+pub struct Sums {
+    /// To fit on.
+    pub fitted: Normal,
+    /// To choose on.
+    pub held: Normal,
+}
+
+/// The Gram matrices of inputs, of the tokens to fit on and of those held out.
+pub type Grams = [Mat<f64>; 2];
+
+/// Rows to sum up, and what each counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// Inputs, so many a row.
+    pub inputs: (&'a [f32], usize),
+    /// Targets, so many a row.
+    pub targets: (&'a [f32], usize),
+    /// What each row counts.
+    pub weights: &'a [f32],
+    /// The first row of those that are held out.
+    pub held_from: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Those to fit on and those held out: inputs, targets, weights.
+    fn parts(self) -> [(&'a [f32], &'a [f32], &'a [f32]); 2] {
+        let [(inputs, p), (targets, n)] = [self.inputs, self.targets];
+        [0..self.held_from, self.held_from..self.weights.len()].map(|rows| {
+            (
+                &inputs[rows.start * p..rows.end * p],
+                &targets[rows.start * n..rows.end * n],
+                &self.weights[rows],
+            )
+        })
+    }
+
+    /// Their Gram matrices.
+    pub fn grams(self, par: Par) -> Grams {
+        let p = self.inputs.1;
+        self.parts().map(|(inputs, _, weights)| {
+            let mut gram = GramSum::new(p);
+            for (inputs, weights) in inputs.chunks(SLAB * p).zip(weights.chunks(SLAB)) {
+                gram.add(&weighted(inputs, weights), par);
+            }
+            gram.finish()
+        })
+    }
+}
+
+impl Sums {
+    /// The sums of `rows`.
+    pub fn of(rows: Rows<'_>, par: Par) -> Self {
+        let grams = rows.grams(par);
+        Self::beside(&grams, rows, par)
+    }
+
+    /// The same where the Gram matrices are known already.
+    pub fn beside(grams: &Grams, rows: Rows<'_>, par: Par) -> Self {
+        let (p, n) = (rows.inputs.1, rows.targets.1);
+        let [fitted, held] = [0, 1].map(|i| {
+            let (inputs, targets, weights) = rows.parts()[i];
+            let mut cross = ProductSum::new(p, n);
+            let mut target = 0.0;
+            let slabs = inputs.chunks(SLAB * p).zip(targets.chunks(SLAB * n.max(1)));
+            for ((inputs, targets), weights) in slabs.zip(weights.chunks(SLAB)) {
+                let y = weighted(targets, weights);
+                cross.add(&weighted(inputs, weights), &y, par);
+                target += y.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+            }
+            Normal {
+                gram: grams[i].clone(),
+                cross: cross.finish(),
+                target,
+                rows: weights.len(),
+            }
+        });
+        Self { fitted, held }
+    }
+
+    /// The sums over the tokens of both.
+    pub fn plus(&self, other: &Self) -> Self {
         Self {
-            gram: gram.finish(),
-            cross: cross.finish(),
-            target,
-            rows,
+            fitted: self.fitted.plus(&other.fitted),
+            held: self.held.plus(&other.held),
         }
     }
 
+    /// The sums over all tokens.
+    pub fn all(&self) -> Normal {
+        self.fitted.plus(&self.held)
+    }
+}
+
+impl Normal {
     /// The sums over the tokens of both.
     pub fn plus(&self, other: &Self) -> Self {
         Self {
@@ -227,13 +296,27 @@ mod tests {
             .collect()
     }
 
+    /// The sums over all rows, the last third of which is held out.
+    fn sums(inputs: &[f32], targets: &[f32], weights: &[f32]) -> Normal {
+        let n = weights.len();
+        let rows = Rows {
+            inputs: (inputs, inputs.len() / n),
+            targets: (targets, targets.len() / n),
+            weights,
+            held_from: n - n / 3,
+        };
+        let sums = Sums::of(rows, Par::Seq);
+        assert_eq!(sums.fitted.rows, n - n / 3);
+        sums.all()
+    }
+
     #[test]
     fn sums_equal_naive_ones_and_the_solution_is_the_minimum() {
         let (rows, p, n) = (2500, 7, 3);
         let z = numbers(rows * p, 1);
         let y = numbers(rows * n, 2);
         let w: Vec<f32> = numbers(rows, 3).iter().map(|v| v.abs() + 0.1).collect();
-        let normal = Normal::of(&z, &y, &w, Par::Seq);
+        let normal = sums(&z, &y, &w);
         for i in 0..p {
             for j in 0..p {
                 let naive: f64 = (0..rows)
@@ -281,7 +364,7 @@ mod tests {
 
     #[test]
     fn inputs_of_zeros_change_nothing() {
-        let normal = Normal::of(&[0.0; 20], &[1.0; 10], &[1.0; 5], Par::Seq);
+        let normal = sums(&[0.0; 20], &[1.0; 10], &[1.0; 5]);
         let from = Mat::from_fn(4, 2, |i, j| (i * 2 + j) as f64);
         assert_eq!(normal.solve(&from, 0.01), Some(from));
     }

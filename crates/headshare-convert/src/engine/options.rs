@@ -1,9 +1,9 @@
-//! How a repair is done.
+//! How the engine runs.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// How a repair is done.
+/// How the engine runs.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The text to calibrate on.

@@ -1,0 +1,37 @@
+//! Why the engine cannot run.
+
+use headshare_runtime::VocabError;
+use headshare_runtime::calibrate::CalibrateError;
+
+/// Why the engine cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Too little text.
+    #[error("the text has {found} tokens; it needs at least {needed}")]
+    TextTooShort {
+        /// What it has.
+        found: usize,
+        /// What it needs.
+        needed: usize,
+    },
+    /// The bound on memory is too small.
+    #[error("{bound} bytes are too few; this model needs at least {needed}")]
+    Memory {
+        /// The bound.
+        bound: u64,
+        /// What it takes.
+        needed: u64,
+    },
+    /// The run was interrupted or llama.cpp failed.
+    #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Vocab(#[from] VocabError),
+    /// The system starts no thread for the second stream.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// Something that cannot be.
+    #[error("engine: {0}")]
+    Internal(String),
+}
