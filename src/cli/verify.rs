@@ -10,7 +10,7 @@ use crate::convert::Verification;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A file that `convert` has written.
+    /// A file that `convert` has written, also a plain one of other shapes or types.
     file: PathBuf,
     /// The file that it was made from. Every row is compared with it, except in
     /// tensors that were computed anew.
@@ -46,17 +46,23 @@ fn render(path: &std::path::Path, report: &Verification) -> String {
     for finding in &report.findings {
         text += &format!("{}: {}\n", finding.subject, finding.problem);
     }
-    let mut checked = format!(
-        "{} stored tensors and the header against their digests",
-        report.stored_tensors
-    );
+    let mut checked = match report.plain {
+        true => format!(
+            "{} computed tensors against their digests",
+            report.replaced_tensors
+        ),
+        false => format!(
+            "{} stored tensors and the header against their digests",
+            report.stored_tensors
+        ),
+    };
     if report.lossless {
         checked += ", the expanded file against the source's digest";
     }
     if let Some(bytes) = report.compared_bytes {
         checked += &format!(", {} bytes against the source", grouped(bytes));
     }
-    if report.replaced_tensors > 0 {
+    if report.replaced_tensors > 0 && !report.plain {
         let n = report.replaced_tensors;
         checked += &format!("; {n} tensors differ from the source by repair");
     }

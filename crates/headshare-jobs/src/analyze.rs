@@ -112,8 +112,9 @@ impl AnalyzeAttention {
         let inputs = [model.id];
         let picture = Picture::new(self.picture.as_deref(), self.force, &inputs)?;
         let name = text::name(&self.text);
-        let read = text::read(&self.text)
-            .map_err(|error| Error::bad_input(format!("cannot read the text from {name}: {error}")))?;
+        let read = text::read(&self.text).map_err(|error| {
+            Error::bad_input(format!("cannot read the text from {name}: {error}"))
+        })?;
         // What is not UTF-8 is read as llama.cpp's own programs would print it.
         let read = String::from_utf8_lossy(&read);
         let settings = Settings {

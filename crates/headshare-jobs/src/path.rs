@@ -50,7 +50,7 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf,
 
 /// The same for what may be missing.
 pub(crate) mod option {
-    use super::{Deserialize, Deserializer, Spelling, PathBuf, Serialize, Serializer};
+    use super::{Deserialize, Deserializer, PathBuf, Serialize, Serializer, Spelling};
 
     pub(crate) fn serialize<S: Serializer>(
         path: &Option<PathBuf>,
@@ -69,7 +69,7 @@ pub(crate) mod option {
 
 /// The same for several.
 pub(crate) mod list {
-    use super::{Deserialize, Deserializer, Spelling, PathBuf, Serializer};
+    use super::{Deserialize, Deserializer, PathBuf, Serializer, Spelling};
 
     pub(crate) fn serialize<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(paths.iter().map(|path| Spelling::from(path.as_path())))

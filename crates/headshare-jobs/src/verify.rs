@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use headshare_convert::convert::variant::MADE_BY;
 use headshare_convert::convert::{self, Verification};
 use headshare_convert::input::ModelFile;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use crate::{Error, Ui};
 /// hold are in the outcome, not an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verify {
-    /// A file that was converted.
+    /// A file that was converted, also a plain one of other shapes or types.
     #[serde(with = "crate::path")]
     pub file: PathBuf,
     /// The file it was made from: every row is compared with it.
@@ -26,12 +27,13 @@ impl Verify {
     /// # Errors
     /// When a file cannot be read, or its plan does not fit.
     pub fn run(&self, _: &dyn Ui) -> Result<Verification, Error> {
-        let (file, table) = ModelFile::open_converted(&self.file)?;
         let source = self.source.as_deref().map(ModelFile::open_plain);
-        Ok(convert::verify(
-            &file,
-            &table,
-            source.transpose()?.as_ref(),
-        )?)
+        let source = source.transpose()?;
+        let file = ModelFile::open(&self.file)?;
+        if file.table.is_none() && file.gguf.kv(MADE_BY).is_some() {
+            return Ok(convert::verify_variant(&file, source.as_ref())?);
+        }
+        let (file, table) = ModelFile::open_converted(&self.file)?;
+        Ok(convert::verify(&file, &table, source.as_ref())?)
     }
 }

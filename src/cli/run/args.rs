@@ -240,7 +240,7 @@ impl Args {
         ];
         let files = (files.iter()).filter_map(|(flag, path)| Some((*flag, path.as_deref()?)));
         let messages = self.chat.then_some(("--chat", Path::new(text::STDIO)));
-        Ok(stdio::check_inputs(files.chain(messages))?)
+        stdio::check_inputs(files.chain(messages))
     }
 
     /// The text to go on from, or the first message of a chat.

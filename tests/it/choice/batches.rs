@@ -42,9 +42,14 @@ fn limits(tokens: usize) -> Limits {
 fn batched(model: &Arc<Model>, items: &[Encoded], tokens: usize) -> Vec<Scores> {
     let schedule = Schedule::new(items, limits(tokens));
     let mut evaluated = 0;
-    let scores = score(&mut context(model, &schedule), items, &schedule, &mut |_, n| {
-        evaluated = n;
-    });
+    let scores = score(
+        &mut context(model, &schedule),
+        items,
+        &schedule,
+        &mut |_, n| {
+            evaluated = n;
+        },
+    );
     assert_eq!(evaluated, schedule.n_tokens);
     scores.unwrap()
 }

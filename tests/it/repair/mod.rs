@@ -4,6 +4,7 @@ mod calibrated;
 mod dropped;
 mod kept;
 mod naive;
+mod shapes;
 mod steps;
 
 use std::ops::ControlFlow;

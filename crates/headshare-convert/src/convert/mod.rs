@@ -11,6 +11,7 @@ mod digest;
 mod duplicates;
 mod error;
 mod expand;
+mod record;
 pub mod variant;
 mod verify;
 mod write;
@@ -20,20 +21,20 @@ use std::collections::BTreeMap;
 use headshare_format::alias::{Digests, Provenance, Replaced};
 use headshare_format::layout::{self, PhysicalLayout, SharedRows};
 use headshare_format::{FormatError, Gguf, LogicalLayout, PageSize, VirtualGguf};
-use serde::Serialize;
 
 pub use damage::{Damage, Finding};
 pub use digest::{UNKNOWN_DIGEST, digest_of};
 pub use duplicates::Duplicates;
 pub use error::ConvertError;
 pub use expand::{StreamError, expand, expand_to_scratch, expand_to_stream, source_view};
-pub use verify::{Verification, plan_of, verify};
+pub use verify::{Verification, plan_of, verify, verify_variant};
 pub use write::{check_source, write, write_plain};
 
 use crate::TOOL;
 use crate::input::{InputError, ModelFile};
 use crate::model::{AttentionMap, RowsRange};
 use crate::plan::{Plan, Saved};
+use record::{MadeBy, pad};
 use variant::Variant;
 
 /// A conversion that is ready to be written.
@@ -51,6 +52,8 @@ pub struct Prepared<'a> {
     pub output_bytes: u64,
     /// What it saves.
     pub saved: Saved,
+    /// What a plain file of other shapes or types says about how it was made.
+    made_by: Option<MadeBy>,
 }
 
 /// A converted file.
@@ -60,6 +63,8 @@ pub struct Headshare {
     pub layout: PhysicalLayout,
     /// Where the data begin.
     pub data_offset: u64,
+    /// Bytes that the recorded plan takes, with spaces after it.
+    plan_len: usize,
 }
 
 /// Tensors that get new data, of the type and shape that a plan gives them.
@@ -69,6 +74,18 @@ pub struct Fitted {
     pub tensors: BTreeMap<usize, Vec<u8>>,
     /// What it was computed by, as JSON.
     pub by: String,
+    /// What of this was not known before.
+    pub room: Room,
+}
+
+/// What fitting may come to at most: the header is as long as for that, so that
+/// its size is known before.
+#[derive(Debug, Clone, Default)]
+pub struct Room {
+    /// The tensors that may get new data, by index in the source, ascending.
+    pub tensors: Vec<usize>,
+    /// Bytes of [`Fitted::by`].
+    pub by: usize,
 }
 
 /// Plans the conversion of `source` by `plan`, for pages of `page` bytes, with
@@ -86,19 +103,20 @@ pub fn prepare(
     fitted: Fitted,
     page: PageSize,
 ) -> Result<Prepared<'_>, ConvertError> {
-    let Fitted { tensors, by } = fitted;
+    let Fitted { tensors, by, room } = fitted;
     let Some(mut plan) = plan else {
         let mut variant = Variant::unchanged(source);
         variant.fill(tensors);
         // Without a map of the heads, whole tensors still count.
         let map = AttentionMap::of(variant.gguf()).ok();
-        return lay_out(variant, None, Vec::new(), map.as_ref(), by, page);
+        return lay_out(variant, None, Vec::new(), map.as_ref(), (by, room), page);
     };
     plan.expected = None;
     if plan.is_about_units() {
         plan.check(&attention_map(source)?)?;
     }
-    let made_by = plan.reshapes().then(|| made_by(&plan, &by));
+    let made_by = MadeBy::new(&plan, &by, room.by, Vec::new(), &[]);
+    let made_by = plan.reshapes().then(|| made_by.unknown());
     let mut variant = Variant::new(source, &plan, made_by)?;
     variant.fill(tensors);
     let map = AttentionMap::of(variant.gguf());
@@ -108,36 +126,24 @@ pub fn prepare(
     } else {
         Vec::new()
     };
-    lay_out(variant, Some(plan), shared, map.ok().as_ref(), by, page)
-}
-
-/// What a variant says about how it was made, under [`variant::MADE_BY`].
-fn made_by(plan: &Plan, by: &str) -> String {
-    #[derive(Serialize)]
-    struct MadeBy<'a> {
-        tool: &'a str,
-        plan: &'a Plan,
-        repair: Option<serde_json::Value>,
-    }
-    let repair = (!by.is_empty())
-        .then(|| serde_json::from_str(by).ok())
-        .flatten();
-    let all = MadeBy {
-        tool: TOOL,
-        plan,
-        repair,
-    };
-    serde_json::to_string(&all).expect("a plan is plain data")
+    lay_out(
+        variant,
+        Some(plan),
+        shared,
+        map.ok().as_ref(),
+        (by, room),
+        page,
+    )
 }
 
 /// Decides how `variant` is laid out, in which `shared` rows are others' and
 /// `map` says where the heads are.
 fn lay_out<'a>(
-    variant: Variant<'a>,
+    mut variant: Variant<'a>,
     plan: Option<Plan>,
     mut shared: Vec<SharedRows>,
     map: Option<&AttentionMap>,
-    by: String,
+    (by, room): (String, Room),
     page: PageSize,
 ) -> Result<Prepared<'a>, ConvertError> {
     let source = variant.source;
@@ -153,8 +159,19 @@ fn lay_out<'a>(
     shared.extend(duplicates.shared.iter().copied());
     let smaller = source.tensor_bytes().saturating_sub(variant.tensor_bytes());
     if shared.is_empty() && !variant.is_as_source() {
+        // A plain file has no other digests.
+        let made_by = plan.as_ref().map(|plan| {
+            let name = |tensor: &usize| variant.gguf().tensors()[*tensor].name.clone();
+            let tensors: Vec<String> = variant.computed().iter().map(name).collect();
+            let most: Vec<String> = room.tensors(&variant).iter().map(name).collect();
+            MadeBy::new(plan, &by, room.by, tensors, &most)
+        });
+        if let Some(made_by) = &made_by {
+            variant.say(&made_by.unknown()).map_err(content())?;
+        }
         let output_bytes = variant.len();
         return Ok(Prepared {
+            made_by,
             saved: Saved {
                 file_bytes: source.len() as i64 - output_bytes as i64,
                 resident_bytes: smaller,
@@ -183,10 +200,20 @@ fn lay_out<'a>(
     let is_zero = |range: std::ops::Range<u64>| {
         !variant.is_as_source() || source.bytes(range).iter().all(|&b| b == 0)
     };
-    let layout = layout::plan(gguf, &is_zero, &shared, page, provenance).map_err(content())?;
-    let header = layout
-        .table
-        .encode(gguf, &layout.infos(), page, Digests::Unknown);
+    let mut layout = layout::plan(gguf, &is_zero, &shared, page, provenance).map_err(content())?;
+    let encoded = |layout: &PhysicalLayout| {
+        let table = &layout.table;
+        table.encode(gguf, &layout.infos(), page, Digests::Unknown)
+    };
+    let mut plan_len = 0;
+    if let Some(most) = room.most(&variant, &layout) {
+        let spaces = encoded(&most).len().saturating_sub(encoded(&layout).len());
+        if let Some(plan) = &mut layout.table.provenance.plan {
+            plan_len = plan.len() + spaces;
+            pad(plan, plan_len);
+        }
+    }
+    let header = encoded(&layout);
     let data_offset = page
         .align_up(header.len() as u64)
         .ok_or_else(|| content()(FormatError::unsupported("output", "its size overflows")))?;
@@ -195,6 +222,7 @@ fn lay_out<'a>(
     let view =
         VirtualGguf::new(&physical, &layout.table, LogicalLayout::Pages(page)).map_err(content())?;
     Ok(Prepared {
+        made_by: None,
         saved: Saved {
             file_bytes: source.len() as i64 - output_bytes as i64,
             resident_bytes: smaller + view.resident_saving(page),
@@ -204,10 +232,42 @@ fn lay_out<'a>(
         headshare: Some(Headshare {
             layout,
             data_offset,
+            plan_len,
         }),
         duplicates,
         output_bytes,
     })
+}
+
+impl Room {
+    /// `layout` with all the tensors and the record that there is room for;
+    /// `None` where nothing was to be fitted.
+    fn most(&self, variant: &Variant<'_>, layout: &PhysicalLayout) -> Option<PhysicalLayout> {
+        if self.tensors.is_empty() {
+            return None;
+        }
+        let tensors = self.tensors(variant);
+        let mut most = layout.clone();
+        most.table.provenance.replaced = Some(Replaced {
+            by: " ".repeat(self.by),
+            tensors: tensors.into_iter().map(|tensor| tensor as u32).collect(),
+        });
+        Some(most)
+    }
+
+    /// The tensors of `variant` that are neither rows nor columns of its source, if
+    /// all there is room for are not; ascending.
+    fn tensors(&self, variant: &Variant<'_>) -> Vec<usize> {
+        let name = |&tensor: &usize| &variant.source.gguf.tensors()[tensor].name;
+        let fitted = self.tensors.iter().map(name);
+        let mut tensors: Vec<usize> = fitted
+            .filter_map(|name| variant.gguf().tensor_index(name))
+            .chain(variant.computed())
+            .collect();
+        tensors.sort_unstable();
+        tensors.dedup();
+        tensors
+    }
 }
 
 /// What replaced tensors were computed by, where nothing was fitted.

@@ -1,12 +1,14 @@
 //! Holds a converted file against its digests, and against its source.
 
+use std::collections::BTreeMap;
+
 use headshare_format::alias::{self, AliasTable, POOL};
 use headshare_format::{FormatError, Gguf, VirtualGguf};
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::damage::{EXPANDED, Finding, HEADER, differing, finding};
-use super::digest::digest_of;
+use super::digest::{digest_of, digest_stored};
 use super::error::ConvertError;
 use super::expand::{digest_of_view, source_view};
 use super::variant::{MADE_BY, Variant};
@@ -19,6 +21,10 @@ use crate::plan::Plan;
 pub struct Verification {
     /// Whether every check held.
     pub ok: bool,
+    /// Whether the file is a plain one that a plan has made, which has digests of
+    /// the tensors that were computed alone; left out for converted files.
+    #[serde(skip_serializing_if = "is_false")]
+    pub plain: bool,
     /// Whether the file is lossless.
     pub lossless: bool,
     /// Stored tensors whose digest was checked.
@@ -32,6 +38,10 @@ pub struct Verification {
     pub compared_bytes: Option<u64>,
     /// The checks that did not hold.
     pub findings: Vec<Finding>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn is_zero(n: &usize) -> bool {
@@ -76,6 +86,7 @@ pub fn verify(
     }
     Ok(Verification {
         ok: findings.is_empty(),
+        plain: false,
         lossless: table.provenance.lossless,
         stored_tensors: file.gguf.tensors().len(),
         replaced_tensors: table
@@ -86,6 +97,112 @@ pub fn verify(
         compared_bytes,
         findings,
     })
+}
+
+/// Verifies a plain `file` that a plan has made: the tensors that were computed
+/// against the digests that it states; with `source`, also that it is what the
+/// plan makes of that.
+///
+/// # Errors
+/// When the file does not say that a plan has made it.
+pub fn verify_variant(
+    file: &ModelFile,
+    source: Option<&ModelFile>,
+) -> Result<Verification, InputError> {
+    #[derive(serde::Deserialize)]
+    struct MadeBy {
+        plan: serde_json::Value,
+        #[serde(default)]
+        tensors: BTreeMap<String, String>,
+    }
+    let bad =
+        |problem: String| InputError::content(file.path())(FormatError::key(MADE_BY, problem));
+    let said = (file.gguf.str_value(MADE_BY)).map_err(InputError::content(file.path()))?;
+    let said = said.ok_or_else(|| bad("is missing: no plan has made this file".into()))?;
+    let MadeBy { plan, tensors } = serde_json::from_str(said).map_err(|e| bad(e.to_string()))?;
+    let plan = Plan::from_json(plan.to_string().as_bytes()).map_err(|e| bad(e.to_string()))?;
+    let mut findings = check_padding(file);
+    for (name, digest) in &tensors {
+        match file.gguf.tensor(name) {
+            Some(info) if digest_stored(file, info) == *digest => {}
+            Some(_) => findings.push(finding(name, "its data are not those of its digest")),
+            None => findings.push(finding(name, "is missing")),
+        }
+    }
+    let mut compared_bytes = None;
+    if let Some(source) = source {
+        let (compared, found) = compare_variant(file, source, &plan, said, &tensors);
+        compared_bytes = Some(compared);
+        findings.extend(found);
+    }
+    Ok(Verification {
+        ok: findings.is_empty(),
+        plain: true,
+        lossless: false,
+        stored_tensors: file.gguf.tensors().len(),
+        replaced_tensors: tensors.len(),
+        compared_bytes,
+        findings,
+    })
+}
+
+/// Compares a plain file with what `plan` makes of `source`, but for the tensors
+/// that have digests.
+fn compare_variant(
+    file: &ModelFile,
+    source: &ModelFile,
+    plan: &Plan,
+    made_by: &str,
+    digests: &BTreeMap<String, String>,
+) -> (u64, Vec<Finding>) {
+    let nothing = |subject: String, problem: &str| (0, vec![finding(subject, problem)]);
+    if digest_of(source) != plan.source {
+        let problem = "is not the file that this one was made from";
+        return nothing(source.path().display().to_string(), problem);
+    }
+    let variant = match Variant::new(source, plan, Some(made_by.to_owned())) {
+        Ok(variant) => variant,
+        Err(error) => {
+            let problem = format!("its plan cannot be carried out on the source: {error}");
+            return nothing(HEADER.to_owned(), &problem);
+        }
+    };
+    if file.gguf.header_bytes() != variant.gguf().header_bytes() {
+        let problem = "the header is not what the plan makes of the source's";
+        return nothing(HEADER.to_owned(), problem);
+    }
+    let tensors = variant.gguf().tensors().par_iter();
+    let results: Vec<(u64, Option<Finding>)> = tensors
+        .filter(|info| !digests.contains_key(&info.name))
+        .map(|info| {
+            let place = variant.gguf().data_range(info);
+            let mut at = place.start;
+            let same = variant.stream::<Differs>(place, |bytes| {
+                let end = at + bytes.len() as u64;
+                if file.bytes(at..end) != bytes {
+                    return Err(Differs);
+                }
+                at = end;
+                Ok(())
+            });
+            let problem = "is not what the plan makes of the source's";
+            (
+                info.byte_len(),
+                same.err().map(|_| finding(&info.name, problem)),
+            )
+        })
+        .collect();
+    let compared = results.iter().map(|r| r.0).sum();
+    (compared, results.into_iter().filter_map(|r| r.1).collect())
+}
+
+/// The first byte that differs, or what could not be read.
+struct Differs;
+
+impl From<ConvertError> for Differs {
+    fn from(_: ConvertError) -> Self {
+        Self
+    }
 }
 
 fn check_digests(file: &ModelFile, table: &AliasTable) -> Result<Vec<Finding>, InputError> {
@@ -336,13 +453,6 @@ impl Logical<'_> {
 
     /// Whether `expected` of the variant stands at `start`.
     fn equals(&self, start: u64, variant: &Variant<'_>, expected: std::ops::Range<u64>) -> bool {
-        /// The first byte that differs, or what could not be read.
-        struct Differs;
-        impl From<ConvertError> for Differs {
-            fn from(_: ConvertError) -> Self {
-                Self
-            }
-        }
         let mut at = start;
         let mut buf = vec![0; (1 << 20).min((expected.end - expected.start) as usize)];
         let same = variant.stream::<Differs>(expected, |bytes| {

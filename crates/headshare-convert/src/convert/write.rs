@@ -2,14 +2,16 @@
 //! mapping where the data are its own, digests computed alongside, the header
 //! last.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use headshare_files::AtomicFile;
-use headshare_format::alias::Digests;
+use headshare_format::alias::{Digests, format_digest};
 use headshare_format::layout::{PhysicalLayout, StoredTensor};
 
 use super::digest::{UNKNOWN_DIGEST, digest_of, hash_zeros};
 use super::error::ConvertError;
+use super::record::{MadeBy, pad};
 use super::variant::Variant;
 use super::{Headshare, Prepared};
 use crate::input::ModelFile;
@@ -38,13 +40,14 @@ pub fn write(
         _ => digest_of(source),
     };
     let Some(headshare) = &prepared.headshare else {
-        put_plain(variant, &output, progress)?;
+        put_plain(variant, prepared.made_by.as_ref(), &output, progress)?;
         output.commit()?;
         return Ok(digest());
     };
     let Headshare {
         layout,
         data_offset,
+        plan_len,
     } = headshare;
     let data_offset = *data_offset;
     let (stored, source_digest) = rayon::join(
@@ -57,7 +60,9 @@ pub fn write(
         check_source(plan, source, &source_digest)?;
         let mut plan = plan.clone();
         plan.source.clone_from(&source_digest);
-        table.provenance.plan = Some(plan.to_json());
+        let mut json = plan.to_json();
+        pad(&mut json, *plan_len);
+        table.provenance.plan = Some(json);
     }
     table.provenance.source_digest.clone_from(&source_digest);
     let header = table.encode(
@@ -104,29 +109,49 @@ pub fn write_plain(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(), ConvertError> {
     let output = AtomicFile::create(out, variant.len(), force, &[variant.source.file.id()])?;
-    put_plain(variant, &output, progress)?;
+    put_plain(variant, None, &output, progress)?;
     output.commit()?;
     Ok(())
 }
 
 /// The variant as a plain file, but for padding: a new file has zeros already.
+/// `made_by` is what it says about itself, with the digests of what was computed.
 fn put_plain(
     variant: &Variant<'_>,
+    made_by: Option<&MadeBy>,
     output: &AtomicFile,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(), ConvertError> {
     let gguf = variant.gguf();
-    output.write_at(0, gguf.header_bytes())?;
+    let named = made_by.map_or(&[][..], |made_by| &made_by.tensors);
+    let mut digests = BTreeMap::new();
     for info in gguf.tensors() {
         let place = gguf.data_range(info);
         let mut at = place.start;
+        let mut hasher = named.contains(&info.name).then(blake3::Hasher::new);
         variant.stream::<ConvertError>(place, |bytes| {
             output.write_at(at, bytes)?;
+            if let Some(hasher) = &mut hasher {
+                hasher.update(bytes);
+            }
             at += bytes.len() as u64;
             progress(at);
             Ok(())
         })?;
+        if let Some(hasher) = hasher {
+            digests.insert(info.name.clone(), format_digest(&hasher.finalize()));
+        }
     }
+    let header = match made_by {
+        Some(made_by) => variant.header_saying(&made_by.json(&digests)),
+        None => gguf.header_bytes().to_vec(),
+    };
+    assert_eq!(
+        header.len(),
+        gguf.header_bytes().len(),
+        "the header's length does not depend on its digests"
+    );
+    output.write_at(0, &header)?;
     Ok(())
 }
 

@@ -17,6 +17,7 @@ mod lockstep;
 pub mod normal;
 mod options;
 mod role;
+mod shared;
 pub mod sites;
 mod stop;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use headshare_runtime::calibrate::{Calibrator, CalibratorParams};
 pub use error::EngineError;
 pub use options::Options;
 pub use role::Role;
+pub use shared::{Block, Shared, shared_by};
 pub use sites::{Experts, Site, Table, Target};
 pub use stop::inverse_squares;
 pub use visit::{Frequencies, Seen, Visitor, Wants, Weighting};
@@ -43,11 +45,20 @@ use crate::convert::variant::Variant;
 use crate::input::ModelFile;
 use crate::model::architecture;
 use options::logits_bytes;
+use shared::{Gatherer, Links};
 use stop::{Aim, LastGrams, Stop, Tokens};
 
 /// Tokens that pass through the last layer's feed-forward part, at most: memory
 /// is set aside for their logits, no more than [`logits_bytes`].
 const MAX_OUTPUTS: u64 = 8192;
+
+/// Tokens that pass through the end of the last layer in a pass over `windows`.
+pub fn outputs(windows: &Windows, options: &Options) -> usize {
+    let vocabulary = u64::from(windows.vocabulary).max(1);
+    MAX_OUTPUTS
+        .min(logits_bytes(options.memory) / (4 * vocabulary))
+        .clamp(windows.count.into(), windows.tokens.len() as u64) as usize
+}
 
 /// Two streams over the same text.
 pub struct Engine<'a> {
@@ -60,6 +71,7 @@ pub struct Engine<'a> {
     /// What targets are made of, by site; none where the original has no such
     /// matrix.
     aims: Vec<Option<Aim>>,
+    links: Links,
 }
 
 impl<'a> Engine<'a> {
@@ -75,10 +87,7 @@ impl<'a> Engine<'a> {
         options: &Options,
     ) -> Result<Self, EngineError> {
         let n_tokens = windows.tokens.len();
-        let vocabulary = u64::from(windows.vocabulary).max(1);
-        let outputs = MAX_OUTPUTS
-            .min(logits_bytes(options.memory) / (4 * vocabulary))
-            .clamp(windows.count.into(), n_tokens as u64) as usize;
+        let outputs = outputs(windows, options);
         let params = CalibratorParams {
             windows: windows.count,
             window: windows.window,
@@ -121,7 +130,32 @@ impl<'a> Engine<'a> {
             changed,
             sites,
             aims,
+            links: Links::default(),
         })
+    }
+
+    /// Lets blocks have the data of others in the changed model, from now on.
+    ///
+    /// # Errors
+    /// When llama.cpp does not use a matrix.
+    pub fn share(&mut self, shared: &[Shared]) -> Result<(), EngineError> {
+        self.links = Links::new(self.changed.graph(), shared)?;
+        self.links.put(&mut self.changed)?;
+        Ok(())
+    }
+
+    /// Runs the streams once to add up what the users of shared blocks feed them,
+    /// which [`Seen::donated`] then has. It keeps a Gram matrix and a product with
+    /// the targets of each block that is used more than once, twice: of the
+    /// windows to fit on and of those held out.
+    ///
+    /// # Errors
+    /// When a stream breaks off.
+    pub fn gather(&mut self, progress: &dyn Fn(f64)) -> Result<(), EngineError> {
+        let mut links = std::mem::take(&mut self.links);
+        let done = self.run(&mut [&mut Gatherer(&mut links)], progress);
+        self.links = links;
+        done
     }
 
     /// The changed model, to be changed before the pass.
@@ -187,7 +221,7 @@ impl<'a> Engine<'a> {
         let by_stop: HashMap<usize, usize> = (stops.iter().copied()).zip(0..).collect();
         let is_output = |i: usize| self.tokens.is_output(i);
         let changed = &mut self.changed;
-        let (source, tokens) = (self.source, &self.tokens);
+        let (source, tokens, links) = (self.source, &self.tokens, &self.links);
         let mut grams = LastGrams::default();
         lockstep::beside(
             &mut self.original,
@@ -211,6 +245,7 @@ impl<'a> Engine<'a> {
                             site,
                             aim: aim.as_ref(),
                             wants,
+                            links,
                         };
                         if let Err(error) = stop.visit(pass, original, visitors, &mut grams) {
                             failed = Some(error);

@@ -106,6 +106,14 @@ impl Sums {
         Self { fitted, held }
     }
 
+    /// The sums over the tokens of both.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            fitted: self.fitted.plus(&other.fitted),
+            held: self.held.plus(&other.held),
+        }
+    }
+
     /// The sums over all tokens.
     pub fn all(&self) -> Normal {
         self.fitted.plus(&self.held)

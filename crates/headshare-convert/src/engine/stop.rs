@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::error::EngineError;
 use super::lockstep::{Given, Original};
 use super::normal::{Grams, Rows};
+use super::shared::Links;
 use super::sites::{Site, Target};
 use super::visit::{Seen, Visitor, Wants, Weighting};
 use super::weights::dequantized;
@@ -97,6 +98,8 @@ pub(super) struct Stop<'a> {
     pub aim: Option<&'a Aim>,
     /// What each visitor wants to see.
     pub wants: &'a [Wants],
+    /// Blocks that matrices have in common.
+    pub links: &'a Links,
 }
 
 /// What a target is made of, in the original stream.
@@ -203,6 +206,7 @@ impl Stop<'_> {
         if let Some(new) = new {
             pass.write_weight(self.site.weight, at, &new)
                 .map_err(EngineError::from)?;
+            (self.links.follow(pass, self.site.weight)).map_err(EngineError::from)?;
         }
         Ok(())
     }
@@ -219,6 +223,8 @@ impl Stop<'_> {
     ) -> Result<Option<Vec<u8>>, E> {
         let site = self.site;
         let mut new: Option<Vec<u8>> = None;
+        let fixed = self.links.fixed(site.weight);
+        let donated = self.links.donated(site.weight);
         for (visitor, wants) in visitors.iter_mut().zip(self.wants) {
             let (shown, outputs) = match wants {
                 Wants::Nothing => continue,
@@ -236,6 +242,8 @@ impl Stop<'_> {
                 },
                 expert,
                 bytes: new.as_deref().unwrap_or(bytes),
+                fixed: &fixed,
+                donated: &donated,
                 grams: shown.grams.as_deref().filter(|_| !inverse),
                 par: Par::rayon(rayon::current_num_threads()),
             };

@@ -84,6 +84,8 @@ pub struct Seen<'a> {
     pub(super) rows: Rows<'a>,
     pub(super) expert: Option<usize>,
     pub(super) bytes: &'a [u8],
+    pub(super) fixed: &'a [Range<usize>],
+    pub(super) donated: &'a [(Range<usize>, Option<&'a Sums>)],
     /// Where other sites of this input find their Gram matrices, too.
     pub(super) grams: Option<&'a OnceCell<Grams>>,
     pub(super) par: Par,
@@ -127,6 +129,20 @@ impl<'a> Seen<'a> {
     /// has made of it, or what was loaded.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Rows that are another matrix's: whatever a visitor makes of them, they stay
+    /// what they are.
+    pub fn fixed(&self) -> &'a [Range<usize>] {
+        self.fixed
+    }
+
+    /// Rows that other matrices use, too, and the sums of what those feed them:
+    /// to be added to [`sums_to`](Self::sums_to) these rows. Without sums where
+    /// the engine's `gather` has not run. What becomes of these rows
+    /// becomes of them everywhere.
+    pub fn donated(&self) -> &'a [(Range<usize>, Option<&'a Sums>)] {
+        self.donated
     }
 
     /// What of this is no finite number, if anything.

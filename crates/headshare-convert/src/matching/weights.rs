@@ -6,7 +6,7 @@ use headshare_format::{FormatError, Gguf};
 use headshare_runtime::quants;
 
 use super::{MatchError, UnitBlocks};
-use crate::model::{AttentionMap, HeadsError, Part, About, UnitId};
+use crate::model::{About, AttentionMap, HeadsError, Part, UnitId};
 
 /// The weight blocks of a file's units, dequantized on demand through ggml.
 pub struct WeightBlocks<'a> {

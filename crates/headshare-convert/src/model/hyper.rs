@@ -4,7 +4,7 @@
 
 use headshare_format::{FormatError, Gguf, gguf::Value};
 
-use super::{Architecture, HeadSize, HeadsError, About};
+use super::{About, Architecture, HeadSize, HeadsError};
 
 /// Reads the keys of one file's architecture.
 pub(super) struct Hyper<'a> {

@@ -4,8 +4,8 @@ use headshare_format::{GgmlType, Gguf, TensorInfo};
 
 use super::hyper::{HeadRows, Hyper};
 use super::{
-    Architecture, Attention, AttentionLayer, BlockTensor, HeadBlock, Layout, HeadsError, Part,
-    About, RowsRange, UnitId, architecture,
+    About, Architecture, Attention, AttentionLayer, BlockTensor, HeadBlock, HeadsError, Layout,
+    Part, RowsRange, UnitId, architecture,
 };
 
 /// Where the heads of a file are.

@@ -32,7 +32,7 @@ mod units;
 
 pub use architecture::{Architecture, Attention, HeadSize, Layout, Residual};
 pub use blocks::{AttentionLayer, BlockTensor, HeadBlock, RowsRange};
-pub use error::{HeadsError, About};
+pub use error::{About, HeadsError};
 pub use map::AttentionMap;
 pub use table::{ARCHITECTURES, architecture};
 pub use units::{Part, UnitId};

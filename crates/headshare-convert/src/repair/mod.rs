@@ -27,7 +27,8 @@ pub use refit::Refit;
 pub use supported::check_supported;
 
 use crate::convert::variant::{Heads, Variant, spread_columns};
-use crate::engine::{Engine, Role};
+use crate::convert::{ConvertError, Fitted};
+use crate::engine::{self, Engine, Role, shared_by};
 use crate::input::ModelFile;
 use crate::model::AttentionMap;
 use crate::plan::{Edit, Plan};
@@ -48,13 +49,60 @@ pub fn check_text(
     Ok(())
 }
 
-/// The tensors of `source` that repairing `plan` may replace: `attn_output` and
-/// `ffn_down` of every layer from the first change on.
-pub fn tensors_to_repair(source: &ModelFile, map: &AttentionMap, plan: &Plan) -> Vec<usize> {
+/// What a repair of `source` after `plan` may come to at most: the data stand for
+/// others of the same size, and the record for one that is no longer.
+///
+/// # Errors
+/// When the plan cannot be carried out.
+pub fn most(
+    source: &ModelFile,
+    map: &AttentionMap,
+    plan: &Plan,
+    windows: &Windows,
+    options: &Options,
+    choice: Option<SurveyRecord>,
+) -> Result<Fitted, ConvertError> {
+    let variant = Variant::new(source, plan, None)?;
+    let could_be = could_be(&variant, map, plan);
+    let data = |(&tensor, name): (&usize, &String)| {
+        let tensor_of_variant = variant.gguf().tensor_index(name);
+        let data = tensor_of_variant.map(|i| Ok(variant.tensor_data(i)?.into_owned()));
+        Some(data?.map(|data| (tensor, data)))
+    };
+    let tensors = (could_be.iter()).filter_map(data);
+    let tensors = tensors.collect::<Result<BTreeMap<usize, Vec<u8>>, ConvertError>>()?;
+    let record = record(windows, engine::outputs(windows, options));
+    let repaired = Repaired {
+        record: record.longest(could_be.values()),
+        tensors,
+        could_be,
+    };
+    Ok(repaired.into_fitted(choice).0)
+}
+
+/// The tensors that repairing `plan`, which makes `variant`, may replace:
+/// `attn_output` and `ffn_down` of every layer from the first change on. By
+/// index in the source, with their names.
+fn could_be(variant: &Variant<'_>, map: &AttentionMap, plan: &Plan) -> BTreeMap<usize, String> {
     layers_to_repair(map, plan)
         .flat_map(|layer| [output_name(layer), down_name(layer)])
-        .filter_map(|name| source.gguf.tensor_index(&name))
+        .filter(|name| variant.gguf().tensor(name).is_some())
+        .filter_map(|name| Some((variant.source.gguf.tensor_index(&name)?, name)))
         .collect()
+}
+
+/// The record of a repair that has not begun.
+fn record(windows: &Windows, outputs: usize) -> Record {
+    Record {
+        text: windows.digest.clone(),
+        windows: windows.count,
+        window: windows.window,
+        held_out: windows.held_out(),
+        outputs,
+        threads: rayon::current_num_threads(),
+        choice: None,
+        tensors: Vec::new(),
+    }
 }
 
 fn output_name(layer: u32) -> String {
@@ -118,7 +166,7 @@ pub fn repair(
         None => (map, plan),
     };
     let mut engine = Engine::load(source, reshaped.then_some(&variant), windows, options)?;
-    put_aliases(engine.changed(), &variant, changed_map, changed_plan)?;
+    engine.share(&shared_by(changed_plan, changed_map, variant.gguf()))?;
     let gone = match reshaped {
         true => BTreeSet::new(),
         false => plan.dropped_units(),
@@ -133,16 +181,7 @@ pub fn repair(
             "note: {without} layers have no single ffn_down (experts): only their attn_output is refitted"
         ));
     }
-    let record = Record {
-        text: windows.digest.clone(),
-        windows: windows.count,
-        window: windows.window,
-        held_out: windows.held_out(),
-        outputs: engine.outputs(),
-        threads: rayon::current_num_threads(),
-        choice: None,
-        tensors: Vec::new(),
-    };
+    let output = Variant::new(source, plan, None).map_err(|e| internal(&e))?;
     let mut refitter = Refitter {
         variant: &variant,
         map: changed_map,
@@ -153,31 +192,12 @@ pub fn repair(
         par: Par::rayon(rayon::current_num_threads()),
         repaired: Repaired {
             tensors: BTreeMap::new(),
-            record,
+            could_be: could_be(&output, map, plan),
+            record: record(windows, engine.outputs()),
         },
     };
     engine.run(&mut [&mut refitter], progress)?;
     Ok(refitter.repaired)
-}
-
-/// Writes the donors' rows over the aliases'.
-fn put_aliases(
-    changed: &mut Calibrator,
-    variant: &Variant<'_>,
-    map: &AttentionMap,
-    plan: &Plan,
-) -> Result<(), RepairError> {
-    for (alias, donor) in plan.shared_rows(map) {
-        let name = &variant.gguf().tensors()[alias.tensor].name;
-        let weight = changed
-            .graph()
-            .weight(name)
-            .ok_or_else(|| RepairError::Internal(format!("llama.cpp does not use {name}")))?;
-        let rows =
-            (variant.tensor_rows(&donor)).map_err(|e| RepairError::Internal(e.to_string()))?;
-        changed.write_weight(weight, alias.offset as usize, &rows)?;
-    }
-    Ok(())
 }
 
 /// The layers of which all units go: nothing is added where they were.

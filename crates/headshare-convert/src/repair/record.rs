@@ -4,14 +4,61 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::refit::LAMBDAS;
+use crate::convert::{Fitted, Room};
+
 /// A repaired model: what differs from the source.
 #[derive(Debug, Clone)]
 pub struct Repaired {
     /// New data of whole tensors, by index in the source.
     pub tensors: BTreeMap<usize, Vec<u8>>,
+    /// The names of those that could get new data.
+    pub could_be: BTreeMap<usize, String>,
     /// What was done, for the file and for people.
     pub record: Record,
 }
+
+impl Repaired {
+    /// What a converted file gets, where the units were chosen by `choice`; and
+    /// the record.
+    pub fn into_fitted(mut self, choice: Option<SurveyRecord>) -> (Fitted, Record) {
+        self.record.choice = choice;
+        let fitted = Fitted {
+            tensors: self.tensors,
+            by: self.record.to_json(),
+            room: Room {
+                by: self.record.longest(self.could_be.values()).to_json().len(),
+                tensors: self.could_be.into_keys().collect(),
+            },
+        };
+        (fitted, self.record)
+    }
+}
+
+impl Record {
+    /// As JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a record is plain data")
+    }
+
+    /// The record of a repair of the tensors `names`, whose JSON no other is
+    /// longer than.
+    pub(super) fn longest<'a>(&self, names: impl Iterator<Item = &'a String>) -> Self {
+        let tensors = names.map(|name| TensorRecord {
+            name: name.clone(),
+            lambda: Some(LAMBDAS[0]),
+            before: LONGEST,
+            after: LONGEST,
+        });
+        Self {
+            tensors: tensors.collect(),
+            ..self.clone()
+        }
+    }
+}
+
+/// No number takes more digits.
+const LONGEST: f64 = -2.225_073_858_507_201_4e-308;
 
 /// How a repair came about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,4 +105,18 @@ pub struct SurveyRecord {
     pub tool: String,
     /// Windows of the text, before some were picked.
     pub windows: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_ridge_and_no_error_takes_more_digits_than_there_is_room_for() {
+        let len = |v: f64| serde_json::to_string(&v).unwrap().len();
+        assert!(LAMBDAS.iter().all(|&lambda| len(lambda) <= len(LAMBDAS[0])));
+        assert!(len(LAMBDAS[0]) >= "null".len());
+        // A sign, 17 digits and a point, an exponent of 5 characters.
+        assert_eq!(len(LONGEST), 24);
+    }
 }

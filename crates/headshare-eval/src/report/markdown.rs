@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::rows::{RowKind, Report, Row, Speed, Throughput};
+use super::rows::{Report, Row, RowKind, Speed, Throughput};
 use crate::analyze::file_name;
 
 /// The whole report; `picture` is the picture's file name.

@@ -24,6 +24,6 @@ pub mod verdict;
 
 pub use error::ReportError;
 pub use rows::{
-    Against, File, RowKind, LoadModeSpeed, FileFacts, Paired, Quality, Report, Row, Series, SeriesTitle,
-    Settings, Speed, TaskScore, Throughput,
+    Against, File, FileFacts, LoadModeSpeed, Paired, Quality, Report, Row, RowKind, Series,
+    SeriesTitle, Settings, Speed, TaskScore, Throughput,
 };

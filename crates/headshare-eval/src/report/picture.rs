@@ -1,7 +1,7 @@
 //! The picture: quality against bytes.
 
 use super::markdown::title;
-use super::rows::{RowKind, Report, Row};
+use super::rows::{Report, Row, RowKind};
 use crate::analyze::picture::{LinePlot, LineSeries, MARGIN, Point, Scene, TITLE_SPACE};
 
 /// Where points lie above this many times the source's perplexity, those below

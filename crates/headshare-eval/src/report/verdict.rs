@@ -1,7 +1,7 @@
 //! Who wins, in numbers and words: the converted file, or the plain file that
 //! is as small.
 
-use super::rows::{RowKind, FileFacts, Paired, Row, Verdict, Winner};
+use super::rows::{FileFacts, Paired, Row, RowKind, Verdict, Winner};
 
 /// A difference counts from so many standard errors on.
 const SIGNIFICANT: f64 = 2.0;

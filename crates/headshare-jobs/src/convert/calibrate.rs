@@ -1,6 +1,5 @@
 //! Fitting with a text: what is read, how much memory it may take, and the run.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,8 +85,8 @@ impl Calibration {
 }
 
 impl Ready {
-    /// Repairs `source` after `plan`; a dry run says which tensors that would
-    /// replace.
+    /// Repairs `source` after `plan`; a dry run says only how much room that would
+    /// take.
     pub fn fit(
         &self,
         source: &ModelFile,
@@ -101,39 +100,24 @@ impl Ready {
         check_supported(&map)?;
         Heads::new(source, &map, plan.dropped_units())
             .map_err(|error| cannot_cut(source, error))?;
-        if dry_run && plan.drops().next().is_some() {
-            // Cutting alone tells the sizes.
-            return Ok((Fitted::default(), None));
-        }
+        let (windows, options) = (&self.windows, &self.options);
         if dry_run {
-            let data = |tensor: usize| {
-                let info = &source.gguf.tensors()[tensor];
-                source.bytes(source.gguf.data_range(info)).to_vec()
-            };
-            let replaced = repair::tensors_to_repair(source, &map, plan);
-            let tensors: BTreeMap<usize, Vec<u8>> =
-                replaced.into_iter().map(|t| (t, data(t))).collect();
-            let by = String::new();
-            return Ok((Fitted { tensors, by }, None));
+            let most = repair::most(source, &map, plan, windows, options, choice)?;
+            return Ok((most, None));
         }
         let bar = ui.bar("repairing", 1000, Unit::Parts);
-        let mut repaired = repair::repair(
+        let repaired = repair::repair(
             source,
             &map,
             plan,
-            &self.windows,
-            &self.options,
+            windows,
+            options,
             &|done| bar.part(done),
             &|text| ui.remark(text),
         )
         .map_err(|error| of_source(source, error))?;
-        drop(bar);
-        repaired.record.choice = choice;
-        let fitted = Fitted {
-            tensors: repaired.tensors,
-            by: serde_json::to_string(&repaired.record).map_err(Error::failed)?,
-        };
-        Ok((fitted, Some(repaired.record)))
+        let (fitted, record) = repaired.into_fitted(choice);
+        Ok((fitted, Some(record)))
     }
 }
 

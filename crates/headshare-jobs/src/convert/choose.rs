@@ -10,7 +10,7 @@ use headshare_convert::matching::aliases_for;
 use headshare_convert::model::AttentionMap;
 use headshare_convert::plan::Plan;
 use headshare_convert::repair::SurveyRecord;
-use headshare_convert::repair::choose::{self, Chosen, Goal, Subject, Survey, Constraints, Units};
+use headshare_convert::repair::choose::{self, Chosen, Constraints, Goal, Subject, Survey, Units};
 use headshare_files::{AtomicFile, FileId};
 use serde::{Deserialize, Serialize};
 

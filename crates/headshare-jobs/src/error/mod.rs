@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(short(300), Some(Advice::SmallerWindow(Some(256))));
         assert_eq!(short(7), Some(Advice::LongerText));
         let long = ChoiceError::TooLong {
-            place: Default::default(),
+            origin: Default::default(),
             tokens: 6,
             n_ctx: 5,
         };

@@ -7,7 +7,9 @@ use std::time::Instant;
 use headshare_convert::input::text;
 use headshare_eval::eval::choice::encode::{ChoiceError, encode};
 use headshare_eval::eval::choice::schedule::{Limits, Schedule};
-use headshare_eval::eval::choice::score::{DECODE, Scores, check, schedule_alone, score, score_alone};
+use headshare_eval::eval::choice::score::{
+    DECODE, Scores, check, schedule_alone, score, score_alone,
+};
 use headshare_eval::eval::choice::summary::{Summary, Verdict};
 use headshare_eval::eval::choice::{Item, Kind, SHOTS, Task};
 use headshare_runtime::{Context, ContextParams, Model};

@@ -2,7 +2,9 @@
 
 use headshare_eval::eval::task_file::task_name;
 use headshare_eval::report::lower::{Lowered, Lowering};
-use headshare_eval::report::{RowKind, LoadModeSpeed, FileFacts, Paired, Quality, Row, Series, TaskScore};
+use headshare_eval::report::{
+    FileFacts, LoadModeSpeed, Paired, Quality, Row, RowKind, Series, TaskScore,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -34,7 +34,7 @@ pub use graph::{Graph, GraphNode, Source, Weight};
 pub use pass::{AtStop, Pass};
 
 use graph::Discovery;
-use pass::{Watch, write};
+use pass::{Watch, read, write};
 
 /// Windows that a pass can have: llama.cpp's bound on sequences.
 pub const MAX_WINDOWS: u32 = 256;
@@ -160,6 +160,16 @@ impl Calibrator {
         self.context.clear();
         self.graph = discovery.graph;
         Ok(())
+    }
+
+    /// The bytes of weight `weight` as they are now.
+    ///
+    /// # Errors
+    /// When it does not lie in the CPU's memory.
+    pub fn weight(&self, weight: usize) -> Result<&[u8], CalibrateError> {
+        // SAFETY: the weight is of the model that the context holds; what writes
+        // to weights borrows `self` for itself.
+        unsafe { read(&self.graph.weights[weight]) }
     }
 
     /// Replaces bytes of weight `weight`, from byte `offset` on.

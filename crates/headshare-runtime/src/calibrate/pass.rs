@@ -156,7 +156,7 @@ unsafe fn place(weight: &Weight) -> Result<(*mut u8, usize), CalibrateError> {
 /// # Safety
 /// The weight is of a [`Calibrator`](super::Calibrator)'s living model, and
 /// nothing writes to it for as long as `'a`.
-unsafe fn read<'a>(weight: &Weight) -> Result<&'a [u8], CalibrateError> {
+pub(super) unsafe fn read<'a>(weight: &Weight) -> Result<&'a [u8], CalibrateError> {
     // SAFETY: the caller's promise.
     let (data, len) = unsafe { place(weight) }?;
     // SAFETY: the bytes of a tensor that was read from a file; the caller's

@@ -168,6 +168,35 @@ impl<'a> Variant<'a> {
         }
     }
 
+    /// Lets it say `made_by` of itself, under [`MADE_BY`], in the place of what it
+    /// said before.
+    ///
+    /// # Errors
+    /// When its size overflows.
+    pub(super) fn say(&mut self, made_by: &str) -> Result<(), FormatError> {
+        let header = self.header_saying(made_by);
+        let old = &self.gguf;
+        let end = old.file_len() - old.data_offset();
+        let data = align_up(header.len() as u64, old.alignment());
+        let len = data.and_then(|data| data.checked_add(end));
+        let len = len.ok_or_else(|| FormatError::unsupported("output", "its size overflows"))?;
+        self.gguf = Cow::Owned(Gguf::parse_header(&header, len)?);
+        Ok(())
+    }
+
+    /// Its header, were it to say that.
+    pub(super) fn header_saying(&self, made_by: &str) -> Vec<u8> {
+        let keys = Keys {
+            made_by: Some(made_by.to_owned()),
+            ..Keys::default()
+        };
+        let mut builder = keys.apply(&self.gguf);
+        for info in self.gguf.tensors() {
+            builder.tensor(info);
+        }
+        builder.finish()
+    }
+
     /// Its header.
     pub fn gguf(&self) -> &Gguf {
         &self.gguf
@@ -327,21 +356,6 @@ impl<'a> Variant<'a> {
         let mut data = vec![0; info.byte_len() as usize];
         self.read(self.gguf.data_range(info).start, &mut data)?;
         Ok(data.into())
-    }
-
-    /// Some rows of a tensor.
-    ///
-    /// # Errors
-    /// When weights cannot be encoded.
-    pub fn tensor_rows(&self, rows: &RowsRange) -> Result<Vec<u8>, ConvertError> {
-        let start = self
-            .gguf
-            .data_range(&self.gguf.tensors()[rows.tensor])
-            .start
-            + rows.offset;
-        let mut data = vec![0; rows.len as usize];
-        self.read(start, &mut data)?;
-        Ok(data)
     }
 
     /// The rows of the source's matrix that are left of the one called `name`,

@@ -20,7 +20,7 @@ mod sensitivity;
 mod sites;
 mod survey;
 
-pub use select::{Chosen, Goal, Constraints, Units};
+pub use select::{Chosen, Constraints, Goal, Units};
 pub use survey::{Donor, Effect, Subject, Survey, SurveyError, Unit};
 
 use super::error::RepairError;

@@ -200,7 +200,9 @@ impl Survey {
                 return None;
             }
         }
-        if (constraints.keeps_one)(unit.layer) && of_layer().all(|u| next.dropped.contains_key(&u.id())) {
+        if (constraints.keeps_one)(unit.layer)
+            && of_layer().all(|u| next.dropped.contains_key(&u.id()))
+        {
             return None;
         }
         let gone = next.gone();
@@ -331,7 +333,10 @@ mod tests {
         assert_eq!(three.shared[&id(2, 0)], (id(0, 0), 0.4));
         assert!((three.cost() - 1.2).abs() < 1e-12);
         // No more can share than have donors.
-        assert_eq!(survey.select(Goal::Count(9), &constraints(Units::Share)), three);
+        assert_eq!(
+            survey.select(Goal::Count(9), &constraints(Units::Share)),
+            three
+        );
     }
 
     #[test]

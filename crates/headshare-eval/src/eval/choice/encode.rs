@@ -10,7 +10,7 @@
 
 use headshare_runtime::{ContextError, Token, Vocab, VocabError};
 
-use super::item::{Item, Pair, Origin, Task};
+use super::item::{Item, Origin, Pair, Task};
 
 /// Why a task's items cannot be scored with a model.
 #[derive(Debug, thiserror::Error)]

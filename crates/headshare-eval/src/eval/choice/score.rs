@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::encode::{ChoiceError, Encoded, Tokenizer};
 use super::item::Task;
-use super::schedule::{Limits, Node, Schedule, STEP, Tree};
+use super::schedule::{Limits, Node, STEP, Schedule, Tree};
 
 /// Tokens that llama.cpp is handed at once, at most; contexts that score must
 /// allow as many, and need not allow more.
