@@ -3,9 +3,11 @@
 
 mod support;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use headshare_runtime::callbacks::{Node, Observer};
 use headshare_runtime::{
     Context, ContextError, ContextParams, GenerateError, Generator, Model, Sampler, SamplerError,
     SamplerParams, StopReason, Token, Utf8Stream,
@@ -417,22 +419,45 @@ fn the_stop_flag_interrupts() {
     assert_eq!(generator.next_token().unwrap(), None);
     assert_eq!(generator.stop_reason(), Some(StopReason::Interrupted));
 
-    // Also while the prompt is evaluated; and the context is usable after it.
+    // Also before the prompt is evaluated.
     context.clear();
-    let long = model
-        .vocab()
-        .tokenize(&"word ".repeat(400), true, true)
-        .unwrap();
-    let flag = Arc::clone(&stop);
-    flag.store(false, Ordering::Relaxed);
-    let alarm = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(15));
-        flag.store(true, Ordering::Relaxed);
-    });
-    let mut generator = Generator::new(&mut context, &mut sampler, &long, None).unwrap();
-    alarm.join().unwrap();
+    let mut generator = Generator::new(&mut context, &mut sampler, &prompt, None).unwrap();
     assert_eq!(generator.next_token().unwrap(), None);
     assert_eq!(generator.stop_reason(), Some(StopReason::Interrupted));
+}
+
+/// Sets the flag while a pass runs: at its first node.
+struct Stopping(Arc<AtomicBool>);
+
+impl Observer for Stopping {
+    fn wants(&mut self, _: &Node<'_>) -> bool {
+        self.0.store(true, Ordering::Relaxed);
+        false
+    }
+
+    fn observe(&mut self, node: &Node<'_>) -> ControlFlow<()> {
+        unreachable!("{} is not wanted", node.name())
+    }
+}
+
+#[test]
+fn the_stop_flag_interrupts_a_pass_that_runs_and_the_context_is_usable_after_it() {
+    let model = load(SMOLLM2);
+    let params = ContextParams {
+        n_ctx: Some(512),
+        n_threads: Some(1),
+        observable: true,
+        ..ContextParams::default()
+    };
+    let mut context = Context::new(&model, &params).unwrap();
+    let stop = Arc::clone(context.stop_flag());
+    let vocab = model.vocab();
+    let long = vocab.tokenize(&"word ".repeat(400), true, true).unwrap();
+    let mut stopping = Stopping(Arc::clone(&stop));
+    assert_eq!(
+        context.decode_observed(&long, &mut stopping),
+        Err(ContextError::Interrupted)
+    );
     stop.store(false, Ordering::Relaxed);
     assert!(
         run(&mut context, &greedy(), PROMPT, Some(8))

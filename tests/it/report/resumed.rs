@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use super::{command, model, report};
-use crate::support::{Folder, PROGRAM, Ran, questions, read, valley};
+use crate::support::{Folder, PROGRAM, Ran, questions, read, valley, wait_until};
 
 /// The cells that there are: names, and what changes when one is written again.
 fn cells(folder: &Folder) -> BTreeMap<String, (u64, i64, i64)> {
@@ -60,20 +59,15 @@ fn killed_half_way_it_goes_on_and_measures_nothing_twice() {
         .spawn()
         .unwrap();
     // The source's three cells, and the first conversion's file.
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while cells(&folder).len() < 4 {
+    wait_until("four cells are there", || {
         assert!(child.try_wait().unwrap().is_none(), "it was too fast");
-        assert!(Instant::now() < deadline, "it is too slow");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+        cells(&folder).len() >= 4
+    });
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!folder.file("out/report.json").exists());
     // Whoever worked for it ends, too.
-    while is_at_work(folder.path()) {
-        assert!(Instant::now() < deadline, "a worker goes on");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until("no worker goes on", || !is_at_work(folder.path()));
     let before = cells(&folder);
 
     let ran = report(&model, &folder, &more).ok();

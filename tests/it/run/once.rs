@@ -2,11 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::started::{ENDLESS, fed, interrupt, output, run};
-use crate::support::{PROGRAM, smollm2, text};
+use crate::support::{PROGRAM, smollm2, text, wait_until_worked};
 
 #[test]
 fn text_goes_to_stdout_and_nothing_to_stderr() {
@@ -325,7 +326,7 @@ fn a_reader_that_has_enough_is_success() {
     assert_eq!(text(&out.stderr), "");
 }
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 #[test]
 fn the_first_ctrl_c_shows_what_there_is() {
     let mut child = run()
@@ -357,9 +358,9 @@ fn the_first_ctrl_c_shows_what_there_is() {
         line.clear();
         assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "no context");
     }
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    interrupt(child.id());
     let drain = std::thread::spawn(move || stderr.read_to_end(&mut Vec::new()));
+    wait_until_worked(&mut child, Duration::from_millis(300));
+    interrupt(child.id());
     let out = child.wait_with_output().unwrap();
     drain.join().unwrap().unwrap();
     assert_eq!(out.status.code(), Some(0), "{out:?}");

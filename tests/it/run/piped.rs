@@ -4,7 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Output, Stdio};
 
 use super::started::{fed, interrupt, output, run, run_on};
-use crate::support::{gemma, smollm2, text};
+use rustix::io::ioctl_fionread;
+
+use crate::support::{gemma, smollm2, text, wait_until};
 
 fn chat(args: &[&str], input: &str) -> Output {
     fed(run().args(["--chat", "--temp", "0"]).args(args), input)
@@ -274,8 +276,9 @@ fn ctrl_c_while_it_waits_ends_the_program() {
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     stdout.read_line(&mut answer).unwrap();
     assert_ne!(answer, "");
-    // The answer is there, so this waits for the next message, or is about to.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // Half a message: once that is read, this waits for the rest.
+    stdin.write_all(b"Who").unwrap();
+    wait_until("it reads on", || ioctl_fionread(&stdin).unwrap() == 0);
     interrupt(child.id());
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }

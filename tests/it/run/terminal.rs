@@ -5,15 +5,14 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-/// How long anything may take: machines that run tests are busy.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::support::{PATIENCE, wait_until};
 
 pub const CTRL_C: &str = "\u{3}";
 pub const CTRL_D: &str = "\u{4}";
@@ -148,13 +147,11 @@ impl Terminal {
     #[track_caller]
     pub fn end(mut self) -> Ended {
         let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "it does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        };
+        let mut status = None;
+        wait_until("it ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
         let mut screen = self.screen.text.lock().unwrap();
         while !screen.1 {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -162,7 +159,7 @@ impl Terminal {
             screen = self.screen.changed.wait_timeout(screen, left).unwrap().0;
         }
         Ended {
-            code: status.code(),
+            code: status.unwrap().code(),
             rest: String::from_utf8_lossy(&screen.0[self.seen..]).into_owned(),
             cooked: is_cooked(&self.keys),
         }

@@ -6,9 +6,13 @@ mod alone;
 mod data;
 mod files;
 mod models;
+mod wait;
 
 pub use alone::{alone, take_turns};
 pub use data::{data, questions, root, shared, valley};
 pub use files::{Folder, assert_bytes, assert_same, read};
 pub use models::{gemma, preset, small, smollm2, written};
 pub use program::{PROGRAM, Ran, json, program, run, text};
+#[cfg(target_os = "linux")]
+pub use wait::wait_until_worked;
+pub use wait::{PATIENCE, wait_until};
