@@ -16,6 +16,8 @@ cargo clippy --release --workspace --all-targets -- -D warnings
 # Tests run side by side on few cores: threads that spin while they wait for each
 # other would take the cores from those that they wait for.
 export OMP_WAIT_POLICY=passive
+# The models are there, so no test may skip for want of one.
+export HEADSHARE_REQUIRE_MODELS=1
 cargo test --release --workspace
 # Fuzzing wants nightly and cargo-fuzz; where both are there, each target runs
 # for a while.

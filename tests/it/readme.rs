@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{PROGRAM, root, take_turns};
+use headshare_testmodels::fetched;
+
+use crate::support::{PROGRAM, SMOLLM2, needs, root, take_turns};
 
 /// The blocks marked as shell, in order.
 fn shell_blocks(text: &str) -> Vec<String> {
@@ -26,6 +28,7 @@ fn programs() -> PathBuf {
 
 #[test]
 fn the_two_commands_are_there_and_the_rest_runs() {
+    needs!(SMOLLM2);
     // It runs xllamacpp, whose pages others measure.
     let _turn = take_turns();
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
@@ -40,13 +43,8 @@ fn the_two_commands_are_there_and_the_rest_runs() {
     let test_script = std::fs::read_to_string(root().join("scripts/test.sh")).unwrap();
     assert!(test_script.contains(build.trim()), "test.sh runs {build:?}");
 
-    let models = root().join("models");
-    assert!(
-        models.join("SmolLM2-135M-Instruct.Q4_1.gguf").exists(),
-        "the model is missing: run scripts/fetch-models.sh"
-    );
     let folder = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(models, folder.path().join("models")).unwrap();
+    std::os::unix::fs::symlink(fetched::folder(), folder.path().join("models")).unwrap();
     std::os::unix::fs::symlink(root().join("tests"), folder.path().join("tests")).unwrap();
     let python = root().join("target/tools/xllamacpp/bin");
     assert!(
@@ -74,6 +72,7 @@ fn the_two_commands_are_there_and_the_rest_runs() {
 
 #[test]
 fn the_demo_runs() {
+    needs!(SMOLLM2);
     let output = Command::new(root().join("scripts/demo.sh"))
         .output()
         .unwrap();

@@ -9,7 +9,9 @@ use headshare_runtime::{
     SamplerParams, StopReason, Token,
 };
 use headshare_testmodels::ModelSpec;
-use support::{GEMMA3, SMOLLM2, load};
+use headshare_testmodels::fetched::{GEMMA, SMOLLM2};
+use headshare_testmodels::needs;
+use support::load;
 
 const TEXT: &str = "The river rose in the night. In the morning the lower fields lay under \
                     water, and the old willow stood alone in the middle of a grey lake.";
@@ -82,7 +84,8 @@ fn side_by_side(texts: &[&[Token]]) -> Batch {
 
 #[test]
 fn a_batch_gives_the_logits_of_every_token() {
-    for (name, noise) in [(SMOLLM2, NOISE), (GEMMA3, NOISE_GEMMA3)] {
+    needs!(SMOLLM2, GEMMA);
+    for (name, noise) in [(SMOLLM2, NOISE), (GEMMA, NOISE_GEMMA3)] {
         let model = load(name);
         let tokens = text(&model);
         let expected = one_by_one(&model, &tokens);
@@ -92,11 +95,11 @@ fn a_batch_gives_the_logits_of_every_token() {
         assert_eq!(context.n_past() as usize, tokens.len());
         for (i, expected) in expected.iter().enumerate() {
             let logits = context.logits_at(i).unwrap();
-            assert_close(logits, expected, noise, &format!("{name}, token {i}"));
+            assert_close(logits, expected, noise, &format!("{name:?}, token {i}"));
         }
         for pair in expected.windows(2) {
             let apart = apart(&pair[0], &pair[1]);
-            assert!(apart > 0.25, "{name}: {apart}");
+            assert!(apart > 0.25, "{name:?}: {apart}");
         }
         assert!(context.logits_at(tokens.len()).is_none());
     }
@@ -104,6 +107,7 @@ fn a_batch_gives_the_logits_of_every_token() {
 
 #[test]
 fn the_same_shape_gives_the_same_bits() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let tokens = text(&model);
     let mut plain = context(&model, 1, false);
@@ -125,6 +129,7 @@ fn the_same_shape_gives_the_same_bits() {
 
 #[test]
 fn sequences_do_not_see_each_other() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let tokens = text(&model);
     let (first, second) = tokens.split_at(tokens.len() / 2);
@@ -152,6 +157,7 @@ fn sequences_do_not_see_each_other() {
 /// order of the batch.
 #[test]
 fn logits_come_in_the_order_of_the_batch() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let tokens = text(&model);
     let (first, second) = (&tokens[..8], &tokens[8..16]);
@@ -178,6 +184,7 @@ fn logits_come_in_the_order_of_the_batch() {
 
 #[test]
 fn a_common_beginning_is_evaluated_once() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let tokens = text(&model);
     let (prefix, rest) = tokens.split_at(12);
@@ -208,6 +215,7 @@ fn a_common_beginning_is_evaluated_once() {
 
 #[test]
 fn what_is_removed_can_be_evaluated_again() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let tokens = text(&model);
     let mut context = context(&model, 3, true);
@@ -229,6 +237,7 @@ fn what_is_removed_can_be_evaluated_again() {
 
 #[test]
 fn keeping_one_sequence_forgets_the_others_in_parts_of_their_own_too() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let tokens = text(&model);
     let mut context = context(&model, 2, false);
@@ -242,6 +251,7 @@ fn keeping_one_sequence_forgets_the_others_in_parts_of_their_own_too() {
 
 #[test]
 fn bad_batches_are_errors_and_change_nothing() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let tokens = text(&model);
     let mut context = context(&model, 2, false);
@@ -281,6 +291,7 @@ fn bad_batches_are_errors_and_change_nothing() {
 
 #[test]
 fn a_sequence_too_long_for_its_part_is_an_error() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let mut context = context(&model, 2, false);
     assert_eq!(context.n_ctx_seq(), 256);
@@ -300,6 +311,7 @@ fn a_sequence_too_long_for_its_part_is_an_error() {
 
 #[test]
 fn impossible_sequence_operations_are_errors() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let tokens = text(&model);
     let mut parts = context(&model, 2, false);
@@ -336,6 +348,7 @@ fn impossible_sequence_operations_are_errors() {
 /// process at the first beyond them.
 #[test]
 fn a_model_of_learned_positions_ends_with_the_last() {
+    needs!(SMOLLM2);
     let file = tempfile::NamedTempFile::new().unwrap();
     let spec = ModelSpec::preset("tiny-gpt2").unwrap();
     spec.write(file.path()).unwrap();

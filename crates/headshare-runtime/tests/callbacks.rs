@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use headshare_runtime::callbacks::{Node, NodeError, Observer, Op};
 use headshare_runtime::{Context, ContextError, ContextParams, FlashAttention, Model, Token};
-use support::{SMOLLM2, load};
+use headshare_testmodels::fetched::SMOLLM2;
+use headshare_testmodels::needs;
+use support::load;
 
 const LAYERS: u32 = 30;
 const HEADS: u64 = 9;
@@ -73,6 +75,7 @@ impl Observer for Maps {
 
 #[test]
 fn attention_maps_are_causal_and_their_rows_sum_to_one() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let tokens = tokens(&model);
     let mut watched = context(&model, true);
@@ -99,6 +102,7 @@ fn attention_maps_are_causal_and_their_rows_sum_to_one() {
 
 #[test]
 fn an_observer_can_end_the_pass() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let tokens = tokens(&model);
     let mut context = context(&model, true);
@@ -149,6 +153,7 @@ impl Observer for Panics {
 
 #[test]
 fn a_panic_crosses_llama_cpp_and_leaves_a_usable_context() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let tokens = tokens(&model);
     let mut context = context(&model, true);

@@ -12,7 +12,9 @@ use headshare_runtime::{
     Context, ContextError, ContextParams, GenerateError, Generator, Model, Sampler, SamplerError,
     SamplerParams, StopReason, Token, Utf8Stream,
 };
-use support::{GEMMA3, SMOLLM2, load};
+use headshare_testmodels::fetched::{GEMMA, SMOLLM2};
+use headshare_testmodels::needs;
+use support::load;
 
 const PROMPT: &str = "The capital of France is";
 
@@ -62,22 +64,24 @@ fn run(
 
 #[test]
 fn greedy_is_sensible_and_the_same_every_time() {
-    for (name, expected) in [(SMOLLM2, "Paris"), (GEMMA3, "France")] {
+    needs!(SMOLLM2, GEMMA);
+    for (name, expected) in [(SMOLLM2, "Paris"), (GEMMA, "France")] {
         let model = load(name);
         let mut first = context(&model, 256);
         let (tokens, text, reason) = run(&mut first, &greedy(), PROMPT, Some(24)).unwrap();
-        assert!(text.contains(expected), "{name}: {text}");
+        assert!(text.contains(expected), "{name:?}: {text}");
         assert!(tokens.len() == 24 || reason == StopReason::EndOfGeneration);
         let again = run(&mut first, &greedy(), PROMPT, Some(24)).unwrap();
-        assert_eq!(again.0, tokens, "{name}, the same context");
+        assert_eq!(again.0, tokens, "{name:?}, the same context");
         let mut second = context(&model, 512);
         let other = run(&mut second, &greedy(), PROMPT, Some(24)).unwrap();
-        assert_eq!(other.0, tokens, "{name}, another context");
+        assert_eq!(other.0, tokens, "{name:?}, another context");
     }
 }
 
 #[test]
 fn a_prompt_in_small_batches_gives_the_same_text() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let prompt = "One day a little girl went into the forest to look for berries. ".repeat(4);
     let whole = run(&mut context(&model, 256), &greedy(), &prompt, Some(16)).unwrap();
@@ -95,6 +99,7 @@ fn a_prompt_in_small_batches_gives_the_same_text() {
 
 #[test]
 fn a_seed_repeats_and_another_differs() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let mut context = context(&model, 256);
     let mut with_seed = |seed| {
@@ -121,6 +126,7 @@ fn a_seed_repeats_and_another_differs() {
 
 #[test]
 fn a_repeat_penalty_changes_the_text() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let mut context = context(&model, 512);
     let plain = run(&mut context, &greedy(), "la la la la la la", Some(24)).unwrap();
@@ -134,6 +140,7 @@ fn a_repeat_penalty_changes_the_text() {
 
 #[test]
 fn the_other_penalties_and_typical_sampling_change_the_text() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let mut context = context(&model, 512);
     let plain = run(&mut context, &greedy(), "la la la la la la", Some(24)).unwrap();
@@ -165,6 +172,7 @@ fn the_other_penalties_and_typical_sampling_change_the_text() {
 
 #[test]
 fn the_end_of_a_text_can_be_ignored() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let mut context = context(&model, 256);
     let ending = "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\nHi!";
@@ -189,6 +197,7 @@ fn the_end_of_a_text_can_be_ignored() {
 
 #[test]
 fn a_text_goes_on_from_any_prefix_that_is_kept() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let mut context = context(&model, 256);
     let (fresh, ..) = run(&mut context, &greedy(), PROMPT, Some(12)).unwrap();
@@ -216,6 +225,7 @@ fn a_text_goes_on_from_any_prefix_that_is_kept() {
 
 #[test]
 fn stop_strings_end_a_text_and_are_not_shown() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let mut context = context(&model, 256);
     let (_, whole, _) = run(&mut context, &greedy(), PROMPT, Some(24)).unwrap();
@@ -240,6 +250,7 @@ fn stop_strings_end_a_text_and_are_not_shown() {
 
 #[test]
 fn a_grammar_is_obeyed() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let mut context = context(&model, 256);
     for temp in [0.0, 1.5] {
@@ -272,6 +283,7 @@ fn a_grammar_is_obeyed() {
 
 #[test]
 fn a_bad_grammar_is_an_error() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     for grammar in [
         "",
@@ -296,6 +308,7 @@ fn a_bad_grammar_is_an_error() {
 
 #[test]
 fn parameters_out_of_range_are_errors() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let wrong: [fn(&mut SamplerParams); 10] = [
         |p| p.temp = f32::NAN,
@@ -335,6 +348,7 @@ fn parameters_out_of_range_are_errors() {
 
 #[test]
 fn broken_logits_are_an_error() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let mut sampler = Sampler::new(&model, &greedy()).unwrap();
     let mut logits = vec![0.0; model.vocab().n_tokens() as usize];
@@ -350,6 +364,7 @@ fn broken_logits_are_an_error() {
 
 #[test]
 fn limits_end_a_generation() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let mut context = context(&model, 256);
     let (tokens, text, reason) = run(&mut context, &greedy(), PROMPT, Some(0)).unwrap();
@@ -370,6 +385,7 @@ fn limits_end_a_generation() {
 
 #[test]
 fn prompts_that_do_not_fit_are_errors() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let mut context = context(&model, 256);
     assert_eq!(model.vocab().leading_bos(), None);
@@ -398,7 +414,8 @@ fn prompts_that_do_not_fit_are_errors() {
 
 #[test]
 fn an_empty_prompt_starts_from_bos_where_there_is_one() {
-    let model = load(GEMMA3);
+    needs!(GEMMA);
+    let model = load(GEMMA);
     assert!(model.vocab().leading_bos().is_some());
     let (tokens, ..) = run(&mut context(&model, 256), &greedy(), "", Some(4)).unwrap();
     assert!(!tokens.is_empty());
@@ -406,6 +423,7 @@ fn an_empty_prompt_starts_from_bos_where_there_is_one() {
 
 #[test]
 fn the_stop_flag_interrupts() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let mut context = context(&model, 512);
     let stop = Arc::clone(context.stop_flag());
@@ -442,6 +460,7 @@ impl Observer for Stopping {
 
 #[test]
 fn the_stop_flag_interrupts_a_pass_that_runs_and_the_context_is_usable_after_it() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let params = ContextParams {
         n_ctx: Some(512),
@@ -469,6 +488,7 @@ fn the_stop_flag_interrupts_a_pass_that_runs_and_the_context_is_usable_after_it(
 
 #[test]
 fn contexts_of_one_model_work_in_parallel() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     let texts: Vec<_> = std::thread::scope(|scope| {
         let runs: Vec<_> = (0..3)

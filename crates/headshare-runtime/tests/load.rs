@@ -10,7 +10,9 @@ use headshare_runtime::{
     Context, ContextError, ContextParams, GenerateError, Generator, Model, ModelError, ModelParams,
     Sampler, SamplerParams, VocabError,
 };
-use support::{GEMMA3, SMOLLM2, load, model_path};
+use headshare_testmodels::fetched::{GEMMA, SMOLLM2};
+use headshare_testmodels::needs;
+use support::load;
 
 fn try_load(path: &Path) -> ModelError {
     Model::load(path, &ModelParams::default(), None).unwrap_err()
@@ -49,8 +51,9 @@ fn garbage_is_refused_with_llama_cpps_reason() {
 
 #[test]
 fn a_cut_file_is_refused_with_llama_cpps_reason() {
+    needs!(SMOLLM2);
     let mut start = Vec::new();
-    std::fs::File::open(model_path(SMOLLM2))
+    std::fs::File::open(SMOLLM2.path())
         .unwrap()
         .take(8 << 20)
         .read_to_end(&mut start)
@@ -105,7 +108,8 @@ fn bert_loads_but_does_not_generate() {
 
 #[test]
 fn loading_can_be_stopped_and_panics_come_through() {
-    let path = model_path(SMOLLM2);
+    needs!(SMOLLM2);
+    let path = SMOLLM2.path();
     let mut calls = 0;
     let stopped = Model::load(
         &path,
@@ -133,7 +137,8 @@ fn loading_can_be_stopped_and_panics_come_through() {
 
 #[test]
 fn every_way_of_loading_gives_the_same_model() {
-    let path = model_path(SMOLLM2);
+    needs!(SMOLLM2);
+    let path = SMOLLM2.path();
     let mut all = Vec::new();
     for (use_mmap, use_extra_bufts) in [(true, true), (false, true), (true, false)] {
         let params = ModelParams {
@@ -152,6 +157,7 @@ fn every_way_of_loading_gives_the_same_model() {
 
 #[test]
 fn what_a_model_says_of_itself() {
+    needs!(SMOLLM2);
     let model = load(SMOLLM2);
     assert_eq!(model.architecture(), "llama");
     assert_eq!(model.n_embd(), 576);
@@ -170,7 +176,8 @@ fn what_a_model_says_of_itself() {
 
 #[test]
 fn text_and_tokens_go_both_ways() {
-    for name in [SMOLLM2, GEMMA3] {
+    needs!(SMOLLM2, GEMMA);
+    for name in [SMOLLM2, GEMMA] {
         let model = load(name);
         let vocab = model.vocab();
         for text in [
@@ -180,12 +187,12 @@ fn text_and_tokens_go_both_ways() {
             &"long ".repeat(2000),
         ] {
             let tokens = vocab.tokenize(text, false, false).unwrap();
-            assert_eq!(vocab.detokenize(&tokens).unwrap(), text, "{name}");
+            assert_eq!(vocab.detokenize(&tokens).unwrap(), text, "{name:?}");
             let bytes: Vec<u8> = tokens
                 .iter()
                 .flat_map(|&token| vocab.token_to_piece(token, false).unwrap())
                 .collect();
-            assert_eq!(String::from_utf8(bytes).unwrap(), text, "{name}");
+            assert_eq!(String::from_utf8(bytes).unwrap(), text, "{name:?}");
         }
         let with_bos = vocab.tokenize("x", true, true).unwrap();
         let first = with_bos.first().copied();

@@ -5,10 +5,13 @@
 //! and self-merges of a real model ([`self_merge`]), whose layers are those of
 //! the source in another order, some of them twice.
 //!
+//! [`fetched`] are real models, for tests of what random weights say nothing about.
+//!
 //! Both stream to the output, so that a model of many gigabytes costs little
 //! memory. Random weights say nothing about quality: they are for layout,
 //! speed and memory.
 
+pub mod fetched;
 mod fill;
 mod merge;
 mod metadata;

@@ -13,7 +13,7 @@ use headshare_runtime::{Context, ContextParams, Model, ModelParams};
 use serde_json::{Value, json};
 
 use super::{data, eval, json as printed};
-use crate::support::{gemma, shared, smollm2, written};
+use crate::support::{GEMMA, SMOLLM2, gemma, needs, shared, smollm2, written};
 
 fn load(path: &Path) -> Arc<Model> {
     Arc::new(Model::load(path, &ModelParams::default(), None).unwrap())
@@ -148,6 +148,7 @@ fn figures(model: &Path, task: &Path, unbatched: bool) -> Value {
 
 #[test]
 fn smollm2_scores_the_same_in_batches_and_alone() {
+    needs!(SMOLLM2);
     let model = load(&smollm2());
     for name in ["question.jsonl", "partial.jsonl", "last-word.jsonl"] {
         let task = Task::read(&data(name), None, None).unwrap();
@@ -162,6 +163,7 @@ fn smollm2_scores_the_same_in_batches_and_alone() {
 /// What all items begin with, evaluated once and kept from batch to batch.
 #[test]
 fn real_models_score_the_same_after_a_common_beginning() {
+    needs!(SMOLLM2, GEMMA);
     let folder = tempfile::tempdir().unwrap();
     let task = read(&made_up(folder.path(), 40));
     for path in [smollm2(), gemma()] {
@@ -262,6 +264,7 @@ fn a_recurrent_model_is_scored_choice_by_choice() {
 
 #[test]
 fn smollm2_answers_better_than_chance() {
+    needs!(SMOLLM2);
     let model = load(&smollm2());
     let Some(path) = shared("piqa.jsonl") else {
         return;

@@ -1,10 +1,11 @@
 //! What `eval generate` gives and refuses.
 
 use super::{data, eval, json, refused};
-use crate::support::{smollm2, text, written};
+use crate::support::{SMOLLM2, needs, smollm2, text, written};
 
 #[test]
 fn continuations_are_compared_with_references() {
+    needs!(SMOLLM2);
     let args = ["-n", "6"];
     let out = eval!(
         "generate",
@@ -111,6 +112,7 @@ fn prompts_that_leave_no_room_lose_their_left_end() {
 
 #[test]
 fn an_empty_prompt_begins_with_the_token_that_begins_texts() {
+    needs!(SMOLLM2);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.jsonl");
     std::fs::write(&path, "{\"prompt\":\"\",\"reference\":\"b\"}").unwrap();

@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use super::{data, eval, json};
-use crate::support::{PROGRAM, smollm2, text, written};
+use crate::support::{PROGRAM, SMOLLM2, needs, smollm2, text, written};
 
 #[test]
 fn json_is_one_object_as_the_contract_says() {
+    needs!(SMOLLM2);
     let out = eval!(
         "choice",
         smollm2(),
@@ -49,6 +50,7 @@ fn json_is_one_object_as_the_contract_says() {
 
 #[test]
 fn several_tasks_have_a_mean() {
+    needs!(SMOLLM2);
     let out = eval!(
         "choice",
         smollm2(),
@@ -77,6 +79,7 @@ fn several_tasks_have_a_mean() {
 
 #[test]
 fn text_has_the_figures_and_their_errors() {
+    needs!(SMOLLM2);
     let out = eval!(
         "choice",
         smollm2(),
@@ -97,6 +100,7 @@ fn text_has_the_figures_and_their_errors() {
 
 #[test]
 fn an_archive_is_counted_by_subjects() {
+    needs!(SMOLLM2);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mmlu.zip");
     let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
@@ -205,6 +209,7 @@ fn lines_and_arrays_give_the_same_figures() {
 
 #[test]
 fn rows_of_mmlu_are_scored_by_subject() {
+    needs!(SMOLLM2);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mmlu.json");
     let row = |subject: &str, question: &str, answer: u32| {

@@ -8,7 +8,7 @@ use headshare_testmodels::ModelSpec;
 use serde_json::Value;
 
 use super::plan_v1::plan_v1;
-use crate::support::{Folder, preset, read, small, smollm2};
+use crate::support::{Folder, SMOLLM2, needs, preset, read, small, smollm2};
 
 const TEXT: &str = "The quick brown fox jumps over the lazy dog, and the dog does not mind.\n";
 
@@ -66,6 +66,7 @@ fn numbers(matrix: &Value) -> Vec<f32> {
 
 #[test]
 fn weights_agree_with_the_plan_and_between_outputs() {
+    needs!(SMOLLM2);
     let folder = Folder::new();
     let (svg, png, array) = (
         folder.file("w.svg"),
@@ -169,6 +170,7 @@ fn a_converted_file_is_looked_at_as_what_it_stands_for() {
 
 #[test]
 fn attention_is_reported_in_text_json_and_pictures() {
+    needs!(SMOLLM2);
     let folder = Folder::new();
     let (text, svg, png) = (text(&folder), folder.file("a.svg"), folder.file("a.png"));
     let source = smollm2();

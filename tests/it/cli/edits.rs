@@ -9,7 +9,7 @@ use headshare_runtime::quants;
 use headshare_testmodels::{ModelSpec, type_named};
 use serde_json::{Value, json};
 
-use crate::support::{Folder, Ran, preset, read, small, smollm2};
+use crate::support::{Folder, Ran, SMOLLM2, needs, preset, read, small, smollm2};
 
 /// A model, and a folder for its plans.
 struct Case {
@@ -490,6 +490,7 @@ fn other_architectures_keep_equally_many_channels_in_all_layers() {
 
 #[test]
 fn a_real_model_with_a_narrow_layer_and_a_head_of_its_own() {
+    needs!(SMOLLM2);
     let folder = Folder::new();
     let digest = format!("blake3:{}", blake3::hash(&read(&smollm2())).to_hex());
     let plan = json!({"version": 2, "source": digest, "edits": [

@@ -5,10 +5,11 @@ use headshare_testmodels::ModelSpec;
 use serde_json::{Value, json};
 
 use super::raw::{self, Raw, tensor};
-use crate::support::{Folder, preset, read, smollm2};
+use crate::support::{Folder, SMOLLM2, needs, preset, read, smollm2};
 
 #[test]
 fn a_plain_file_in_numbers() {
+    needs!(SMOLLM2);
     let ran = run!["inspect", smollm2(), "--json"].ok();
     // gguf-rs reads its header the same.
     assert_eq!(ran.stderr, "");
@@ -35,6 +36,7 @@ fn a_plain_file_in_numbers() {
 
 #[test]
 fn a_converted_file_in_numbers() {
+    needs!(SMOLLM2);
     let folder = Folder::new();
     let out = folder.file("out.gguf");
     let result = run!["convert", smollm2(), "--ratio", "0.3", "-o", out, "--json"]

@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::oracle::Model;
 use super::raw::Raw;
 use crate::support::{
-    Folder, Ran, assert_bytes, assert_same, gemma, preset, program, read, small, smollm2,
+    Folder, GEMMA, Ran, SMOLLM2, assert_bytes, assert_same, gemma, needs, preset, program, read,
+    small, smollm2,
 };
 
 const FUNCTIONS: [&str; 6] = ["qk", "q", "k", "v", "qkv", "separate"];
@@ -79,6 +80,7 @@ fn aliases(result: &Value) -> Vec<&Value> {
 
 #[test]
 fn smollm2_with_every_match_function() {
+    needs!(SMOLLM2);
     for function in FUNCTIONS {
         let result = check(&smollm2(), "0.3", function, "4096");
         let n = if function == "separate" { 3 * 27 } else { 27 };
@@ -95,6 +97,7 @@ fn smollm2_with_every_match_function() {
 
 #[test]
 fn gemma_whose_types_vary_by_layer() {
+    needs!(GEMMA);
     let result = check(&gemma(), "0.3", "qk", "16384");
     assert_eq!(aliases(&result).len(), 5);
     assert!(result["saved"]["resident_bytes"].as_i64().unwrap() > 3_000_000);
@@ -102,6 +105,7 @@ fn gemma_whose_types_vary_by_layer() {
 
 #[test]
 fn the_same_arguments_give_the_same_bytes_with_any_number_of_threads() {
+    needs!(SMOLLM2);
     let folder = Folder::new();
     let [a, b, c] = ["a", "b", "c"].map(|name| folder.file(name));
     run!["convert", smollm2(), "-o", a, "--ratio", "0.3"].ok();
@@ -125,6 +129,7 @@ fn the_same_arguments_give_the_same_bytes_with_any_number_of_threads() {
 
 #[test]
 fn carrying_out_a_plan_gives_the_bytes_that_matching_gives() {
+    needs!(SMOLLM2);
     let folder = Folder::new();
     for function in FUNCTIONS {
         let (plan, a, b) = (folder.file("plan.json"), folder.file("a"), folder.file("b"));
@@ -161,6 +166,7 @@ fn carrying_out_a_plan_gives_the_bytes_that_matching_gives() {
 
 #[test]
 fn a_plan_file_is_what_plan_prints_as_json() {
+    needs!(SMOLLM2);
     let folder = Folder::new();
     let path = folder.file("plan.json");
     let printed = run!["plan", smollm2(), "--ratio", "0.1", "--json", "-o", path]
@@ -178,6 +184,7 @@ fn a_plan_file_is_what_plan_prints_as_json() {
 
 #[test]
 fn exact_duplicates_are_shared_beside_the_plan() {
+    needs!(SMOLLM2);
     let folder = Folder::new();
     let merge = folder.file("merge.gguf");
     let layers: Vec<u32> = (0..20).chain(10..30).collect();

@@ -6,7 +6,9 @@ use headshare_format::Gguf;
 use headshare_testmodels::{FileEnd, KeyOrder, ModelSpec, PerLayer, self_merge, type_named};
 
 use super::raw::{self, Raw, tensor};
-use crate::support::{Folder, assert_same, gemma, preset, read, small, smollm2};
+use crate::support::{
+    Folder, GEMMA, SMOLLM2, assert_same, gemma, needs, preset, read, small, smollm2,
+};
 
 const PAGE_SIZES: [&str; 3] = ["4096", "16384", "65536"];
 
@@ -66,6 +68,7 @@ fn number(json: &serde_json::Value) -> i64 {
 
 #[test]
 fn smollm2_comes_back_byte_for_byte() {
+    needs!(SMOLLM2);
     for page_size in PAGE_SIZES {
         check(&smollm2(), page_size);
     }
@@ -73,6 +76,7 @@ fn smollm2_comes_back_byte_for_byte() {
 
 #[test]
 fn gemma_comes_back_byte_for_byte() {
+    needs!(GEMMA);
     for page_size in PAGE_SIZES {
         check(&gemma(), page_size);
     }
@@ -80,6 +84,7 @@ fn gemma_comes_back_byte_for_byte() {
 
 #[test]
 fn a_self_merge_shrinks_by_all_that_repeats() {
+    needs!(SMOLLM2);
     let folder = Folder::new();
     let merge = folder.file("merge.gguf");
     let layers: Vec<u32> = (0..20).chain(10..30).collect();

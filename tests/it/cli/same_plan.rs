@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::oracle::{Alias, Dots, Model, PARTS};
-use crate::support::{gemma, read, smollm2};
+use crate::support::{GEMMA, SMOLLM2, gemma, needs, read, smollm2};
 
 #[track_caller]
 fn check(path: &Path, dots: &Dots, function: &str, ratio: &str) {
@@ -58,6 +58,7 @@ fn alias(json: &Value) -> Alias {
 
 #[test]
 fn on_smollm2_for_all_match_functions_at_10_and_30_percent() {
+    needs!(SMOLLM2);
     let dots = Dots::new(&Model::new(read(&smollm2())));
     for function in ["qk", "q", "k", "v", "qkv", "separate"] {
         for ratio in ["0.1", "0.3"] {
@@ -68,6 +69,7 @@ fn on_smollm2_for_all_match_functions_at_10_and_30_percent() {
 
 #[test]
 fn on_gemma_whose_types_vary_by_layer() {
+    needs!(GEMMA);
     let dots = Dots::new(&Model::new(read(&gemma())));
     for ratio in ["0.1", "0.3", "1.0"] {
         check(&gemma(), &dots, "qk", ratio);

@@ -12,7 +12,7 @@ use headshare_testmodels::{ModelSpec, self_merge};
 use serde_json::Value;
 
 use super::models::{Models, exec_with, stderr};
-use crate::support::{PROGRAM, root, smollm2, take_turns};
+use crate::support::{PROGRAM, SMOLLM2, needs, root, smollm2, take_turns};
 
 /// The Python that has xllamacpp.
 fn python() -> PathBuf {
@@ -116,6 +116,7 @@ fn resident_saved_kib(models: &Models) -> u64 {
 
 #[test]
 fn a_self_merge_of_smollm2_answers_the_same_from_fewer_pages() {
+    needs!(SMOLLM2);
     let _turn = take_turns();
     let folder = tempfile::tempdir().unwrap();
     let plain = folder.path().join("plain.gguf");
@@ -165,6 +166,7 @@ fn repacked_weights_are_shared_too() {
 
 #[test]
 fn shared_heads_generate_what_run_generates() {
+    needs!(SMOLLM2);
     let _turn = take_turns();
     let folder = tempfile::tempdir().unwrap();
     let models = Models::of(folder, smollm2(), &["--ratio", "0.3"]);
@@ -215,6 +217,7 @@ fn shared_heads_generate_what_run_generates() {
 
 #[test]
 fn units_that_went_need_nothing_of_ours() {
+    needs!(SMOLLM2);
     let _turn = take_turns();
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{converted_smollm2, eval, path};
-use crate::support::{Folder, preset, smollm2, valley};
+use crate::support::{Folder, SMOLLM2, needs, preset, smollm2, valley};
 
 /// The measured values, without what tells one file from another.
 fn values(mut report: Value) -> Value {
@@ -16,6 +16,7 @@ fn values(mut report: Value) -> Value {
 
 #[test]
 fn smollm2_converted_and_expanded() {
+    needs!(SMOLLM2);
     let folder = Folder::new();
     let converted = converted_smollm2(&folder, "0.3");
     let expanded = folder.file("expanded.gguf");

@@ -13,7 +13,7 @@ use headshare_gguf::eval::perplexity::{Params, Perplexity, perplexity};
 use headshare_runtime::{Context, ContextParams, Model, ModelParams, Token};
 
 use super::converted_smollm2;
-use crate::support::{Folder, preset, smollm2, valley};
+use crate::support::{Folder, SMOLLM2, needs, preset, smollm2, valley};
 
 fn load(path: &Path) -> Arc<Model> {
     Arc::new(Model::load(path, &ModelParams::default(), None).unwrap())
@@ -122,6 +122,7 @@ fn check_perplexity(found: &Perplexity, naive: &[(Token, Vec<f64>)], part: f64, 
 
 #[test]
 fn smollm2_and_its_divergence_from_a_converted_file() {
+    needs!(SMOLLM2);
     const CTX: u32 = 48;
     const CHUNKS: usize = 6;
     let text = std::fs::read_to_string(valley()).unwrap();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{eval, path};
-use crate::support::{self, Folder, Ran, preset, valley};
+use crate::support::{self, Folder, Ran, SMOLLM2, needs, preset, valley};
 
 fn keys(value: &serde_json::Value) -> Vec<&str> {
     value
@@ -188,6 +188,7 @@ fn the_last_line_end_does_not_count() {
 /// change a bit of the result.
 #[test]
 fn threads_and_busy_neighbours_change_nothing() {
+    needs!(SMOLLM2);
     let stop = AtomicBool::new(false);
     let measured = |threads: &[&str]| {
         let (model, text) = (support::smollm2(), valley());

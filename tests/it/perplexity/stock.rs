@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{converted_smollm2, path};
-use crate::support::{Folder, gemma, root, smollm2, valley};
+use crate::support::{Folder, GEMMA, SMOLLM2, gemma, needs, root, smollm2, valley};
 
 /// llama-perplexity; `None` says why the test is skipped.
 fn stock() -> Option<PathBuf> {
@@ -92,6 +92,7 @@ const DIGITS: f64 = 5e-5;
 
 #[test]
 fn stock_perplexity_of_smollm2_on_the_last_fifth_of_wikitext() {
+    needs!(SMOLLM2);
     let folder = Folder::new();
     let (Some(stock), Some(text)) = (stock(), last_fifth(&folder)) else {
         return;
@@ -107,6 +108,7 @@ fn stock_perplexity_of_smollm2_on_the_last_fifth_of_wikitext() {
 /// Other windows, parts of windows, and a vocabulary with BOS.
 #[test]
 fn stock_perplexity_in_other_shapes() {
+    needs!(SMOLLM2, GEMMA);
     let Some(stock) = stock() else { return };
     let (smollm2, gemma, text) = (smollm2(), gemma(), valley());
     for (model, ctx, batch) in [
@@ -154,6 +156,7 @@ fn stock_perplexity_in_other_shapes() {
 /// forgets those below e^-16: its divergence is a little different.
 #[test]
 fn stock_divergence_of_a_converted_file() {
+    needs!(SMOLLM2);
     let folder = Folder::new();
     let (Some(stock), Some(text)) = (stock(), last_fifth(&folder)) else {
         return;

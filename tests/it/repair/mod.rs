@@ -18,7 +18,9 @@ use headshare_gguf::repair::sites::{self, Role, Site, Target};
 use headshare_runtime::calibrate::{CalibrateError, Calibrator, CalibratorParams};
 use serde_json::Value;
 
-use crate::support::{PROGRAM, json, program, smollm2, valley, wait_until_worked, written};
+use crate::support::{
+    PROGRAM, SMOLLM2, json, needs, program, smollm2, valley, wait_until_worked, written,
+};
 use steps::{SMALL, expand, filled, repairing, tokens, verify, words};
 
 #[track_caller]
@@ -200,6 +202,7 @@ fn the_same_run_gives_the_same_bytes() {
 
 #[test]
 fn a_real_model_is_repaired_from_its_last_layers_on() {
+    needs!(SMOLLM2);
     let folder = tempfile::tempdir().unwrap();
     let source = smollm2();
     let text = valley();
@@ -358,6 +361,7 @@ fn of_experts_only_attention_is_refitted_and_that_is_said() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_killed_repair_leaves_nothing() {
+    needs!(SMOLLM2);
     let folder = tempfile::tempdir().unwrap();
     let source = smollm2();
     let words = folder.path().join("words.txt");

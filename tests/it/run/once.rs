@@ -7,10 +7,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::started::{ENDLESS, fed, interrupt, output, run};
-use crate::support::{PROGRAM, smollm2, text, wait_until_worked};
+use crate::support::{PROGRAM, SMOLLM2, needs, smollm2, text, wait_until_worked};
 
 #[test]
 fn text_goes_to_stdout_and_nothing_to_stderr() {
+    needs!(SMOLLM2);
     let out = output(&["-p", "The capital of France is", "-n", "8", "--temp", "0"]);
     assert_eq!(out.status.code(), Some(0));
     assert!(text(&out.stdout).starts_with(" Paris."), "{out:?}");
@@ -20,6 +21,7 @@ fn text_goes_to_stdout_and_nothing_to_stderr() {
 
 #[test]
 fn json_is_one_object_as_the_contract_says() {
+    needs!(SMOLLM2);
     // PSS divides a file's pages among the processes that map it: a copy of our
     // own is ours alone.
     let copy = tempfile::NamedTempFile::new().unwrap();
@@ -58,6 +60,7 @@ fn json_is_one_object_as_the_contract_says() {
 
 #[test]
 fn the_same_seed_gives_the_same_text() {
+    needs!(SMOLLM2);
     let sample = |seed| output(&["-p", "Once upon a time", "-n", "16", "--seed", seed]).stdout;
     assert_eq!(sample("7"), sample("7"));
     assert_ne!(sample("7"), sample("8"));
@@ -65,6 +68,7 @@ fn the_same_seed_gives_the_same_text() {
 
 #[test]
 fn prompts_come_from_files_and_standard_input() {
+    needs!(SMOLLM2);
     let plain = output(&["-p", "The capital of France is", "-n", "8", "--temp", "0"]).stdout;
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"The capital of France is\n").unwrap();
@@ -87,6 +91,7 @@ fn prompts_come_from_files_and_standard_input() {
 
 #[test]
 fn stop_strings_end_the_text_and_are_not_shown() {
+    needs!(SMOLLM2);
     let prompt = ["-p", "The capital of France is", "-n", "24", "--temp", "0"];
     let whole = output(&prompt).stdout;
     let whole = text(&whole).trim_end();
@@ -104,6 +109,7 @@ fn stop_strings_end_the_text_and_are_not_shown() {
 
 #[test]
 fn escapes_are_carried_out_unless_told_not_to() {
+    needs!(SMOLLM2);
     let tokens = |args: &[&str]| {
         let out = output(&[args, &["-n", "1", "--json"]].concat());
         let json: Value = serde_json::from_slice(&out.stdout).unwrap();
@@ -125,6 +131,7 @@ fn escapes_are_carried_out_unless_told_not_to() {
 
 #[test]
 fn what_works_for_llama_cli_works_here() {
+    needs!(SMOLLM2);
     let args = "-p -1 -c 256 -b 64 -ub 32 -t 1 -tb 1 -s 5 --temperature 0.9 --top-k 20 \
                 --top-p 0.9 --min-p 0.1 --typical-p 0.9 --repeat-penalty 1.1 --repeat-last-n -1 \
                 --presence-penalty 0.1 --frequency-penalty -0.1 --ignore-eos --predict 9 --perf";
@@ -177,6 +184,7 @@ fn what_works_for_llama_cli_works_here() {
 
 #[test]
 fn a_grammar_shapes_the_text() {
+    needs!(SMOLLM2);
     let grammar = r#"root ::= " " [0-9] [0-9] "!""#;
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(grammar.as_bytes()).unwrap();
@@ -195,6 +203,7 @@ fn a_grammar_shapes_the_text() {
 
 #[test]
 fn mistakes_have_their_exit_status_and_say_what_to_do() {
+    needs!(SMOLLM2);
     let cases: [(&[&str], &str); 20] = [
         (&[], "--prompt"),
         (&["-p", "x", "-f", "y"], "cannot be used with"),
@@ -237,6 +246,7 @@ fn mistakes_have_their_exit_status_and_say_what_to_do() {
 
 #[test]
 fn files_that_cannot_be_read_are_bad_input() {
+    needs!(SMOLLM2);
     let mut latin1 = tempfile::NamedTempFile::new().unwrap();
     latin1.write_all(b"na\xefve").unwrap();
     let latin1 = latin1.path().to_str().unwrap();
@@ -265,6 +275,7 @@ fn files_that_cannot_be_read_are_bad_input() {
 
 #[test]
 fn a_byte_order_mark_is_not_part_of_a_prompt_or_a_grammar() {
+    needs!(SMOLLM2);
     let file = |content: &str| {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"\xef\xbb\xbf").unwrap();
@@ -313,6 +324,7 @@ fn bad_files_are_exit_status_3_and_one_message() {
 
 #[test]
 fn a_reader_that_has_enough_is_success() {
+    needs!(SMOLLM2);
     let mut child = run()
         .args(["-p", "One, two, three,", "-n", "2000", "--temp", "0"])
         .stdout(Stdio::piped())
@@ -329,6 +341,7 @@ fn a_reader_that_has_enough_is_success() {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_first_ctrl_c_shows_what_there_is() {
+    needs!(SMOLLM2);
     let mut child = run()
         .args(["-p", "A story:", "-n", "-1", "--grammar", ENDLESS])
         .stdout(Stdio::piped())

@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 use super::started::{fed, interrupt, output, run, run_on};
 use rustix::io::ioctl_fionread;
 
-use crate::support::{gemma, smollm2, text, wait_until};
+use crate::support::{GEMMA, SMOLLM2, gemma, needs, smollm2, text, wait_until};
 
 fn chat(args: &[&str], input: &str) -> Output {
     fed(run().args(["--chat", "--temp", "0"]).args(args), input)
@@ -14,6 +14,7 @@ fn chat(args: &[&str], input: &str) -> Output {
 
 #[test]
 fn a_line_is_a_message_and_a_line_is_an_answer() {
+    needs!(SMOLLM2);
     let input = "What is gravity?\n\nWho found it?\r\n";
     let out = chat(&["--stop", ".", "-c", "512"], input);
     assert_eq!(out.status.code(), Some(0), "{out:?}");
@@ -40,6 +41,7 @@ fn a_line_is_a_message_and_a_line_is_an_answer() {
 /// Text is text, whatever it looks like.
 #[test]
 fn a_line_that_begins_with_a_slash_is_a_message() {
+    needs!(SMOLLM2);
     let lines = [
         "/etc is a folder",
         "/think",
@@ -60,6 +62,7 @@ fn a_line_that_begins_with_a_slash_is_a_message() {
 
 #[test]
 fn the_first_message_may_be_given() {
+    needs!(SMOLLM2);
     let out = chat(&["--stop", "."], "What is gravity?\nWho found it?\n");
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"What is gravity?\n").unwrap();
@@ -73,6 +76,7 @@ fn the_first_message_may_be_given() {
 
 #[test]
 fn a_byte_order_mark_is_no_part_of_the_first_message() {
+    needs!(SMOLLM2);
     let plain = chat(&["-n", "6"], "What is gravity?\nWhat?\n");
     let marked = chat(&["-n", "6"], "\u{feff}What is gravity?\nWhat?\n");
     assert_eq!(marked.stdout, plain.stdout, "{marked:?}");
@@ -83,6 +87,7 @@ fn a_byte_order_mark_is_no_part_of_the_first_message() {
 
 #[test]
 fn the_system_prompt_tells_the_model_what_to_be() {
+    needs!(SMOLLM2);
     let pirate = "You are a pirate.";
     let ask = |args: &[&str]| {
         let out = chat(&[&["-n", "12"], args].concat(), "Who are you?\n");
@@ -104,6 +109,7 @@ fn the_system_prompt_tells_the_model_what_to_be() {
 
 #[test]
 fn a_template_may_be_given_by_name_or_as_text() {
+    needs!(SMOLLM2, GEMMA);
     let ask = |args: &[&str]| {
         let out = chat(
             &[&["-n", "12", "-sys", "Be a poet."], args].concat(),
@@ -136,6 +142,7 @@ fn a_template_may_be_given_by_name_or_as_text() {
 
 #[test]
 fn a_grammar_shapes_each_answer() {
+    needs!(SMOLLM2);
     let grammar = r#"root ::= ("yes" | "no") "!""#;
     let out = chat(&["--grammar", grammar], "Is it?\nAnd now?\n");
     let answers: Vec<&str> = text(&out.stdout).lines().collect();
@@ -147,6 +154,7 @@ fn a_grammar_shapes_each_answer() {
 
 #[test]
 fn a_full_context_is_said_and_the_oldest_is_forgotten() {
+    needs!(SMOLLM2);
     let long = |n: usize| format!("Tell me of {}old dogs.\n", "very ".repeat(n));
     let out = chat(
         &["-c", "256", "-n", "70", "--ignore-eos"],
@@ -170,6 +178,7 @@ fn a_full_context_is_said_and_the_oldest_is_forgotten() {
 
 #[test]
 fn a_model_without_a_template_needs_one() {
+    needs!(GEMMA);
     let out = fed(run_on(&gemma()).arg("--chat"), "Hello\n");
     assert_eq!(out.status.code(), Some(3), "{out:?}");
     let stderr = text(&out.stderr);
@@ -191,6 +200,7 @@ fn a_model_without_a_template_needs_one() {
 
 #[test]
 fn bad_templates_are_one_message_and_a_hint() {
+    needs!(SMOLLM2);
     for (source, message) in [
         ("{% for %}", "the chat template cannot be read"),
         ("{{ raise_exception('not today') }}", "not today"),
@@ -214,6 +224,7 @@ fn bad_templates_are_one_message_and_a_hint() {
 
 #[test]
 fn what_does_not_go_with_a_chat_is_refused() {
+    needs!(SMOLLM2);
     let cases: [(&[&str], &str); 8] = [
         (&["--chat", "--json"], "'--json'"),
         (&["-p", "x", "--system", "y"], "--chat"),
@@ -243,6 +254,7 @@ fn what_does_not_go_with_a_chat_is_refused() {
 
 #[test]
 fn a_reader_that_has_enough_ends_the_chat() {
+    needs!(SMOLLM2);
     let mut child = run()
         .args(["--chat", "--temp", "0", "--ignore-eos"])
         .stdin(Stdio::piped())
@@ -264,6 +276,7 @@ fn a_reader_that_has_enough_ends_the_chat() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_while_it_waits_ends_the_program() {
+    needs!(SMOLLM2);
     let mut child = run()
         .args(["--chat", "--temp", "0", "--stop", "."])
         .stdin(Stdio::piped())
@@ -285,6 +298,7 @@ fn ctrl_c_while_it_waits_ends_the_program() {
 
 #[test]
 fn chats_differ_with_the_seed_alone() {
+    needs!(SMOLLM2);
     let ask = |seed: &str| {
         let args = ["--chat", "-n", "12", "--seed", seed];
         let out = fed(run_on(&smollm2()).args(args), "Hello\nHello\n");

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use headshare_gguf::chat::{Answer, ChatError, ChatTemplate, Session};
 use headshare_runtime::{Context, ContextParams, Model, ModelParams, SamplerParams, StopReason};
 
-use crate::support::smollm2;
+use crate::support::{SMOLLM2, needs, smollm2};
 
 fn load() -> Arc<Model> {
     Arc::new(Model::load(&smollm2(), &ModelParams::default(), None).unwrap())
@@ -52,6 +52,7 @@ fn ask(session: &mut Session, message: &str) -> Answer {
 
 #[test]
 fn only_what_is_new_is_evaluated() {
+    needs!(SMOLLM2);
     let model = load();
     let mut session = session(&model, 512, 12, None);
     let first = ask(&mut session, "What is gravity?");
@@ -79,6 +80,7 @@ fn only_what_is_new_is_evaluated() {
 
 #[test]
 fn the_same_question_again_is_another_draw() {
+    needs!(SMOLLM2);
     let model = load();
     let sampling = SamplerParams {
         seed: Some(7),
@@ -92,6 +94,7 @@ fn the_same_question_again_is_another_draw() {
 
 #[test]
 fn a_template_that_rewrites_what_was_said_is_followed() {
+    needs!(SMOLLM2);
     let model = load();
     // The model sees how often it was asked, and the last message alone.
     let rewriting = "{{ '<|im_start|>system\nMessage ' ~ messages | length ~ '<|im_end|>\n' }}\
@@ -113,6 +116,7 @@ fn a_template_that_rewrites_what_was_said_is_followed() {
 
 #[test]
 fn the_oldest_is_forgotten_when_the_context_is_full() {
+    needs!(SMOLLM2);
     let model = load();
     let mut session = session(&model, 256, 12, None);
     let message = format!("Tell me of {}old cats.", "very ".repeat(40));
@@ -141,6 +145,7 @@ fn the_oldest_is_forgotten_when_the_context_is_full() {
 
 #[test]
 fn an_answer_that_never_began_is_not_remembered() {
+    needs!(SMOLLM2);
     let model = load();
     let mut session = session(&model, 512, 12, None);
     let first = ask(&mut session, "What is gravity?");

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::started::{ENDLESS, run_on};
 use super::terminal::{CTRL_C, CTRL_D, Terminal};
-use crate::support::{PROGRAM, smollm2};
+use crate::support::{PROGRAM, SMOLLM2, needs, smollm2};
 
 /// A greedy chat, whose answers end with their first sentence.
 fn chat(path: &Path, more: &[&str]) -> Terminal {
@@ -66,11 +66,13 @@ fn a_conversation(path: &Path) {
 
 #[test]
 fn a_conversation_with_a_plain_model() {
+    needs!(SMOLLM2);
     a_conversation(&smollm2());
 }
 
 #[test]
 fn a_conversation_with_a_deduplicated_self_merge() {
+    needs!(SMOLLM2);
     let folder = tempfile::tempdir().unwrap();
     let (merge, shared) = (folder.path().join("merge"), folder.path().join("shared"));
     let layers = parse_layer_list("0-19,10-29").unwrap();
@@ -88,6 +90,7 @@ fn a_conversation_with_a_deduplicated_self_merge() {
 
 #[test]
 fn ctrl_c_stops_an_answer_and_then_the_program() {
+    needs!(SMOLLM2);
     let mut terminal = chat(&smollm2(), &["--grammar", ENDLESS]);
     for _ in 0..2 {
         terminal.enter("Tell me a story");
@@ -115,6 +118,7 @@ fn ctrl_c_stops_an_answer_and_then_the_program() {
 
 #[test]
 fn a_second_signal_ends_an_answer_that_does_not_stop() {
+    needs!(SMOLLM2);
     let mut terminal = chat(&smollm2(), &["--grammar", ENDLESS]);
     terminal.enter("Tell me a story");
     terminal.wait_for("e");
@@ -130,6 +134,7 @@ fn a_second_signal_ends_an_answer_that_does_not_stop() {
 
 #[test]
 fn a_signal_while_a_line_is_edited_leaves_the_terminal_as_it_was() {
+    needs!(SMOLLM2);
     let mut terminal = chat(&smollm2(), &[]);
     terminal.press("half a line");
     terminal.wait_for("line");
@@ -142,6 +147,7 @@ fn a_signal_while_a_line_is_edited_leaves_the_terminal_as_it_was() {
 
 #[test]
 fn a_request_to_end_does_not_wait_for_the_answer() {
+    needs!(SMOLLM2);
     let mut terminal = chat(&smollm2(), &["--grammar", ENDLESS]);
     terminal.enter("Tell me a story");
     terminal.wait_for("e");
@@ -153,6 +159,7 @@ fn a_request_to_end_does_not_wait_for_the_answer() {
 
 #[test]
 fn a_first_message_may_be_given_and_typing_has_a_colour() {
+    needs!(SMOLLM2);
     let mut command = run_on(&smollm2());
     command.args(["-cnv", "-p", QUESTION, "--color", "on"]);
     command.args(["--temp", "0", "-c", "512", "--stop", "."]);
@@ -176,6 +183,7 @@ fn a_first_message_may_be_given_and_typing_has_a_colour() {
 
 #[test]
 fn lines_are_edited_continued_and_remembered() {
+    needs!(SMOLLM2);
     let mut terminal = chat(&smollm2(), &[]);
     let answer = terminal.ask(QUESTION);
     terminal.ask("/reset");
@@ -203,6 +211,7 @@ fn lines_are_edited_continued_and_remembered() {
 
 #[test]
 fn commands_are_obeyed() {
+    needs!(SMOLLM2);
     const PIRATE: &str = "You are a pirate.";
     let who = |terminal: &mut Terminal| terminal.ask("Who are you?");
     let mut told = chat(&smollm2(), &["-sys", PIRATE]);
@@ -217,6 +226,7 @@ fn commands_are_obeyed() {
 /// The sampler goes on with its random numbers when a conversation begins anew.
 #[test]
 fn the_same_question_again_is_another_draw() {
+    needs!(SMOLLM2);
     let mut terminal = chat_with(&smollm2(), &["-n", "12", "--seed", "7"]);
     let first = terminal.ask("Hello");
     terminal.ask("/reset");

@@ -11,7 +11,8 @@ mod wait;
 pub use alone::{alone, take_turns};
 pub use data::{data, questions, root, shared, valley};
 pub use files::{Folder, assert_bytes, assert_same, read};
-pub use models::{gemma, preset, small, smollm2, written};
+pub use headshare_testmodels::needs;
+pub use models::{GEMMA, SMOLLM2, gemma, preset, small, smollm2, written};
 pub use program::{PROGRAM, Ran, json, program, run, text};
 #[cfg(target_os = "linux")]
 pub use wait::wait_until_worked;

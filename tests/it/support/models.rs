@@ -3,36 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use headshare_testmodels::ModelSpec;
+pub use headshare_testmodels::fetched::{GEMMA, SMOLLM2};
 
-use super::root;
-
-/// A real model, by its file name.
-#[track_caller]
-fn fetched(name: &str) -> PathBuf {
-    let folder =
-        std::env::var_os("HEADSHARE_MODELS").map_or_else(|| root().join("models"), PathBuf::from);
-    let path = folder.join(name);
-    assert!(
-        path.is_file(),
-        "{} is missing: run scripts/fetch-models.sh, or name the folder that has it in \
-         HEADSHARE_MODELS",
-        path.display()
-    );
-    path
-}
-
-/// SmolLM2-135M-Instruct, Q4_1: 30 layers, 9 heads in 3 KV groups. Talks, in
-/// ChatML.
+/// [`SMOLLM2`]'s file.
 #[track_caller]
 pub fn smollm2() -> PathBuf {
-    fetched("SmolLM2-135M-Instruct.Q4_1.gguf")
+    SMOLLM2.path()
 }
 
-/// Gemma-3-270M, Q4_K_M: 18 layers, 4 heads in 1 KV group, five types. Was not
-/// trained to talk and has no chat template.
+/// [`GEMMA`]'s file.
 #[track_caller]
 pub fn gemma() -> PathBuf {
-    fetched("gemma-3-270m-q4_k_m.gguf")
+    GEMMA.path()
 }
 
 /// A ready-made shape.

@@ -1,32 +1,13 @@
-//! Where the tests' models are, and a writer for tiny GGUF files.
+//! Loads the fetched models, and writes tiny GGUF files.
 #![allow(dead_code)]
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use headshare_runtime::{Model, ModelParams};
+use headshare_testmodels::fetched::Fetched;
 
-/// A model that `scripts/fetch-models.sh` fetches, or that lies in the folder
-/// that HEADSHARE_MODELS names.
-pub fn model_path(name: &str) -> PathBuf {
-    let folder = std::env::var_os("HEADSHARE_MODELS").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models"),
-        PathBuf::from,
-    );
-    let path = folder.join(name);
-    assert!(
-        path.is_file(),
-        "{} is missing: run scripts/fetch-models.sh, or name the folder that has it in HEADSHARE_MODELS",
-        path.display()
-    );
-    path
-}
-
-pub const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
-pub const GEMMA3: &str = "gemma-3-270m-q4_k_m.gguf";
-
-pub fn load(name: &str) -> Arc<Model> {
-    Arc::new(Model::load(&model_path(name), &ModelParams::default(), None).unwrap())
+pub fn load(model: Fetched) -> Arc<Model> {
+    Arc::new(Model::load(&model.path(), &ModelParams::default(), None).unwrap())
 }
 
 /// Writes GGUF v3 with F32 tensors of zeros.
