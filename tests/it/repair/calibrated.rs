@@ -311,7 +311,7 @@ fn bad_statistics_and_contradictions_are_refused() {
     stats_refused(
         &source,
         text.to_str().unwrap(),
-        "not a file that --save-stats has written",
+        "not a file of what was measured for a choice",
     );
     let small = |more: &[&'static str]| [&SMALL[..], more].concat();
     refused(&source, &small(&["--stats", "absent"]), 3, "absent");

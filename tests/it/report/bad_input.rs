@@ -81,11 +81,20 @@ fn texts_and_tasks() {
         let repair = ["--ratios", "0.5", "--repair", text.to_str().unwrap()];
         report(&model, &folder, &[&repair, more].concat())
     };
-    refused(&folder, with(&few, &[]), 3, &["--repair", "tokens"]);
+    refused(
+        &folder,
+        with(&few, &[]),
+        3,
+        &["the text to repair with", "tokens"],
+    );
     refused(&folder, with(&gone, &[]), 3, &["gone.jsonl"]);
     let window = ["--window", "64", "--memory", "1000"];
     let ran = with(&text, &window).exits(2);
-    assert!(ran.stderr.contains("error: --memory"), "{ran:#?}");
+    assert!(
+        ran.stderr
+            .contains("error: 1000 bytes of memory are too few"),
+        "{ran:#?}"
+    );
     assert!(!folder.file("out").exists());
 }
 

@@ -185,7 +185,7 @@ fn a_unit_whose_parts_are_matched_apart_counts_once() {
     let plan = |edits: serde_json::Value| {
         let plan = json!({
             "version": 2,
-            "source": format!("blake3:{}", "0".repeat(64)),
+            "source": format!("blake3:{}", "1".repeat(64)),
             "choice": {"by": "separate", "units": 8},
             "edits": edits,
         });
