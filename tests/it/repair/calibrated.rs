@@ -379,5 +379,5 @@ fn text_and_statistics_are_not_overwritten() {
     refused(&stats, &["--stats", kept], itself);
     refused(&out, &["--save-stats", words], itself);
     refused(&out, &["--save-stats", model], itself);
-    refused(&out, &["--save-stats", new], "are the same file");
+    refused(&out, &["--save-stats", new], "to the same file");
 }
