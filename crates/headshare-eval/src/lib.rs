@@ -8,3 +8,4 @@ pub mod bench;
 pub mod eval;
 pub mod inspect;
 pub mod report;
+pub mod stats;

@@ -10,11 +10,10 @@ mod matrix;
 pub mod npy;
 pub mod picture;
 pub mod ratios;
-mod stats;
 pub mod weights;
 
+pub use crate::stats::{Correlation, Histogram, Summary};
 pub use matrix::SymmetricMatrix;
-pub use stats::{Correlation, Histogram, Summary};
 
 use std::path::PathBuf;
 

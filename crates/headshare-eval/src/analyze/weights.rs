@@ -4,8 +4,8 @@
 use serde::Serialize;
 
 use super::picture::{Bars, Colour, Heatmap, HistogramPlot, MARGIN, Scale, Scene, TITLE_SPACE};
-use super::stats::quantile;
 use super::{AnalyzeError, Histogram, PlainModel, Summary, SymmetricMatrix, bands, index_of, npy};
+use crate::stats::quantile;
 use headshare_convert::convert::ConvertError;
 use headshare_convert::matching::WeightBlocks;
 use headshare_convert::matching::{self, MatchFunction};

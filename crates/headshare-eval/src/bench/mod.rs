@@ -9,5 +9,5 @@ mod figures;
 mod speed;
 
 pub use busy::Busy;
-pub use figures::{Ratio, mean, median, stddev};
+pub use figures::Ratio;
 pub use speed::{Clock, Elapsed, RandomTokens, SpeedTest, Timed};

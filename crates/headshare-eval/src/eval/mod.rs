@@ -2,7 +2,7 @@
 //! another model, and how well they answer and write.
 //!
 //! [`perplexity`] runs windows of a text through one model, or through two in
-//! lockstep; [`stats`] has the formulas. [`choice`] answers multiple-choice
+//! lockstep; [`stats`](crate::stats) has the formulas. [`choice`] answers multiple-choice
 //! questions by log-likelihood. [`generate`] goes on from prompts, and [`bleu`]
 //! compares that with references.
 
@@ -10,7 +10,6 @@ pub mod bleu;
 pub mod choice;
 pub mod generate;
 pub mod perplexity;
-pub mod stats;
 pub mod task_file;
 
 use headshare_runtime::{ContextError, ModelError, VocabError};

@@ -24,7 +24,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::EvalError;
-use super::stats::{self, Comparison, Estimate, Pairs, Prediction, Sums};
+use crate::stats::{self, Comparison, Estimate, Pairs, Prediction, Sums};
 
 /// The smallest window: three scored tokens.
 pub const MIN_CTX: u32 = 8;
@@ -389,9 +389,9 @@ impl Tally {
                 ln_ratio,
                 correlation: self.nll.correlation(),
                 divergence: self.divergence.estimate(),
-                divergence_median: stats::percentile(&self.divergences, 0.5),
-                divergence_p99: stats::percentile(&self.divergences, 0.99),
-                divergence_max: stats::percentile(&self.divergences, 1.0),
+                divergence_median: stats::quantile(&self.divergences, 0.5),
+                divergence_p99: stats::quantile(&self.divergences, 0.99),
+                divergence_max: stats::quantile(&self.divergences, 1.0),
                 same_top: stats::share(self.same_top, tokens),
                 delta_p: self.delta_p.estimate(),
                 delta_p_rms: squared.map(rms, slope),

@@ -1,6 +1,8 @@
-//! Quantiles, histograms and correlations.
+//! Distributions in a few numbers, histograms and correlations.
 
 use serde::Serialize;
+
+use super::quantile::{mean, quantile, sort};
 
 /// A set of numbers in a few.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -35,9 +37,9 @@ impl Summary {
         if values.is_empty() {
             return None;
         }
-        values.sort_by(f64::total_cmp);
+        sort(&mut values);
         let n = values.len();
-        let mean = values.iter().sum::<f64>() / n as f64;
+        let mean = mean(&values);
         let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
         let at = |share| quantile(&values, share);
         Some(Self {
@@ -53,15 +55,6 @@ impl Summary {
             max: values[n - 1],
         })
     }
-}
-
-/// The value below which `share` of the ascending `values` lie; there is one at
-/// least.
-pub(super) fn quantile(values: &[f64], share: f64) -> f64 {
-    let at = share * (values.len() - 1) as f64;
-    let (low, rest) = (at.floor() as usize, at.fract());
-    let high = (low + 1).min(values.len() - 1);
-    values[low] + (values[high] - values[low]) * rest
 }
 
 /// How many numbers lie in each of several equal ranges.
@@ -89,7 +82,7 @@ impl Histogram {
 }
 
 /// The range, of `bins` from `low` to `high`, that `value` is in.
-pub(super) fn bin(value: f64, low: f64, high: f64, bins: usize) -> Option<usize> {
+pub fn bin(value: f64, low: f64, high: f64, bins: usize) -> Option<usize> {
     if !(low..=high).contains(&value) {
         return None;
     }
@@ -121,7 +114,6 @@ impl Correlation {
 }
 
 fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
-    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
     let (mean_x, mean_y) = (mean(x), mean(y));
     let (mut xx, mut yy, mut xy) = (0.0, 0.0, 0.0);
     for (x, y) in x.iter().zip(y) {

@@ -1,13 +1,11 @@
-//! The statistics of evaluations: means with their errors, percentiles, and
-//! what one token's logits say, alone and against another model's.
+//! Means with their errors, and what one token's logits say, alone and against
+//! another model's.
 //!
 //! Formulas and rounding are those of llama.cpp's `llama-perplexity`
 //! (`tools/perplexity/perplexity.cpp`), so that its figures can be compared:
 //! exponentials of differences in 32 bits, sums in 64. Where it reads a
 //! reference's log-probabilities from a file, in 16 bits and cut off at e^-16,
 //! they are exact here.
-
-use std::cmp::Ordering;
 
 /// A mean and its standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -126,23 +124,6 @@ pub fn share(yes: u64, count: u64) -> Estimate {
         0.0
     };
     Estimate { value, stderr }
-}
-
-/// Sorts values for [`percentile`].
-pub fn sort(values: &mut [f64]) {
-    values.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
-}
-
-/// The value below which `fraction` of the sorted values lie, interpolated
-/// between neighbours. Not a number where there are no values.
-pub fn percentile(sorted: &[f64], fraction: f64) -> f64 {
-    let Some(last) = sorted.len().checked_sub(1) else {
-        return f64::NAN;
-    };
-    let place = fraction.clamp(0.0, 1.0) * last as f64;
-    let below = place as usize;
-    let part = place - below as f64;
-    (1.0 - part) * sorted[below] + part * sorted[(below + 1).min(last)]
 }
 
 /// What one token's logits say about the token that came.
@@ -264,18 +245,6 @@ mod tests {
         still.add(1.0, 2.0);
         still.add(1.0, 3.0);
         assert_eq!(still.correlation(), None);
-    }
-
-    #[test]
-    fn percentiles_lie_between_neighbours() {
-        let mut values = vec![4.0, 1.0, 3.0, 2.0];
-        sort(&mut values);
-        close(percentile(&values, 0.5), 2.5);
-        close(percentile(&values, 0.99), 3.97);
-        close(percentile(&values, 0.0), 1.0);
-        close(percentile(&values, 1.0), 4.0);
-        close(percentile(&[7.0], 0.3), 7.0);
-        assert!(percentile(&[], 0.5).is_nan());
     }
 
     #[test]
