@@ -8,4 +8,4 @@ mod summary;
 
 pub use estimate::{Comparison, Estimate, Pairs, Prediction, Sums, compare, predict, share};
 pub use quantile::{mean, median, quantile, sort, stddev};
-pub use summary::{Correlation, Histogram, Summary, bin};
+pub use summary::{Correlation, Histogram, Summary};

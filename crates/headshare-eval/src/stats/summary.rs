@@ -82,7 +82,7 @@ impl Histogram {
 }
 
 /// The range, of `bins` from `low` to `high`, that `value` is in.
-pub fn bin(value: f64, low: f64, high: f64, bins: usize) -> Option<usize> {
+fn bin(value: f64, low: f64, high: f64, bins: usize) -> Option<usize> {
     if !(low..=high).contains(&value) {
         return None;
     }
