@@ -189,7 +189,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         backend::start()?;
         let mark = log::mark();
-        let mut watch = Watch {
+        let mut watch = LoadProgress {
             progress,
             stopped: false,
             panic: None,
@@ -452,7 +452,7 @@ impl std::fmt::Debug for Model {
 }
 
 /// What the progress callback of one load works on.
-struct Watch<'a> {
+struct LoadProgress<'a> {
     progress: Option<Progress<'a>>,
     stopped: bool,
     panic: Option<Box<dyn Any + Send>>,
@@ -461,11 +461,11 @@ struct Watch<'a> {
 /// llama.cpp's progress callback.
 ///
 /// # Safety
-/// `user_data` points to a [`Watch`] that nothing else uses meanwhile.
+/// `user_data` points to a [`LoadProgress`] that nothing else uses meanwhile.
 unsafe extern "C" fn on_progress(part: f32, user_data: *mut c_void) -> bool {
-    // SAFETY: the pointer that `load_with` set; the `Watch` outlives the load
+    // SAFETY: the pointer that `load_with` set; the `LoadProgress` outlives the load
     // and nothing else touches it meanwhile.
-    let watch = unsafe { &mut *user_data.cast::<Watch<'_>>() };
+    let watch = unsafe { &mut *user_data.cast::<LoadProgress<'_>>() };
     let Some(progress) = watch.progress.as_mut() else {
         return true;
     };

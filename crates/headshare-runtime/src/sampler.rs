@@ -190,7 +190,7 @@ impl Sampler {
             return Err(SamplerError::NotANumber);
         }
         // As llama-cli does: pick freely, and only when the grammar rejects the
-        // pick weed out the whole vocabulary and pick again.
+        // pick, rule out in the whole vocabulary and pick again.
         self.load(logits);
         self.avoid();
         let token = self.pick()?;
@@ -199,11 +199,11 @@ impl Sampler {
         }
         self.load(logits);
         self.avoid();
-        let mut possible = self.weed()?;
+        let mut possible = self.apply_grammar()?;
         if !possible && !self.avoided.is_empty() {
             // The grammar has come to its end, and so does the text.
             self.load(logits);
-            possible = self.weed()?;
+            possible = self.apply_grammar()?;
         }
         if !possible {
             return Err(SamplerError::GrammarStuck);
@@ -261,7 +261,7 @@ impl Sampler {
     }
 
     /// Rules out what the grammar does not allow; false when nothing is left.
-    fn weed(&mut self) -> Result<bool, SamplerError> {
+    fn apply_grammar(&mut self) -> Result<bool, SamplerError> {
         if let Some(grammar) = &self.grammar {
             apply(&self.model, grammar, &mut self.candidates)?;
         }

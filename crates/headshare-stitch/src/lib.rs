@@ -21,7 +21,7 @@ pub use map::MappedFile;
 #[cfg(target_os = "linux")]
 pub use region::page_size;
 #[cfg(target_os = "linux")]
-pub use stitched::{Steps, StitchedMapping, mappings, mappings_left};
+pub use stitched::{HugePages, StitchedMapping, mappings, mappings_left};
 
 /// The examples of the README are tests.
 #[cfg(doctest)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use headshare_files::{FileError, FileId, require_regular};
 use memmap2::{Advice, Mmap, MmapOptions};
 
-use crate::sigbus::Watch;
+use crate::sigbus::WatchedRange;
 
 /// A regular file, mapped read-only in whole; derefs to its bytes.
 ///
@@ -33,7 +33,7 @@ pub struct MappedFile {
     file: File,
     id: FileId,
     /// Before the map: nobody watches addresses that are not mapped any more.
-    _watch: Option<Watch>,
+    _watch: Option<WatchedRange>,
     map: Option<Mmap>,
 }
 
@@ -77,7 +77,7 @@ impl MappedFile {
         };
         let watch = map.as_ref().map(|map| {
             let range = map.as_ptr_range();
-            Watch::new(range.start as usize..range.end as usize, &path)
+            WatchedRange::new(range.start as usize..range.end as usize, &path)
         });
         Ok(Self {
             path,

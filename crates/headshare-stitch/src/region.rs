@@ -39,7 +39,7 @@ impl Region {
     ///
     /// With a `skew`, whole pages, a large region begins so many bytes after a
     /// [`HUGE_PAGE`] does: what is mapped at its own offset less `skew` can be
-    /// translated in large steps then.
+    /// translated by huge pages then.
     pub(crate) fn reserve(len: usize, skew: Option<usize>) -> io::Result<Self> {
         let page = page_size().to_usize();
         let skew = skew.filter(|_| len >= HUGE_PAGE);

@@ -34,11 +34,11 @@ const CLAIMED: usize = 1;
 
 /// While this lives, a fault in its range names its file.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct WatchedRange {
     slot: Option<usize>,
 }
 
-impl Watch {
+impl WatchedRange {
     /// Watches the addresses `range`, where the file at `path` is mapped.
     pub(crate) fn new(range: Range<usize>, path: &Path) -> Self {
         static INSTALL: Once = Once::new();
@@ -63,7 +63,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for WatchedRange {
     fn drop(&mut self) {
         let Some(slot) = self.slot.map(|i| &SLOTS_TAKEN[i]) else {
             return;

@@ -10,7 +10,7 @@ use headshare_format::{StitchPlan, StitchRun, VirtualGguf};
 
 use crate::MappedFile;
 use crate::region::{HUGE_PAGE, Region, page_size};
-use crate::sigbus::Watch;
+use crate::sigbus::WatchedRange;
 
 /// Mappings that a process needs for itself besides ours; the kernel's limit
 /// counts all.
@@ -21,10 +21,10 @@ const DEFAULT_MAX_MAPPINGS: u64 = 65530;
 /// A logical file, mapped read-only; derefs to its bytes.
 #[derive(Debug)]
 pub struct StitchedMapping {
-    _watch: Watch,
+    _watch: WatchedRange,
     region: Region,
     /// Beside it, the physical file as it is.
-    plain: Option<(Watch, Region)>,
+    plain: Option<(WatchedRange, Region)>,
     mapped: Vec<StitchRun>,
     copied: Vec<Range<u64>>,
     given_up: u64,
@@ -43,10 +43,10 @@ impl StitchedMapping {
         view: &VirtualGguf,
         file: &MappedFile,
         max_mappings: u64,
-        steps: Steps,
+        huge_pages: HugePages,
     ) -> Result<Self, FileError> {
         let (plan, given_up) = within_budget(view.stitch_plan(page_size()), max_mappings);
-        let mut this = Self::carry_out(plan, file, steps, |offset, bytes| {
+        let mut this = Self::carry_out(plan, file, huge_pages, |offset, bytes| {
             view.read_at(file, offset, bytes);
         })?;
         this.given_up = given_up;
@@ -57,7 +57,7 @@ impl StitchedMapping {
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn plain(file: &MappedFile, steps: Steps) -> Result<Self, FileError> {
+    pub fn plain(file: &MappedFile, huge_pages: HugePages) -> Result<Self, FileError> {
         let len = file.len() as u64;
         let run = StitchRun {
             logical: 0,
@@ -70,14 +70,14 @@ impl StitchedMapping {
             maps: vec![run],
             copies: Vec::new(),
         };
-        Self::carry_out(plan, file, steps, |_, _| {})
+        Self::carry_out(plan, file, huge_pages, |_, _| {})
     }
 
     /// Where to find what lies in one piece from `physical` on in the file, and
     /// from `logical` on in this mapping, so that the processor can translate
-    /// its addresses in large steps: in a mapping of the physical file beside
+    /// its addresses by huge pages: in a mapping of the physical file beside
     /// this one. `None` where this one does as well.
-    pub fn in_large_steps(&self, logical: u64, physical: u64) -> Option<*const u8> {
+    pub fn in_own_mapping(&self, logical: u64, physical: u64) -> Option<*const u8> {
         let (_, plain) = self.plain.as_ref()?;
         let here = self.region.as_ptr() as u64 + logical;
         let agree = here % HUGE_PAGE as u64 == physical % HUGE_PAGE as u64;
@@ -86,9 +86,9 @@ impl StitchedMapping {
         (!agree && offset < plain.len()).then(|| plain.as_ptr().wrapping_add(offset).cast_const())
     }
 
-    /// The addresses at which [`in_large_steps`](Self::in_large_steps) finds
+    /// The addresses at which [`in_own_mapping`](Self::in_own_mapping) finds
     /// things.
-    pub fn beside(&self) -> Option<Range<u64>> {
+    pub fn own_mapping(&self) -> Option<Range<u64>> {
         let (_, plain) = self.plain.as_ref()?;
         let start = plain.as_ptr() as u64;
         Some(start..start + plain.len() as u64)
@@ -97,13 +97,13 @@ impl StitchedMapping {
     fn carry_out(
         plan: StitchPlan,
         file: &MappedFile,
-        steps: Steps,
+        huge_pages: HugePages,
         fill: impl Fn(u64, &mut [u8]),
     ) -> Result<Self, FileError> {
         let refused = || FileError::io(file.path(), "map");
         let len = usize::try_from(plan.len)
             .map_err(|_| refused()(std::io::ErrorKind::OutOfMemory.into()))?;
-        let mut region = Region::reserve(len, steps.skew(&plan.maps)).map_err(refused())?;
+        let mut region = Region::reserve(len, huge_pages.skew(&plan.maps)).map_err(refused())?;
         for range in &plan.copies {
             let range = range.start as usize..range.end as usize;
             let bytes = region.writable(range.clone()).map_err(refused())?;
@@ -119,7 +119,7 @@ impl StitchedMapping {
         }
         let moved = plan.maps.iter().any(|run| run.logical != run.physical);
         // Only for speed: without the addresses for it, it is left out.
-        let plain = (steps == Steps::Large && moved)
+        let plain = (huge_pages == HugePages::Aligned && moved)
             .then(|| plain_region(file).ok())
             .flatten();
         Ok(Self {
@@ -200,9 +200,9 @@ impl Deref for StitchedMapping {
     }
 }
 
-fn watch(region: &Region, file: &MappedFile) -> Watch {
+fn watch(region: &Region, file: &MappedFile) -> WatchedRange {
     let start = region.as_ptr() as usize;
-    Watch::new(start..start + region.len(), file.path())
+    WatchedRange::new(start..start + region.len(), file.path())
 }
 
 /// The physical file, its large pages at those of memory.
@@ -233,25 +233,26 @@ pub fn mappings() -> Option<u64> {
     Some(maps.iter().filter(|&&byte| byte == b'\n').count() as u64)
 }
 
-/// In which steps the processor translates addresses.
+/// Whether a mapping is placed so that the kernel can use huge pages for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Steps {
-    /// In pages. Touching one brings in a few of its neighbours: for weights
+pub enum HugePages {
+    /// At any page. Touching one brings in a few of its neighbours: for weights
     /// that are copied elsewhere.
-    Small,
-    /// In large pages where the file lies in such in memory, as llama.cpp's own
-    /// mapping is; touching one byte then counts as all of it. For weights that
-    /// are multiplied with where they lie, which can be a tenth faster.
-    Large,
+    Any,
+    /// As far after the beginning of a huge page as in the file, as llama.cpp's own
+    /// mapping is: where the file lies in huge pages in memory, they are mapped as
+    /// such, and touching one byte counts as all of one. For weights that are
+    /// multiplied with where they lie, which can be a tenth faster.
+    Aligned,
 }
 
-impl Steps {
+impl HugePages {
     /// How far after the beginning of a large page the mapping is to begin, so
     /// that as many bytes as possible lie relative to large pages as they do in
     /// the file.
     fn skew(self, runs: &[StitchRun]) -> Option<usize> {
-        if self == Self::Small {
+        if self == Self::Any {
             return None;
         }
         let mut bytes: BTreeMap<u64, u64> = BTreeMap::new();
@@ -362,7 +363,7 @@ mod tests {
             physical,
             len,
         };
-        let skew = |runs: &[StitchRun]| Steps::Large.skew(runs);
+        let skew = |runs: &[StitchRun]| HugePages::Aligned.skew(runs);
         assert_eq!(skew(&[]), None);
         assert_eq!(skew(&[at(4096, 8192, huge - 4096)]), None);
         let runs = [
@@ -371,7 +372,7 @@ mod tests {
             at(9 * huge, 4096, 3 * huge),
         ];
         assert_eq!(skew(&runs), Some(4096));
-        assert_eq!(Steps::Small.skew(&runs), None);
+        assert_eq!(HugePages::Any.skew(&runs), None);
         assert_eq!(skew(&runs[..1]), Some(HUGE_PAGE - 4096));
     }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use headshare_format::{LogicalLayout, PageSize, VirtualGguf};
 use headshare_gguf::input::ModelFile;
-use headshare_stitch::{Steps, StitchedMapping};
+use headshare_stitch::{HugePages, StitchedMapping};
 
 use super::{How, convert_and_expand, source};
 
@@ -144,8 +144,8 @@ fn with_few_mappings_left_the_smallest_runs_are_copied() {
     let (converted, expanded) = convert_and_expand(&path, &How::Ratio(0.3));
     let (file, table) = ModelFile::open_converted(&converted).unwrap();
     let view = VirtualGguf::new(&file.gguf, &table, LogicalLayout::Pages(PageSize::KIB_4)).unwrap();
-    let all = StitchedMapping::new(&view, &file.file, 10_000, Steps::Small).unwrap();
-    let few = StitchedMapping::new(&view, &file.file, 9, Steps::Small).unwrap();
+    let all = StitchedMapping::new(&view, &file.file, 10_000, HugePages::Any).unwrap();
+    let few = StitchedMapping::new(&view, &file.file, 9, HugePages::Any).unwrap();
     assert_eq!(all.given_up_bytes(), 0);
     assert!(few.given_up_bytes() > 0);
     assert!(few.mapped().len() + few.copied().len() <= 9);
@@ -171,14 +171,16 @@ fn weights_that_lie_askew_are_found_in_the_plain_file_beside() {
     let (converted, _) = convert_and_expand(&path, &How::Lossless);
     let (file, table) = ModelFile::open_converted(&converted).unwrap();
     let view = VirtualGguf::new(&file.gguf, &table, LogicalLayout::Pages(PageSize::KIB_4)).unwrap();
-    let mapping = StitchedMapping::new(&view, &file.file, 10_000, Steps::Large).unwrap();
-    let beside = mapping.beside().expect("tensors lie elsewhere in the file");
+    let mapping = StitchedMapping::new(&view, &file.file, 10_000, HugePages::Aligned).unwrap();
+    let beside = mapping
+        .own_mapping()
+        .expect("tensors lie elsewhere in the file");
     let mut found = 0;
     for tensor in view.tensors() {
         let range = view.data_range(tensor);
         let physical = view.physical(range.clone()).expect("whole tensors repeat");
         let here = mapping.as_ptr() as u64 + range.start;
-        let Some(at) = mapping.in_large_steps(range.start, physical) else {
+        let Some(at) = mapping.in_own_mapping(range.start, physical) else {
             assert_eq!(here % (2 << 20), physical % (2 << 20), "{}", tensor.name);
             continue;
         };
@@ -193,6 +195,6 @@ fn weights_that_lie_askew_are_found_in_the_plain_file_beside() {
         assert!(there == bytes, "{}", tensor.name);
     }
     assert!(found > 0);
-    let small = StitchedMapping::new(&view, &file.file, 10_000, Steps::Small).unwrap();
-    assert!(small.beside().is_none());
+    let small = StitchedMapping::new(&view, &file.file, 10_000, HugePages::Any).unwrap();
+    assert!(small.own_mapping().is_none());
 }

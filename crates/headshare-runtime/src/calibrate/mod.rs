@@ -34,7 +34,7 @@ pub use graph::{Graph, GraphNode, Source, Weight};
 pub use pass::{AtStop, Pass};
 
 use graph::Discovery;
-use pass::{Watch, read, write};
+use pass::{PassObserver, read, write};
 
 /// Windows that a pass can have: llama.cpp's bound on sequences.
 pub const MAX_WINDOWS: u32 = 256;
@@ -216,7 +216,7 @@ impl Calibrator {
         }
         self.context.clear();
         let n_threads = self.context.n_threads();
-        let mut watch = Watch::new(&self.graph, stops, keep, n_threads, at);
+        let mut watch = PassObserver::new(&self.graph, stops, keep, n_threads, at);
         let decoded = self.context.decode_batch_observed(&batch, &mut watch);
         let (left, outcome) = watch.finish();
         self.context.clear();

@@ -192,7 +192,7 @@ pub(super) unsafe fn write(
 }
 
 /// Finds the nodes of the first pass in a later one.
-pub(super) struct Watch<'a, E> {
+pub(super) struct PassObserver<'a, E> {
     graph: &'a Graph,
     kept: HashMap<(&'a str, &'a str, u32), usize>,
     is_stop: Vec<bool>,
@@ -206,7 +206,7 @@ pub(super) struct Watch<'a, E> {
     outcome: Option<Result<(), E>>,
 }
 
-impl<'a, E> Watch<'a, E> {
+impl<'a, E> PassObserver<'a, E> {
     /// Watches for `stops`, and keeps an eye on `keep`.
     pub fn new(
         graph: &'a Graph,
@@ -243,7 +243,7 @@ impl<'a, E> Watch<'a, E> {
     }
 }
 
-impl<E> Observer for Watch<'_, E> {
+impl<E> Observer for PassObserver<'_, E> {
     fn wants(&mut self, node: &Node<'_>) -> bool {
         let op = node.op().name();
         let place = self.trace.note(node);

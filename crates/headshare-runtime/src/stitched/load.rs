@@ -9,7 +9,7 @@ use std::sync::Arc;
 use headshare_format::{
     GgmlType, Gguf, LogicalLayout, TensorInfo, VirtualGguf, bytes_mapped_again,
 };
-use headshare_stitch::{Steps, StitchedMapping, mappings_left, page_size};
+use headshare_stitch::{HugePages, StitchedMapping, mappings_left, page_size};
 
 use super::source::{Sharing, Source};
 use super::stream::Stream;
@@ -43,7 +43,7 @@ impl Backing for StitchedWeights {
         let start = self.mapping.as_ptr() as u64;
         let mapped = start..start + self.mapping.len() as u64;
         let arenas = self.fold.iter().flat_map(WeightBuffers::ranges);
-        let beside = self.mapping.beside();
+        let beside = self.mapping.own_mapping();
         std::iter::once(mapped)
             .chain(beside)
             .chain(arenas)
@@ -77,7 +77,7 @@ impl Model {
                 .map_or(source.gguf.tensors(), |table| table.tensors.as_slice());
             preflight::check(source.gguf, tensors).map_err(ModelError::metadata(&name))?;
         }
-        let mut plan = Plan::new(source, sharing)?;
+        let mut plan = LoadPlan::new(source, sharing)?;
         let fd = source
             .file
             .file()
@@ -184,7 +184,7 @@ impl Model {
 }
 
 /// What is decided before llama.cpp is called.
-struct Plan {
+struct LoadPlan {
     mapping: StitchedMapping,
     /// Pages of the logical file that nobody reads once it is loaded: the header,
     /// and what lies in a buffer then.
@@ -200,12 +200,15 @@ struct Plan {
     mapped_shared: u64,
 }
 
-impl Plan {
+impl LoadPlan {
     fn new(source: &Source<'_>, sharing: Sharing) -> Result<Self, StitchError> {
         let Some(table) = source.table else {
             let tensors = source.gguf.tensors();
-            let steps = steps(tensors, &repacking_types(tensors), sharing);
-            return Ok(Self::plain(StitchedMapping::plain(source.file, steps)?));
+            let huge_pages = huge_pages(tensors, &repacking_types(tensors), sharing);
+            return Ok(Self::plain(StitchedMapping::plain(
+                source.file,
+                huge_pages,
+            )?));
         };
         let view = VirtualGguf::new(source.gguf, table, LogicalLayout::Pages(page_size()))?;
         let repacking = repacking_types(view.tensors());
@@ -213,7 +216,7 @@ impl Plan {
             &view,
             source.file,
             mappings_left(),
-            steps(view.tensors(), &repacking, sharing),
+            huge_pages(view.tensors(), &repacking, sharing),
         )?;
         let ranges = table.shared_ranges(0..table.tensors.len() as u32)?;
         let kinds: BTreeMap<u32, Option<RepackingType>> = ranges
@@ -286,7 +289,7 @@ impl Plan {
     }
 
     /// Weights that are multiplied with where they lie in the file, and lie
-    /// there in one piece, but so that addresses are translated in small steps.
+    /// there in one piece, but not so that huge pages can be used.
     /// `repacking` is that of each tensor.
     fn better_places(
         &self,
@@ -304,7 +307,7 @@ impl Plan {
             .filter_map(|(tensor, _)| {
                 let range = view.data_range(tensor);
                 let physical = view.physical(range.clone())?;
-                let at = self.mapping.in_large_steps(range.start, physical)?;
+                let at = self.mapping.in_own_mapping(range.start, physical)?;
                 Some((tensor.name.clone(), at))
             })
             .collect()
@@ -383,8 +386,12 @@ fn is_multiplied(tensor: &TensorInfo) -> bool {
         && tensor.dims.len() >= 2
 }
 
-/// Large steps where most of the weights are used where they lie.
-fn steps(tensors: &[TensorInfo], repacking: &[Option<RepackingType>], sharing: Sharing) -> Steps {
+/// Aligned to huge pages where most of the weights are used where they lie.
+fn huge_pages(
+    tensors: &[TensorInfo],
+    repacking: &[Option<RepackingType>],
+    sharing: Sharing,
+) -> HugePages {
     let bytes = |repacked: bool| -> u64 {
         tensors
             .iter()
@@ -394,8 +401,8 @@ fn steps(tensors: &[TensorInfo], repacking: &[Option<RepackingType>], sharing: S
             .sum()
     };
     if sharing == Sharing::Map || bytes(false) > bytes(true) {
-        Steps::Large
+        HugePages::Aligned
     } else {
-        Steps::Small
+        HugePages::Any
     }
 }

@@ -21,15 +21,15 @@ use crate::interpose;
 struct Arena {
     user: *mut c_void,
     allocate: unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void,
-    repeated: unsafe extern "C" fn(*mut c_void, *const c_char, *const Place) -> bool,
-    written: unsafe extern "C" fn(*mut c_void, *const c_char, *const Place),
+    repeated: unsafe extern "C" fn(*mut c_void, *const c_char, *const TensorPlace) -> bool,
+    written: unsafe extern "C" fn(*mut c_void, *const c_char, *const TensorPlace),
     mapped: unsafe extern "C" fn(*mut c_void, *const c_char, *const c_void) -> *const c_void,
 }
 
 /// Where a tensor lies in the arena, and what decides how it lies there.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct TensorPlace {
     offset: usize,
     size: usize,
     file_size: usize,
@@ -48,12 +48,12 @@ struct RawChoice {
 
 // As `shim/buffers.cpp` asserts of its own.
 const _: () = {
-    assert!(size_of::<Place>() == 40 && align_of::<Place>() == 8);
-    assert!(offset_of!(Place, offset) == 0);
-    assert!(offset_of!(Place, size) == 8);
-    assert!(offset_of!(Place, file_size) == 16);
-    assert!(offset_of!(Place, row) == 24);
-    assert!(offset_of!(Place, layout) == 32);
+    assert!(size_of::<TensorPlace>() == 40 && align_of::<TensorPlace>() == 8);
+    assert!(offset_of!(TensorPlace, offset) == 0);
+    assert!(offset_of!(TensorPlace, size) == 8);
+    assert!(offset_of!(TensorPlace, file_size) == 16);
+    assert!(offset_of!(TensorPlace, row) == 24);
+    assert!(offset_of!(TensorPlace, layout) == 32);
 
     assert!(size_of::<Arena>() == 40 && align_of::<Arena>() == 8);
     assert!(offset_of!(Arena, user) == 0);
@@ -212,7 +212,7 @@ struct State {
     /// By tensor: the twins that it is part of.
     twins: HashMap<String, Vec<Twin>>,
     /// Where tensors lie, of those whose bytes are in place.
-    places: HashMap<String, Place>,
+    places: HashMap<String, TensorPlace>,
     folded_bytes: u64,
     /// Why something could not be folded.
     trouble: Option<String>,
@@ -390,7 +390,11 @@ unsafe extern "C" fn allocate(user: *mut c_void, size: usize) -> *mut c_void {
 ///
 /// # Safety
 /// As [`allocate`]; `name` ends with NUL and `place` is in the memory it gave.
-unsafe extern "C" fn repeated(user: *mut c_void, name: *const c_char, place: *const Place) -> bool {
+unsafe extern "C" fn repeated(
+    user: *mut c_void,
+    name: *const c_char,
+    place: *const TensorPlace,
+) -> bool {
     // SAFETY: as in `allocate`; ggml's names are NUL-terminated, and the place
     // is the shim's own variable.
     let (state, name, place) =
@@ -403,7 +407,7 @@ unsafe extern "C" fn repeated(user: *mut c_void, name: *const c_char, place: *co
 ///
 /// # Safety
 /// As [`repeated`]; the tensor's bytes are in place.
-unsafe extern "C" fn written(user: *mut c_void, name: *const c_char, place: *const Place) {
+unsafe extern "C" fn written(user: *mut c_void, name: *const c_char, place: *const TensorPlace) {
     // SAFETY: as in `repeated`.
     let (state, name, place) =
         unsafe { (&*user.cast::<Mutex<State>>(), CStr::from_ptr(name), &*place) };
@@ -443,7 +447,7 @@ impl Twin {
 impl State {
     /// Gives the tensor `name` the pages of one that is in place and holds the
     /// same throughout: repacked alike, it would be the same there too.
-    fn repeated(&mut self, name: &str, place: &Place) -> bool {
+    fn repeated(&mut self, name: &str, place: &TensorPlace) -> bool {
         let same = self.twins.get(name).into_iter().flatten().find_map(|twin| {
             let other = self.places.get(twin.other(name))?;
             let whole = (twin.donor_offset, twin.alias_offset) == (0, 0)
@@ -472,7 +476,7 @@ impl State {
 
     /// Folds what the tensor `name`, now in place, shares with tensors that are
     /// in place.
-    fn written(&mut self, name: &str, place: Place) {
+    fn written(&mut self, name: &str, place: TensorPlace) {
         self.places.insert(name.to_owned(), place);
         let Some(twins) = self.twins.get(name) else {
             return;
@@ -483,7 +487,7 @@ impl State {
             else {
                 continue;
             };
-            let range = |place: &Place, offset: u64| {
+            let range = |place: &TensorPlace, offset: u64| {
                 let start = place.offset + offset as usize;
                 start..start + twin.len as usize
             };

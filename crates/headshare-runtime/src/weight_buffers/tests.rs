@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use headshare_stitch::{MappedFile, Steps};
+use headshare_stitch::{HugePages, MappedFile};
 use headshare_testmodels::ModelSpec;
 
 use super::*;
@@ -41,7 +41,7 @@ fn llama_cpp_asks_about_each_weight_once() {
         };
         spec.write(&path).unwrap();
         let file = MappedFile::open(&path).unwrap();
-        let mapping = StitchedMapping::plain(&file, Steps::Small).unwrap();
+        let mapping = StitchedMapping::plain(&file, HugePages::Any).unwrap();
         // SAFETY: the models below are dropped first, and the mapping last.
         let buffers = unsafe { WeightBuffers::map(&mapping, HashMap::new()) };
         let asked = Asked {
