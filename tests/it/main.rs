@@ -18,7 +18,6 @@ mod cli;
 mod exec;
 mod matching;
 mod perplexity;
-mod readme;
 mod repair;
 mod report;
 mod run;

@@ -1,11 +1,24 @@
 //! Every command in the README is run, as it stands there.
+//!
+//! A binary of its own, since no other test may run beside it: the demo builds the
+//! program that they all use, and what it builds is another file.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use headshare_testmodels::fetched;
+use headshare_testmodels::fetched::{self, SMOLLM2};
+use headshare_testmodels::needs;
 
-use crate::support::{PROGRAM, SMOLLM2, needs, root, take_turns};
+/// The tests here do not run beside each other either.
+fn take_turns() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
 
 /// The blocks marked as shell, in order.
 fn shell_blocks(text: &str) -> Vec<String> {
@@ -18,7 +31,10 @@ fn shell_blocks(text: &str) -> Vec<String> {
 /// The folder of the programs: of this one and of `make-test-model`, which
 /// test.sh builds before.
 fn programs() -> PathBuf {
-    let folder = Path::new(PROGRAM).parent().unwrap().to_owned();
+    let folder = Path::new(env!("CARGO_BIN_EXE_headshare-gguf"))
+        .parent()
+        .unwrap()
+        .to_owned();
     assert!(
         folder.join("make-test-model").exists(),
         "make-test-model is missing: cargo build --release --workspace"
@@ -29,7 +45,6 @@ fn programs() -> PathBuf {
 #[test]
 fn the_two_commands_are_there_and_the_rest_runs() {
     needs!(SMOLLM2);
-    // It runs xllamacpp, whose pages others measure.
     let _turn = take_turns();
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     let blocks = shell_blocks(&readme);
@@ -73,6 +88,7 @@ fn the_two_commands_are_there_and_the_rest_runs() {
 #[test]
 fn the_demo_runs() {
     needs!(SMOLLM2);
+    let _turn = take_turns();
     let output = Command::new(root().join("scripts/demo.sh"))
         .output()
         .unwrap();
