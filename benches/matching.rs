@@ -10,71 +10,35 @@ use std::time::Instant;
 use criterion::{Criterion, Throughput, criterion_group};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use headshare_gguf::matching::{
-    MatchError, MatchFunction, UnitBlocks, match_units, score_matrices,
-};
-use headshare_gguf::model::{Part, UnitId};
+use headshare_gguf::matching::{MatchFunction, UnitBlocks, match_units, score_matrices};
+use headshare_gguf::model::Part;
+
+#[path = "../tests/it/matching/grid.rs"]
+mod grid;
+
+use grid::Grid;
 
 const QUANTS: usize = 32;
 const BLOCK_BYTES: usize = 2 + QUANTS / 2;
+const UNITS: usize = 32 * 32;
+
+/// Weights of q or of k in a unit, in a 64th of a Llama-2-7B.
+const ELEMENTS: usize = 128 * 4096 / 64;
 
 /// Random blocks in the layout of Q4_0, dequantized on reading.
-struct Quantized {
-    ids: Vec<UnitId>,
-    elements: usize,
-    bytes: Vec<u8>,
-}
-
-impl Quantized {
-    fn new(elements: usize) -> Self {
-        let ids = (0..32).flat_map(|layer| (0..32).map(move |unit| UnitId { layer, unit }));
-        let mut state = 1u64;
-        let bytes = (0..32 * 32 * 2 * elements / QUANTS * BLOCK_BYTES)
-            .map(|_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                (state >> 56) as u8
-            })
-            .collect();
-        Quantized {
-            ids: ids.collect(),
-            elements,
-            bytes,
-        }
-    }
-
-    fn flops(&self) -> f64 {
-        (self.ids.len() as f64).powi(2) * 2.0 * self.elements as f64
-    }
-}
-
-impl UnitBlocks for Quantized {
-    fn units(&self) -> &[UnitId] {
-        &self.ids
-    }
-
-    fn class(&self, _: Part, _: usize) -> u32 {
-        0
-    }
-
-    fn elements(&self, _: Part, _: usize) -> usize {
-        self.elements
-    }
-
-    fn granularity(&self, _: Part, _: usize) -> usize {
-        QUANTS
-    }
-
-    fn read(
-        &self,
-        part: Part,
-        unit: usize,
-        start: usize,
-        out: &mut [f32],
-    ) -> Result<(), MatchError> {
-        let first = ((unit * 2 + part as usize) * self.elements + start) / QUANTS;
-        let blocks = self.bytes[first * BLOCK_BYTES..].chunks_exact(BLOCK_BYTES);
+fn quantized(elements: usize) -> impl UnitBlocks {
+    let mut state = 1u64;
+    let bytes: Vec<u8> = (0..UNITS * 2 * elements / QUANTS * BLOCK_BYTES)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .collect();
+    let read = move |part: Part, unit: usize, start: usize, out: &mut [f32]| {
+        let first = ((unit * 2 + part as usize) * elements + start) / QUANTS;
+        let blocks = bytes[first * BLOCK_BYTES..].chunks_exact(BLOCK_BYTES);
         for (weights, block) in out.chunks_exact_mut(QUANTS).zip(blocks) {
             // A scale between 1 and 2 from the bits of the half.
             let scale = f32::from_bits(0x3f80_0000 | u32::from(block[0]) << 8);
@@ -84,19 +48,22 @@ impl UnitBlocks for Quantized {
                 *high = (f32::from(quants >> 4) - 8.0) * scale;
             }
         }
-        Ok(())
-    }
+    };
+    Grid::new(32, 32, elements, QUANTS, read)
+}
+
+fn flops(elements: usize) -> f64 {
+    (UNITS as f64).powi(2) * 2.0 * elements as f64
 }
 
 fn matching(criterion: &mut Criterion) {
-    let blocks = Quantized::new(128 * 4096 / 64);
-    let units = blocks.ids.len();
+    let blocks = quantized(ELEMENTS);
     let mut group = criterion.benchmark_group("7B_over_64");
     group.sample_size(10);
-    group.throughput(Throughput::Elements(blocks.flops() as u64));
+    group.throughput(Throughput::Elements(flops(ELEMENTS) as u64));
 
     // The lower triangle's FLOPs as one square product of half the depth.
-    let depth = blocks.elements;
+    let (units, depth) = (UNITS, ELEMENTS);
     let matrix: Vec<f32> = (0..units * depth)
         .map(|i| (i % 1021) as f32 / 512.0 - 1.0)
         .collect();
@@ -122,11 +89,12 @@ criterion_group!(benches, matching);
 
 fn main() {
     if std::env::var_os("HEADSHARE_BENCH_FULL").is_some() {
-        let blocks = Quantized::new(128 * 4096);
+        let elements = 128 * 4096;
+        let blocks = quantized(elements);
         let start = Instant::now();
         let matching = match_units(&blocks, MatchFunction::Qk, 0.3, &|_| ()).unwrap();
         let seconds = start.elapsed().as_secs_f64();
-        let rate = blocks.flops() / seconds / 1e9;
+        let rate = flops(elements) / seconds / 1e9;
         println!(
             "7B, qk: {} aliases, {seconds:.1} s, {rate:.0} GFLOP/s",
             matching.aliases.len()

@@ -3,9 +3,9 @@
 mod support;
 
 use headshare_format::alias::{AliasTable, POOL, Provenance, format_digest};
-use headshare_format::layout::{self, PhysicalLayout, SharedRows};
+use headshare_format::layout::{PhysicalLayout, SharedRows};
 use headshare_format::{Advice, FormatError, GgmlType, Gguf, LogicalLayout, PageSize, VirtualGguf};
-use support::converted::convert;
+use support::converted::{convert, planned};
 use support::{RawGguf, assert_error, f32_tensor, kv_str, kv_u32, tensor};
 
 /// A block of 4 rows of 1,024 bytes is a page.
@@ -45,18 +45,8 @@ fn plan_of(
     let mut provenance = Provenance::lossless("test 0", digest);
     provenance.lossless = false;
     provenance.plan = Some("{}".to_owned());
-    let bytes = source.bytes();
-    layout::plan(
-        &source.parse().unwrap(),
-        &|r| {
-            bytes[r.start as usize..r.end as usize]
-                .iter()
-                .all(|&b| b == 0)
-        },
-        shared,
-        page,
-        provenance,
-    )
+    let gguf = source.parse().unwrap();
+    planned(&gguf, &source.bytes(), shared, page, provenance)
 }
 
 fn plan(shared: &[SharedRows]) -> Result<PhysicalLayout, FormatError> {

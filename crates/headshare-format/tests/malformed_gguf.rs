@@ -6,32 +6,15 @@ mod support;
 
 use headshare_format::gguf::{MAX_ALIGNMENT, ValueType};
 use headshare_format::{FormatError, GgmlType, Gguf};
-use support::{RawGguf, assert_error, f32_tensor, kv_array, kv_str, kv_u32, record, string, words};
+use support::{
+    RawGguf, assert_error, empty, f32_tensor, kv_array, kv_str, kv_u32, record, string,
+    two_tensors, with_kv, words,
+};
 
 const ARRAY: u32 = ValueType::Array as u32;
 const STRING: u32 = ValueType::String as u32;
 const U32: u32 = ValueType::U32 as u32;
 const ALIGNMENT: &str = "general.alignment";
-
-fn empty() -> RawGguf {
-    RawGguf::default()
-}
-
-fn with_kv(kv: Vec<u8>) -> RawGguf {
-    RawGguf {
-        kvs: vec![kv],
-        ..empty()
-    }
-}
-
-/// Two tensors; tests bend the second.
-fn two_tensors() -> RawGguf {
-    RawGguf {
-        kvs: vec![kv_str("general.architecture", "llama")],
-        tensors: vec![f32_tensor("one", &[5, 3]), f32_tensor("two", &[4, 2, 2])],
-        ..empty()
-    }
-}
 
 fn type_named(name: &str) -> GgmlType {
     GgmlType::all().find(|t| t.name() == name).unwrap()

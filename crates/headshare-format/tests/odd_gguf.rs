@@ -5,30 +5,12 @@ mod support;
 use headshare_format::GgmlType;
 use headshare_format::gguf::{Value, ValueType};
 use support::{
-    RawGguf, assert_error, f32_tensor, kv_array, kv_str, kv_u32, record, string, tensor,
+    RawGguf, assert_error, empty, f32_tensor, kv_array, kv_u32, record, string, tensor,
+    two_tensors, with_kv,
 };
 
 const STRING: u32 = ValueType::String as u32;
 const ALIGNMENT: &str = "general.alignment";
-
-fn empty() -> RawGguf {
-    RawGguf::default()
-}
-
-fn with_kv(kv: Vec<u8>) -> RawGguf {
-    RawGguf {
-        kvs: vec![kv],
-        ..empty()
-    }
-}
-
-fn two_tensors() -> RawGguf {
-    RawGguf {
-        kvs: vec![kv_str("general.architecture", "llama")],
-        tensors: vec![f32_tensor("one", &[5, 3]), f32_tensor("two", &[4, 2, 2])],
-        ..empty()
-    }
-}
 
 #[test]
 fn no_keys_and_no_tensors() {

@@ -1,5 +1,6 @@
 //! Matching against a naive oracle, and its rules one by one.
 
+mod grid;
 mod oracle;
 mod scale;
 mod synthetic;

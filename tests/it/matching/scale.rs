@@ -2,62 +2,26 @@
 //! from any number of threads.
 
 use headshare_gguf::matching::{
-    MatchError, MatchFunction, UnitBlocks, match_units, plan_slabs, score_matrices,
+    MatchFunction, UnitBlocks, match_units, plan_slabs, score_matrices,
 };
-use headshare_gguf::model::{Part, UnitId};
+use headshare_gguf::model::Part;
 
+use super::grid::Grid;
 use super::synthetic::Synthetic;
 
 const MIB: usize = 1 << 20;
 
 /// Weights made up on the fly: any shape, no memory.
-struct Endless {
-    ids: Vec<UnitId>,
-    elements: usize,
-}
-
-impl Endless {
-    fn new(layers: u32, units: u32, elements: usize) -> Self {
-        let ids = (0..layers).flat_map(|layer| (0..units).map(move |unit| UnitId { layer, unit }));
-        Endless {
-            ids: ids.collect(),
-            elements,
-        }
-    }
-}
-
-impl UnitBlocks for Endless {
-    fn units(&self) -> &[UnitId] {
-        &self.ids
-    }
-
-    fn class(&self, _: Part, _: usize) -> u32 {
-        0
-    }
-
-    fn elements(&self, _: Part, _: usize) -> usize {
-        self.elements
-    }
-
-    fn granularity(&self, _: Part, _: usize) -> usize {
-        256
-    }
-
-    fn read(
-        &self,
-        part: Part,
-        unit: usize,
-        start: usize,
-        out: &mut [f32],
-    ) -> Result<(), MatchError> {
-        let seed = (unit * 3 + part as usize) * self.elements + start;
+fn endless(layers: u32, units: u32, elements: usize) -> impl UnitBlocks {
+    let read = move |part: Part, unit: usize, start: usize, out: &mut [f32]| {
+        let seed = (unit * 3 + part as usize) * elements + start;
         for (at, weight) in out.iter_mut().enumerate() {
             let mut bits = ((seed + at) as u32).wrapping_mul(0x9e37_79b1);
             bits = (bits ^ (bits >> 15)).wrapping_mul(0x85eb_ca77);
             *weight = (bits ^ (bits >> 13)) as i32 as f32;
         }
-        Ok(())
-    }
+    };
+    Grid::new(layers, units, elements, 256, read)
 }
 
 #[test]
@@ -105,7 +69,7 @@ fn peak_resident() -> usize {
 #[cfg(target_os = "linux")]
 #[ignore = "13B in full: about half a minute"]
 fn thirteen_b_shape_matches_within_512_mib() {
-    let blocks = Endless::new(40, 40, 128 * 5120);
+    let blocks = endless(40, 40, 128 * 5120);
     let before = peak_resident();
     let matching = match_units(&blocks, MatchFunction::Qk, 0.3, &|_| ()).unwrap();
     assert_eq!(matching.aliases.len(), 480);
@@ -163,7 +127,7 @@ fn outcome_is_the_same_to_the_bit_on_any_number_of_threads() {
 
 #[test]
 fn source_of_endless_weights_matches_across_tiles() {
-    let blocks = Endless::new(10, 20, 2560);
+    let blocks = endless(10, 20, 2560);
     let matching = match_units(&blocks, MatchFunction::Qkv, 0.3, &|_| ()).unwrap();
     assert_eq!(matching.aliases.len(), 60);
 }

@@ -13,7 +13,7 @@ use headshare_gguf::repair::{Options, Windows};
 use serde_json::Value;
 
 use super::naive;
-use super::steps::{SMALL, expand, repairing, tokens, verify, words};
+use super::steps::{DECODERS, SMALL, expand, repairing, tokens, verify, words};
 use crate::support::{json, written};
 
 #[track_caller]
@@ -175,17 +175,7 @@ fn losses_are_those_of_a_naive_pass() {
 fn every_kind_of_decoder_is_chosen_in() {
     let folder = tempfile::tempdir().unwrap();
     let text = words(folder.path());
-    for preset in [
-        "tiny-llama",
-        "tiny-gqa",
-        "tiny-qwen2",
-        "tiny-qwen3",
-        "tiny-gemma3",
-        "tiny-phi3",
-        "tiny-gpt2",
-        "tiny-moe",
-        "tiny-refact",
-    ] {
+    for preset in DECODERS {
         let source = written(folder.path(), preset);
         let out = folder.path().join(format!("{preset}.out.gguf"));
         let stats = folder.path().join(format!("{preset}.json"));

@@ -22,7 +22,7 @@ use serde_json::Value;
 use crate::support::{
     PROGRAM, SMOLLM2, json, needs, program, smollm2, valley, wait_until_worked, written,
 };
-use steps::{SMALL, expand, filled, repairing, tokens, verify, words};
+use steps::{DECODERS, SMALL, expand, filled, repairing, tokens, verify, words};
 
 #[track_caller]
 fn repair(source: &Path, text: &Path, out: &Path, more: &[&str]) -> Value {
@@ -156,17 +156,7 @@ fn close(what: &str, got: &[f32], expected: &[f64]) {
 fn every_kind_of_decoder_is_repaired() {
     let folder = tempfile::tempdir().unwrap();
     let text = words(folder.path());
-    for preset in [
-        "tiny-llama",
-        "tiny-gqa",
-        "tiny-qwen2",
-        "tiny-qwen3",
-        "tiny-gemma3",
-        "tiny-phi3",
-        "tiny-gpt2",
-        "tiny-moe",
-        "tiny-refact",
-    ] {
+    for preset in DECODERS {
         let source = written(folder.path(), preset);
         let out = folder.path().join(format!("{preset}.repaired.gguf"));
         let result = repair(&source, &text, &out, &SMALL);

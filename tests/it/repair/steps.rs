@@ -10,6 +10,19 @@ use crate::support::{json, program};
 /// Arguments that keep a conversion short.
 pub const SMALL: [&str; 6] = ["--ratio", "0.4", "--windows", "6", "--window", "64"];
 
+/// A small model of every kind that can be repaired.
+pub const DECODERS: [&str; 9] = [
+    "tiny-llama",
+    "tiny-gqa",
+    "tiny-qwen2",
+    "tiny-qwen3",
+    "tiny-gemma3",
+    "tiny-phi3",
+    "tiny-gpt2",
+    "tiny-moe",
+    "tiny-refact",
+];
+
 /// Words without pattern.
 pub fn words(folder: &Path) -> PathBuf {
     let path = folder.join("text.txt");

@@ -8,8 +8,14 @@ use serde_json::Value;
 /// Where the program is.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_headshare-gguf");
 
-/// Runs the program with these arguments (strings and paths).
+/// Runs the program with these arguments (strings and paths), and with a list of
+/// more behind a semicolon.
 macro_rules! run {
+    ($($arg:expr),*; $more:expr) => {{
+        let mut args = vec![$(std::ffi::OsStr::new(&$arg)),*];
+        args.extend($more.iter().map(std::ffi::OsStr::new));
+        $crate::support::run(&args)
+    }};
     ($($arg:expr),* $(,)?) => {
         $crate::support::run(&[$(std::ffi::OsStr::new(&$arg)),*])
     };

@@ -1,5 +1,7 @@
 //! Converting in the plainest way, and bending what comes out.
 
+use std::ops::Range;
+
 use headshare_format::alias::keys::DIGEST_METADATA;
 use headshare_format::alias::{AliasTable, Digests, Provenance, format_digest};
 use headshare_format::gguf::{HeaderBuilder, Value, ValueType};
@@ -16,18 +18,21 @@ pub fn convert(
 ) -> Result<Vec<u8>, FormatError> {
     let gguf = Gguf::parse(source)?;
     let provenance = Provenance::lossless("test 0", format_digest(&blake3::hash(source)));
-    let layout = layout::plan(
-        &gguf,
-        &|r| {
-            source[r.start as usize..r.end as usize]
-                .iter()
-                .all(|&b| b == 0)
-        },
-        shared,
-        page,
-        provenance,
-    )?;
+    let layout = planned(&gguf, source, shared, page, provenance)?;
     Ok(write(&gguf, source, &layout))
+}
+
+/// The layout of `source`, whose header is `gguf`.
+pub fn planned(
+    gguf: &Gguf,
+    source: &[u8],
+    shared: &[SharedRows],
+    page: PageSize,
+    provenance: Provenance,
+) -> Result<PhysicalLayout, FormatError> {
+    let bytes = |r: Range<u64>| &source[r.start as usize..r.end as usize];
+    let is_zero = |r: Range<u64>| bytes(r).iter().all(|&b| b == 0);
+    layout::plan(gguf, &is_zero, shared, page, provenance)
 }
 
 fn write(gguf: &Gguf, source: &[u8], layout: &PhysicalLayout) -> Vec<u8> {

@@ -54,6 +54,28 @@ impl Default for RawGguf {
     }
 }
 
+/// Neither keys nor tensors.
+pub fn empty() -> RawGguf {
+    RawGguf::default()
+}
+
+/// One key.
+pub fn with_kv(kv: Vec<u8>) -> RawGguf {
+    RawGguf {
+        kvs: vec![kv],
+        ..empty()
+    }
+}
+
+/// Two tensors; tests bend the second.
+pub fn two_tensors() -> RawGguf {
+    RawGguf {
+        kvs: vec![kv_str("general.architecture", "llama")],
+        tensors: vec![f32_tensor("one", &[5, 3]), f32_tensor("two", &[4, 2, 2])],
+        ..empty()
+    }
+}
+
 impl RawGguf {
     pub fn bytes(&self) -> Vec<u8> {
         let mut out = self.magic.to_vec();
