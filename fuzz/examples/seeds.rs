@@ -3,9 +3,9 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use headshare_format::{Gguf, PageSize};
 use headshare_format::alias::{Digests, Provenance, format_digest};
 use headshare_format::layout::{self, SharedRows};
+use headshare_format::{Gguf, PageSize};
 use headshare_testmodels::{FileEnd, KeyOrder, ModelSpec, type_named};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -80,7 +80,7 @@ fn specs() -> Result<Vec<ModelSpec>, Box<dyn Error>> {
 fn convert(plain: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
     let gguf = Gguf::parse(plain)?;
     let mut shared = Vec::new();
-    for (alias, tensor) in gguf.tensors.iter().enumerate() {
+    for (alias, tensor) in gguf.tensors().iter().enumerate() {
         let Some(rest) = tensor.name.strip_prefix("blk.1.") else {
             continue;
         };
@@ -96,7 +96,17 @@ fn convert(plain: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut provenance = Provenance::lossless("seeds 0", format_digest(&blake3::hash(plain)));
     provenance.lossless = false;
     provenance.plan = Some("{}".to_owned());
-    let layout = layout::plan(&gguf, &|r| plain[r.start as usize..r.end as usize].iter().all(|&b| b == 0), &shared, PageSize::KIB_4, provenance)?;
+    let layout = layout::plan(
+        &gguf,
+        &|r| {
+            plain[r.start as usize..r.end as usize]
+                .iter()
+                .all(|&b| b == 0)
+        },
+        &shared,
+        PageSize::KIB_4,
+        provenance,
+    )?;
     let mut data = vec![0; layout.data_len() as usize];
     let mut digests = Vec::new();
     for stored in &layout.stored {
@@ -113,7 +123,7 @@ fn convert(plain: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut file = layout
         .table
         .encode(&gguf, &layout.infos(), layout.page, digests);
-    file.resize(file.len().next_multiple_of(layout.page as usize), 0);
+    file.resize(file.len().next_multiple_of(layout.page.to_usize()), 0);
     file.extend(data);
     Ok(file)
 }

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|file: &[u8]| {
     let Ok(gguf) = Gguf::parse(file) else { return };
-    for kv in &gguf.kvs {
+    for kv in gguf.kvs() {
         let value = gguf.value_of(kv);
         value.describe();
         if let Value::Array(array) = value {
@@ -15,13 +15,13 @@ fuzz_target!(|file: &[u8]| {
         }
         assert!(gguf.value_range(kv).end <= file.len());
     }
-    for tensor in &gguf.tensors {
+    for tensor in gguf.tensors() {
         assert_eq!(gguf.tensor(&tensor.name), Some(tensor));
         let range = gguf.data_range(tensor);
         assert!(range.start < range.end && range.end <= file.len() as u64);
     }
     // Header, tensors and filler are the whole file.
     let filler: u64 = gguf.filler_ranges().iter().map(|r| r.end - r.start).sum();
-    let data: u64 = gguf.tensors.iter().map(|t| t.byte_len()).sum();
-    assert_eq!(gguf.header_end + data + filler, file.len() as u64);
+    let data: u64 = gguf.tensors().iter().map(|t| t.byte_len()).sum();
+    assert_eq!(gguf.header_end() + data + filler, file.len() as u64);
 });
