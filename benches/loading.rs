@@ -17,6 +17,7 @@ use headshare_gguf::input::ModelFile;
 use headshare_gguf::matching::WeightBlocks;
 use headshare_gguf::matching::{self, MatchFunction};
 use headshare_gguf::plan::Plan;
+use headshare_gguf::stats::median;
 use headshare_runtime::stitched::{Sharing, Source};
 use headshare_runtime::{Model, ModelParams};
 use headshare_testmodels::{ModelSpec, type_named};
@@ -77,11 +78,6 @@ fn load(path: &Path) -> Duration {
     started.elapsed()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn main() {
     let layers = std::env::var("HEADSHARE_BENCH_LAYERS").unwrap_or_else(|_| "50,200,500".into());
     let layers = layers
@@ -119,10 +115,10 @@ fn main() {
         }
         let column = |i: usize| {
             let ratios = ms[i].iter().zip(&ms[0]).map(|(this, plain)| this / plain);
-            let ratio = median(ratios.collect());
-            format!("{:>9.1} ms ({ratio:>5.2} x)", median(ms[i].clone()))
+            let ratio = median(&ratios.collect::<Vec<_>>());
+            format!("{:>9.1} ms ({ratio:>5.2} x)", median(&ms[i]))
         };
-        let plain = median(ms[0].clone());
+        let plain = median(&ms[0]);
         println!(
             "{tensors:>7}  {:>22}  {:>22}  {plain:>7.1} ms",
             column(1),

@@ -14,7 +14,7 @@ pub mod cli;
 pub mod exec;
 
 pub use headshare_convert::{
-    TOOL, convert, engine, input, matching, model, plan, quantize, repair,
+    TOOL, convert, engine, input, matching, model, plan, quantize, repair, stats,
 };
 pub use headshare_eval::{analyze, eval, inspect, report};
 pub use headshare_jobs as jobs;

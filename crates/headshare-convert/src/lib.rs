@@ -4,7 +4,7 @@
 //! are, [`matching`] which of them are alike, a [`plan`] what is to change,
 //! [`repair`] chooses and fits with a text (led by the [`engine`] through the
 //! model's matrices, and by way of [`quantize`]), and [`convert`] makes a variant
-//! of the model, lays it out and writes it.
+//! of the model, lays it out and writes it. [`stats`] is for all that measure.
 #![forbid(unsafe_code)]
 
 pub mod convert;
@@ -15,6 +15,7 @@ pub mod model;
 pub mod plan;
 pub mod quantize;
 pub mod repair;
+pub mod stats;
 
 /// The name and version that converted files carry.
 pub const TOOL: &str = concat!("headshare-gguf ", env!("CARGO_PKG_VERSION"));

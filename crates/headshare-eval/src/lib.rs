@@ -8,4 +8,3 @@ pub mod bench;
 pub mod eval;
 pub mod inspect;
 pub mod report;
-pub mod stats;

@@ -12,7 +12,7 @@ pub mod picture;
 pub mod ratios;
 pub mod weights;
 
-pub use crate::stats::{Correlation, Histogram, Summary};
+pub use headshare_convert::stats::{Correlation, Histogram, Summary};
 pub use matrix::SymmetricMatrix;
 
 use std::path::PathBuf;

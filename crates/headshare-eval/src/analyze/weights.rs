@@ -5,11 +5,11 @@ use serde::Serialize;
 
 use super::picture::{Bars, Colour, Heatmap, HistogramPlot, MARGIN, Scale, Scene, TITLE_SPACE};
 use super::{AnalyzeError, Histogram, PlainModel, Summary, SymmetricMatrix, bands, index_of, npy};
-use crate::stats::quantile;
 use headshare_convert::convert::ConvertError;
 use headshare_convert::matching::WeightBlocks;
 use headshare_convert::matching::{self, MatchFunction};
 use headshare_convert::model::{Part, UnitId};
+use headshare_convert::stats::quantile;
 
 /// Ranges of a histogram of `n` numbers.
 fn bins(n: usize) -> usize {

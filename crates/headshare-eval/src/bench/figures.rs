@@ -1,6 +1,6 @@
 //! Ratios of samples.
 
-use crate::stats::median;
+use headshare_convert::stats::median;
 
 /// Ratios of samples that were taken in the same round.
 #[derive(Debug, Clone, Copy, PartialEq)]

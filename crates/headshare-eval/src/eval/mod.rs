@@ -2,9 +2,9 @@
 //! another model, and how well they answer and write.
 //!
 //! [`perplexity`] runs windows of a text through one model, or through two in
-//! lockstep; [`stats`](crate::stats) has the formulas. [`choice`] answers multiple-choice
-//! questions by log-likelihood. [`generate`] goes on from prompts, and [`bleu`]
-//! compares that with references.
+//! lockstep; [`stats`](headshare_convert::stats) has the formulas. [`choice`] answers
+//! multiple-choice questions by log-likelihood. [`generate`] goes on from prompts, and
+//! [`bleu`] compares that with references.
 
 pub mod bleu;
 pub mod choice;

@@ -19,12 +19,12 @@
 
 use std::sync::Arc;
 
+use headshare_convert::stats::{self, Comparison, Estimate, Pairs, Prediction, Sums};
 use headshare_runtime::{Batch, Context, ContextParams, Model, Token};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::EvalError;
-use crate::stats::{self, Comparison, Estimate, Pairs, Prediction, Sums};
 
 /// The smallest window: three scored tokens.
 pub const MIN_CTX: u32 = 8;

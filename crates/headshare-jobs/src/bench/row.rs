@@ -1,7 +1,7 @@
 //! The figures of all rounds put together.
 
+use headshare_convert::stats::{mean, median, stddev};
 use headshare_eval::bench::{Elapsed, Ratio, SpeedTest};
-use headshare_eval::stats::{mean, median, stddev};
 use headshare_runtime::backend::llama_cpp_revision;
 use headshare_runtime::threads::processor_name;
 use serde::{Deserialize, Serialize};

@@ -12,7 +12,6 @@
 //!
 //! `docs/METHOD.md` has the equations.
 
-mod divergence;
 mod features;
 mod pairs;
 mod select;

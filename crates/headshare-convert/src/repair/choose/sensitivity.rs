@@ -10,7 +10,6 @@ use std::ops::{ControlFlow, Range};
 use headshare_runtime::calibrate::{Calibrator, CalibratorParams, Pass};
 use rayon::prelude::*;
 
-use super::divergence::Reference;
 use super::features::{Compared, Fits, Weights, columns, cut, id, product};
 use super::sites::{self, Attention, crossing};
 use super::survey::Unit;
@@ -21,6 +20,7 @@ use crate::input::ModelFile;
 use crate::model::AttentionMap;
 use crate::model::UnitId;
 use crate::repair::error::RepairError;
+use crate::stats::Reference;
 
 /// Units whose effect on logits is measured; that of others is estimated.
 const MEASURED_UNITS: usize = 256;

@@ -3,9 +3,14 @@
 //! and `llama-bench` have, too, are computed as they do it.
 
 mod estimate;
+mod logits;
 mod quantile;
 mod summary;
 
-pub use estimate::{Comparison, Estimate, Pairs, Prediction, Sums, compare, predict, share};
+#[cfg(test)]
+mod oracle;
+
+pub use estimate::{Estimate, Pairs, Sums, share};
+pub use logits::{Comparison, Prediction, Reference, compare, predict};
 pub use quantile::{mean, median, quantile, sort, stddev};
 pub use summary::{Correlation, Histogram, Summary};

@@ -42,6 +42,7 @@ pub fn stddev(samples: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::oracle::Numbers;
     use super::*;
 
     #[test]
@@ -57,13 +58,31 @@ mod tests {
         assert!(quantile(&[], 0.5).is_nan());
     }
 
-    /// Naively: the share of all pairs of neighbours that lie below.
+    /// Every share of every length, by the broken line through the points
+    /// (i / (n - 1), value i).
     #[test]
-    fn quantiles_equal_a_naive_count() {
-        let sorted: Vec<f64> = (0..101).map(|i| f64::from(i * i)).collect();
-        for i in 0..=100u32 {
-            let got = quantile(&sorted, f64::from(i) / 100.0);
-            assert!((got - f64::from(i * i)).abs() < 1e-9, "{i}: {got}");
+    fn a_quantile_lies_on_the_line_through_its_neighbours() {
+        for n in 1..40 {
+            let mut values = Numbers::new(n as u64).take(n);
+            sort(&mut values);
+            assert!(values.is_sorted());
+            for step in 0..=100 {
+                let share = f64::from(step) / 100.0;
+                let at = |i: usize| i as f64 / (n - 1).max(1) as f64;
+                let next = (1..n).find(|&i| at(i) >= share).unwrap_or(0);
+                let naive = match next {
+                    0 => values[0],
+                    i => {
+                        let slope = (values[i] - values[i - 1]) / (at(i) - at(i - 1));
+                        values[i - 1] + slope * (share - at(i - 1))
+                    }
+                };
+                let found = quantile(&values, share);
+                assert!(
+                    (found - naive).abs() < 1e-12,
+                    "{n}, {share}: {found}, {naive}"
+                );
+            }
         }
     }
 

@@ -1,11 +1,6 @@
-//! Means with their errors, and what one token's logits say, alone and against
-//! another model's.
-//!
-//! Formulas and rounding are those of llama.cpp's `llama-perplexity`
-//! (`tools/perplexity/perplexity.cpp`), so that its figures can be compared:
-//! exponentials of differences in 32 bits, sums in 64. Where it reads a
-//! reference's log-probabilities from a file, in 16 bits and cut off at e^-16,
-//! they are exact here.
+//! Means with their standard errors, alone and in pairs, computed as llama.cpp's
+//! `llama-perplexity` does it (`tools/perplexity/perplexity.cpp`), so that its
+//! figures can be compared.
 
 /// A mean and its standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -126,79 +121,9 @@ pub fn share(yes: u64, count: u64) -> Estimate {
     Estimate { value, stderr }
 }
 
-/// What one token's logits say about the token that came.
-#[derive(Clone, Copy, Debug)]
-pub struct Prediction {
-    /// Minus the logarithm of its probability.
-    pub nll: f64,
-    /// The most probable token; the first of them where there are several.
-    pub top: usize,
-}
-
-/// What one token's logits say, against another model's.
-#[derive(Clone, Copy, Debug)]
-pub struct Comparison {
-    /// The model's.
-    pub model: Prediction,
-    /// The reference's.
-    pub base: Prediction,
-    /// Kullback-Leibler divergence of the model's distribution from the
-    /// reference's: sum of p ln(p / q), p the reference's.
-    pub divergence: f64,
-}
-
-/// The largest logit and where it first stands.
-fn top(logits: &[f32]) -> (usize, f32) {
-    let mut top = (0, logits.first().copied().unwrap_or(f32::NAN));
-    for (i, &logit) in logits.iter().enumerate() {
-        if logit > top.1 {
-            top = (i, logit);
-        }
-    }
-    top
-}
-
-/// Reads one token's logits; `None` where they are not numbers, or give the
-/// token `target` no probability at all.
-pub fn predict(logits: &[f32], target: usize) -> Option<Prediction> {
-    let (top, max) = top(logits);
-    let sum: f64 = logits.iter().map(|&l| f64::from((l - max).exp())).sum();
-    prediction(logits, target, top, max, sum)
-}
-
-fn prediction(logits: &[f32], target: usize, top: usize, max: f32, sum: f64) -> Option<Prediction> {
-    let nll = sum.ln() - f64::from(logits.get(target)? - max);
-    nll.is_finite().then_some(Prediction { nll, top })
-}
-
-/// Reads one token's logits against another model's.
-pub fn compare(logits: &[f32], base: &[f32], target: usize) -> Option<Comparison> {
-    let (model_top, model_max) = top(logits);
-    let (base_top, base_max) = top(base);
-    let (mut model_sum, mut base_sum, mut weighted) = (0.0, 0.0, 0.0);
-    for (&q, &p) in logits.iter().zip(base) {
-        model_sum += f64::from((q - model_max).exp());
-        let weight = f64::from((p - base_max).exp());
-        base_sum += weight;
-        // What the reference rules out counts for nothing, whatever the model
-        // says of it.
-        if weight > 0.0 {
-            weighted += weight * (f64::from(p) - f64::from(q));
-        }
-    }
-    // ln of what the exponentials of all logits sum up to.
-    let norm = |max: f32, sum: f64| f64::from(max) + sum.ln();
-    let divergence = weighted / base_sum + norm(model_max, model_sum) - norm(base_max, base_sum);
-    divergence.is_finite().then_some(())?;
-    Some(Comparison {
-        model: prediction(logits, target, model_top, model_max, model_sum)?,
-        base: prediction(base, target, base_top, base_max, base_sum)?,
-        divergence,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::oracle::{Numbers, covariance};
     use super::*;
 
     fn close(a: f64, b: f64) {
@@ -248,6 +173,33 @@ mod tests {
     }
 
     #[test]
+    fn sums_in_one_pass_are_those_of_the_definition() {
+        for n in 2..30 {
+            let mut numbers = Numbers::new(n as u64);
+            let (x, noise) = (numbers.take(n), numbers.take(n));
+            let y: Vec<f64> = x
+                .iter()
+                .zip(&noise)
+                .map(|(x, noise)| 0.5 * x + noise)
+                .collect();
+            let mut pairs = Pairs::default();
+            for (x, y) in x.iter().zip(&y) {
+                pairs.add(*x, *y);
+            }
+            let of_means = |a: &[f64], b: &[f64]| covariance(a, b) / (n - 1) as f64;
+            let mean = |v: &[f64]| v.iter().sum::<f64>() / n as f64;
+            close(pairs.first.estimate().value, mean(&x));
+            close(pairs.first.estimate().stderr, of_means(&x, &x).sqrt());
+            close(pairs.covariance(), of_means(&x, &y));
+            let spread = (covariance(&x, &x) * covariance(&y, &y)).sqrt();
+            close(pairs.correlation().unwrap(), covariance(&x, &y) / spread);
+            let apart: Vec<f64> = x.iter().zip(&y).map(|(x, y)| x - y).collect();
+            close(pairs.difference().value, mean(&apart));
+            close(pairs.difference().stderr, of_means(&apart, &apart).sqrt());
+        }
+    }
+
+    #[test]
     fn shares_have_binomial_errors() {
         let half = share(50, 101);
         close(half.value, 50.0 / 101.0);
@@ -256,44 +208,5 @@ mod tests {
             (half.value * (1.0 - half.value) / 100.0).sqrt(),
         );
         assert_eq!(share(1, 1).stderr, 0.0);
-    }
-
-    #[test]
-    fn a_divergence_by_hand() {
-        let p = [0.5f32, 0.25, 0.125, 0.125];
-        let q = [0.25f32, 0.25, 0.25, 0.25];
-        // Logits may have any constant added.
-        let (base, model) = (p.map(|p| p.ln() + 7.0), q.map(|q| q.ln() - 90.0));
-        let both = compare(&model, &base, 2).unwrap();
-        close(both.base.nll, 8f64.ln());
-        close(both.model.nll, 4f64.ln());
-        assert_eq!((both.base.top, both.model.top), (0, 0));
-        close(both.divergence, 0.25 * 2f64.ln());
-        let alone = predict(&model, 2).unwrap();
-        assert_eq!(alone.nll, both.model.nll);
-        let same = compare(&base, &base, 1).unwrap();
-        assert_eq!(same.divergence, 0.0);
-    }
-
-    #[test]
-    fn tokens_that_are_ruled_out_do_no_harm() {
-        let none = f32::NEG_INFINITY;
-        let both = compare(&[1.0, none, 1.0], &[1.0, none, 1.0], 0).unwrap();
-        assert_eq!(both.divergence, 0.0);
-        let allowed = compare(&[1.0, 5.0, 1.0], &[1.0, none, 1.0], 0).unwrap();
-        assert!(allowed.divergence > 0.0);
-    }
-
-    #[test]
-    fn what_is_no_number_is_noticed() {
-        let (nan, inf) = (f32::NAN, f32::INFINITY);
-        for bad in [[nan, 0.0], [0.0, nan], [inf, 0.0], [-inf, -inf]] {
-            assert!(predict(&bad, 1).is_none(), "{bad:?}");
-            assert!(compare(&bad, &[0.0, 0.0], 1).is_none(), "{bad:?}");
-            assert!(compare(&[0.0, 0.0], &bad, 1).is_none(), "{bad:?}");
-        }
-        assert!(predict(&[0.0, -inf], 1).is_none());
-        assert!(predict(&[0.0, 1.0], 2).is_none());
-        assert!(predict(&[], 0).is_none());
     }
 }

@@ -144,6 +144,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::oracle::{Numbers, covariance};
     use super::*;
 
     #[test]
@@ -162,6 +163,42 @@ mod tests {
     fn a_histogram_counts_both_ends() {
         let h = Histogram::of([0.0, 0.49, 0.5, 1.0, 1.1, -0.1], 0.0, 1.0, 2);
         assert_eq!(h.counts, [2, 2]);
+    }
+
+    /// Ranks by counting how many are smaller, r by its definition.
+    #[test]
+    fn correlations_are_those_of_the_definition() {
+        for n in 2..30 {
+            let mut numbers = Numbers::new(n as u64);
+            let noise = numbers.take(n);
+            // Rounded, so that some are equal.
+            let x: Vec<f64> = (numbers.take(n).iter())
+                .map(|x| (x * 4.0).round())
+                .collect();
+            let y: Vec<f64> = x.iter().zip(&noise).map(|(x, noise)| x - noise).collect();
+            let pairs: Vec<(f64, f64)> = x.iter().copied().zip(y.iter().copied()).collect();
+            let found = Correlation::of(&pairs);
+            let ranks = |v: &[f64]| -> Vec<f64> {
+                let below = |x: &f64| v.iter().filter(|y| *y < x).count() as f64;
+                let equal = |x: &f64| v.iter().filter(|y| *y == x).count() as f64;
+                v.iter()
+                    .map(|x| below(x) + (equal(x) + 1.0) / 2.0)
+                    .collect()
+            };
+            let r = |x: &[f64], y: &[f64]| {
+                let spread = (covariance(x, x) * covariance(y, y)).sqrt();
+                (spread > 0.0).then(|| covariance(x, y) / spread)
+            };
+            for (found, naive) in [
+                (found.pearson, r(&x, &y)),
+                (found.spearman, r(&ranks(&x), &ranks(&y))),
+            ] {
+                assert_eq!(found.is_some(), naive.is_some(), "{n}");
+                if let (Some(found), Some(naive)) = (found, naive) {
+                    assert!((found - naive).abs() < 1e-12, "{n}: {found}, {naive}");
+                }
+            }
+        }
     }
 
     #[test]
