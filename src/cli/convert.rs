@@ -8,7 +8,7 @@ use headshare_jobs::{Change, Convert, Converted, Error};
 
 use super::Exit;
 use super::output::{Output, grouped, percent};
-use super::plan::{MatchArgs, parse_ratio, render as render_plan, render_saved};
+use super::plan::{MatchArgs, bounds, parse_ratio, render as render_plan, render_saved};
 use super::repair::{RepairArgs, render as render_repair};
 use super::stdio;
 use crate::plan::Plan;
@@ -32,7 +32,8 @@ pub(super) struct Args {
             .map(|text| text.parse::<u64>().expect("one of the listed numbers")))]
     page_size: u64,
     /// Show what would be done and what it saves, and write no model. Sizes are
-    /// exact.
+    /// exact, unless "at most" stands before them: then they depend on what a
+    /// repair finds.
     #[arg(long)]
     dry_run: bool,
     /// Replace the output if it exists.
@@ -143,8 +144,9 @@ fn render_variant(done: &Converted, plan: &Plan) -> String {
         doings.join(", "),
         plan.choice
     );
+    let [most, least] = bounds(done.at_most);
     text += &format!(
-        "  file:     {} -> {} bytes ({} saved)\n  resident: {} bytes saved\n",
+        "  file:     {} -> {most}{} bytes ({least}{} saved)\n  resident: {least}{} bytes saved\n",
         grouped(done.source.bytes),
         grouped(done.output.bytes),
         percent(done.saved.file_bytes, done.source.bytes),

@@ -118,18 +118,27 @@ pub(super) fn render(plan: &Plan, sizes: &Sizes) -> String {
     text
 }
 
+/// What stands before sizes, and before savings, that depend on a repair.
+pub(super) fn bounds(at_most: bool) -> [&'static str; 2] {
+    match at_most {
+        true => ["at most ", "at least "],
+        false => ["", ""],
+    }
+}
+
 /// The savings in words.
 pub(super) fn render_saved(sizes: &Sizes) -> String {
     let saved = sizes.saved;
+    let [most, least] = bounds(sizes.at_most);
     let mut text = format!(
-        "file:     {} -> {} bytes, {} ({}) saved\n",
+        "file:     {} -> {most}{} bytes, {least}{} ({}) saved\n",
         grouped(sizes.source_bytes),
         grouped(sizes.output_bytes),
         grouped(saved.file_bytes),
         percent(saved.file_bytes, sizes.source_bytes)
     );
     text += &format!(
-        "resident: {} bytes ({}) in pages that are in memory once\n",
+        "resident: {least}{} bytes ({}) in pages that are in memory once\n",
         grouped(saved.resident_bytes),
         percent(saved.resident_bytes as i64, sizes.source_bytes)
     );
@@ -146,7 +155,7 @@ pub(super) fn render_saved(sizes: &Sizes) -> String {
         .collect();
     if !counts.is_empty() {
         text += &format!(
-            "exact duplicates: {}, {} bytes\n",
+            "exact duplicates: {least}{}, {} bytes\n",
             counts.join(", "),
             grouped(duplicates.bytes)
         );

@@ -53,6 +53,8 @@ pub struct Sizes {
     pub source_bytes: u64,
     /// Size of the output.
     pub output_bytes: u64,
+    /// Whether the output may be smaller, and more be saved.
+    pub at_most: bool,
     /// What it saves.
     pub saved: Saved,
     /// What is byte-equal in the source and stored once.
@@ -121,6 +123,7 @@ impl MakePlan {
                 source: source.path().display().to_string(),
                 source_bytes: source.len(),
                 output_bytes: prepared.output_bytes,
+                at_most: false,
                 saved: prepared.saved,
                 duplicates: (&prepared.duplicates).into(),
             },

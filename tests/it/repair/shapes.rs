@@ -34,6 +34,7 @@ fn converted(source: &Path, out: &Path, more: &[&str]) -> Value {
     let dry = run("--dry-run");
     let result = run("--force");
     let len = std::fs::metadata(out).unwrap().len();
+    assert!(dry["at_most"].is_null(), "{more:?}");
     assert_eq!(dry["output"]["bytes"], len, "{more:?}");
     assert_eq!(dry["saved"], result["saved"], "{more:?}");
     result
@@ -157,6 +158,58 @@ fn a_dry_run_says_the_size_to_the_byte() {
             let made_by = output.gguf.str_value("headshare_gguf.made_by").unwrap();
             let made_by: Value = serde_json::from_str(made_by.unwrap()).unwrap();
             assert!(made_by["repair"]["tensors"].is_array(), "{made_by}");
+        }
+    }
+}
+
+/// What a repair leaves as it is, and repeats another layer, is stored once.
+#[test]
+fn a_dry_run_says_what_depends_on_the_repair() {
+    let folder = tempfile::tempdir().unwrap();
+    let single = written(folder.path(), "tiny-llama");
+    let source = folder.path().join("merged.gguf");
+    headshare_testmodels::self_merge(&single, &[0, 1, 2, 2, 3], &source).unwrap();
+    let out = folder.path().join("out.gguf");
+    let text = words(folder.path());
+    let run = |more: &[&str]| {
+        let mut command = repairing(&source, &text, &out);
+        let done = command.args(SHORT).args(more).assert().success();
+        String::from_utf8(done.get_output().stdout.clone()).unwrap()
+    };
+    let plan = folder.path().join("plan.json");
+    let digest = blake3::hash(&std::fs::read(&source).unwrap()).to_hex();
+    let share = |donor_layer: u32, donor_unit: u32| {
+        object!({"share": {"layer": 3, "unit": 1, "donor_layer": donor_layer,
+            "donor_unit": donor_unit, "parts": ["q", "k", "v"]}})
+    };
+    // Its own copy: nothing changes, and nothing is refitted. Another: much is.
+    for (edit, stays) in [(share(2, 1), true), (share(0, 2), false)] {
+        let text = object!({"version": 2, "source": format!("blake3:{digest}"), "edits": [edit]});
+        std::fs::write(&plan, text.to_string()).unwrap();
+        let plan = ["--plan", plan.to_str().unwrap()];
+        let dry: Value =
+            serde_json::from_str(&run(&[&plan[..], &["--json", "--dry-run"]].concat())).unwrap();
+        assert_eq!(dry["at_most"], true, "{dry}");
+        let words = run(&[&plan[..], &["--dry-run"]].concat());
+        for said in [" -> at most ", " bytes, at least ", "resident: at least "] {
+            assert!(words.contains(said), "{words}");
+        }
+        let real: Value =
+            serde_json::from_str(&run(&[&plan[..], &["--json", "--force"]].concat())).unwrap();
+        assert!(real["at_most"].is_null());
+        let number = |value: &Value| value.as_i64().unwrap();
+        let [said, is] = [&dry, &real].map(|result| number(&result["output"]["bytes"]));
+        assert_eq!(is, number(&std::fs::metadata(&out).unwrap().len().into()));
+        if stays {
+            assert!(refitted(&real).iter().all(|tensor| !tensor.1), "{real}");
+            assert!(is < said, "{is} bytes, not {said}");
+        } else {
+            assert!(refitted(&real).iter().any(|tensor| tensor.1), "{real}");
+            assert!(is <= said, "{is} bytes, not {said}");
+        }
+        for kind in ["file_bytes", "resident_bytes"] {
+            let [said, is] = [&dry, &real].map(|result| number(&result["saved"][kind]));
+            assert!(is >= said, "{kind}: {is}, not {said}");
         }
     }
 }

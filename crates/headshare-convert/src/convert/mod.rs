@@ -4,19 +4,23 @@
 //! Data flow: a plan makes a [`variant`] of a source, [`prepare`] decides how it
 //! is laid out and what of it is stored once, [`write()`] streams it to disk,
 //! [`expand()`] undoes it, [`verify()`] holds a file against its digests and its
-//! source.
+//! source. [`foresee()`] says before fitting what a file will take.
 
 mod damage;
 mod digest;
 mod duplicates;
 mod error;
 mod expand;
+mod foresee;
 mod record;
 pub mod variant;
 mod verify;
 mod write;
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use headshare_format::alias::{Digests, Provenance, Replaced};
 use headshare_format::layout::{self, PhysicalLayout, SharedRows};
@@ -27,6 +31,7 @@ pub use digest::{UNKNOWN_DIGEST, digest_of};
 pub use duplicates::Duplicates;
 pub use error::ConvertError;
 pub use expand::{StreamError, expand, expand_to_scratch, expand_to_stream, source_view};
+pub use foresee::{Foreseen, foresee};
 pub use verify::{Verification, plan_of, verify, verify_variant};
 pub use write::{check_source, write, write_plain};
 
@@ -70,8 +75,8 @@ pub struct Headshare {
 /// Tensors that get new data, of the type and shape that a plan gives them.
 #[derive(Debug, Clone, Default)]
 pub struct Fitted {
-    /// The data, by index in the source.
-    pub tensors: BTreeMap<usize, Vec<u8>>,
+    /// The data, by the names that the tensors have in the variant.
+    pub tensors: BTreeMap<String, Vec<u8>>,
     /// What it was computed by, as JSON.
     pub by: String,
     /// What of this was not known before.
@@ -82,8 +87,11 @@ pub struct Fitted {
 /// its size is known before.
 #[derive(Debug, Clone, Default)]
 pub struct Room {
-    /// The tensors that may get new data, by index in the source, ascending.
-    pub tensors: Vec<usize>,
+    /// The tensors that may get new data, by the names that they have in the
+    /// variant.
+    pub tensors: BTreeSet<String>,
+    /// Those of them that get new data in any case.
+    pub certain: BTreeSet<String>,
     /// Bytes of [`Fitted::by`].
     pub by: usize,
 }
@@ -103,13 +111,45 @@ pub fn prepare(
     fitted: Fitted,
     page: PageSize,
 ) -> Result<Prepared<'_>, ConvertError> {
+    prepare_for(source, plan, fitted, page, &Unknown::default())
+}
+
+/// What is not known of a conversion before its tensors are fitted.
+#[derive(Default)]
+struct Unknown {
+    /// The tensors that will get new data, by the names that they have in the
+    /// variant.
+    data: BTreeSet<String>,
+    /// Whether there is an alias table in any case.
+    has_table: bool,
+}
+
+/// [`prepare`] before all is known.
+fn prepare_for<'a>(
+    source: &'a ModelFile,
+    plan: Option<Plan>,
+    fitted: Fitted,
+    page: PageSize,
+    unknown: &Unknown,
+) -> Result<Prepared<'a>, ConvertError> {
     let Fitted { tensors, by, room } = fitted;
+    let as_plain = !unknown.has_table;
     let Some(mut plan) = plan else {
         let mut variant = Variant::unchanged(source);
         variant.fill(tensors);
+        variant.wait_for(unknown.data.iter());
         // Without a map of the heads, whole tensors still count.
         let map = AttentionMap::of(variant.gguf()).ok();
-        return lay_out(variant, None, Vec::new(), map.as_ref(), (by, room), page);
+        let made = (by, room);
+        return lay_out(
+            variant,
+            None,
+            Vec::new(),
+            map.as_ref(),
+            made,
+            page,
+            as_plain,
+        );
     };
     plan.expected = None;
     if plan.is_about_units() {
@@ -119,6 +159,7 @@ pub fn prepare(
     let made_by = plan.reshapes().then(|| made_by.unknown());
     let mut variant = Variant::new(source, &plan, made_by)?;
     variant.fill(tensors);
+    variant.wait_for(unknown.data.iter());
     let map = AttentionMap::of(variant.gguf());
     let shared = if plan.shares().next().is_some() {
         let map = (map.as_ref()).map_err(|e| ConvertError::model(source, e.clone()))?;
@@ -133,11 +174,13 @@ pub fn prepare(
         map.ok().as_ref(),
         (by, room),
         page,
+        as_plain,
     )
 }
 
 /// Decides how `variant` is laid out, in which `shared` rows are others' and
-/// `map` says where the heads are.
+/// `map` says where the heads are. What shares nothing becomes a plain file where
+/// it may, `as_plain`.
 fn lay_out<'a>(
     mut variant: Variant<'a>,
     plan: Option<Plan>,
@@ -145,6 +188,7 @@ fn lay_out<'a>(
     map: Option<&AttentionMap>,
     (by, room): (String, Room),
     page: PageSize,
+    as_plain: bool,
 ) -> Result<Prepared<'a>, ConvertError> {
     let source = variant.source;
     let content = || InputError::content(source.path());
@@ -158,7 +202,7 @@ fn lay_out<'a>(
     };
     shared.extend(duplicates.shared.iter().copied());
     let smaller = source.tensor_bytes().saturating_sub(variant.tensor_bytes());
-    if shared.is_empty() && !variant.is_as_source() {
+    if as_plain && shared.is_empty() && !variant.is_as_source() {
         // A plain file has no other digests.
         let made_by = plan.as_ref().map(|plan| {
             let name = |tensor: &usize| variant.gguf().tensors()[*tensor].name.clone();
@@ -258,9 +302,7 @@ impl Room {
     /// The tensors of `variant` that are neither rows nor columns of its source, if
     /// all there is room for are not; ascending.
     fn tensors(&self, variant: &Variant<'_>) -> Vec<usize> {
-        let name = |&tensor: &usize| &variant.source.gguf.tensors()[tensor].name;
-        let fitted = self.tensors.iter().map(name);
-        let mut tensors: Vec<usize> = fitted
+        let mut tensors: Vec<usize> = (self.tensors.iter())
             .filter_map(|name| variant.gguf().tensor_index(name))
             .chain(variant.computed())
             .collect();

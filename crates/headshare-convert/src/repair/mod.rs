@@ -30,7 +30,7 @@ use crate::convert::variant::{Heads, Variant, spread_columns};
 use crate::convert::{ConvertError, Fitted};
 use crate::engine::{self, Engine, Role, shared_by};
 use crate::input::ModelFile;
-use crate::model::AttentionMap;
+use crate::model::{AttentionMap, UnitId};
 use crate::plan::{Edit, Plan};
 use visitor::Refitter;
 
@@ -49,12 +49,12 @@ pub fn check_text(
     Ok(())
 }
 
-/// What a repair of `source` after `plan` may come to at most: the data stand for
-/// others of the same size, and the record for one that is no longer.
+/// What is known of a repair of `source` after `plan` before it has run: no data,
+/// the room that they may take, and a record that is no shorter.
 ///
 /// # Errors
 /// When the plan cannot be carried out.
-pub fn most(
+pub fn foresee(
     source: &ModelFile,
     map: &AttentionMap,
     plan: &Plan,
@@ -64,30 +64,48 @@ pub fn most(
 ) -> Result<Fitted, ConvertError> {
     let variant = Variant::new(source, plan, None)?;
     let could_be = could_be(&variant, map, plan);
-    let data = |(&tensor, name): (&usize, &String)| {
-        let tensor_of_variant = variant.gguf().tensor_index(name);
-        let data = tensor_of_variant.map(|i| Ok(variant.tensor_data(i)?.into_owned()));
-        Some(data?.map(|data| (tensor, data)))
-    };
-    let tensors = (could_be.iter()).filter_map(data);
-    let tensors = tensors.collect::<Result<BTreeMap<usize, Vec<u8>>, ConvertError>>()?;
+    let heads =
+        Heads::new(source, map, left_without_effect(plan)).map_err(|e| ConvertError::Shape {
+            path: source.path().to_owned(),
+            error: e,
+        })?;
+    // What is left of a matrix that columns of go from is new data always.
+    let certain = (map.layers.iter())
+        .filter(|layer| heads.kept_columns(layer.layer).is_some())
+        .map(|layer| output_name(layer.layer))
+        .filter(|name| could_be.contains(name))
+        .collect();
     let record = record(windows, engine::outputs(windows, options));
     let repaired = Repaired {
-        record: record.longest(could_be.values()),
-        tensors,
+        record: record.longest(&could_be),
+        tensors: BTreeMap::new(),
         could_be,
     };
-    Ok(repaired.into_fitted(choice).0)
+    let mut fitted = repaired.into_fitted(choice).0;
+    fitted.room.certain = certain;
+    Ok(fitted)
+}
+
+/// Whether `plan` gives the stream other shapes or types: then the changed stream
+/// is the model that it makes.
+fn is_of_other_shapes(plan: &Plan) -> bool {
+    plan.narrows().next().is_some() || plan.stores().next().is_some()
+}
+
+/// The units that go but are there in the changed stream, without effect.
+fn left_without_effect(plan: &Plan) -> BTreeSet<UnitId> {
+    match is_of_other_shapes(plan) {
+        true => BTreeSet::new(),
+        false => plan.dropped_units(),
+    }
 }
 
 /// The tensors that repairing `plan`, which makes `variant`, may replace:
-/// `attn_output` and `ffn_down` of every layer from the first change on. By
-/// index in the source, with their names.
-fn could_be(variant: &Variant<'_>, map: &AttentionMap, plan: &Plan) -> BTreeMap<usize, String> {
+/// `attn_output` and `ffn_down` of every layer from the first change on.
+fn could_be(variant: &Variant<'_>, map: &AttentionMap, plan: &Plan) -> BTreeSet<String> {
     layers_to_repair(map, plan)
         .flat_map(|layer| [output_name(layer), down_name(layer)])
         .filter(|name| variant.gguf().tensor(name).is_some())
-        .filter_map(|name| Some((variant.source.gguf.tensor_index(&name)?, name)))
         .collect()
 }
 
@@ -151,9 +169,7 @@ pub fn repair(
     check_supported(map)?;
     let internal = |e: &dyn std::fmt::Display| RepairError::Internal(e.to_string());
     let layers = layers_to_repair(map, plan);
-    // Where shapes or types are others, the changed stream is the model that the
-    // plan makes; units that go alone are left without effect in the source.
-    let reshaped = plan.narrows().next().is_some() || plan.stores().next().is_some();
+    let reshaped = is_of_other_shapes(plan);
     let variant = match reshaped {
         true => Variant::new(source, plan, None).map_err(|e| internal(&e))?,
         false => Variant::unchanged(source),
@@ -167,11 +183,7 @@ pub fn repair(
     };
     let mut engine = Engine::load(source, reshaped.then_some(&variant), windows, options)?;
     engine.share(&shared_by(changed_plan, changed_map, variant.gguf()))?;
-    let gone = match reshaped {
-        true => BTreeSet::new(),
-        false => plan.dropped_units(),
-    };
-    let heads = Heads::new(source, map, gone).map_err(|e| internal(&e))?;
+    let heads = Heads::new(source, map, left_without_effect(plan)).map_err(|e| internal(&e))?;
     let empty = empty_layers(engine.changed(), source, map, &heads)?;
     // Whatever the plan makes of them.
     let has_down = |layer: &u32| source.gguf.tensor(&down_name(*layer)).is_some();

@@ -1,6 +1,6 @@
 //! How a repair came about, for the file and for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,10 +10,10 @@ use crate::convert::{Fitted, Room};
 /// A repaired model: what differs from the source.
 #[derive(Debug, Clone)]
 pub struct Repaired {
-    /// New data of whole tensors, by index in the source.
-    pub tensors: BTreeMap<usize, Vec<u8>>,
+    /// New data of whole tensors, by name.
+    pub tensors: BTreeMap<String, Vec<u8>>,
     /// The names of those that could get new data.
-    pub could_be: BTreeMap<usize, String>,
+    pub could_be: BTreeSet<String>,
     /// What was done, for the file and for people.
     pub record: Record,
 }
@@ -24,12 +24,13 @@ impl Repaired {
     pub fn into_fitted(mut self, choice: Option<SurveyRecord>) -> (Fitted, Record) {
         self.record.choice = choice;
         let fitted = Fitted {
-            tensors: self.tensors,
             by: self.record.to_json(),
             room: Room {
-                by: self.record.longest(self.could_be.values()).to_json().len(),
-                tensors: self.could_be.into_keys().collect(),
+                by: self.record.longest(&self.could_be).to_json().len(),
+                certain: self.tensors.keys().cloned().collect(),
+                tensors: self.could_be,
             },
+            tensors: self.tensors,
         };
         (fitted, self.record)
     }
@@ -43,8 +44,8 @@ impl Record {
 
     /// The record of a repair of the tensors `names`, whose JSON no other is
     /// longer than.
-    pub(super) fn longest<'a>(&self, names: impl Iterator<Item = &'a String>) -> Self {
-        let tensors = names.map(|name| TensorRecord {
+    pub(super) fn longest(&self, names: &BTreeSet<String>) -> Self {
+        let tensors = names.iter().map(|name| TensorRecord {
             name: name.clone(),
             lambda: Some(LAMBDAS[0]),
             before: LONGEST,

@@ -157,15 +157,10 @@ impl Refitter<'_> {
             after: fitted.after,
         });
         // What stayed is the source's still, unless columns of it go.
-        if let Some(index) = self.source_index(site)
-            && (fitted.lambda.is_some() || self.kept_columns(site).is_some())
-        {
-            self.repaired.tensors.insert(index, fitted.bytes);
+        if fitted.lambda.is_some() || self.kept_columns(site).is_some() {
+            let tensors = &mut self.repaired.tensors;
+            tensors.insert(site.name.clone(), fitted.bytes);
         }
-    }
-
-    fn source_index(&self, site: &Site) -> Option<usize> {
-        self.variant.source.gguf.tensor_index(&site.name)
     }
 }
 

@@ -102,8 +102,8 @@ impl Ready {
             .map_err(|error| cannot_cut(source, error))?;
         let (windows, options) = (&self.windows, &self.options);
         if dry_run {
-            let most = repair::most(source, &map, plan, windows, options, choice)?;
-            return Ok((most, None));
+            let fitted = repair::foresee(source, &map, plan, windows, options, choice)?;
+            return Ok((fitted, None));
         }
         let bar = ui.bar("repairing", 1000, Unit::Parts);
         let repaired = repair::repair(

@@ -6,7 +6,7 @@ mod choose;
 
 use std::path::{Path, PathBuf};
 
-use headshare_convert::convert::{self, ConvertError, Fitted, Prepared};
+use headshare_convert::convert::{self, ConvertError, Fitted, Foreseen, Prepared};
 use headshare_convert::input::ModelFile;
 use headshare_convert::input::text::{self, Contents};
 use headshare_convert::matching::MatchFunction;
@@ -87,6 +87,11 @@ pub struct Converted {
     pub page_size: u64,
     /// Nothing was written.
     pub dry_run: bool,
+    /// Whether a dry run could not see the very sizes, which depend on what a repair
+    /// leaves as it is: the output then has at most these bytes, and at least this
+    /// is saved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_most: bool,
     /// What changed; null where nothing did.
     pub plan: Option<Plan>,
     /// How layers were refitted, where they were.
@@ -96,8 +101,8 @@ pub struct Converted {
     pub duplicates: DuplicateCount,
     /// What is saved.
     pub saved: Saved,
-    /// The architecture of the output where that is a plain GGUF, which any
-    /// llama.cpp runs.
+    /// The architecture of the output where that is certainly a plain GGUF, which
+    /// any llama.cpp runs.
     #[serde(skip)]
     pub plain: Option<String>,
 }
@@ -183,9 +188,16 @@ impl Convert {
             convert::check_source(plan, &source, &digest).map_err(|e| self.name_plan(e.into()))?;
             plan.source = digest;
         }
-        let prepared =
-            convert::prepare(&source, plan, fitted, page).map_err(|e| self.name_plan(e.into()))?;
+        let foreseen = match self.dry_run {
+            true => convert::foresee(&source, plan, fitted, page),
+            false => convert::prepare(&source, plan, fitted, page).map(Foreseen::exactly),
+        };
+        let Foreseen { prepared, is_exact } = foreseen.map_err(|e| self.name_plan(e.into()))?;
         let mut done = self.converted(&source, &prepared);
+        if !is_exact {
+            done.at_most = true;
+            done.plain = None;
+        }
         done.repair = record;
         if !self.dry_run {
             let bar = ui.bar("writing", prepared.output_bytes, Unit::Bytes);
@@ -257,6 +269,7 @@ impl Convert {
             },
             page_size: self.page_size,
             dry_run: self.dry_run,
+            at_most: false,
             plan: prepared.plan.clone(),
             repair: None,
             duplicates: (&prepared.duplicates).into(),
@@ -273,6 +286,7 @@ impl Converted {
             source: self.source.path.clone(),
             source_bytes: self.source.bytes,
             output_bytes: self.output.bytes,
+            at_most: self.at_most,
             saved: self.saved,
             duplicates: self.duplicates,
         }

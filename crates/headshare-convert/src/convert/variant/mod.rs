@@ -16,7 +16,7 @@ mod shapes;
 mod store;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use headshare_format::gguf::align_up;
@@ -48,6 +48,8 @@ pub struct Variant<'a> {
     origins: Vec<Origin>,
     /// New data, by tensor of the variant.
     new: BTreeMap<usize, Vec<u8>>,
+    /// The tensors that will get new data, which are not known yet.
+    awaited: BTreeSet<usize>,
     /// Whether header and places are the source's, and with them what lies
     /// between tensors.
     as_source: bool,
@@ -63,6 +65,7 @@ impl<'a> Variant<'a> {
                 .map(Origin::whole)
                 .collect(),
             new: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             as_source: true,
         }
     }
@@ -149,23 +152,42 @@ impl<'a> Variant<'a> {
             gguf: Cow::Owned(gguf),
             origins,
             new: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             as_source: false,
         })
     }
 
-    /// Puts new data in the place of tensors, by their index in the source: of
+    /// Puts new data in the place of tensors, by the names that they have here: of
     /// the type and shape that they have here.
     ///
     /// # Panics
-    /// When data are not as long as a tensor's.
-    pub fn fill(&mut self, mut data: BTreeMap<usize, Vec<u8>>) {
-        for (i, origin) in self.origins.iter().enumerate() {
-            if let Some(data) = data.remove(&origin.tensor) {
-                let len = self.gguf.tensors()[i].byte_len();
-                assert_eq!(data.len() as u64, len, "new data is as long as the tensor");
-                self.new.insert(i, data);
-            }
+    /// When there is no such tensor, or data are not as long as a tensor's.
+    pub fn fill(&mut self, data: BTreeMap<String, Vec<u8>>) {
+        for (name, data) in data {
+            let tensor = self.tensor_named(&name);
+            let len = self.gguf.tensors()[tensor].byte_len();
+            assert_eq!(data.len() as u64, len, "new data is as long as the tensor");
+            self.new.insert(tensor, data);
         }
+    }
+
+    /// Treats tensors, by the names that they have here, as if they had new data
+    /// already: nothing is known of these but how long they are.
+    ///
+    /// # Panics
+    /// When there is no such tensor.
+    pub(super) fn wait_for<'n>(&mut self, names: impl Iterator<Item = &'n String>) {
+        self.awaited = names.map(|name| self.tensor_named(name)).collect();
+    }
+
+    fn tensor_named(&self, name: &str) -> usize {
+        let tensor = self.gguf.tensor_index(name);
+        tensor.unwrap_or_else(|| panic!("there is a tensor {name}"))
+    }
+
+    /// Whether the data of `tensor` are neither the source's nor made of them.
+    fn is_new(&self, tensor: usize) -> bool {
+        self.new.contains_key(&tensor) || self.awaited.contains(&tensor)
     }
 
     /// Lets it say `made_by` of itself, under [`MADE_BY`], in the place of what it
@@ -230,22 +252,24 @@ impl<'a> Variant<'a> {
             from.ggml_type != self.gguf.tensors()[*i].ggml_type
         };
         (0..self.origins.len())
-            .filter(|i| self.new.contains_key(i) || encoded(i))
+            .filter(|i| self.is_new(*i) || encoded(i))
             .collect()
     }
 
     /// All rows of the tensors with new data.
     pub fn new_rows(&self) -> impl Iterator<Item = RowsRange> + '_ {
-        self.new.iter().map(|(&tensor, data)| RowsRange {
+        let tensors = self.gguf.tensors().iter().enumerate();
+        let new = tensors.filter(|(tensor, _)| self.is_new(*tensor));
+        new.map(|(tensor, info)| RowsRange {
             tensor,
             offset: 0,
-            len: data.len() as u64,
+            len: info.byte_len(),
         })
     }
 
     /// Where the data of `tensor` come from; `None` where they are new.
     pub fn origin(&self, tensor: usize) -> Option<&Origin> {
-        (!self.new.contains_key(&tensor)).then(|| &self.origins[tensor])
+        (!self.is_new(tensor)).then(|| &self.origins[tensor])
     }
 
     /// Hands `range` of the variant's file to `each`, which lies in one tensor
