@@ -12,6 +12,9 @@ pub mod chat;
 pub mod cli;
 #[cfg(target_os = "linux")]
 pub mod exec;
+mod process;
+mod render;
+mod spelling;
 
 pub use headshare_convert::{
     TOOL, convert, engine, input, matching, model, plan, quantize, repair, stats,

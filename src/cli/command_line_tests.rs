@@ -12,10 +12,11 @@ use headshare_jobs::{
 };
 use headshare_runtime::SamplerParams;
 
-use super::{Cli, Command, analyze, eval, spelling};
+use super::{Cli, Command, analyze, eval};
 use crate::eval::choice::Kind;
 use crate::matching::MatchFunction;
 use crate::repair::choose::Units;
+use crate::spelling;
 
 /// The job that these arguments ask for.
 fn asked_for(arguments: Vec<OsString>) -> Job {

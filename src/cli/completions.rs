@@ -6,7 +6,7 @@ use clap::Command;
 use clap_complete::Shell;
 
 use super::Exit;
-use super::output::Output;
+use crate::process::output::Output;
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use headshare_jobs::Error;
 
 use super::Exit;
-use super::failure;
-use super::output::Output;
 use crate::exec::{ConvertedFiles, ExecError, Program, exec};
+use crate::process::failure;
+use crate::process::output::Output;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::{Error, Expand, Expanded};
+use headshare_jobs::{Error, Expand};
 
 use super::Exit;
-use super::output::{Output, grouped};
 use super::stdio::{self, Written};
+use crate::process::output::Output;
+use crate::render::expand::render;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -43,17 +44,4 @@ impl Args {
             force: self.force,
         }
     }
-}
-
-fn render(done: &Expanded) -> String {
-    format!(
-        "{}: {} bytes, {}\n",
-        done.path,
-        grouped(done.bytes),
-        match done.lossless {
-            true => "the source byte for byte, by its digest",
-            false =>
-                "shared units written out; what is stored is as it was written, by its digests",
-        }
-    )
 }

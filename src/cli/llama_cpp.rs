@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use super::output::Output;
+use crate::process::output::Output;
 
 /// The one model that a command is about.
 #[derive(Debug, clap::Args)]
@@ -22,6 +22,30 @@ impl OneModel {
     pub(super) fn path(&self) -> &Path {
         let path = self.file.as_deref().or(self.model.as_deref());
         path.expect("clap requires one")
+    }
+}
+
+/// How many threads compute.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct Threads {
+    /// Number of threads [default: one for each physical core, fewer while
+    /// other programs are busy]
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub(super) threads: Option<u32>,
+}
+
+/// What llama.cpp says itself.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct Log {
+    /// Print llama.cpp's log on stderr.
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+impl Log {
+    /// Lets it be said, or not.
+    pub(super) fn begin(self) {
+        headshare_runtime::log::set_verbose(self.verbose);
     }
 }
 

@@ -1,11 +1,9 @@
-//! The command line: one file a subcommand, arguments in, a result struct out,
-//! rendered as text or as one JSON object.
+//! The command line: one file a subcommand, which makes a job of arguments and
+//! prints its outcome, as text or as one JSON object.
 //!
 //! Results go to stdout, everything else to stderr. The exit status is
 //! [`Exit`]; scripts depend on it.
 
-mod abort;
-mod advice;
 mod analyze;
 mod bench;
 #[cfg(test)]
@@ -15,21 +13,14 @@ mod convert;
 mod eval;
 #[cfg(target_os = "linux")]
 mod exec;
-mod exit;
 mod expand;
-mod failure;
 mod inspect;
-mod interrupt;
 mod llama_cpp;
-mod output;
 mod plan;
 mod repair;
 mod report;
 mod run;
-mod shortage;
-mod spelling;
 mod stdio;
-mod ui;
 mod values;
 mod verify;
 
@@ -40,8 +31,10 @@ use headshare_jobs::Error;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use exit::Exit;
-use output::Output;
+pub use crate::process::Exit;
+use crate::process::output::Output;
+use crate::process::{abort, failure, interrupt, shortage};
+use crate::spelling;
 
 /// Make GGUF models smaller: each distinct block of weights is stored once, and
 /// is in memory once.

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::{Error, MakePlan, Sizes};
+use headshare_jobs::{Error, MakePlan};
 
 use super::Exit;
-use super::output::{Output, grouped, percent};
 use super::stdio::{self, Written};
 use super::values::match_functions;
 use crate::matching::MatchFunction;
-use crate::plan::Plan;
+use crate::process::output::Output;
+use crate::render::plan::render;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -84,81 +84,4 @@ impl Args {
             force: self.force,
         }
     }
-}
-
-/// What `plan` and `convert --dry-run` say about a plan and its savings.
-pub(super) fn render(plan: &Plan, sizes: &Sizes) -> String {
-    let mut text = format!(
-        "{}: {} of {} units use another unit's weights ({})\n",
-        sizes.source,
-        plan.shares().count(),
-        plan.choice.units.unwrap_or(0),
-        plan.choice
-    );
-    text += &render_saved(sizes);
-    if plan.shares().next().is_some() {
-        text += "\nlayer unit  donor: layer unit  best match: layer unit  parts  score\n";
-    }
-    for share in plan.shares() {
-        let parts: Vec<&str> = share.parts.iter().map(|p| p.as_str()).collect();
-        let score = share
-            .score
-            .map_or("-".to_owned(), |score| format!("{score:.6}"));
-        text += &format!(
-            "{:5} {:4}         {:5} {:4}              {:5} {:4}  {:5}  {score}\n",
-            share.layer,
-            share.unit,
-            share.donor_layer,
-            share.donor_unit,
-            share.matched().layer,
-            share.matched().unit,
-            parts.join(","),
-        );
-    }
-    text
-}
-
-/// What stands before sizes, and before savings, that depend on a repair.
-pub(super) fn bounds(at_most: bool) -> [&'static str; 2] {
-    match at_most {
-        true => ["at most ", "at least "],
-        false => ["", ""],
-    }
-}
-
-/// The savings in words.
-pub(super) fn render_saved(sizes: &Sizes) -> String {
-    let saved = sizes.saved;
-    let [most, least] = bounds(sizes.at_most);
-    let mut text = format!(
-        "file:     {} -> {most}{} bytes, {least}{} ({}) saved\n",
-        grouped(sizes.source_bytes),
-        grouped(sizes.output_bytes),
-        grouped(saved.file_bytes),
-        percent(saved.file_bytes, sizes.source_bytes)
-    );
-    text += &format!(
-        "resident: {least}{} bytes ({}) in pages that are in memory once\n",
-        grouped(saved.resident_bytes),
-        percent(saved.resident_bytes as i64, sizes.source_bytes)
-    );
-    let duplicates = &sizes.duplicates;
-    let counts = [
-        (duplicates.tensors, "tensors"),
-        (duplicates.blocks, "head blocks"),
-        (duplicates.experts, "experts"),
-        (duplicates.runs, "runs of rows"),
-    ];
-    let counts: Vec<String> = (counts.into_iter())
-        .filter(|(n, _)| *n > 0)
-        .map(|(n, what)| format!("{n} {what}"))
-        .collect();
-    if !counts.is_empty() {
-        text += &format!(
-            "exact duplicates: {least}{}, {} bytes\n",
-            counts.join(", "),
-            grouped(duplicates.bytes)
-        );
-    }
-    text
 }

@@ -1,4 +1,4 @@
-//! What `convert --repair` adds: its arguments, and what is said of it.
+//! The arguments that `convert --repair` adds.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,6 @@ use headshare_jobs::{Calibration, Error, Stats};
 use super::stdio;
 use super::values::units;
 use crate::repair::choose::Units;
-use crate::repair::{self, Record};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RepairArgs {
@@ -157,26 +156,6 @@ impl RepairArgs {
     pub(super) fn units(&self) -> Units {
         self.units
     }
-}
-
-/// What `convert` says about a repair.
-pub(super) fn render(record: Option<&Record>) -> String {
-    let Some(record) = record else {
-        return String::new();
-    };
-    let all = &record.tensors;
-    let mean = |value: fn(&repair::TensorRecord) -> f64| {
-        all.iter().map(value).sum::<f64>() / all.len().max(1) as f64
-    };
-    format!(
-        "repaired: {} of {} tensors refitted, the others are best as they are; {} windows of {} tokens; mean error of what layers add {:.5} -> {:.5}\n",
-        all.iter().filter(|t| t.lambda.is_some()).count(),
-        all.len(),
-        record.windows,
-        record.window,
-        mean(|t| t.before),
-        mean(|t| t.after)
-    )
 }
 
 #[cfg(test)]

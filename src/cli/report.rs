@@ -8,12 +8,13 @@ use headshare_jobs::{Error, MakeReport, MeasuredChoice, PICTURE};
 use super::Exit;
 use super::bench::TestArgs;
 use super::eval::KindArg;
-use super::output::Output;
+use super::llama_cpp::Threads;
 use super::plan::{MatchArgs, parse_ratio};
 use super::repair::RepairArgs;
 use super::stdio;
 use crate::eval::choice::Kind;
 use crate::eval::perplexity::MIN_CTX;
+use crate::process::output::Output;
 use crate::report::markdown;
 
 /// Measure what sharing does to a model, and compare it with the plain
@@ -77,10 +78,8 @@ pub(super) struct Args {
     limit: Option<u32>,
     #[command(flatten)]
     test: TestArgs,
-    /// Number of threads [default: one for each physical core, fewer while
-    /// other programs are busy]
-    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
-    threads: Option<u32>,
+    #[command(flatten)]
+    threads: Threads,
     /// How often speed is measured.
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repetitions: u32,
@@ -125,7 +124,7 @@ impl Args {
             chunks: self.chunks,
             limit: self.limit,
             test: self.test.test()?,
-            threads: self.threads,
+            threads: self.threads.threads,
             repetitions: self.repetitions,
             keep: self.keep,
         })

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use headshare_jobs::{Error, Verify};
 
 use super::Exit;
-use super::output::{Output, grouped};
-use crate::convert::Verification;
+use crate::process::output::Output;
+use crate::render::verify::render;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -39,33 +39,4 @@ impl Args {
             source: self.source,
         }
     }
-}
-
-fn render(path: &std::path::Path, report: &Verification) -> String {
-    let mut text = String::new();
-    for finding in &report.findings {
-        text += &format!("{}: {}\n", finding.subject, finding.problem);
-    }
-    let mut checked = match report.plain {
-        true => format!(
-            "{} computed tensors against their digests",
-            report.replaced_tensors
-        ),
-        false => format!(
-            "{} stored tensors and the header against their digests",
-            report.stored_tensors
-        ),
-    };
-    if report.lossless {
-        checked += ", the expanded file against the source's digest";
-    }
-    if let Some(bytes) = report.compared_bytes {
-        checked += &format!(", {} bytes against the source", grouped(bytes));
-    }
-    if report.replaced_tensors > 0 && !report.plain {
-        let n = report.replaced_tensors;
-        checked += &format!("; {n} tensors differ from the source by repair");
-    }
-    let verdict = if report.ok { "ok" } else { "NOT OK" };
-    text + &format!("{}: {verdict} (checked {checked})\n", path.display())
 }

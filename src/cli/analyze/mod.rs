@@ -3,7 +3,6 @@
 mod attention;
 mod picture;
 mod ratios;
-mod summaries;
 mod weights;
 
 use headshare_jobs::Error;
@@ -11,7 +10,7 @@ use headshare_jobs::Error;
 use clap::Subcommand;
 
 use super::Exit;
-use super::output::Output;
+use crate::process::output::Output;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use headshare_jobs::{AnalyzeWeights, Error};
 
 use super::picture::PictureArgs;
-use super::summaries::render_summaries;
-use crate::analyze::weights::Weights;
 use crate::cli::Exit;
-use crate::cli::output::Output;
 use crate::cli::plan::{MatchArgs, parse_ratio};
 use crate::cli::stdio::{self, Written};
+use crate::process::output::Output;
+use crate::render::analyze::weights::render;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -58,18 +57,4 @@ impl Args {
             force: self.picture.force,
         }
     }
-}
-
-fn render(weights: &Weights) -> String {
-    let mut text = format!("{}\n{}\n", weights.path, weights.model);
-    for view in &weights.views {
-        text += &format!("\ncosine of {}\n", view.parts_text());
-        text += &render_summaries(&[
-            ("pairs of units", view.all),
-            ("in different layers", view.across_layers),
-            ("each unit's best earlier match", view.best),
-            (&format!("matches at ratio {}", weights.ratio), view.matched),
-        ]);
-    }
-    text
 }

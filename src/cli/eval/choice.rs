@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use headshare_jobs::{Choice, ChoiceFigures, ChoiceResults, Error, TaskFigures};
+use headshare_jobs::{Choice, Error};
 
-use super::common::{Common, line};
+use super::common::Common;
 use crate::cli::llama_cpp::{OneModel, context_size};
-use crate::cli::output::{Output, grouped};
 use crate::cli::{Exit, stdio};
 use crate::eval::choice::Kind;
-use crate::eval::choice::summary::Summary;
+use crate::process::output::Output;
+use crate::render::eval::choice::render;
 
 /// How well a model answers multiple-choice questions.
 ///
@@ -121,71 +121,7 @@ impl Args {
             ctx_size: self.ctx_size.unwrap_or(0),
             unbatched: self.unbatched,
             resolve: self.common.resolve,
-            threads: self.common.threads,
+            threads: self.common.threads.threads,
         }
-    }
-}
-
-fn render(figures: &ChoiceFigures) -> String {
-    let results = match &figures.results {
-        ChoiceResults::One(task) => render_task(task),
-        ChoiceResults::Several(all) => {
-            let tasks: Vec<_> = all.tasks.iter().map(render_task).collect();
-            format!(
-                "{}\n\nmean of {} tasks: accuracy {}, accuracy_norm {:.4}",
-                tasks.join("\n\n"),
-                all.tasks.len(),
-                with_error(all.accuracy, all.stderr),
-                all.accuracy_norm
-            )
-        }
-    };
-    format!("{}\n\n{results}", line(&figures.measured))
-}
-
-fn render_task(task: &TaskFigures) -> String {
-    let Summary { accuracy, kind, .. } = &task.summary;
-    let mut lines = vec![
-        format!(
-            "{}: {} questions, scored as {}",
-            task.summary.task,
-            grouped(accuracy.n as i128),
-            kind.name()
-        ),
-        format!(
-            "accuracy       {}",
-            with_error(accuracy.accuracy, accuracy.stderr)
-        ),
-        format!(
-            "accuracy_norm  {}",
-            with_error(accuracy.accuracy_norm, accuracy.stderr_norm)
-        ),
-    ];
-    if let Some(perplexity) = task.summary.perplexity {
-        lines.push(format!("perplexity     {perplexity:.4}"));
-    }
-    if let Some(mean) = task.summary.mean_of_subjects {
-        lines.push(format!(
-            "subjects       {mean:.4} (mean of their accuracies)"
-        ));
-    }
-    let width = |subject: &String| subject.chars().count();
-    let names = task.summary.subjects.iter().map(|s| &s.subject);
-    let widest = names.map(width).max().unwrap_or(0);
-    for subject in &task.summary.subjects {
-        lines.push(format!(
-            "  {:widest$}  {}  of {}",
-            subject.subject,
-            with_error(subject.accuracy.accuracy, subject.accuracy.stderr),
-            subject.accuracy.n
-        ));
-    }
-    lines.join("\n")
-}
-
-fn with_error(value: f64, stderr: Option<f64>) -> String {
-    match stderr {
-        Some(stderr) => format!("{value:.4} ± {stderr:.4}"),
-        None => format!("{value:.4}"),
     }
 }

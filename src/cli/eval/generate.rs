@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::{ContinuePrompts, ContinuedPrompts, Error};
+use headshare_jobs::{ContinuePrompts, Error};
 
-use super::common::{Common, line};
+use super::common::Common;
 use crate::cli::Exit;
 use crate::cli::llama_cpp::{OneModel, context_size};
-use crate::cli::output::{Output, grouped};
-use crate::eval::bleu::Bleu;
+use crate::process::output::Output;
+use crate::render::eval::generate::render;
 
 /// How close a model's continuations come to references.
 ///
@@ -59,26 +59,7 @@ impl Args {
             limit: self.limit,
             ctx_size: self.ctx_size,
             resolve: self.common.resolve,
-            threads: self.common.threads,
+            threads: self.common.threads.threads,
         }
     }
-}
-
-fn render(done: &ContinuedPrompts) -> String {
-    let Bleu {
-        bleu,
-        precisions: [p1, p2, p3, p4],
-        brevity_penalty,
-        hypothesis_len,
-        reference_len,
-    } = done.bleu;
-    format!(
-        "{}\n\n{}: {} prompts\nBLEU {bleu:.2}   {p1:.1}/{p2:.1}/{p3:.1}/{p4:.1} (BP {brevity_penalty:.3}, \
-         {} tokens against {})",
-        line(&done.measured),
-        done.task,
-        grouped(done.n as i128),
-        grouped(hypothesis_len as i128),
-        grouped(reference_len as i128),
-    )
 }

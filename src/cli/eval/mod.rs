@@ -13,7 +13,7 @@ use headshare_jobs::Error;
 use clap::Subcommand;
 
 use super::Exit;
-use super::output::Output;
+use crate::process::output::Output;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

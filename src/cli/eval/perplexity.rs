@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::{Error, Perplexity, PerplexityFigures};
+use headshare_jobs::{Error, Perplexity};
 
-use super::common::{Common, line};
+use super::common::Common;
 use crate::cli::Exit;
 use crate::cli::llama_cpp::{OneModel, context_size};
-use crate::cli::output::{Output, grouped};
 use crate::eval::perplexity::MIN_CTX;
+use crate::process::output::Output;
+use crate::render::eval::perplexity::render;
 
 /// How well a model predicts a text, and how far it is from another model.
 ///
@@ -68,61 +69,7 @@ impl Args {
             chunks: self.chunks,
             batch_size: self.batch_size,
             resolve: self.common.resolve,
-            threads: self.common.threads,
+            threads: self.common.threads.threads,
         }
     }
-}
-
-fn render(figures: &PerplexityFigures) -> String {
-    let with_error =
-        |value: f64, stderr: f64, digits: usize| format!("{value:.digits$} ± {stderr:.digits$}");
-    let mut lines = vec![
-        line(&figures.measured),
-        format!(
-            "perplexity   {}   ({} tokens scored in {} windows of {})",
-            with_error(figures.perplexity, figures.stderr, 4),
-            grouped(i128::from(figures.tokens)),
-            grouped(figures.chunks as i128),
-            figures.ctx
-        ),
-    ];
-    if let Some(base) = &figures.base {
-        let percent = |value: f64, stderr: f64, digits| {
-            format!("{} %", with_error(100.0 * value, 100.0 * stderr, digits))
-        };
-        lines.extend([
-            String::new(),
-            format!("against {}", line(&base.measured)),
-            format!(
-                "perplexity   {}",
-                with_error(base.perplexity, base.stderr, 4)
-            ),
-            format!(
-                "ratio        {}   (ln {}{})",
-                with_error(base.ratio, base.ratio_stderr, 5),
-                with_error(base.ln_ratio, base.ln_ratio_stderr, 5),
-                base.correlation
-                    .map(|c| format!(", correlation {:.2} %", 100.0 * c))
-                    .unwrap_or_default()
-            ),
-            format!(
-                "KL           {}   (median {:.5}, 99% {:.5}, max {:.5})",
-                with_error(base.kl_mean, base.kl_stderr, 5),
-                base.kl_median,
-                base.kl_p99,
-                base.kl_max
-            ),
-            format!(
-                "same top     {}",
-                percent(base.same_top, base.same_top_stderr, 3)
-            ),
-            format!(
-                "Δp           mean {}, RMS {}, max {:.3} %",
-                percent(base.delta_p_mean, base.delta_p_mean_stderr, 3),
-                percent(base.delta_p_rms, base.delta_p_rms_stderr, 3),
-                100.0 * base.delta_p_max
-            ),
-        ]);
-    }
-    lines.join("\n")
 }

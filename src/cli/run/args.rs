@@ -8,7 +8,7 @@ use headshare_runtime::SamplerParams;
 use headshare_runtime::chat::BuiltinTemplate;
 
 use super::escapes;
-use crate::cli::llama_cpp::{Gpu, OneModel, context_size};
+use crate::cli::llama_cpp::{Gpu, Log, OneModel, Threads, context_size};
 use crate::cli::stdio;
 use crate::cli::values::resolve;
 use crate::input::text::{self, without_mark};
@@ -70,9 +70,8 @@ pub(in crate::cli) struct Args {
     /// Print timings and memory on stderr.
     #[arg(long)]
     pub(super) perf: bool,
-    /// Print llama.cpp's log on stderr.
-    #[arg(short, long)]
-    pub(super) verbose: bool,
+    #[command(flatten)]
+    pub(super) log: Log,
     /// Print one JSON object instead of the text.
     #[arg(long, conflicts_with = "chat")]
     pub(super) json: bool,
@@ -217,10 +216,8 @@ struct EngineArgs {
     /// Most tokens of a prompt that are computed at once (-ub).
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     ubatch_size: u32,
-    /// Number of threads [default: one for each physical core, fewer while
-    /// other programs are busy]
-    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=512))]
-    threads: Option<u32>,
+    #[command(flatten)]
+    threads: Threads,
     /// Number of threads while a prompt is evaluated (-tb) [default: as
     /// --threads]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
@@ -354,7 +351,7 @@ impl Args {
             ctx_size: self.engine.ctx_size,
             batch_size: self.engine.batch_size,
             ubatch_size: self.engine.ubatch_size,
-            threads: self.engine.threads,
+            threads: self.engine.threads.threads,
             threads_batch: self.engine.threads_batch,
         }
     }

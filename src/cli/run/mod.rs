@@ -4,20 +4,18 @@ mod args;
 mod escapes;
 mod input;
 mod once;
-mod perf;
 mod stream;
 mod talk;
 
 use std::io::{self, Write};
 
 use headshare_jobs::{Error, Generate};
-use headshare_runtime::log;
 
 pub(super) use args::Args;
-use perf::Perf;
 
 use super::Exit;
-use super::output::Output;
+use crate::process::output::Output;
+use crate::render::perf::Perf;
 
 impl Args {
     pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
@@ -41,7 +39,7 @@ impl Args {
     /// What is to be done before a model is loaded.
     fn begin(&self, out: &Output) {
         self.gpu().remark(out);
-        log::set_verbose(self.verbose);
+        self.log.begin();
     }
 
     /// What is done without a chat.

@@ -10,7 +10,7 @@ use headshare_jobs::{Bar, Continuation, Error, Generate, Ui, Unit};
 use headshare_runtime::StopReason;
 
 use super::stream::Stream;
-use crate::cli::output::Output;
+use crate::process::output::{Output, cannot_write};
 
 /// Does the job, and shows the text as it comes, or one JSON object.
 pub(super) fn generate(job: &Generate, json: bool, out: &Output) -> Result<Continuation, Error> {
@@ -36,11 +36,6 @@ pub(super) fn generate(job: &Generate, json: bool, out: &Output) -> Result<Conti
         });
     }
     Ok(done)
-}
-
-/// What is said when a text cannot be shown.
-pub(super) fn cannot_write(error: io::Error) -> Error {
-    Error::failed(error).about("standard output: cannot write")
 }
 
 /// This terminal, with the text that is generated on standard output.

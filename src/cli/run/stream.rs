@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use crate::process::output::escaped_but;
+
 /// Shows text as it comes.
 pub(super) struct Stream {
     terminal: bool,
@@ -54,14 +56,7 @@ impl Stream {
 /// Control characters but line ends and tabs escaped: what a model says must
 /// not command the terminal.
 fn tame(text: &str) -> String {
-    text.chars().fold(String::new(), |mut out, c| {
-        if c.is_control() && !matches!(c, '\n' | '\t') {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-        out
-    })
+    escaped_but(text, &['\n', '\t'])
 }
 
 #[cfg(test)]

@@ -8,12 +8,11 @@ use headshare_runtime::{Model, SamplerParams, StopReason, Timings, VocabError};
 
 use super::args::{Args, GivenTemplate};
 use super::input::Input;
-use super::once::cannot_write;
-use super::perf::Perf;
 use super::stream::Stream;
 use crate::chat::{ChatError, ChatTemplate, Session};
-use crate::cli::interrupt;
-use crate::cli::output::Output;
+use crate::process::interrupt;
+use crate::process::output::{Output, cannot_write};
+use crate::render::perf::Perf;
 
 const HELP: &str = "\
 /reset         forget what was said and begin anew (also /clear)

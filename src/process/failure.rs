@@ -4,20 +4,20 @@ use std::io::{self, IsTerminal, Write};
 
 use headshare_jobs::Error;
 
-use super::advice;
 use super::exit::Exit;
 use super::output::printable;
+use crate::render::advice;
 
 /// Prints `error` to stderr, with a hint where there is one, and returns its exit
 /// status.
-pub(super) fn report(error: &Error) -> Exit {
+pub(crate) fn report(error: &Error) -> Exit {
     let hint = error.advice.as_ref().map(advice::words);
     print(&error.to_string(), hint.as_deref());
     error.kind.into()
 }
 
 /// Prints what went wrong, and what can be done about it.
-pub(super) fn print(message: &str, hint: Option<&str>) {
+pub(crate) fn print(message: &str, hint: Option<&str>) {
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "error: {}", one_line(message));
     if let Some(hint) = hint {
@@ -27,7 +27,7 @@ pub(super) fn print(message: &str, hint: Option<&str>) {
 
 /// Tells whoever waits for this process why its work came to nothing, and ends it
 /// at once: nothing is cleared up any more, not even a bar.
-pub(super) fn end_process(error: &Error) -> ! {
+pub(crate) fn end_process(error: &Error) -> ! {
     if !headshare_jobs::worker::tell(error) {
         let mut stderr = io::stderr();
         if stderr.is_terminal() {
@@ -39,6 +39,6 @@ pub(super) fn end_process(error: &Error) -> ! {
 }
 
 /// Paths may hold any character; a message stays one line.
-pub(super) fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     printable(text).replace('\n', "\\n")
 }

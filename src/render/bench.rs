@@ -1,6 +1,8 @@
-//! The result as text.
+//! What `bench` says.
 
 use headshare_jobs::BenchRow;
+
+use super::numbers;
 
 /// llama-bench's name of a test: `pp512`.
 fn test(row: &BenchRow) -> String {
@@ -11,7 +13,7 @@ fn test(row: &BenchRow) -> String {
 }
 
 /// Two tables, of speeds and of memory, and what the numbers mean.
-pub(super) fn table(rows: &[BenchRow]) -> String {
+pub(crate) fn table(rows: &[BenchRow]) -> String {
     let configurations: Vec<&[BenchRow]> = rows.chunk_by(|a, b| a.label == b.label).collect();
     let [first, ..] = rows else {
         return String::new();
@@ -92,7 +94,7 @@ pub(super) fn table(rows: &[BenchRow]) -> String {
 }
 
 /// One row for each configuration and test, as llama-bench prints them.
-pub(super) fn markdown(rows: &[BenchRow]) -> String {
+pub(crate) fn markdown(rows: &[BenchRow]) -> String {
     let head = [
         ("model", "---"),
         ("size", "---:"),
@@ -141,9 +143,7 @@ fn gib(bytes: u64) -> String {
 }
 
 fn mib(bytes: Option<u64>) -> String {
-    bytes.map_or_else(unknown, |bytes| {
-        format!("{:.1}", bytes as f64 / f64::from(1 << 20))
-    })
+    bytes.map_or_else(unknown, numbers::mib)
 }
 
 fn unknown() -> String {

@@ -4,11 +4,11 @@ use headshare_jobs::{Continuation, Memory, ModelInMemory, Resolved};
 use headshare_runtime::stitched::Shared;
 use headshare_runtime::{ThreadUse, Timings};
 
-use crate::cli::output::grouped;
+use super::numbers::{self, grouped};
 
 /// What there is to say apart from the text.
 #[derive(Debug)]
-pub(super) struct Perf {
+pub(crate) struct Perf {
     load_ms: f64,
     seed: u32,
     timings: Timings,
@@ -20,7 +20,7 @@ pub(super) struct Perf {
 
 impl Perf {
     /// Of a text.
-    pub(super) fn of_text(done: Continuation) -> Self {
+    pub(crate) fn of_text(done: Continuation) -> Self {
         Self {
             load_ms: done.load_ms,
             seed: done.seed,
@@ -32,7 +32,7 @@ impl Perf {
     }
 
     /// Of a conversation.
-    pub(super) fn of_chat(
+    pub(crate) fn of_chat(
         loaded: &ModelInMemory,
         seed: u32,
         timings: Timings,
@@ -49,11 +49,11 @@ impl Perf {
     }
 
     /// The lines of `--perf`.
-    pub(super) fn lines(&self) -> String {
+    pub(crate) fn lines(&self) -> String {
         let mib = |bytes: Option<u64>| {
             bytes.map_or_else(
                 || "unknown".to_owned(),
-                |bytes| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+                |bytes| format!("{} MiB", numbers::mib(bytes)),
             )
         };
         let Self {

@@ -1,8 +1,6 @@
 //! `bench`: speed, load time and memory of several files or ways to load one,
 //! side by side.
 
-mod render;
-
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -10,8 +8,9 @@ use headshare_jobs::{Advice, Bench, Error, Resolve, SpeedTest};
 
 use super::Exit;
 use super::llama_cpp::Gpu;
-use super::output::Output;
 use super::values::resolve;
+use crate::process::output::Output;
+use crate::render::bench;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -113,8 +112,8 @@ impl Args {
         self.gpu.remark(out);
         let rows = self.job()?.run(out)?;
         out.result(&rows, output == Format::Json, |rows| match output {
-            Format::Md => render::markdown(rows),
-            _ => render::table(rows),
+            Format::Md => bench::markdown(rows),
+            _ => bench::table(rows),
         })?;
         Ok(Exit::Done)
     }

@@ -13,7 +13,7 @@ static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 ///
 /// # Errors
 /// When there cannot be the thread that waits for signals.
-pub(super) fn install() -> Result<(), Error> {
+pub(crate) fn install() -> Result<(), Error> {
     signals::install()
 }
 
@@ -35,7 +35,7 @@ fn end(status: i32) -> ! {
 
 /// Has the terminal put back, as it is now, when a signal ends the program while
 /// a line is edited.
-pub(super) fn remember_terminal() {
+pub(crate) fn remember_terminal() {
     terminal::remember();
 }
 
@@ -132,6 +132,6 @@ mod terminal {
 
 /// A flag that the next Ctrl-C sets instead of ending the program; the one after
 /// it, or any while the flag is set, ends it.
-pub(super) fn stop_flag() -> Arc<AtomicBool> {
+pub(crate) fn stop_flag() -> Arc<AtomicBool> {
     Arc::clone(STOP.get_or_init(Arc::default))
 }

@@ -10,22 +10,22 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 /// Standard output for results, standard error for the rest.
-pub(super) struct Output {
+pub(crate) struct Output {
     quiet: bool,
 }
 
 impl Output {
-    pub(super) fn new(quiet: bool) -> Self {
+    pub(crate) fn new(quiet: bool) -> Self {
         Self { quiet }
     }
 
     /// Whether only warnings and errors go to stderr.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.quiet
     }
 
     /// Prints `result` as JSON, or as the text that `render` makes of it.
-    pub(super) fn result<T: Serialize>(
+    pub(crate) fn result<T: Serialize>(
         &self,
         result: &T,
         json: bool,
@@ -40,7 +40,7 @@ impl Output {
 
     /// Prints `result` as [`result`](Self::result) does, or in words on stderr
     /// where something else takes standard output.
-    pub(super) fn result_beside<T: Serialize>(
+    pub(crate) fn result_beside<T: Serialize>(
         &self,
         taken: bool,
         result: &T,
@@ -58,7 +58,7 @@ impl Output {
     ///
     /// A reader that is gone had enough: that is no error, and does not change
     /// what the program found out.
-    pub(super) fn text(&self, mut text: String) -> Result<(), Error> {
+    pub(crate) fn text(&self, mut text: String) -> Result<(), Error> {
         if !text.ends_with('\n') {
             text.push('\n');
         }
@@ -67,30 +67,30 @@ impl Output {
 
     /// Prints `bytes`; whether anybody reads them matters as little as for
     /// [`text`](Self::text).
-    pub(super) fn bytes(&self, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Error> {
         let mut stdout = io::stdout().lock();
         written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
     }
 
     /// Standard output without a buffer, for large pieces.
-    pub(super) fn stream(&self) -> io::Result<File> {
+    pub(crate) fn stream(&self) -> io::Result<File> {
         Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
     }
 
     /// A remark for people, on stderr.
-    pub(super) fn remark(&self, text: &str) {
+    pub(crate) fn remark(&self, text: &str) {
         if !self.quiet {
             let _ = writeln!(io::stderr(), "{text}");
         }
     }
 
     /// A warning, on stderr.
-    pub(super) fn warning(&self, text: &str) {
+    pub(crate) fn warning(&self, text: &str) {
         let _ = writeln!(io::stderr(), "warning: {text}");
     }
 
     /// A progress bar of `total` steps, on stderr if that is a terminal.
-    pub(super) fn bar(&self, what: &'static str, total: u64, bytes: bool) -> ProgressBar {
+    pub(crate) fn bar(&self, what: &'static str, total: u64, bytes: bool) -> ProgressBar {
         let target = if self.quiet || !io::stderr().is_terminal() {
             ProgressDrawTarget::hidden()
         } else {
@@ -108,71 +108,33 @@ impl Output {
     }
 }
 
-const CANNOT_WRITE: &str = "standard output: cannot write";
+/// What is said when standard output cannot be written to.
+pub(crate) fn cannot_write(error: io::Error) -> Error {
+    Error::failed(error).about("standard output: cannot write")
+}
 
 /// How writing to standard output ended. A reader that is gone had enough.
-pub(super) fn written(result: io::Result<()>) -> Result<(), Error> {
+fn written(result: io::Result<()>) -> Result<(), Error> {
     match result {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| Error::failed(error).about(CANNOT_WRITE)),
+        result => result.map_err(cannot_write),
     }
 }
 
 /// `text` with control characters but line ends escaped: what stands in a file
 /// must not command the terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().fold(String::new(), |mut line, c| {
-        if c.is_control() && c != '\n' {
-            line.extend(c.escape_default());
+pub(crate) fn printable(text: &str) -> String {
+    escaped_but(text, &['\n'])
+}
+
+/// `text` with control characters escaped, but for those in `kept`.
+pub(crate) fn escaped_but(text: &str, kept: &[char]) -> String {
+    text.chars().fold(String::new(), |mut out, c| {
+        if c.is_control() && !kept.contains(&c) {
+            out.extend(c.escape_default());
         } else {
-            line.push(c);
+            out.push(c);
         }
-        line
+        out
     })
-}
-
-/// `n` with thin groups of three digits: `98,362,432`.
-pub(super) fn grouped(n: impl Into<i128>) -> String {
-    let n = n.into();
-    let digits = n.unsigned_abs().to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    if n < 0 { format!("-{text}") } else { text }
-}
-
-/// `part` of `whole` in percent: `3.2%`.
-pub(super) fn percent(part: i64, whole: u64) -> String {
-    if whole == 0 {
-        return "0.0%".to_owned();
-    }
-    format!("{:.1}%", part as f64 * 100.0 / whole as f64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        for (n, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1000, "1,000"),
-            (-98_362_432, "-98,362,432"),
-        ] {
-            assert_eq!(grouped(n), text);
-        }
-    }
-
-    #[test]
-    fn percentages_have_one_digit() {
-        assert_eq!(percent(32, 1000), "3.2%");
-        assert_eq!(percent(-1, 100), "-1.0%");
-        assert_eq!(percent(1, 0), "0.0%");
-    }
 }

@@ -7,7 +7,7 @@ use headshare_runtime::abort::{self, Abort};
 use super::failure;
 
 /// From now on llama.cpp ends this program in the program's own way.
-pub(super) fn install() {
+pub(crate) fn install() {
     abort::on_abort(end);
 }
 

@@ -24,7 +24,7 @@ const WORDS: [(&str, &str); 6] = [
 ///
 /// # Errors
 /// A word that is no option.
-pub(super) fn spell_out(
+pub(crate) fn spell_out(
     mut program: Command,
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<Vec<OsString>, Error> {

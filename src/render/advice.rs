@@ -3,7 +3,7 @@
 use headshare_jobs::Advice;
 
 /// `advice` in words.
-pub(super) fn words(advice: &Advice) -> String {
+pub(crate) fn words(advice: &Advice) -> String {
     match advice {
         Advice::Overwrite => "--force replaces it".into(),
         Advice::AnotherOutput => "give another path with -o".into(),

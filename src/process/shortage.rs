@@ -7,7 +7,7 @@ use headshare_runtime::memory::{Shortage, on_shortage};
 use super::failure;
 
 /// From now on the program says itself that there is no memory left.
-pub(super) fn install() {
+pub(crate) fn install() {
     on_shortage(end);
 }
 

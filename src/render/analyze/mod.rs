@@ -1,0 +1,6 @@
+//! What `analyze` says.
+
+pub(crate) mod attention;
+pub(crate) mod ratios;
+mod summaries;
+pub(crate) mod weights;

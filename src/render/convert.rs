@@ -1,0 +1,63 @@
+//! What `convert` says.
+
+use headshare_jobs::Converted;
+
+use super::numbers::{grouped, percent};
+use super::plan::{bounds, render as render_plan, render_saved};
+use super::repair::render as render_repair;
+use crate::plan::Plan;
+
+/// What was made of a model, or would be.
+pub(crate) fn render(done: &Converted) -> String {
+    match &done.plan {
+        Some(plan) if plan.reshapes() => {
+            render_repair(done.repair.as_ref()) + &render_variant(done, plan)
+        }
+        Some(plan) => render_repair(done.repair.as_ref()) + &render_plan(plan, &done.sizes()),
+        None => format!(
+            "{}: byte-equal tensors and head blocks are stored once\n{}",
+            done.source.path,
+            render_saved(&done.sizes())
+        ),
+    }
+}
+
+/// What is said about a model with other shapes or types.
+fn render_variant(done: &Converted, plan: &Plan) -> String {
+    let mut doings = Vec::new();
+    let mut say = |n: usize, what: &str| {
+        if n > 0 {
+            doings.push(format!("{n} {what}"));
+        }
+    };
+    say(plan.narrows().count(), "feed-forward layers are narrower");
+    say(plan.stores().count(), "tensors are stored at another type");
+    let units = (plan.shares().count(), plan.drops().count());
+    if let Some(all) = plan.choice.units.filter(|_| units != (0, 0)) {
+        let (shared, gone) = units;
+        doings.insert(
+            0,
+            format!("of {all} units {gone} go and {shared} use another unit's weights"),
+        );
+    }
+    let mut text = format!(
+        "{}: {} ({})\n",
+        done.source.path,
+        doings.join(", "),
+        plan.choice
+    );
+    let [most, least] = bounds(done.at_most);
+    text += &format!(
+        "  file:     {} -> {most}{} bytes ({least}{} saved)\n  resident: {least}{} bytes saved\n",
+        grouped(done.source.bytes),
+        grouped(done.output.bytes),
+        percent(done.saved.file_bytes, done.source.bytes),
+        grouped(done.saved.resident_bytes)
+    );
+    if let Some(architecture) = &done.plain {
+        text += &format!(
+            "  a plain GGUF of llama.cpp's {architecture} architecture: any llama.cpp runs it\n"
+        );
+    }
+    text
+}

@@ -1,0 +1,15 @@
+//! Outcomes of jobs, and errors, in words: one file a subcommand. JSON is the outcome
+//! itself.
+
+pub(crate) mod advice;
+pub(crate) mod analyze;
+pub(crate) mod bench;
+pub(crate) mod convert;
+pub(crate) mod eval;
+pub(crate) mod expand;
+pub(crate) mod inspect;
+mod numbers;
+pub(crate) mod perf;
+pub(crate) mod plan;
+mod repair;
+pub(crate) mod verify;

@@ -1,0 +1,52 @@
+//! Numbers as people read them.
+
+/// `n` with thin groups of three digits: `98,362,432`.
+pub(super) fn grouped(n: impl Into<i128>) -> String {
+    let n = n.into();
+    let digits = n.unsigned_abs().to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if n < 0 { format!("-{text}") } else { text }
+}
+
+/// `part` of `whole` in percent: `3.2%`.
+pub(super) fn percent(part: i64, whole: u64) -> String {
+    if whole == 0 {
+        return "0.0%".to_owned();
+    }
+    format!("{:.1}%", part as f64 * 100.0 / whole as f64)
+}
+
+/// `bytes` in MiB: `93.8`.
+pub(super) fn mib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (n, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (-98_362_432, "-98,362,432"),
+        ] {
+            assert_eq!(grouped(n), text);
+        }
+    }
+
+    #[test]
+    fn percentages_have_one_digit() {
+        assert_eq!(percent(32, 1000), "3.2%");
+        assert_eq!(percent(-1, 100), "-1.0%");
+        assert_eq!(percent(1, 0), "0.0%");
+    }
+}
