@@ -105,7 +105,7 @@ fn a_model_that_embeds_only_is_refused() {
 }
 
 #[test]
-fn weights_that_are_no_numbers_give_no_accuracy() {
+fn weights_that_are_no_numbers_give_no_figures() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nan.gguf");
     let spec = ModelSpec::preset("tiny-gqa").unwrap();
@@ -119,4 +119,13 @@ fn weights_that_are_no_numbers_give_no_accuracy() {
     std::fs::write(&path, bytes).unwrap();
     let out = eval!("choice", path, "--task", data("question.jsonl"));
     refused(&out, "not numbers (NaN)");
+    let out = eval!(
+        "generate",
+        path,
+        "--task",
+        data("generate.jsonl"),
+        "-n",
+        "2"
+    );
+    refused(&out, "the model's output is not a number");
 }

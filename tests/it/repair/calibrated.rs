@@ -326,7 +326,7 @@ fn bad_statistics_and_contradictions_are_refused() {
         &source,
         &drop,
         3,
-        "what deleting units costs was not measured",
+        "what dropping units costs was not measured",
     );
     refused(
         &source,

@@ -1,4 +1,4 @@
-//! Units that go: plain files of llama.cpp's deci architecture.
+//! Units that are dropped: plain files of llama.cpp's deci architecture.
 
 use std::path::{Path, PathBuf};
 

@@ -14,7 +14,7 @@ use crate::model::{Part, UnitId};
 pub enum Edit {
     /// A unit uses another unit's weights.
     Share(Share),
-    /// A unit goes.
+    /// A unit is dropped.
     Drop(Drop),
     /// A feed-forward layer keeps some of its channels.
     Narrow(Narrow),
@@ -75,7 +75,7 @@ impl Share {
     }
 }
 
-/// A unit that goes.
+/// A unit that is dropped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drop {

@@ -199,7 +199,7 @@ impl Plan {
         })
     }
 
-    /// The units that go.
+    /// The units that are dropped.
     pub fn drops(&self) -> impl Iterator<Item = &Drop> {
         self.edits.iter().filter_map(|edit| match edit {
             Edit::Drop(unit) => Some(unit),
@@ -223,7 +223,7 @@ impl Plan {
         })
     }
 
-    /// The units that go.
+    /// The units that are dropped.
     pub fn dropped_units(&self) -> BTreeSet<UnitId> {
         self.drops().map(Drop::id).collect()
     }

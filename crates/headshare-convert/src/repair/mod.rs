@@ -69,7 +69,7 @@ pub fn foresee(
             path: source.path().to_owned(),
             error: e,
         })?;
-    // What is left of a matrix that columns of go from is new data always.
+    // A matrix that loses columns of dropped units is new data in any case.
     let certain = (map.layers.iter())
         .filter(|layer| heads.kept_columns(layer.layer).is_some())
         .map(|layer| output_name(layer.layer))
@@ -92,7 +92,7 @@ fn is_of_other_shapes(plan: &Plan) -> bool {
     plan.narrows().next().is_some() || plan.stores().next().is_some()
 }
 
-/// The units that go but are there in the changed stream, without effect.
+/// The units that are dropped but still in the changed stream, without effect.
 fn left_without_effect(plan: &Plan) -> BTreeSet<UnitId> {
     match is_of_other_shapes(plan) {
         true => BTreeSet::new(),
@@ -212,7 +212,7 @@ pub fn repair(
     Ok(refitter.repaired)
 }
 
-/// The layers of which all units go: nothing is added where they were.
+/// The layers of which all units are dropped: nothing is added where they were.
 fn empty_layers(
     changed: &mut Calibrator,
     source: &ModelFile,

@@ -23,7 +23,7 @@ pub(super) struct Refitter<'a> {
     pub map: &'a AttentionMap,
     /// Which of its units use others'.
     pub plan: &'a Plan,
-    /// The units that go but are still in the stream, with nothing behind them.
+    /// The units that are dropped but still in the stream, with nothing behind them.
     pub heads: &'a Heads<'a>,
     /// The layers from the first change on.
     pub layers: Range<u32>,
@@ -95,7 +95,7 @@ impl Refitter<'_> {
                 row[columns.clone()].fill(0.0);
             }
         }
-        // The columns of units that go are left out, of weights and inputs.
+        // The columns of units that are dropped are left out, of weights and inputs.
         let (sums, weights, prior, stored, p) = match &self.kept_columns(site) {
             Some(kept) => {
                 let inputs = keep_columns(seen.inputs(), p, kept);

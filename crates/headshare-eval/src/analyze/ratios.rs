@@ -50,7 +50,7 @@ pub struct LayerRatios {
     pub layer: u32,
     /// Its units; 0 where a lossless file's heads are not known.
     pub units: u32,
-    /// Those that it had before and that were deleted.
+    /// Those that it had before and that were dropped.
     pub dropped: u32,
     /// Units whose q, k or v rows are another unit's, by the plan.
     pub aliased: Parts,

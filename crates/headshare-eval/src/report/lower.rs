@@ -7,7 +7,7 @@
 
 use headshare_format::{GgmlType, Gguf, TensorInfo};
 
-use headshare_convert::convert::variant::{Types, typed_header};
+use headshare_convert::convert::variant::{Types, is_left_alone, typed_header};
 
 /// The types below each type, the nearest first; a row that is no whole number
 /// of the nearest one's blocks takes the next. Types of one size stand beside
@@ -31,20 +31,6 @@ const BELOW: &[(&str, &[&str])] = &[
     ("iq3_s", &["q2_K"]),
     ("q3_K", &["q2_K"]),
     ("iq3_xxs", &["q2_K"]),
-];
-
-/// Matrices that llama.cpp's quantizer leaves as they are: small, and all the
-/// rest of the layer depends on them.
-const LEFT_ALONE: &[&str] = &[
-    "norm",
-    "ffn_gate_inp",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-    "ssm_conv1d",
-    "shortconv",
-    "time_mix_",
-    "attn_rel_b",
 ];
 
 /// Matrices that llama.cpp's own mixtures (Q4_K_M and its kin) keep at a higher
@@ -176,8 +162,7 @@ impl<'a> Lowering<'a> {
 fn layer_of_body(info: &TensorInfo) -> Option<u32> {
     let (layer, rest) = info.name.strip_prefix("blk.")?.split_once('.')?;
     let matrix = info.rows() > 1 && rest.ends_with(".weight");
-    let left_alone = LEFT_ALONE.iter().any(|part| rest.contains(part));
-    if !matrix || left_alone {
+    if !matrix || is_left_alone(&info.name) {
         return None;
     }
     layer.parse().ok()

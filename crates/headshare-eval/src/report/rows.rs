@@ -84,9 +84,9 @@ pub enum Series {
     Shared,
     /// Units share, and the layers after them are refitted.
     Repaired,
-    /// Units go, and the layers after them are refitted.
+    /// Units are dropped, and the layers after them are refitted.
     Dropped,
-    /// Units share or go, and the layers after them are refitted.
+    /// Units share or are dropped, and the layers after them are refitted.
     Auto,
 }
 
@@ -166,11 +166,11 @@ pub struct FileFacts {
     pub digest: String,
     /// Units that use another unit's weights, or tensors at a lower type.
     pub changed: u64,
-    /// Units that are deleted.
+    /// Units that are dropped.
     pub dropped: u64,
     /// Of so many.
     pub of: u64,
-    /// The share of the units that is aliased or deleted, or of the body's
+    /// The share of the units that is aliased or dropped, or of the body's
     /// weights that is lower.
     pub share: f64,
     /// What was done, in words: types, repair.

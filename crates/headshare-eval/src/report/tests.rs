@@ -155,8 +155,8 @@ fn the_error_is_that_of_the_pair() {
 fn what_wins_is_called_what_it_is() {
     for (changed, dropped, deed) in [
         (3, 0, "sharing heads"),
-        (0, 3, "deleting heads"),
-        (1, 2, "sharing and deleting heads"),
+        (0, 3, "dropping heads"),
+        (1, 2, "sharing and dropping heads"),
     ] {
         for (rival, outcome_of) in [
             (0.3, format!("{deed} is better than storing")),
@@ -185,7 +185,7 @@ fn what_wins_is_called_what_it_is() {
         "{all}"
     );
     assert!(
-        all.contains("deleting heads is better at ratio 0.2."),
+        all.contains("dropping heads is better at ratio 0.2."),
         "{all}"
     );
 }

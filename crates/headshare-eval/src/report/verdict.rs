@@ -104,8 +104,8 @@ fn deed(made: &FileFacts) -> &'static str {
     match (made.changed, made.dropped) {
         (0, 0) => "storing once what is byte-equal",
         (_, 0) => "sharing heads",
-        (0, _) => "deleting heads",
-        _ => "sharing and deleting heads",
+        (0, _) => "dropping heads",
+        _ => "sharing and dropping heads",
     }
 }
 

@@ -58,7 +58,7 @@ pub enum Change {
         /// Which parts of two units are compared.
         function: MatchFunction,
     },
-    /// Units share or go, chosen by what that does to the running model; needs the
+    /// Units share or are dropped, chosen by what that does to the running model; needs the
     /// text of a repair.
     Measure {
         /// Share of the units, from 0 to 1.

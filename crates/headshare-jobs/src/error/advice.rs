@@ -39,7 +39,7 @@ pub enum Advice {
     EditPlainFile,
     /// The plan should be made for this file.
     PlanAgain,
-    /// Sharing works where deleting does not.
+    /// Sharing works where dropping does not.
     ShareOnly,
     /// Units can be chosen by their weights instead of by measuring.
     ChooseByMatch,

@@ -378,9 +378,10 @@ impl Classify for SamplerError {
 
 impl Classify for PromptError {
     fn kind(&self) -> Kind {
-        match self.source {
-            GenerateError::PromptTooLong { .. } => Kind::Usage,
-            _ => Kind::Failed,
+        match &self.source {
+            // It stands in a file.
+            GenerateError::EmptyPrompt => Kind::BadInput,
+            error => error.kind(),
         }
     }
 }

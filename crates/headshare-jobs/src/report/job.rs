@@ -87,12 +87,12 @@ impl MakeReport {
                 ),
                 Some(Units::Drop) => (
                     Series::Dropped,
-                    "units that go chosen by measuring, the layers after them refitted \
+                    "units to drop chosen by measuring, the layers after them refitted \
                      (convert --repair --units drop)",
                 ),
                 Some(Units::Auto) => (
                     Series::Auto,
-                    "units that share or go, for the same bytes, chosen by measuring, the layers \
+                    "units to share or to drop, for the same bytes, chosen by measuring, the layers \
                      after them refitted (convert --repair --units auto)",
                 ),
             };

@@ -176,7 +176,7 @@ fn made_by_convert(found: &Converted, path: &Path) -> Result<FileFacts, Error> {
 pub(super) fn doings(aliases: u64, dropped: u64) -> String {
     let mut doings = Vec::new();
     if dropped > 0 {
-        doings.push(format!("{dropped} are deleted"));
+        doings.push(format!("{dropped} are dropped"));
     }
     if aliases > 0 || dropped == 0 {
         doings.push(format!("{aliases} use another unit's weights"));
@@ -184,7 +184,7 @@ pub(super) fn doings(aliases: u64, dropped: u64) -> String {
     doings.join(" and ")
 }
 
-/// Units that share, and units that go. One whose parts are matched apart stands
+/// Units that share, and units that are dropped. One whose parts are matched apart stands
 /// in a plan several times.
 pub(super) fn changed_units(plan: &Plan) -> (u64, u64) {
     let shared: BTreeSet<_> = plan.shares().map(|edit| (edit.layer, edit.unit)).collect();

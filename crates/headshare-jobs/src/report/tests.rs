@@ -221,8 +221,8 @@ fn what_was_done_is_said_in_words() {
     assert_eq!(doings(2, 0), "2 use another unit's weights");
     assert_eq!(
         doings(2, 1),
-        "1 are deleted and 2 use another unit's weights"
+        "1 are dropped and 2 use another unit's weights"
     );
-    assert_eq!(doings(0, 1), "1 are deleted");
+    assert_eq!(doings(0, 1), "1 are dropped");
     assert_eq!(doings(0, 0), "0 use another unit's weights");
 }

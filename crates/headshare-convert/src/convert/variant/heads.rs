@@ -22,7 +22,7 @@ pub struct Heads<'a> {
     dropped: BTreeSet<UnitId>,
 }
 
-/// What limits the choice of units that go.
+/// What limits the choice of units to drop.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits<'a> {
     source: &'a ModelFile,

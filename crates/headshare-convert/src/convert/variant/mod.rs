@@ -28,7 +28,7 @@ pub use data::{Origin, cut_columns, spread_columns};
 pub use error::ShapeError;
 pub use heads::{Heads, Limits};
 pub use keys::MADE_BY;
-pub use store::Types;
+pub use store::{Types, is_left_alone};
 
 use super::digest::{CHUNK, for_chunks};
 use super::error::ConvertError;

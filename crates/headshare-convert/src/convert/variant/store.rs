@@ -13,7 +13,9 @@ use super::shapes::Shapes;
 use crate::model::architecture;
 use crate::plan::{Edit, Plan, PlanError};
 
-/// Parts of names of what is used in other ways than by matrix products.
+/// Parts of the names of matrices that llama.cpp's quantizer leaves as they are: they
+/// are used in other ways than by products, or are small and all the rest of a layer
+/// depends on them.
 const LEFT_ALONE: &[&str] = &[
     "_norm",
     "ffn_gate_inp",
@@ -170,6 +172,11 @@ fn can_untie(gguf: &Gguf) -> Result<(), String> {
     }
 }
 
+/// Whether llama.cpp's quantizer leaves the matrix `name` as it is.
+pub fn is_left_alone(name: &str) -> bool {
+    LEFT_ALONE.iter().any(|part| name.contains(part))
+}
+
 /// Why a tensor stays as it is, if it must.
 fn left_alone(info: &TensorInfo) -> Option<&'static str> {
     let name = info.name.as_str();
@@ -180,8 +187,7 @@ fn left_alone(info: &TensorInfo) -> Option<&'static str> {
     if quants::type_info(info.ggml_type.id()).is_none() {
         return Some("its type has no numbers");
     }
-    let part = LEFT_ALONE.iter().find(|part| name.contains(**part));
-    part.map(|_| "llama.cpp wants this tensor as it is")
+    is_left_alone(name).then_some("llama.cpp wants this tensor as it is")
 }
 
 /// Whether ggml can encode weights as `ggml_type`.

@@ -34,7 +34,7 @@ const LOGIT_WINDOWS: usize = 4;
 
 /// Measures a model.
 ///
-/// `dropping` says whether deleting units is measured, too. `progress` is told
+/// `dropping` says whether dropping units is measured, too. `progress` is told
 /// the part that is done.
 ///
 /// # Errors

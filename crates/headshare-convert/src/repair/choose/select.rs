@@ -23,7 +23,7 @@ pub enum Units {
     /// They use another unit's weights.
     #[default]
     Share,
-    /// They are deleted.
+    /// They are dropped.
     Drop,
     /// Whichever costs less for the bytes that it saves.
     Auto,
@@ -55,7 +55,7 @@ pub struct Constraints<'a> {
 pub struct Chosen {
     /// The units that share, with their donors and what each costs, in nats.
     pub shared: BTreeMap<UnitId, (UnitId, f64)>,
-    /// The units that go, and what each costs.
+    /// The units that are dropped, and what each costs.
     pub dropped: BTreeMap<UnitId, f64>,
 }
 

@@ -47,7 +47,7 @@ pub struct Unit {
     pub donors: Vec<Donor>,
     /// What the best of them does to the logits; absent without donors.
     pub shared: Option<Effect>,
-    /// What deleting it does; absent where that was not asked for.
+    /// What dropping it does; absent where that was not asked for.
     pub dropped: Option<Effect>,
 }
 
@@ -124,7 +124,7 @@ pub enum SurveyError {
 
 impl Survey {
     /// Reads a survey and checks that it is about this model, text and length of
-    /// windows (their number may be another), and about deleting units where
+    /// windows (their number may be another), and about dropping units where
     /// `dropping` wants to know of that.
     ///
     /// # Errors
@@ -168,7 +168,7 @@ impl Survey {
             return field("units", "these are not the model's".into());
         }
         if dropping && this.units.iter().all(|unit| unit.dropped.is_none()) {
-            let problem = "what deleting units costs was not measured; measure again, \
+            let problem = "what dropping units costs was not measured; measure again, \
                            with --units drop or auto";
             return field("units", problem.into());
         }
