@@ -9,7 +9,7 @@ use headshare_gguf::convert;
 use headshare_gguf::input::ModelFile;
 use headshare_gguf::model::UnitId;
 use headshare_gguf::repair::choose::{Subject, Survey, survey};
-use headshare_gguf::repair::{Options, Windows};
+use headshare_gguf::repair::{Options, Windows, takes};
 use serde_json::Value;
 
 use super::naive;
@@ -31,7 +31,7 @@ fn measure(source: &ModelFile, text: String) -> (Survey, Windows) {
         n_threads: Some(1),
         stop: Arc::default(),
     };
-    let windows = Windows::of(source, &map, &options, &|_| ()).unwrap();
+    let windows = Windows::of(source, &map, &options, takes(), &|_| ()).unwrap();
     let subject = Subject {
         source,
         digest: "blake3:0",

@@ -38,7 +38,7 @@ pub use role::Role;
 pub use shared::{Block, Shared, shared_by};
 pub use sites::{Experts, Site, Table, Target};
 pub use stop::inverse_squares;
-pub use visit::{Frequencies, Seen, Visitor, Wants, Weighting};
+pub use visit::{Frequencies, Seen, Takes, Visitor, Wants, Weighting};
 pub use windows::Windows;
 
 use crate::convert::variant::Variant;

@@ -77,6 +77,12 @@ impl<'a> Rows<'a> {
 }
 
 impl Sums {
+    /// Bytes that the sums of a matrix take, with so many inputs and outputs.
+    pub fn bytes(inputs: u64, outputs: u64) -> u64 {
+        let normal = inputs.saturating_mul(inputs.saturating_add(outputs));
+        normal.saturating_mul(2 * size_of::<f64>() as u64)
+    }
+
     /// The sums of `rows`.
     pub fn of(rows: Rows<'_>, par: Par) -> Self {
         let grams = rows.grams(par);

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::ops::Range;
 
 use faer::Par;
+use headshare_format::TensorInfo;
 use rayon::prelude::*;
 
 use super::normal::{Grams, Rows, Sums};
@@ -28,6 +29,18 @@ pub enum Weighting {
     /// The inverse of the mean square of what the target is made of: the
     /// original's residual stream, or its output.
     Inverse,
+}
+
+/// Bytes that a pass takes for its visitors, beside what the streams take: what
+/// [`Windows::of`](super::Windows::of) leaves room for.
+#[derive(Clone, Copy)]
+pub struct Takes<'a> {
+    /// While a matrix is visited: its [sums](super::normal::Sums::bytes), and what is
+    /// made of them. The matrix for which that is most counts.
+    pub at: &'a dyn Fn(&TensorInfo) -> u64,
+    /// All the time: what is kept from one matrix to the next, of
+    /// [`Engine::gather`](super::Engine::gather), too.
+    pub kept: u64,
 }
 
 /// How often each row of a table is looked up.

@@ -6,7 +6,7 @@ use headshare_runtime::{Model, ModelParams};
 
 use super::error::EngineError;
 use super::options::{Options, logits_bytes};
-use super::visit::Frequencies;
+use super::visit::{Frequencies, Takes};
 use crate::input::ModelFile;
 use crate::model::AttentionMap;
 
@@ -30,12 +30,13 @@ const MIN_WINDOWS: usize = 2;
 
 impl Windows {
     /// Windows of the text, spread evenly over it, as many as there are and
-    /// memory has room for. As in llama.cpp's perplexity tool, each begins with
+    /// memory has room for beside what visitors take. As in llama.cpp's perplexity tool, each begins with
     /// the token that begins a text, if the model has one and uses it.
     pub fn of(
         source: &ModelFile,
         map: &AttentionMap,
         options: &Options,
+        takes: Takes<'_>,
         remark: &dyn Fn(&str),
     ) -> Result<Self, EngineError> {
         let params = ModelParams {
@@ -62,7 +63,8 @@ impl Windows {
             MIN_WINDOWS,
             headshare_runtime::calibrate::MAX_WINDOWS as usize,
         );
-        let needs = Needs::of(source, map, u64::from(model.n_embd()), window as u64);
+        let embedding = u64::from(model.n_embd());
+        let needs = Needs::of(source, map, embedding, window as u64, takes);
         let count = needs.windows(options.memory, wanted)?;
         if count < wanted {
             remark(&format!(
@@ -146,7 +148,13 @@ impl Needs {
     /// nine times the residual stream's width; our copies of one node of each
     /// stream come on top. Logits, for which more is set aside where there is
     /// more, are not in it.
-    fn of(source: &ModelFile, map: &AttentionMap, embedding: u64, window: u64) -> Self {
+    fn of(
+        source: &ModelFile,
+        map: &AttentionMap,
+        embedding: u64,
+        window: u64,
+        takes: Takes<'_>,
+    ) -> Self {
         let kv: u64 = (map.layers.iter())
             .map(|layer| layer.k.rows() + layer.v.rows())
             .sum();
@@ -155,16 +163,16 @@ impl Needs {
         let cached = 2 * kv * window.next_multiple_of(CACHE_STEP);
         let activations = 4 * (3 * widest + 9 * embedding) + 4 * window;
         let a_token = 2 * activations + 4 * (widest + 3 * embedding);
-        let inputs = widest_input(source).max(embedding);
-        let sums = 8 * 6 * inputs * (inputs + embedding);
+        let at_most = source.gguf.tensors().iter().map(takes.at).max();
+        let visitors = at_most.unwrap_or(0).saturating_add(takes.kept);
         Self {
-            fixed: 2 * source.len() + sums,
+            fixed: visitors.saturating_add(2 * source.len()),
             a_window: 2 * cached + a_token * window,
         }
     }
 
     fn windows(&self, bound: u64, wanted: usize) -> Result<usize, EngineError> {
-        let fixed = self.fixed + 2 * logits_bytes(bound);
+        let fixed = self.fixed.saturating_add(2 * logits_bytes(bound));
         let room = bound.saturating_sub(fixed) / self.a_window.max(1);
         if (room as usize) < MIN_WINDOWS {
             let needed = self.least();
@@ -175,27 +183,17 @@ impl Needs {
 
     /// The smallest bound that is enough.
     fn least(&self) -> u64 {
-        let without_logits = self.fixed + MIN_WINDOWS as u64 * self.a_window;
+        let windows = MIN_WINDOWS as u64 * self.a_window;
+        let without_logits = self.fixed.saturating_add(windows);
         // For logits, twice an eighth of the bound, as far as that is not more
         // than is ever set aside.
         let with = without_logits.saturating_mul(4).div_ceil(3);
-        with.min(without_logits + 2 * logits_bytes(u64::MAX))
+        with.min(without_logits.saturating_add(2 * logits_bytes(u64::MAX)))
     }
 }
 
 /// Tokens that llama.cpp's KV cache grows by.
 const CACHE_STEP: u64 = 256;
-
-/// Inputs of the widest matrix that is refitted.
-fn widest_input(source: &ModelFile) -> u64 {
-    let refitted = |t: &&TensorInfo| {
-        ["ffn_down.weight", "attn_output.weight"]
-            .iter()
-            .any(|suffix| t.name.ends_with(suffix))
-    };
-    let tensors = source.gguf.tensors().iter().filter(refitted);
-    tensors.map(TensorInfo::row_elems).max().unwrap_or(0)
-}
 
 /// Numbers that a token has at once in the widest feed-forward part: with
 /// experts, those of all that are used for it.
@@ -219,6 +217,37 @@ fn widest_feed_forward(source: &ModelFile, map: &AttentionMap) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_visitors_take_at_their_widest_matrix_is_left_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let spec = headshare_testmodels::ModelSpec::preset("tiny-llama").unwrap();
+        spec.write(&path).unwrap();
+        let source = ModelFile::open(&path).unwrap();
+        let map = AttentionMap::of(&source.gguf).unwrap();
+        let needs = |takes| Needs::of(&source, &map, 64, 32, takes);
+        let nothing = needs(Takes {
+            at: &|_| 0,
+            kept: 0,
+        });
+        let something = needs(Takes {
+            at: &|info| info.byte_len(),
+            kept: 7,
+        });
+        let tensors = source.gguf.tensors().iter();
+        let widest = tensors.map(TensorInfo::byte_len).max().unwrap();
+        assert_eq!(something.fixed, nothing.fixed + widest + 7);
+        assert_eq!(something.a_window, nothing.a_window);
+        // A bound that would do for nothing does not for that.
+        let least = nothing.least();
+        assert!(nothing.windows(least, 9).is_ok() && something.windows(least, 9).is_err());
+        let endless = needs(Takes {
+            at: &|_| u64::MAX,
+            kept: u64::MAX,
+        });
+        assert!(endless.windows(u64::MAX - 1, 9).is_err());
+    }
 
     #[test]
     fn the_least_bound_is_enough_and_nothing_below_it() {

@@ -18,6 +18,7 @@ mod visitor;
 use std::collections::{BTreeMap, BTreeSet};
 
 use faer::Par;
+use headshare_format::TensorInfo;
 use headshare_runtime::calibrate::Calibrator;
 
 pub use crate::engine::{Options, Windows};
@@ -28,11 +29,31 @@ pub use supported::check_supported;
 
 use crate::convert::variant::{Heads, Variant, spread_columns};
 use crate::convert::{ConvertError, Fitted};
-use crate::engine::{self, Engine, Role, shared_by};
+use crate::engine::normal::Sums;
+use crate::engine::{self, Engine, Role, Takes, shared_by};
 use crate::input::ModelFile;
 use crate::model::{AttentionMap, UnitId};
 use crate::plan::{Edit, Plan};
 use visitor::Refitter;
+
+/// What a pass takes for a repair.
+pub fn takes() -> Takes<'static> {
+    Takes {
+        at: &bytes_at,
+        kept: 0,
+    }
+}
+
+/// The sums of a matrix that is refitted, and twice as much to solve for several
+/// ridges.
+fn bytes_at(info: &TensorInfo) -> u64 {
+    let refitted = ["ffn_down.weight", "attn_output.weight"];
+    if !refitted.iter().any(|suffix| info.name.ends_with(suffix)) {
+        return 0;
+    }
+    let (inputs, outputs) = (info.row_elems(), info.rows());
+    Sums::bytes(inputs.max(outputs), outputs).saturating_mul(3)
+}
 
 /// Checks that the text is long enough, and that there is memory for what
 /// repair keeps of it.
@@ -45,7 +66,7 @@ pub fn check_text(
     options: &Options,
     remark: &dyn Fn(&str),
 ) -> Result<(), RepairError> {
-    Windows::of(source, map, options, remark)?;
+    Windows::of(source, map, options, takes(), remark)?;
     Ok(())
 }
 

@@ -67,7 +67,8 @@ impl Calibration {
         let options = self.options(read_text(&self.text)?);
         let map = convert::attention_map(source)?;
         check_supported(&map)?;
-        let windows = Windows::of(source, &map, &options, &|text| ui.remark(text))
+        let takes = repair::takes();
+        let windows = Windows::of(source, &map, &options, takes, &|text| ui.remark(text))
             .map_err(|error| of_source(source, error.into()))?;
         Ok(Ready { windows, options })
     }
