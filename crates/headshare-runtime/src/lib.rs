@@ -66,6 +66,7 @@ pub mod context;
 pub mod generate;
 pub mod log;
 pub mod memory;
+pub mod mixture;
 pub mod model;
 pub mod preflight;
 pub mod quants;

@@ -195,9 +195,7 @@ pub fn quantize_rows(
             found: src.len().checked_rem(n_per_row).unwrap_or(src.len()),
         });
     }
-    // SAFETY: `id` is a type that ggml knows.
-    let needs_imatrix = unsafe { sys::ggml_quantize_requires_imatrix(id) };
-    if needs_imatrix && imatrix.is_none() {
+    if needs_importance(id) && imatrix.is_none() {
         return Err(QuantError::NeedsImatrix(info.name));
     }
     if let Some(imatrix) = imatrix {
@@ -229,6 +227,12 @@ pub fn quantize_rows(
     };
     debug_assert_eq!(written, out.len());
     Ok(out)
+}
+
+/// Whether ggml quantizes to type `id` only with the importances of columns.
+pub fn needs_importance(id: u32) -> bool {
+    // SAFETY: any number is fine; it is compared with some types.
+    unsafe { sys::ggml_quantize_requires_imatrix(id) }
 }
 
 fn whole_blocks(info: &TypeInfo, elems: usize) -> Result<usize, QuantError> {
