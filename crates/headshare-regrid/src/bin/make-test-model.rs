@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use headshare_regrid::regrid;
 use headshare_testmodels::{
     FileEnd, KeyOrder, ModelSpec, PerLayer, parse_layer_list, self_merge, type_named,
 };
@@ -26,6 +27,22 @@ enum Command {
         /// The layers, such as 0-19,10-29 (ranges include their end)
         #[arg(long)]
         layers: String,
+        /// The file to write
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// The same function as another model's, with weights on no grid: for a test of
+    /// quantizers where no model that was never quantized is at hand
+    Regrid {
+        /// The GGUF file to take the function from
+        source: PathBuf,
+        /// The type of the matrices
+        #[arg(long = "type", default_value = "f16",
+            value_parser = clap::builder::PossibleValuesParser::new(["f32", "f16"]))]
+        weight_type: String,
+        /// Decides the rotations and scales
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
         /// The file to write
         #[arg(short, long)]
         output: PathBuf,
@@ -109,7 +126,7 @@ fn main() -> Result<()> {
     let command = Cli::parse().command;
     let output = match &command {
         Command::Synthetic(args) => &args.output,
-        Command::SelfMerge { output, .. } => output,
+        Command::SelfMerge { output, .. } | Command::Regrid { output, .. } => output,
     };
     if output.as_os_str() == "-" {
         bail!("-o -: a model is not written as a stream; name a file (./- for one called -)");
@@ -121,6 +138,17 @@ fn main() -> Result<()> {
             layers,
             output,
         } => self_merge(&source, &parse_layer_list(&layers)?, &output),
+        Command::Regrid {
+            source,
+            weight_type,
+            seed,
+            output,
+        } => {
+            let to = type_named(&weight_type).context("one of the listed types")?;
+            let how = regrid(&source, &output, to, seed)?;
+            println!("{}: {how}", output.display());
+            Ok(())
+        }
     }
 }
 
