@@ -20,6 +20,7 @@ fn main() -> Result<(), Error> {
             function: MatchFunction::Qk,
         },
         repair: None,
+        quantize: None,
         page_size: 4096,
         dry_run: false,
         force: false,

@@ -8,13 +8,15 @@ use clap::{CommandFactory as _, Parser as _};
 use headshare_jobs::{
     AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Bench, Calibration, Change, Choice,
     ContinuePrompts, Convert, Expand, Generate, Inspect, Job, MakePlan, MakeReport, MeasuredChoice,
-    Perplexity, Resolve, Setup, SpeedTest, Stats, Verify, from_json,
+    Perplexity, Quantization, Resolve, Setup, SpeedTest, Stats, Verify, With, from_json,
 };
 use headshare_runtime::SamplerParams;
 
 use super::{Cli, Command, analyze, eval};
 use crate::eval::choice::Kind;
 use crate::matching::MatchFunction;
+use crate::quantize::Settings;
+use crate::quantize::types::Wanted;
 use crate::repair::choose::Units;
 use crate::spelling;
 
@@ -130,9 +132,69 @@ fn conversions() {
             output: path("o.gguf"),
             change,
             repair,
+            quantize: None,
             page_size: [4096, 16384, 65536][i % 3],
             dry_run: i % 2 == 0,
             force: i % 4 < 2,
+        }));
+    }
+}
+
+#[test]
+fn quantizing() {
+    let calibration = Calibration {
+        text: path("-text.txt"),
+        windows: 7,
+        window: 65,
+        memory: Some(1 << 33),
+    };
+    let fitted = |settings, save_imatrix| With::Calibration {
+        calibration: calibration.clone(),
+        settings,
+        save_imatrix,
+    };
+    let settings = Settings {
+        strength: Some(0.1 + 0.2),
+        ridge: 1e-9,
+        damping: 3.0,
+    };
+    let cases = [
+        (Change::Lossless, None, With::Rounding),
+        (Change::Lossless, None, With::Imatrix { file: path("-i") }),
+        (Change::Plan { file: path("-") }, None, fitted(None, None)),
+        (
+            Change::Lossless,
+            Some(calibration.clone()),
+            fitted(Some(settings), Some(path("-s"))),
+        ),
+    ];
+    for (i, (change, repair, with)) in cases.into_iter().enumerate() {
+        let wanted = Wanted {
+            to: "q4_K_M".to_owned(),
+            pure: i % 2 == 0,
+            overrides: vec![("a=b".to_owned(), "q8_0".to_owned()); i],
+        };
+        // A repair is one of heads that share.
+        let change = match &repair {
+            Some(_) => Change::Match {
+                ratio: 0.5,
+                function: MatchFunction::V,
+            },
+            None => change,
+        };
+        check(Job::Convert(Convert {
+            source: path("s.gguf"),
+            output: path("o.gguf"),
+            change,
+            repair,
+            quantize: Some(Quantization {
+                wanted,
+                with,
+                allow_requantize: i % 2 == 1,
+            }),
+            page_size: 4096,
+            dry_run: false,
+            force: false,
         }));
     }
 }

@@ -8,12 +8,14 @@ use headshare_jobs::{Change, Convert, Error};
 
 use super::Exit;
 use super::plan::{MatchArgs, parse_ratio};
+use super::quantize::QuantizeArgs;
 use super::repair::RepairArgs;
 use super::stdio;
 use crate::process::output::Output;
 use crate::render::convert::render;
 
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("text").args(["repair", "calibrate"]).multiple(true))]
 pub(super) struct Args {
     /// The model, a plain GGUF file.
     src: PathBuf,
@@ -26,6 +28,8 @@ pub(super) struct Args {
     matching: MatchArgs,
     #[command(flatten)]
     repair: RepairArgs,
+    #[command(flatten)]
+    quantize: QuantizeArgs,
     /// Page size, in bytes, of the machines that will run the file.
     #[arg(long, value_name = "BYTES", default_value = "4096",
         value_parser = PossibleValuesParser::new(["4096", "16384", "65536"])
@@ -45,15 +49,16 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 struct What {
     /// Let this share of all units, from 0 to 1, use another unit's weights. A
     /// unit is an attention head or, with grouped-query attention, a KV group.
-    #[arg(long, value_name = "A", value_parser = parse_ratio, allow_negative_numbers = true)]
+    #[arg(long, value_name = "A", value_parser = parse_ratio, allow_negative_numbers = true,
+        required_unless_present_any = ["lossless", "plan", "quantize"])]
     ratio: Option<f64>,
     /// Store byte-equal weights once. `expand` gives the source back byte for
     /// byte.
-    #[arg(long, conflicts_with_all = ["function", "repair"])]
+    #[arg(long, conflicts_with_all = ["function", "repair", "quantize"])]
     lossless: bool,
     /// Carry out this plan, written by `plan -o` or by hand; - reads standard
     /// input.
@@ -78,7 +83,8 @@ impl Args {
         self.repair.check_outputs()?;
         let plan = self.what.plan.as_deref();
         let plan_input = plan.map(|path| ("--plan", path));
-        stdio::check_inputs(plan_input.into_iter().chain(self.repair.streams()))?;
+        let texts = self.repair.streams().chain(self.quantize.streams());
+        stdio::check_inputs(plan_input.into_iter().chain(texts))?;
         let measures = (self.repair).measures(self.matching.is_given(), plan.is_some())?;
         let repair = self.repair.calibration();
         let change = match (self.what.ratio, self.what.plan) {
@@ -94,7 +100,9 @@ impl Args {
             },
             (None, None) => Change::Lossless,
         };
+        let quantize = self.quantize.job(&self.repair)?;
         Ok(Convert {
+            quantize,
             source: self.src,
             output: self.output,
             change,

@@ -17,6 +17,7 @@ mod expand;
 mod inspect;
 mod llama_cpp;
 mod plan;
+mod quantize;
 mod repair;
 mod report;
 mod run;

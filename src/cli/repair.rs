@@ -36,18 +36,18 @@ pub(super) struct RepairArgs {
     /// instead of measuring again.
     #[arg(long, value_name = "FILE", requires = "repair")]
     stats: Option<PathBuf>,
-    /// The most memory that repair may use, in bytes or such as 8G. The default
-    /// is half of what the machine has, or of what its container or `ulimit -v`
-    /// allows.
-    #[arg(long, value_name = "BYTES", requires = "repair", value_parser = bytes)]
+    /// The most memory that repair and quantizing may use, in bytes or such as 8G.
+    /// The default is half of what the machine has, or of what its container or
+    /// `ulimit -v` allows.
+    #[arg(long, value_name = "BYTES", requires = "text", value_parser = bytes)]
     memory: Option<u64>,
-    /// Number of windows of the text that repair reads, 2 to 256. Fewer are
-    /// read if the text is too short or --memory too small.
-    #[arg(long, value_name = "N", default_value = "128", requires = "repair",
+    /// Number of windows of the text that are read, 2 to 256. Fewer are read if the
+    /// text is too short or --memory too small.
+    #[arg(long, value_name = "N", default_value = "128", requires = "text",
         value_parser = clap::value_parser!(u32).range(2..=256))]
     windows: u32,
     /// Tokens in each window, 8 to 65536.
-    #[arg(long, value_name = "TOKENS", default_value = "512", requires = "repair",
+    #[arg(long, value_name = "TOKENS", default_value = "512", requires = "text",
         value_parser = clap::value_parser!(u32).range(8..=65536))]
     window: u32,
 }
@@ -121,12 +121,17 @@ impl RepairArgs {
 
     /// The text to fit with, and what may be spent on it.
     pub(super) fn calibration(&self) -> Option<Calibration> {
-        Some(Calibration {
-            text: self.repair.clone()?,
+        self.repair.as_deref().map(|text| self.calibrate_on(text))
+    }
+
+    /// Another text to fit with, and what may be spent on it.
+    pub(super) fn calibrate_on(&self, text: &Path) -> Calibration {
+        Calibration {
+            text: text.to_owned(),
             windows: self.windows,
             window: self.window,
             memory: self.memory,
-        })
+        }
     }
 
     /// What is done with what is measured.

@@ -4,22 +4,23 @@ use headshare_jobs::Converted;
 
 use super::numbers::{grouped, percent};
 use super::plan::{bounds, render as render_plan, render_saved};
+use super::quantize::render as render_quantized;
 use super::repair::render as render_repair;
 use crate::plan::Plan;
 
 /// What was made of a model, or would be.
 pub(crate) fn render(done: &Converted) -> String {
-    match &done.plan {
-        Some(plan) if plan.reshapes() => {
-            render_repair(done.repair.as_ref()) + &render_variant(done, plan)
+    let fitted = render_quantized(done.quantized.as_ref()) + &render_repair(done.repair.as_ref());
+    fitted
+        + &match &done.plan {
+            Some(plan) if plan.reshapes() => render_variant(done, plan),
+            Some(plan) => render_plan(plan, &done.sizes()),
+            None => format!(
+                "{}: byte-equal tensors and head blocks are stored once\n{}",
+                done.source.path,
+                render_saved(&done.sizes())
+            ),
         }
-        Some(plan) => render_repair(done.repair.as_ref()) + &render_plan(plan, &done.sizes()),
-        None => format!(
-            "{}: byte-equal tensors and head blocks are stored once\n{}",
-            done.source.path,
-            render_saved(&done.sizes())
-        ),
-    }
 }
 
 /// What is said about a model with other shapes or types.

@@ -11,5 +11,6 @@ pub(crate) mod inspect;
 mod numbers;
 pub(crate) mod perf;
 pub(crate) mod plan;
+mod quantize;
 mod repair;
 pub(crate) mod verify;

@@ -18,6 +18,7 @@ mod cli;
 mod exec;
 mod matching;
 mod perplexity;
+mod quantize;
 mod repair;
 mod report;
 mod run;

@@ -7,7 +7,7 @@ use headshare_convert::repair::choose::Units;
 
 use crate::analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
 use crate::bench::{Bench, BenchRow, LoadMode, Measure, Measured};
-use crate::convert::{Calibration, Change, Convert, Converted, Stats};
+use crate::convert::{Calibration, Change, Convert, Converted, Quantization, Stats, With};
 use crate::eval::{Choice, ChoiceFigures, ContinuePrompts, Perplexity, PerplexityFigures};
 use crate::expand::Expand;
 use crate::generate::Generate;
@@ -145,7 +145,7 @@ fn convert(job: &Convert) -> Line {
         .flag("--dry-run", job.dry_run)
         .flag("--force", job.force);
     line = match &job.change {
-        Change::Lossless => line.flag("--lossless", true),
+        Change::Lossless => line.flag("--lossless", job.quantize.is_none()),
         Change::Match { ratio, function } => line
             .number("--ratio", ratio)
             .value("--match", function.as_str()),
@@ -160,9 +160,42 @@ fn convert(job: &Convert) -> Line {
         Change::Plan { file } => line.value("--plan", file),
     };
     if let Some(calibration) = &job.repair {
-        line = repair(line, calibration);
+        line = spent(line.value("--repair", &calibration.text), calibration);
+    }
+    if let Some(quantization) = &job.quantize {
+        line = quantize(line, quantization, job.repair.is_some());
     }
     line.file(&job.source)
+}
+
+/// `repaired` says that what may be spent on a text was said already.
+fn quantize(line: Line, job: &Quantization, repaired: bool) -> Line {
+    let mut line = line
+        .value("--quantize", &job.wanted.to)
+        .flag("--pure", job.wanted.pure)
+        .flag("--allow-requantize", job.allow_requantize);
+    for (pattern, to) in &job.wanted.overrides {
+        line = line.value("--tensor-type", format!("{pattern}={to}"));
+    }
+    match &job.with {
+        With::Rounding => line,
+        With::Imatrix { file } => line.value("--imatrix", file),
+        With::Calibration {
+            calibration,
+            settings,
+            save_imatrix,
+        } => {
+            let line = line.value("--calibrate", &calibration.text);
+            let line = match repaired {
+                true => line,
+                false => spent(line, calibration),
+            };
+            line.path("--save-imatrix", save_imatrix.as_deref())
+                .option("--strength", settings.and_then(|s| s.strength))
+                .option("--ridge", settings.map(|s| s.ridge))
+                .option("--damping", settings.map(|s| s.damping))
+        }
+    }
 }
 
 fn measured(line: Line, units: Units, stats: &Stats) -> Line {
@@ -179,11 +212,11 @@ fn measured(line: Line, units: Units, stats: &Stats) -> Line {
     }
 }
 
-fn repair(line: Line, repair: &Calibration) -> Line {
-    line.value("--repair", &repair.text)
-        .number("--windows", repair.windows)
-        .number("--window", repair.window)
-        .option("--memory", repair.memory)
+/// What may be spent on a text.
+fn spent(line: Line, calibration: &Calibration) -> Line {
+    line.number("--windows", calibration.windows)
+        .number("--window", calibration.window)
+        .option("--memory", calibration.memory)
 }
 
 fn expand(job: &Expand) -> Line {
@@ -362,7 +395,7 @@ fn report(job: &MakeReport) -> Line {
         None => line.value("--match", job.function.as_str()),
     };
     if let Some(calibration) = &job.repair {
-        line = repair(line, calibration);
+        line = spent(line.value("--repair", &calibration.text), calibration);
     }
     line.number("--ctx", job.ctx)
         .option("--chunks", job.chunks)

@@ -5,7 +5,7 @@ mod dropped;
 mod kept;
 mod naive;
 mod shapes;
-mod steps;
+pub mod steps;
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -77,6 +77,8 @@ pub struct Headshare {
 pub struct Fitted {
     /// The data, by the names that the tensors have in the variant.
     pub tensors: BTreeMap<String, Vec<u8>>,
+    /// Rows that are stored once with them: aliases and donors have the same data.
+    pub shared: Vec<SharedRows>,
     /// What it was computed by, as JSON.
     pub by: String,
     /// What of this was not known before.
@@ -132,7 +134,12 @@ fn prepare_for<'a>(
     page: PageSize,
     unknown: &Unknown,
 ) -> Result<Prepared<'a>, ConvertError> {
-    let Fitted { tensors, by, room } = fitted;
+    let Fitted {
+        tensors,
+        shared: fitted_rows,
+        by,
+        room,
+    } = fitted;
     let as_plain = !unknown.has_table;
     let Some(mut plan) = plan else {
         let mut variant = Variant::unchanged(source);
@@ -161,12 +168,9 @@ fn prepare_for<'a>(
     variant.fill(tensors);
     variant.wait_for(unknown.data.iter());
     let map = AttentionMap::of(variant.gguf());
-    let shared = if plan.shares().next().is_some() {
-        let map = (map.as_ref()).map_err(|e| ConvertError::model(source, e.clone()))?;
-        shared_by_plan(&plan.renumbered(), map)
-    } else {
-        Vec::new()
-    };
+    let mut shared = planned_rows(&variant, &plan)?;
+    let planned: BTreeSet<(usize, u64)> = shared.iter().map(place).collect();
+    shared.extend((fitted_rows.into_iter()).filter(|s| !planned.contains(&place(s))));
     lay_out(
         variant,
         Some(plan),
@@ -193,13 +197,7 @@ fn lay_out<'a>(
     let source = variant.source;
     let content = || InputError::content(source.path());
     let lossless = shared.is_empty() && variant.is_as_source() && variant.computed().is_empty();
-    let duplicates = {
-        let blocks: Vec<RowsRange> =
-            map.map_or_else(Vec::new, |map| map.head_blocks().map(|b| b.rows).collect());
-        let mut claimed: Vec<RowsRange> = shared.iter().map(duplicates::alias).collect();
-        claimed.extend(variant.new_rows());
-        duplicates::find(&variant, &blocks, &claimed)
-    };
+    let duplicates = duplicates_beside(&variant, &shared, map);
     shared.extend(duplicates.shared.iter().copied());
     let smaller = source.tensor_bytes().saturating_sub(variant.tensor_bytes());
     if as_plain && shared.is_empty() && !variant.is_as_source() {
@@ -321,6 +319,47 @@ const ENCODED: &str = "{\"quantized\":\"ggml\"}";
 /// When the architecture, a tensor or a layer does not allow sharing heads.
 pub fn attention_map(source: &ModelFile) -> Result<AttentionMap, ConvertError> {
     AttentionMap::of(&source.gguf).map_err(|error| ConvertError::model(source, error))
+}
+
+/// Where the rows are that have others' data.
+fn place(shared: &SharedRows) -> (usize, u64) {
+    (shared.alias, shared.alias_offset)
+}
+
+/// The rows that `variant`, which `plan` makes, has more than once: those that the
+/// plan shares, and those that are equal in the source.
+///
+/// # Errors
+/// When the plan shares heads that are not there.
+pub fn shared_rows(variant: &Variant<'_>, plan: &Plan) -> Result<Vec<SharedRows>, ConvertError> {
+    let mut shared = planned_rows(variant, plan)?;
+    let map = AttentionMap::of(variant.gguf()).ok();
+    let duplicates = duplicates_beside(variant, &shared, map.as_ref());
+    shared.extend(duplicates.shared);
+    Ok(shared)
+}
+
+/// What `variant` has twice, beside rows that are shared for another reason.
+fn duplicates_beside(
+    variant: &Variant<'_>,
+    shared: &[SharedRows],
+    map: Option<&AttentionMap>,
+) -> Duplicates {
+    let blocks: Vec<RowsRange> =
+        map.map_or_else(Vec::new, |map| map.head_blocks().map(|b| b.rows).collect());
+    let mut claimed: Vec<RowsRange> = shared.iter().map(duplicates::alias).collect();
+    claimed.extend(variant.new_rows());
+    duplicates::find(variant, &blocks, &claimed)
+}
+
+/// The rows that `plan` shares in the `variant` that it makes.
+fn planned_rows(variant: &Variant<'_>, plan: &Plan) -> Result<Vec<SharedRows>, ConvertError> {
+    if plan.shares().next().is_none() {
+        return Ok(Vec::new());
+    }
+    let map = AttentionMap::of(variant.gguf());
+    let map = map.map_err(|error| ConvertError::model(variant.source, error))?;
+    Ok(shared_by_plan(&plan.renumbered(), &map))
 }
 
 fn shared_by_plan(plan: &Plan, map: &AttentionMap) -> Vec<SharedRows> {

@@ -20,6 +20,7 @@ pub(super) fn pad(json: &mut String, len: usize) {
 pub(super) struct MadeBy {
     plan: Plan,
     repair: Option<serde_json::Value>,
+    quantized: Option<serde_json::Value>,
     /// The tensors whose digests it states.
     pub tensors: Vec<String>,
     len: usize,
@@ -30,6 +31,8 @@ struct Json<'a> {
     tool: &'a str,
     plan: &'a Plan,
     repair: Option<&'a serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quantized: Option<&'a serde_json::Value>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tensors: BTreeMap<&'a str, &'a str>,
 }
@@ -41,11 +44,20 @@ impl MadeBy {
         let mut this = Self {
             plan: plan.clone(),
             repair: None,
+            quantized: None,
             tensors: most.to_vec(),
             len: 0,
         };
         this.len = (this.unknown().len() + room).saturating_sub("null".len());
-        this.repair = serde_json::from_str(by).ok();
+        let by: Option<serde_json::Value> = serde_json::from_str(by).ok();
+        match by {
+            // Both may be said, each under its name.
+            Some(serde_json::Value::Object(mut all)) if all.contains_key("quantized") => {
+                this.quantized = all.remove("quantized");
+                this.repair = all.remove("repair");
+            }
+            repair => this.repair = repair,
+        }
         this.tensors = tensors;
         this
     }
@@ -61,6 +73,7 @@ impl MadeBy {
             tool: TOOL,
             plan: &self.plan,
             repair: self.repair.as_ref(),
+            quantized: self.quantized.as_ref(),
             tensors: tensors.collect(),
         };
         let mut json = serde_json::to_string(&json).expect("a plan is plain data");

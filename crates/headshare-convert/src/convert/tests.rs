@@ -106,6 +106,7 @@ fn what_is_foreseen_holds_for_every_set_of_new_tensors() {
             by: 300,
         };
         let of = |tensors: BTreeMap<String, Vec<u8>>| Fitted {
+            shared: Vec::new(),
             tensors,
             by: r#"{"a record": "of a fit"}"#.to_owned(),
             room: room.clone(),

@@ -35,7 +35,7 @@ use headshare_runtime::calibrate::{Calibrator, CalibratorParams};
 pub use error::EngineError;
 pub use options::Options;
 pub use role::Role;
-pub use shared::{Block, Shared, shared_by};
+pub use shared::{Block, Shared, by_expert, shared_by};
 pub use sites::{Experts, Site, Table, Target};
 pub use stop::inverse_squares;
 pub use visit::{Frequencies, Seen, Takes, Visitor, Wants, Weighting};

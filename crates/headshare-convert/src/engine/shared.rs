@@ -10,12 +10,12 @@ use headshare_runtime::calibrate::{CalibrateError, Calibrator, Graph, Pass};
 
 use super::error::EngineError;
 use super::normal::Sums;
-use super::sites::Site;
+use super::sites::{Site, Target};
 use super::visit::{Seen, Visitor, Wants};
 use crate::model::{AttentionMap, RowsRange};
 use crate::plan::Plan;
 
-/// WeightRows of a matrix.
+/// Rows of a matrix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     /// The matrix's name.
@@ -31,6 +31,34 @@ pub struct Shared {
     pub user: Block,
     /// Whose data it has.
     pub donor: Block,
+}
+
+/// `shared`, cut where one expert of a stacked tensor ends and the next one begins;
+/// `rows` are those of an expert by the name of its tensor, where it is stacked.
+pub fn by_expert(shared: Vec<Shared>, rows: &dyn Fn(&str) -> Option<usize>) -> Vec<Shared> {
+    let cut = |shared: Shared| -> Vec<Shared> {
+        let Some(each) = rows(&shared.user.matrix) else {
+            return vec![shared];
+        };
+        let (mut at, mut parts) = (0, Vec::new());
+        let (user, donor) = (&shared.user.rows, &shared.donor.rows);
+        while at < user.len() {
+            // To the next border, of either.
+            let left = |start: usize| each - (start + at) % each;
+            let len = left(user.start).min(left(donor.start)).min(user.len() - at);
+            let part = |block: &Block| Block {
+                matrix: block.matrix.clone(),
+                rows: block.rows.start + at..block.rows.start + at + len,
+            };
+            parts.push(Shared {
+                user: part(&shared.user),
+                donor: part(&shared.donor),
+            });
+            at += len;
+        }
+        parts
+    };
+    shared.into_iter().flat_map(cut).collect()
 }
 
 /// What `plan` shares in the model with the header `gguf`, whose heads `map` knows.
@@ -65,11 +93,11 @@ struct Link {
     donor: WeightRows,
 }
 
-/// WeightRows of a weight.
+/// Rows of a weight.
 struct WeightRows {
     weight: usize,
     rows: Range<usize>,
-    /// WeightRows of the whole weight.
+    /// Rows of the whole weight.
     of: usize,
 }
 
@@ -78,10 +106,12 @@ impl WeightRows {
         let name = &block.matrix;
         let unused = || EngineError::Internal(format!("llama.cpp does not use {name}"));
         let weight = graph.weight(name).ok_or_else(unused)?;
+        // The rows of several experts follow each other.
+        let rows: u64 = graph.weights[weight].dims[1..].iter().product();
         Ok(Self {
             weight,
             rows: block.rows.clone(),
-            of: graph.weights[weight].dims[1] as usize,
+            of: rows as usize,
         })
     }
 
@@ -132,23 +162,57 @@ impl Links {
         Ok(())
     }
 
-    /// The rows of `weight` that are another's.
-    pub fn fixed(&self, weight: usize) -> Vec<Range<usize>> {
-        let here = self.all.iter().filter(|link| link.user.weight == weight);
-        here.map(|link| link.user.rows.clone()).collect()
+    /// Whether any rows of `weight` are another's.
+    fn has_fixed(&self, weight: usize) -> bool {
+        self.all.iter().any(|link| link.user.weight == weight)
     }
 
-    /// The rows of `weight` that others use, and what those feed them, as far as
+    /// The rows of the `matrix` that are another's.
+    pub fn fixed(&self, matrix: &Matrix) -> Vec<Range<usize>> {
+        let rows = self.all.iter().map(|link| &link.user);
+        rows.filter_map(|user| matrix.own(user)).collect()
+    }
+
+    /// The rows of the `matrix` that others use, and what those feed them, as far as
     /// that was gathered.
-    pub fn donated(&self, weight: usize) -> Vec<(Range<usize>, Option<&Sums>)> {
+    pub fn donated(&self, matrix: &Matrix) -> Vec<(Range<usize>, Option<&Sums>)> {
         let mut all: Vec<(Range<usize>, Option<&Sums>)> = Vec::new();
-        for Link { donor, .. } in self.all.iter().filter(|l| l.donor.weight == weight) {
-            if all.iter().all(|(rows, _)| *rows != donor.rows) {
-                let sums = self.gathered.get(&(weight, donor.rows.start));
-                all.push((donor.rows.clone(), sums));
+        for Link { donor, .. } in &self.all {
+            let Some(rows) = matrix.own(donor) else {
+                continue;
+            };
+            if all.iter().all(|(other, _)| *other != rows) {
+                let sums = self.gathered.get(&(donor.weight, donor.rows.start));
+                all.push((rows, sums));
             }
         }
         all
+    }
+}
+
+/// One matrix of a weight: of several experts each is one.
+pub(super) struct Matrix {
+    pub weight: usize,
+    /// Its rows among those of the whole weight.
+    pub rows: Range<usize>,
+}
+
+impl Matrix {
+    /// That of `site`, or of its expert.
+    pub fn of(site: &Site, expert: Option<usize>) -> Self {
+        let first = expert.unwrap_or(0) * site.rows;
+        Self {
+            weight: site.weight,
+            rows: first..first + site.rows,
+        }
+    }
+
+    /// `rows`, counted from the matrix's first one, if they are its own.
+    fn own(&self, rows: &WeightRows) -> Option<Range<usize>> {
+        let inside = rows.weight == self.weight
+            && self.rows.start <= rows.rows.start
+            && rows.rows.end <= self.rows.end;
+        inside.then(|| rows.rows.start - self.rows.start..rows.rows.end - self.rows.start)
     }
 }
 
@@ -157,16 +221,25 @@ pub(super) struct Gatherer<'a>(pub &'a mut Links);
 
 impl Visitor<EngineError> for Gatherer<'_> {
     fn wants(&mut self, site: &Site) -> Result<Wants, EngineError> {
-        Ok(match self.0.fixed(site.weight).is_empty() {
-            true => Wants::Nothing,
-            false => Wants::Fit,
+        Ok(match self.0.has_fixed(site.weight) {
+            false => Wants::Nothing,
+            // What stands in for a target there is none that anybody aims at.
+            true if matches!(site.target, Target::NoPlain { .. }) => Wants::Inputs,
+            true => Wants::Fit,
         })
     }
 
     fn visit(&mut self, site: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, EngineError> {
         let Links { all, gathered } = &mut *self.0;
-        for Link { user, donor } in all.iter().filter(|l| l.user.weight == site.weight) {
-            let sums = seen.sums_to(user.rows.clone());
+        let matrix = Matrix::of(site, seen.expert());
+        for Link { user, donor } in all.iter() {
+            let Some(rows) = matrix.own(user) else {
+                continue;
+            };
+            let sums = match seen.targets().is_empty() {
+                true => seen.sums(),
+                false => seen.sums_to(rows),
+            };
             let key = (donor.weight, donor.rows.start);
             let sums = match gathered.get(&key) {
                 Some(others) => others.plus(&sums),

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::error::EngineError;
 use super::lockstep::{Given, Original};
 use super::normal::{Grams, Rows};
-use super::shared::Links;
+use super::shared::{Links, Matrix};
 use super::sites::{Site, Target};
 use super::visit::{Seen, Visitor, Wants, Weighting};
 use super::weights::dequantized;
@@ -223,8 +223,9 @@ impl Stop<'_> {
     ) -> Result<Option<Vec<u8>>, E> {
         let site = self.site;
         let mut new: Option<Vec<u8>> = None;
-        let fixed = self.links.fixed(site.weight);
-        let donated = self.links.donated(site.weight);
+        let matrix = Matrix::of(site, expert);
+        let fixed = self.links.fixed(&matrix);
+        let donated = self.links.donated(&matrix);
         for (visitor, wants) in visitors.iter_mut().zip(self.wants) {
             let (shown, outputs) = match wants {
                 Wants::Nothing => continue,

@@ -18,6 +18,10 @@ pub struct Choice {
     /// Number of all units of the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units: Option<usize>,
+    /// The mixture of types that tensors were given, as llama.cpp numbers it
+    /// (`general.file_type`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_type: Option<u32>,
 }
 
 /// What edits are chosen by: the name of a match function, `calibrated` or
@@ -42,6 +46,7 @@ impl Default for Choice {
             by: ChosenBy::Hand,
             ratio: None,
             units: None,
+            file_type: None,
         }
     }
 }

@@ -182,6 +182,7 @@ impl Plan {
             by: ChosenBy::Match(function),
             ratio: Some(ratio),
             units: Some(matching.units),
+            ..Choice::default()
         };
         Self::new(source, choice, matching.aliases.iter().map(share).collect())
     }

@@ -74,6 +74,7 @@ impl From<PlanV1> for Plan {
                 by: plan.by,
                 ratio: Some(plan.ratio),
                 units: Some(plan.units),
+                ..Choice::default()
             },
             edits: shares.chain(drops).collect(),
             expected: plan.saved.map(|saved| Expected {

@@ -1,22 +1,40 @@
-//! Why weights cannot be quantized.
+//! Why a model is not quantized.
 
-use headshare_runtime::quants::QuantError;
+use super::types::TypesError;
+use crate::convert::ConvertError;
+use crate::encode::QuantizeError;
+use crate::engine::EngineError;
+use crate::repair::RepairError;
 
-/// Why weights cannot be quantized.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum QuantizeError {
-    /// ggml refuses.
+/// Why a model is not quantized.
+#[derive(Debug, thiserror::Error)]
+pub enum QuantizerError {
+    /// Tensors get no types.
     #[error(transparent)]
-    Ggml(#[from] QuantError),
-    /// Rows are no whole blocks, or do not fit the inputs.
-    #[error("rows of {columns} elements are no whole blocks of {width}")]
-    Shape {
-        /// Length of a row.
-        columns: usize,
-        /// Length of a block.
-        width: usize,
+    Types(#[from] TypesError),
+    /// The engine cannot run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The plan cannot be carried out.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// A layer cannot be refitted beside.
+    #[error(transparent)]
+    Repair(#[from] RepairError),
+    /// A tensor cannot be encoded.
+    #[error("{name}: {error}")]
+    Tensor {
+        /// Its name.
+        name: String,
+        /// Why not.
+        error: QuantizeError,
     },
-    /// The Gram matrix cannot be inverted.
-    #[error("the Gram matrix of the inputs is not positive definite")]
-    Singular,
+    /// The model computes no numbers.
+    #[error("{what} {name} are not all finite numbers")]
+    NotFinite {
+        /// Which numbers.
+        what: &'static str,
+        /// Of which tensor.
+        name: String,
+    },
 }

@@ -1,106 +1,17 @@
-//! Quantization that knows what the weights are multiplied with.
+//! Quantizing a model: [`assign`] gives its tensors types, as edits of its plan, and
+//! [`Types::fit`] or [`Types::round`] makes their data.
 //!
-//! [`gptq::quantize`] is the scheme; a [`Coder`] turns blocks of weights into
-//! the bytes of a ggml type: [`affine`] does it for the simple 32-element types
-//! itself, column by column, ggml for all others, a block at a time.
+//! Fitting is a visitor of the [`engine`](crate::engine): each matrix makes up for what
+//! the ones before it lost, and is [encoded](crate::encode) with feedback.
 
-pub mod affine;
-mod block;
-mod coder;
-pub mod descent;
 mod error;
-pub mod gptq;
-#[cfg(test)]
-mod tests;
+pub mod imatrix;
+pub mod importance;
+mod pass;
+mod record;
+pub mod types;
+mod visitor;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, Par};
-use headshare_runtime::quants;
-
-pub use block::{Block, Coded};
-pub use coder::Coder;
-pub use error::QuantizeError;
-
-use gptq::Quantized;
-
-/// Quantizes the matrix whose transpose is `wanted` (a column for each row),
-/// which was `stored` before and has moved little, so that the outputs for
-/// inputs of Gram matrix `hessian`, which must be positive definite, change
-/// little. Of what is stored, GPTQ's result, and what [`descent`] makes of
-/// both, each row is the best.
-///
-/// # Errors
-/// As [`gptq::quantize`].
-pub fn requantize(
-    wanted: &Mat<f64>,
-    hessian: &Mat<f64>,
-    coder: &Coder,
-    stored: &[u8],
-    par: Par,
-) -> Result<Quantized, QuantizeError> {
-    let rounded = gptq::quantize(wanted.clone(), hessian, coder, Some(stored), par)?;
-    let candidates = match coder {
-        Coder::Affine(affine) => {
-            let descend = |bytes: &[u8]| descent::descend(*affine, bytes, wanted, hessian, par);
-            vec![descend(stored)?, descend(&rounded.bytes)?]
-        }
-        Coder::Ggml(info) => {
-            let (p, n) = (wanted.nrows(), wanted.ncols());
-            let mut values = vec![0f32; p * n];
-            quants::dequantize_row(info.id, stored, &mut values)?;
-            let kept = Quantized {
-                bytes: stored.to_vec(),
-                weights: Mat::from_fn(p, n, |i, row| f64::from(values[row * p + i])),
-            };
-            vec![rounded, kept]
-        }
-    };
-    Ok(best_rows(&candidates, wanted, hessian, par))
-}
-
-/// (w - w*)^T H (w - w*) of each row.
-fn costs(of: &Quantized, wanted: &Mat<f64>, hessian: &Mat<f64>, par: Par) -> Vec<f64> {
-    let errors = &of.weights - wanted;
-    let mut image = Mat::zeros(errors.nrows(), errors.ncols());
-    matmul(&mut image, Accum::Replace, hessian, &errors, 1.0, par);
-    (0..errors.ncols())
-        .map(|row| {
-            (0..errors.nrows())
-                .map(|i| errors[(i, row)] * image[(i, row)])
-                .sum()
-        })
-        .collect()
-}
-
-/// Each row from the candidate that costs least there; at least one is there.
-fn best_rows(
-    candidates: &[Quantized],
-    wanted: &Mat<f64>,
-    hessian: &Mat<f64>,
-    par: Par,
-) -> Quantized {
-    let all: Vec<Vec<f64>> = candidates
-        .iter()
-        .map(|c| costs(c, wanted, hessian, par))
-        .collect();
-    let (p, n) = (wanted.nrows(), wanted.ncols());
-    let best: Vec<&Quantized> = (0..n)
-        .map(|row| {
-            let cost = |i: &usize| all[*i][row];
-            let least = (0..candidates.len()).min_by(|a, b| cost(a).total_cmp(&cost(b)));
-            &candidates[least.unwrap_or(0)]
-        })
-        .collect();
-    Quantized {
-        bytes: best
-            .iter()
-            .enumerate()
-            .flat_map(|(row, c)| {
-                let len = c.bytes.len() / n;
-                &c.bytes[row * len..(row + 1) * len]
-            })
-            .copied()
-            .collect(),
-        weights: Mat::from_fn(p, n, |i, row| best[row].weights[(i, row)]),
-    }
-}
+pub use error::QuantizerError;
+pub use pass::{Encoded, Fit, Types, assign, measure, takes};
+pub use record::{By, Calibrated, Counts, QuantizeRecord, Settings};

@@ -3,8 +3,8 @@
 use headshare_runtime::VocabError;
 use headshare_runtime::calibrate::CalibrateError;
 
+use crate::encode::QuantizeError;
 use crate::engine::{EngineError, Site};
-use crate::quantize::QuantizeError;
 
 /// Why a model cannot be repaired.
 #[derive(Debug, thiserror::Error)]

@@ -34,7 +34,7 @@ use crate::engine::{self, Engine, Role, Takes, shared_by};
 use crate::input::ModelFile;
 use crate::model::{AttentionMap, UnitId};
 use crate::plan::{Edit, Plan};
-use visitor::Refitter;
+pub(crate) use visitor::Refitter;
 
 /// What a pass takes for a repair.
 pub fn takes() -> Takes<'static> {
@@ -123,7 +123,7 @@ fn left_without_effect(plan: &Plan) -> BTreeSet<UnitId> {
 
 /// The tensors that repairing `plan`, which makes `variant`, may replace:
 /// `attn_output` and `ffn_down` of every layer from the first change on.
-fn could_be(variant: &Variant<'_>, map: &AttentionMap, plan: &Plan) -> BTreeSet<String> {
+pub(crate) fn could_be(variant: &Variant<'_>, map: &AttentionMap, plan: &Plan) -> BTreeSet<String> {
     layers_to_repair(map, plan)
         .flat_map(|layer| [output_name(layer), down_name(layer)])
         .filter(|name| variant.gguf().tensor(name).is_some())
@@ -131,7 +131,7 @@ fn could_be(variant: &Variant<'_>, map: &AttentionMap, plan: &Plan) -> BTreeSet<
 }
 
 /// The record of a repair that has not begun.
-fn record(windows: &Windows, outputs: usize) -> Record {
+pub(crate) fn record(windows: &Windows, outputs: usize) -> Record {
     Record {
         text: windows.digest.clone(),
         windows: windows.count,
@@ -153,7 +153,7 @@ fn down_name(layer: u32) -> String {
 }
 
 /// All layers from the first change on, those without heads among them.
-fn layers_to_repair(map: &AttentionMap, plan: &Plan) -> std::ops::Range<u32> {
+pub(crate) fn layers_to_repair(map: &AttentionMap, plan: &Plan) -> std::ops::Range<u32> {
     let end = map.layers.len() as u32 + map.headless_layers;
     let of_edit = |edit: &Edit| match edit {
         Edit::Share(share) => share.layer,
@@ -231,6 +231,33 @@ pub fn repair(
     };
     engine.run(&mut [&mut refitter], progress)?;
     Ok(refitter.repaired)
+}
+
+/// A visitor that refits what is left of `source` after `plan`, in the changed
+/// stream `stream` with other types, whose heads `map` knows; `renumbered` is the plan
+/// there.
+pub(crate) fn beside<'a>(
+    stream: &'a Variant<'a>,
+    map: &'a AttentionMap,
+    renumbered: &'a Plan,
+    heads: &'a Heads<'a>,
+    layers: std::ops::Range<u32>,
+    record: Record,
+) -> Refitter<'a> {
+    Refitter {
+        variant: stream,
+        map,
+        plan: renumbered,
+        heads,
+        layers,
+        empty: Vec::new(),
+        par: Par::rayon(rayon::current_num_threads()),
+        repaired: Repaired {
+            tensors: BTreeMap::new(),
+            could_be: BTreeSet::new(),
+            record,
+        },
+    }
 }
 
 /// The layers of which all units are dropped: nothing is added where they were.

@@ -24,6 +24,7 @@ impl Repaired {
     pub fn into_fitted(mut self, choice: Option<SurveyRecord>) -> (Fitted, Record) {
         self.record.choice = choice;
         let fitted = Fitted {
+            shared: Vec::new(),
             by: self.record.to_json(),
             room: Room {
                 by: self.record.longest(&self.could_be).to_json().len(),
@@ -44,7 +45,7 @@ impl Record {
 
     /// The record of a repair of the tensors `names`, whose JSON no other is
     /// longer than.
-    pub(super) fn longest(&self, names: &BTreeSet<String>) -> Self {
+    pub(crate) fn longest(&self, names: &BTreeSet<String>) -> Self {
         let tensors = names.iter().map(|name| TensorRecord {
             name: name.clone(),
             lambda: Some(LAMBDAS[0]),

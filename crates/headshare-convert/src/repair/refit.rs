@@ -2,8 +2,8 @@
 
 use faer::{Mat, Par};
 
+use crate::encode::{Coder, QuantizeError, requantize};
 use crate::engine::normal::{Normal, Sums};
-use crate::quantize::{Coder, QuantizeError, requantize};
 
 /// The ridges that are tried, relative to the Gram matrix's mean diagonal.
 pub const LAMBDAS: [f64; 7] = [3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0];

@@ -16,7 +16,7 @@ use crate::model::{AttentionMap, Part};
 use crate::plan::Plan;
 
 /// Refits the matrices that write to the residual stream.
-pub(super) struct Refitter<'a> {
+pub(crate) struct Refitter<'a> {
     /// The changed model.
     pub variant: &'a Variant<'a>,
     /// Where its heads are.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use headshare_convert::convert::variant::{Heads, ShapeError};
 use headshare_convert::convert::{self, ConvertError, Fitted};
+use headshare_convert::engine::Takes;
 use headshare_convert::input::text::{self, Contents, is_stdio, without_mark};
 use headshare_convert::input::{InputError, ModelFile};
 use headshare_convert::plan::Plan;
@@ -63,11 +64,21 @@ impl Calibration {
             .map_err(|error| of_source(source, error))
     }
 
+    /// Reads the text for a repair.
     pub(super) fn prepare(&self, source: &ModelFile, ui: &dyn Ui) -> Result<Ready, Error> {
+        check_supported(&convert::attention_map(source)?)?;
+        self.read(source, repair::takes(), ui)
+    }
+
+    /// Reads the text for what takes so much memory.
+    pub(super) fn read(
+        &self,
+        source: &ModelFile,
+        takes: Takes<'_>,
+        ui: &dyn Ui,
+    ) -> Result<Ready, Error> {
         let options = self.options(read_text(&self.text)?);
         let map = convert::attention_map(source)?;
-        check_supported(&map)?;
-        let takes = repair::takes();
         let windows = Windows::of(source, &map, &options, takes, &|text| ui.remark(text))
             .map_err(|error| of_source(source, error.into()))?;
         Ok(Ready { windows, options })

@@ -3,22 +3,27 @@
 
 mod calibrate;
 mod choose;
+mod quantize;
 
 use std::path::{Path, PathBuf};
 
 use headshare_convert::convert::{self, ConvertError, Fitted, Foreseen, Prepared};
+use headshare_convert::engine::Takes;
 use headshare_convert::input::ModelFile;
 use headshare_convert::input::text::{self, Contents};
 use headshare_convert::matching::MatchFunction;
 use headshare_convert::plan::{Plan, Saved};
-use headshare_convert::repair::Record;
+use headshare_convert::quantize::takes;
 use headshare_convert::repair::choose::Units;
+use headshare_convert::repair::{Record, SurveyRecord};
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
 use serde::{Deserialize, Serialize};
 
+use calibrate::Ready;
 pub use calibrate::{Calibration, read_text};
 pub use choose::Stats;
+pub use quantize::{FellBack, Quantization, Quantized, With};
 
 use crate::error::Context as _;
 use crate::plan::{DuplicateCount, Sizes, match_units};
@@ -37,6 +42,9 @@ pub struct Convert {
     pub change: Change,
     /// Refits the layers after what has changed, on a text.
     pub repair: Option<Calibration>,
+    /// Gives tensors other types.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<Quantization>,
     /// Page size in bytes of the machines that will run the file.
     pub page_size: u64,
     /// Only says what would be done and what it saves.
@@ -97,6 +105,9 @@ pub struct Converted {
     /// How layers were refitted, where they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair: Option<Record>,
+    /// How it was quantized, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantized: Option<Quantized>,
     /// What is byte-equal and stored once.
     pub duplicates: DuplicateCount,
     /// What is saved.
@@ -172,13 +183,8 @@ impl Convert {
                 Some(Plan::from_json(contents).about(|| text::name(file))?)
             }
         };
-        let (fitted, record) = match (&plan, &prepared_repair) {
-            (Some(plan), Some(repair)) => {
-                let fitted = repair.fit(&source, plan, choice, self.dry_run, ui);
-                fitted.map_err(|error| self.name_plan(error))?
-            }
-            _ => (Fitted::default(), None),
-        };
+        let (fitted, record, quantized) =
+            self.fit(&source, &mut plan, choice, prepared_repair.as_ref(), ui)?;
         // A model of other shapes says which file it was made of; a dry run does
         // not see whether it is that file in any other way.
         if let Some(plan) = &mut plan
@@ -199,6 +205,7 @@ impl Convert {
             done.plain = None;
         }
         done.repair = record;
+        done.quantized = quantized;
         if !self.dry_run {
             let bar = ui.bar("writing", prepared.output_bytes, Unit::Bytes);
             let digest = convert::write(&prepared, &self.output, self.force, &|n| bar.set(n))
@@ -214,6 +221,47 @@ impl Convert {
             ));
         }
         Ok(done)
+    }
+
+    /// Fits what `plan` makes of `source`; adds the types of a quantized model to it.
+    fn fit(
+        &self,
+        source: &ModelFile,
+        plan: &mut Option<Plan>,
+        choice: Option<SurveyRecord>,
+        repair: Option<&Ready>,
+        ui: &dyn Ui,
+    ) -> Result<(Fitted, Option<Record>, Option<Quantized>), Error> {
+        let Some(quantization) = &self.quantize else {
+            let (Some(plan), Some(repair)) = (plan.as_ref(), repair) else {
+                return Ok((Fitted::default(), None, None));
+            };
+            let fitted = repair.fit(source, plan, choice, self.dry_run, ui);
+            let (fitted, record) = fitted.map_err(|error| self.name_plan(error))?;
+            return Ok((fitted, record, None));
+        };
+        let types = quantization.types(source, plan.take())?;
+        *plan = Some(types.plan.clone());
+        let own;
+        let ready = match (quantization.calibration(), repair) {
+            (None, None) => None,
+            (Some(calibration), None) => {
+                let (at, kept) = takes(&types, source);
+                own = calibration.read(source, Takes { at: &at, kept }, ui)?;
+                Some(&own)
+            }
+            (calibration, Some(repair)) if calibration == self.repair.as_ref() => Some(repair),
+            _ => {
+                return Err(Error::usage(
+                    "a repair and what is quantized beside it are fitted to one text",
+                ));
+            }
+        };
+        let beside = repair.map(|_| choice);
+        let dry_run = self.dry_run;
+        let (fitted, record, done) =
+            quantization.encode(source, &types, ready, beside, dry_run, ui)?;
+        Ok((fitted, record, Some(done)))
     }
 
     /// The files that are read, which nothing may overwrite.
@@ -233,11 +281,21 @@ impl Convert {
             )
             .advise(crate::Advice::AnotherOutput));
         }
+        if let Some(path) = self.quantize.as_ref().and_then(Quantization::saved) {
+            if same(path, &self.output) {
+                return Err(Error::usage(
+                    "the importance matrix and the model cannot be written to the same file",
+                )
+                .advise(crate::Advice::AnotherOutput));
+            }
+            AtomicFile::check(path, self.force, &inputs)?;
+        }
         let loaded = match stats {
             Some(Stats::Load(path)) => Some(path),
             _ => None,
         };
-        for path in text.into_iter().chain(loaded) {
+        let calibrated = self.quantize.as_ref().and_then(Quantization::input);
+        for path in text.into_iter().chain(loaded).chain(calibrated) {
             inputs.extend(calibrate::id(path)?);
         }
         Ok(inputs)
@@ -272,6 +330,7 @@ impl Convert {
             at_most: false,
             plan: prepared.plan.clone(),
             repair: None,
+            quantized: None,
             duplicates: (&prepared.duplicates).into(),
             saved: prepared.saved,
             plain: plain.map(|name| name.unwrap_or_default().to_owned()),

@@ -22,6 +22,8 @@ pub enum Advice {
         /// It is a file.
         is_file: bool,
     },
+    /// Allow quantizing what is quantized already.
+    AllowRequantize,
     /// Converting without loss needs no knowledge of heads.
     LosslessNeedsNoHeads,
     /// Converting without loss compares bytes, not weights.

@@ -2,10 +2,13 @@
 //! about it.
 
 use headshare_convert::convert::{ConvertError, Damage};
+use headshare_convert::engine::EngineError;
 use headshare_convert::input::InputError;
 use headshare_convert::matching::MatchError;
 use headshare_convert::model;
 use headshare_convert::plan::PlanError;
+use headshare_convert::quantize::QuantizerError;
+use headshare_convert::quantize::types::TypesError;
 use headshare_convert::repair::RepairError;
 use headshare_convert::repair::choose::SurveyError;
 use headshare_eval::analyze::AnalyzeError;
@@ -172,13 +175,79 @@ impl Classify for ConvertError {
     }
 }
 
+impl Classify for EngineError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Memory { .. } => Kind::Usage,
+            Self::TextTooShort { .. } | Self::Vocab(_) => Kind::BadInput,
+            Self::Calibrate(error) => of_calibrator(error),
+            Self::Thread(_) | Self::Internal(_) => Kind::Failed,
+        }
+    }
+
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::TextTooShort { .. } => Some(Advice::MoreText),
+            Self::Memory { needed, .. } => Some(Advice::RaiseBound(*needed)),
+            _ => None,
+        }
+    }
+}
+
+/// A model that llama.cpp cannot load or run is bad input, if that is its fault.
+fn of_calibrator(error: &CalibrateError) -> Kind {
+    match error {
+        CalibrateError::Model(error) if is_of_file(error) => Kind::BadInput,
+        CalibrateError::Context(error) if is_of_model(error) => Kind::BadInput,
+        _ => Kind::Failed,
+    }
+}
+
+impl Classify for TypesError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Unknown { .. } | Self::Requantized { .. } => Kind::Usage,
+            Self::Missing(_) | Self::Mixture(_) => Kind::BadInput,
+        }
+    }
+
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Requantized { .. } => Some(Advice::AllowRequantize),
+            _ => None,
+        }
+    }
+}
+
+impl Classify for QuantizerError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Types(error) => error.kind(),
+            Self::Convert(error) => error.kind(),
+            Self::Engine(error) => error.kind(),
+            Self::Repair(error) => error.kind(),
+            Self::Tensor { .. } | Self::NotFinite { .. } => Kind::BadInput,
+        }
+    }
+
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Types(error) => error.advice(),
+            Self::Convert(error) => error.advice(),
+            Self::Engine(error) => error.advice(),
+            Self::Repair(error) => error.advice(),
+            Self::Tensor { .. } => None,
+            Self::NotFinite { .. } => Some(Advice::GoodCopy),
+        }
+    }
+}
+
 impl Classify for RepairError {
     fn kind(&self) -> Kind {
         match self {
             Self::Memory { .. } => Kind::Usage,
             Self::TextTooShort { .. } | Self::NotFinite { .. } | Self::Vocab(_) => Kind::BadInput,
-            Self::Calibrate(CalibrateError::Model(error)) if is_of_file(error) => Kind::BadInput,
-            Self::Calibrate(CalibrateError::Context(error)) if is_of_model(error) => Kind::BadInput,
+            Self::Calibrate(error) => of_calibrator(error),
             _ => Kind::Failed,
         }
     }

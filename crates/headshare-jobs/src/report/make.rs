@@ -92,6 +92,7 @@ impl Run<'_> {
                 },
             },
             repair,
+            quantize: None,
             page_size: PAGE,
             dry_run: false,
             force: true,

@@ -193,6 +193,7 @@ mod tests {
                 function: Default::default(),
             },
             repair: None,
+            quantize: None,
             page_size: 4096,
             dry_run: false,
             force: true,

@@ -29,6 +29,8 @@ pub(super) struct Keys {
     pub if_absent: BTreeMap<&'static str, u32>,
     /// llama.cpp's number of the mixture of types, where it is another.
     pub file_type: Option<u32>,
+    /// The same, where it is known: it is stated in any case.
+    pub mixture: Option<u32>,
     /// Whether some tensors are quantized now.
     pub quantized: bool,
     /// How the variant was made, where it says so.
@@ -69,7 +71,7 @@ impl Keys {
                 }
                 continue;
             }
-            match (kv.key.as_str(), self.file_type) {
+            match (kv.key.as_str(), self.mixture.or(self.file_type)) {
                 (KEY_ARCHITECTURE, _) if !to.is_empty() => builder.str(KEY_ARCHITECTURE, to),
                 (MADE_BY, _) if self.made_by.is_some() => {}
                 (FILE_TYPE, Some(number)) => builder.u32(FILE_TYPE, number),
@@ -81,6 +83,9 @@ impl Keys {
         }
         for (suffix, number) in if_absent {
             builder.u32(&format!("{architecture}.{suffix}"), number);
+        }
+        if let Some(number) = self.mixture.filter(|_| gguf.kv(FILE_TYPE).is_none()) {
+            builder.u32(FILE_TYPE, number);
         }
         if self.quantized && gguf.kv(QUANTIZATION_VERSION).is_none() {
             builder.u32(QUANTIZATION_VERSION, CURRENT_QUANTIZATION);

@@ -125,6 +125,7 @@ impl<'a> Variant<'a> {
             keys
         };
         types.shape(plan, gguf, &mut shapes)?;
+        keys.mixture = plan.choice.file_type;
         keys.quantized = types.are_quantized();
         keys.made_by = made_by;
         Self::laid_out(source, shapes, keys)

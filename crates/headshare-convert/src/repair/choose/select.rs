@@ -90,6 +90,7 @@ impl Chosen {
             by: ChosenBy::Calibrated,
             ratio: Some(ratio),
             units: Some(units),
+            ..Choice::default()
         };
         let mut plan = Plan::new(source, choice, edits);
         plan.expected = Some(Expected {

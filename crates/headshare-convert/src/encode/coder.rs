@@ -6,12 +6,18 @@ use rayon::prelude::*;
 use super::affine::{self, Affine};
 use super::block::{Block, Coded};
 use super::error::QuantizeError;
+use super::single_scale::SingleScale;
+use super::super_blocks::SuperBlocks;
 
 /// How blocks of a ggml type are made.
 #[derive(Debug, Clone)]
 pub enum Coder {
     /// By our own encoder, with feedback from column to column.
     Affine(Affine),
+    /// Likewise, super-blocks of 256 columns.
+    Super(SuperBlocks, TypeInfo),
+    /// Likewise, blocks with one scale.
+    Single(SingleScale, TypeInfo),
     /// By ggml, with the columns' importances.
     Ggml(TypeInfo),
 }
@@ -26,8 +32,14 @@ impl Coder {
     /// When there is no such type.
     pub fn of(id: u32) -> Result<Self, QuantizeError> {
         let info = quants::type_info(id).ok_or(QuantError::UnknownType(id))?;
-        Ok(match Affine::of(info.name) {
-            Some(affine) => Self::Affine(affine),
+        if let Some(affine) = Affine::of(info.name) {
+            return Ok(Self::Affine(affine));
+        }
+        if let Some(blocks) = SuperBlocks::of(info.name) {
+            return Ok(Self::Super(blocks, info));
+        }
+        Ok(match SingleScale::of(info.name) {
+            Some(blocks) => Self::Single(blocks, info),
             None => Self::Ggml(info),
         })
     }
@@ -36,6 +48,7 @@ impl Coder {
     pub fn block_elems(&self) -> usize {
         match self {
             Self::Affine(_) => affine::WIDTH,
+            Self::Super(_, info) | Self::Single(_, info) => info.block_elems,
             Self::Ggml(info) if info.block_elems == 1 => PLAIN_WIDTH,
             Self::Ggml(info) => info.block_elems,
         }
@@ -45,7 +58,9 @@ impl Coder {
     pub fn bytes_of(&self, columns: usize) -> usize {
         let (elems, bytes) = match self {
             Self::Affine(affine) => (affine::WIDTH, affine.block_bytes()),
-            Self::Ggml(info) => (info.block_elems, info.block_bytes),
+            Self::Super(_, info) | Self::Single(_, info) | Self::Ggml(info) => {
+                (info.block_elems, info.block_bytes)
+            }
         };
         if columns.is_multiple_of(elems) {
             columns / elems * bytes
@@ -65,16 +80,16 @@ impl Coder {
         block: &Block,
         old: Option<&[u8]>,
     ) -> Result<Coded, QuantizeError> {
-        match self {
-            Self::Affine(affine) => Ok(affine.encode(wanted, block, old)),
-            Self::Ggml(info) => {
-                let mut coded = self.by_ggml(info, wanted, block)?;
-                if let Some(old) = old {
-                    self.keep_better(info, &mut coded, old, wanted, block)?;
-                }
-                Ok(coded)
-            }
+        let (mut coded, info) = match self {
+            Self::Affine(affine) => return Ok(affine.encode(wanted, block, old)),
+            Self::Super(blocks, info) => (blocks.encode(wanted, block), info),
+            Self::Single(blocks, info) => (blocks.encode(wanted, block), info),
+            Self::Ggml(info) => (self.by_ggml(info, wanted, block)?, info),
+        };
+        if let Some(old) = old {
+            self.keep_better(info, &mut coded, old, wanted, block)?;
         }
+        Ok(coded)
     }
 
     /// Puts the old blocks back where they cost less.

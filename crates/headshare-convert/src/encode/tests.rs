@@ -62,7 +62,7 @@ fn bytes_are_what_ggml_reads_and_cost_less_than_rounding() {
         .collect();
     for name in [
         "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K", "q3_K", "q2_K", "iq4_nl",
-        "iq4_xs",
+        "iq4_xs", "mxfp4", "nvfp4", "q2_0", "q1_0",
     ] {
         let info = by_name(name);
         let coder = Coder::of(info.id).expect("a type");
@@ -82,6 +82,7 @@ fn bytes_are_what_ggml_reads_and_cost_less_than_rounding() {
             cost(&hessian, &wanted, &made.weights),
             cost(&hessian, &wanted, &plain),
         );
+        println!("{name}: {} of ggml's plain rounding", ours / theirs);
         assert!(ours < 0.8 * theirs, "{name}: {ours} against {theirs}");
     }
 }

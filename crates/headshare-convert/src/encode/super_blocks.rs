@@ -1,0 +1,193 @@
+//! Encoders of ggml's types of 256 weights whose parts have small whole scales of
+//! their own: the K-types and IQ4_XS.
+//!
+//! A weight is d x scale x level - dmin x minimum, with d and dmin (f16) of the
+//! super-block, scale and minimum of its part. Scales come first, from each part by
+//! itself; then the parts are rounded one after the other, each with the scale and
+//! minimum that suit it best now that the errors before it have moved it.
+
+use half::f16;
+use rayon::prelude::*;
+
+use super::block::{Block, Coded};
+use super::feedback::{Grid, Levels, MOST, Span, ideal};
+use super::super_layout::{self, IQ4, Kind, PARTS, Super, WIDTH};
+
+/// One of the types.
+#[derive(Debug, Clone, Copy)]
+pub struct SuperBlocks {
+    kind: Kind,
+    /// Weights of a part.
+    part: usize,
+    levels: Levels,
+    /// Smallest and largest scale.
+    scales: (i32, i32),
+    /// The largest minimum; 0 where there are none.
+    minimums: i32,
+}
+
+/// d and dmin are tried so much larger or smaller than the largest scale and
+/// minimum would have them.
+const STRETCHES: [(f64, f64); 4] = [(1.0, 1.0), (0.95, 1.0), (1.0, 0.94), (1.05, 1.05)];
+
+impl SuperBlocks {
+    /// The type with ggml's name `name`, if it is one of them.
+    pub fn of(name: &str) -> Option<Self> {
+        let (kind, part, levels, scales, minimums) = match name {
+            "q2_K" => (Kind::Q2K, 16, Levels::Whole(0, 3), (0, 15), 15),
+            "q3_K" => (Kind::Q3K, 16, Levels::Whole(-4, 3), (-32, 31), 0),
+            "q4_K" => (Kind::Q4K, 32, Levels::Whole(0, 15), (0, 63), 63),
+            "q5_K" => (Kind::Q5K, 32, Levels::Whole(0, 31), (0, 63), 63),
+            "q6_K" => (Kind::Q6K, 16, Levels::Whole(-32, 31), (-128, 127), 0),
+            "iq4_xs" => (Kind::Iq4Xs, 32, Levels::Listed(&IQ4), (-32, 31), 0),
+            _ => return None,
+        };
+        Some(Self {
+            kind,
+            part,
+            levels,
+            scales,
+            minimums,
+        })
+    }
+
+    /// Encodes the same 256 columns of several rows.
+    pub fn encode(&self, wanted: &[f64], block: &Block) -> Coded {
+        let blocks: Vec<Super> = wanted
+            .par_chunks(WIDTH)
+            .map(|row| self.best(row, block))
+            .collect();
+        let mut bytes = Vec::new();
+        let mut values = Vec::with_capacity(wanted.len());
+        for block in &blocks {
+            super_layout::pack(self.kind, block, &mut bytes);
+            values.extend((0..WIDTH).map(|i| self.value(block, i)));
+        }
+        Coded { bytes, values }
+    }
+
+    /// Weight `i`, as ggml's dequantiser computes it.
+    fn value(&self, block: &Super, i: usize) -> f32 {
+        let part = i / self.part;
+        let scale = block.d.to_f32() * block.scales[part] as f32;
+        let value = scale * f32::from(block.levels[i]);
+        match self.minimums {
+            0 => value,
+            _ => value - block.dmin.to_f32() * block.minimums[part] as f32,
+        }
+    }
+
+    fn best(&self, row: &[f64], block: &Block) -> Super {
+        let with_base = self.minimums > 0;
+        let parts = WIDTH / self.part;
+        let span = |part: usize| Span::new(block, part * self.part, self.part);
+        let of_part = |part: usize| &row[part * self.part..(part + 1) * self.part];
+        let ideals: Vec<(f64, f64)> = (0..parts)
+            .map(|part| {
+                let signs = self.scales.0 < 0;
+                ideal(span(part), of_part(part), &self.levels, with_base, signs)
+            })
+            .collect();
+        let largest = (ideals.iter().map(|i| i.0)).fold(0.0, |a: f64, b| match b.abs() > a.abs() {
+            true => b,
+            false => a,
+        });
+        let lowest = ideals.iter().map(|i| -i.1).fold(0.0, f64::max);
+        // The end that reaches further takes the largest scale.
+        let (first, last) = self.scales;
+        let end = if -first > last { first } else { last };
+        let mut best: Option<(f64, Super)> = None;
+        for (stretch, stretch_min) in STRETCHES {
+            let d = to_f16(stretch * largest / f64::from(end));
+            let dmin = match self.minimums {
+                0 => f16::ZERO,
+                most => to_f16(stretch_min * lowest / f64::from(most)),
+            };
+            if self.minimums == 0 && stretch_min != 1.0 && stretch == 1.0 {
+                continue;
+            }
+            let limit = best.as_ref().map_or(f64::INFINITY, |b| b.0);
+            if let Some(found) = self.round(row, block, &ideals, (d, dmin), limit) {
+                best = Some(found);
+            }
+        }
+        // Only weights that are no numbers cost nothing less than infinity.
+        best.map_or(
+            Super {
+                d: f16::NAN,
+                dmin: f16::ZERO,
+                scales: [0; PARTS],
+                minimums: [0; PARTS],
+                levels: [0; WIDTH],
+            },
+            |best| best.1,
+        )
+    }
+
+    /// Rounds part after part; `None` when that costs `limit` or more.
+    fn round(
+        &self,
+        row: &[f64],
+        block: &Block,
+        ideals: &[(f64, f64)],
+        (d, dmin): (f16, f16),
+        limit: f64,
+    ) -> Option<(f64, Super)> {
+        let mut found = Super {
+            d,
+            dmin,
+            scales: [0; PARTS],
+            minimums: [0; PARTS],
+            levels: [0; WIDTH],
+        };
+        let mut rest = row.to_vec();
+        let mut cost = 0.0;
+        let (step, step_min) = (f64::from(d.to_f32()), f64::from(dmin.to_f32()));
+        for (part, &ideal) in ideals.iter().enumerate() {
+            let columns = part * self.part..(part + 1) * self.part;
+            let span = Span::new(block, columns.start, self.part);
+            let wanted = &rest[columns.clone()];
+            let mut least: Option<(f64, Grid<'_>)> = None;
+            let mut levels = [0i8; MOST];
+            for scale in near(ideal.0, step, self.scales) {
+                for minimum in near(-ideal.1, step_min, (0, self.minimums)) {
+                    let grid = Grid {
+                        levels: &self.levels,
+                        scale: step * f64::from(scale),
+                        base: -step_min * f64::from(minimum),
+                    };
+                    let most = least.map_or(limit - cost, |l| l.0);
+                    let tried = &mut levels[..self.part];
+                    if let Some(cost) = span.round(wanted, &grid, most, tried) {
+                        least = Some((cost, grid));
+                        found.scales[part] = scale;
+                        found.minimums[part] = minimum;
+                        found.levels[columns.clone()].copy_from_slice(tried);
+                    }
+                }
+            }
+            let (of_part, grid) = least?;
+            cost += of_part;
+            let got: Vec<f64> = (found.levels[columns].iter())
+                .map(|&level| grid.value(level))
+                .collect();
+            span.move_rest(&mut rest, &got);
+        }
+        (cost < limit).then_some((cost, found))
+    }
+}
+
+/// The whole numbers around `ideal` / `step`, within `range`.
+fn near(ideal: f64, step: f64, (first, last): (i32, i32)) -> impl Iterator<Item = i32> {
+    let middle = match step == 0.0 {
+        true => 0,
+        false => (ideal / step)
+            .round()
+            .clamp(f64::from(first), f64::from(last)) as i32,
+    };
+    (middle - 1).max(first)..=(middle + 1).min(last)
+}
+
+fn to_f16(value: f64) -> f16 {
+    f16::from_f64(value.clamp(f64::from(f16::MIN), f64::from(f16::MAX)))
+}

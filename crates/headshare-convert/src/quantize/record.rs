@@ -1,0 +1,95 @@
+//! How a model was quantized, for the file and for people.
+
+use serde::{Deserialize, Serialize};
+
+use crate::repair::Record;
+
+/// How a model was quantized.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QuantizeRecord {
+    /// The mixture or type that was asked for.
+    pub to: String,
+    /// What weights were encoded by.
+    pub by: By,
+}
+
+impl QuantizeRecord {
+    /// As JSON, beside what was repaired.
+    pub fn to_json(&self, repair: Option<&Record>) -> String {
+        let record = match repair {
+            Some(repair) => serde_json::json!({ "quantized": self, "repair": repair }),
+            None => serde_json::json!({ "quantized": self }),
+        };
+        serde_json::to_string(&record).expect("a record is plain data")
+    }
+}
+
+/// What weights are encoded by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// Rounded by ggml, all columns counting as much.
+    Rounding,
+    /// Rounded by ggml, columns weighted by an importance matrix.
+    Imatrix {
+        /// Digest of its file.
+        digest: String,
+    },
+    /// Fitted to a text and encoded with feedback.
+    Calibration(Calibrated),
+}
+
+/// How weights were fitted to a text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Calibrated {
+    /// Digest of the text.
+    pub text: String,
+    /// Windows that it was cut into.
+    pub windows: u32,
+    /// Tokens of each.
+    pub window: u32,
+    /// Tokens that the end of the last layer was fitted on.
+    pub outputs: usize,
+    /// Threads that it ran on: sums depend on them.
+    pub threads: usize,
+    /// How.
+    pub settings: Settings,
+}
+
+/// How weights are fitted and encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// How far weights go towards what makes up for all that was lost before them,
+    /// from 0 to 1; absent where that is chosen for each matrix on held-out windows.
+    pub strength: Option<f64>,
+    /// The ridge of that fit, relative to the mean diagonal of the inputs' Gram
+    /// matrix.
+    pub ridge: f64,
+    /// What is added to its diagonal before encoding, likewise.
+    pub damping: f64,
+}
+
+impl Default for Settings {
+    /// Those of `docs/METHOD.md`.
+    fn default() -> Self {
+        Self {
+            strength: None,
+            ridge: 0.1,
+            damping: 0.1,
+        }
+    }
+}
+
+/// What became of the matrices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Matrices that were fitted and encoded with feedback; each expert counts.
+    pub fitted: usize,
+    /// Encoded with feedback, but not fitted: nothing is derived for how they add to
+    /// the residual stream, or they are the output head.
+    pub encoded: usize,
+    /// Rounded with the importances of their columns: too few tokens came to them.
+    pub weighted: usize,
+    /// Rounded as they are: no token came to them, or they are looked up.
+    pub rounded: usize,
+}

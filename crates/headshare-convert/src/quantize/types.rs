@@ -1,0 +1,295 @@
+//! Which tensor of a model gets which type: one of llama-quantize's mixtures, or one
+//! type for all.
+
+use std::collections::BTreeMap;
+
+use headshare_format::{GgmlType, Gguf, TensorInfo};
+use headshare_runtime::mixture::{self, Changes, MIXTURES, Mixture, MixtureError, Shape};
+use headshare_runtime::quants;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Edit, Store};
+
+/// The types that are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// A mixture of llama-quantize or a type of ggml, by its name in any case.
+    pub to: String,
+    /// All tensors get the mixture's main type.
+    pub pure: bool,
+    /// Types of tensors whose names contain a match of a regular expression; the
+    /// first one that matches counts.
+    pub overrides: Vec<(String, String)>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assigned {
+    /// Types by name, of the tensors that get another one than they have.
+    pub types: BTreeMap<String, GgmlType>,
+    /// llama.cpp's number of the mixture, where it is one.
+    pub file_type: Option<u32>,
+    /// Tensors whose rows are no whole blocks of the type that they should have, as
+    /// many by that type and the one that they get instead.
+    pub fell_back: BTreeMap<(GgmlType, GgmlType), usize>,
+}
+
+/// Why types cannot be assigned.
+#[derive(Debug, thiserror::Error)]
+pub enum TypesError {
+    /// No mixture and no type has that name.
+    #[error("{name:?} is no type; there are the mixtures {mixtures} and the types {types}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// What mixtures there are.
+        mixtures: String,
+        /// What types there are.
+        types: String,
+    },
+    /// The model says not enough about itself.
+    #[error("{0} is not stated by the model, and llama.cpp's mixtures depend on it")]
+    Missing(String),
+    /// llama.cpp refuses.
+    #[error(transparent)]
+    Mixture(#[from] MixtureError),
+    /// Quantizing what is quantized loses twice.
+    #[error(
+        "{name} is {has} already: quantizing it again loses more than quantizing the original once"
+    )]
+    Requantized {
+        /// A tensor.
+        name: String,
+        /// Its type.
+        has: GgmlType,
+    },
+}
+
+impl Wanted {
+    /// The types of the tensors of `gguf`. What is quantized stays out of it unless
+    /// `requantize`.
+    ///
+    /// # Errors
+    /// [`TypesError`].
+    pub fn assign(&self, gguf: &Gguf, requantize: bool) -> Result<Assigned, TypesError> {
+        let mut overrides = (self.overrides.iter())
+            .map(|(pattern, name)| Ok((pattern.clone(), type_named(name)?.id())))
+            .collect::<Result<Vec<_>, TypesError>>()?;
+        let (mixture, file_type) = match Mixture::by_name(&self.to) {
+            Some(mixture) => (mixture, Some(mixture.file_type)),
+            // Rules of their own are there for mixtures alone.
+            None => {
+                overrides.push((".*".to_owned(), type_named(&self.to)?.id()));
+                (any_quantized(), None)
+            }
+        };
+        let changes = Changes {
+            pure: self.pure,
+            overrides: &overrides,
+        };
+        let tensors = gguf.tensors();
+        let sizes = tensors.iter().map(|info| (info.name.as_str(), dims(info)));
+        let assigned = mixture::assign(mixture, &changes, &shape(gguf)?, sizes)?;
+        let main = match file_type {
+            Some(_) => mixture.main().and_then(|main| GgmlType::from_id(main.id)),
+            None => type_named(&self.to).ok(),
+        };
+        let mut types = BTreeMap::new();
+        let mut fell_back = BTreeMap::new();
+        for (info, to) in tensors.iter().zip(assigned) {
+            let Some(to) = to.and_then(GgmlType::from_id) else {
+                continue;
+            };
+            if quants::type_info(info.ggml_type.id()).is_none_or(|t| !t.has_to_float) {
+                continue;
+            }
+            if let Some(main) = main.filter(|main| *main != to)
+                && !info.row_elems().is_multiple_of(main.block_elems())
+            {
+                *fell_back.entry((main, to)).or_default() += 1;
+            }
+            if to == info.ggml_type {
+                continue;
+            }
+            if !requantize && quants::type_info(info.ggml_type.id()).is_some_and(|t| t.is_quantized)
+            {
+                return Err(TypesError::Requantized {
+                    name: info.name.clone(),
+                    has: info.ggml_type,
+                });
+            }
+            types.insert(info.name.clone(), to);
+        }
+        Ok(Assigned {
+            types,
+            file_type,
+            fell_back,
+        })
+    }
+}
+
+impl Assigned {
+    /// Tensors that have rows in common get the type, of those that they were given,
+    /// that has the most bits: what is stored once has one type.
+    pub fn agree(&mut self, in_common: impl Iterator<Item = (String, String)>) {
+        let links: Vec<(String, String)> = in_common.collect();
+        let bits = |t: &GgmlType| t.block_bytes() * 4096 / t.block_elems();
+        loop {
+            let mut changed = false;
+            for (a, b) in &links {
+                let (Some(&of_a), Some(&of_b)) = (self.types.get(a), self.types.get(b)) else {
+                    continue;
+                };
+                if of_a != of_b {
+                    let more = if bits(&of_a) >= bits(&of_b) {
+                        of_a
+                    } else {
+                        of_b
+                    };
+                    self.types.insert(a.clone(), more);
+                    self.types.insert(b.clone(), more);
+                    changed = true;
+                }
+            }
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    /// As edits of a plan.
+    pub fn edits(&self) -> impl Iterator<Item = Edit> + '_ {
+        self.types.iter().map(|(tensor, &ggml_type)| {
+            Edit::Store(Store {
+                tensor: tensor.clone(),
+                ggml_type,
+            })
+        })
+    }
+}
+
+fn type_named(name: &str) -> Result<GgmlType, TypesError> {
+    let encoded = |t: &GgmlType| quants::type_info(t.id()).is_some_and(|info| info.has_to_float);
+    (GgmlType::all().filter(encoded))
+        .find(|t| t.name().eq_ignore_ascii_case(name))
+        .ok_or_else(|| TypesError::Unknown {
+            name: name.to_owned(),
+            mixtures: MIXTURES
+                .iter()
+                .map(|m| m.name)
+                .collect::<Vec<_>>()
+                .join(", "),
+            types: (GgmlType::all().filter(encoded).map(GgmlType::name))
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+}
+
+/// A mixture with quantized types, in which patterns count.
+fn any_quantized() -> Mixture {
+    let quantized = |m: &&Mixture| m.main().is_some_and(|main| main.is_quantized);
+    *MIXTURES.iter().find(quantized).expect("most of them are")
+}
+
+fn dims(info: &TensorInfo) -> [u64; 4] {
+    let size = |i: usize| info.dims.get(i).copied().unwrap_or(1);
+    [size(0), size(1), size(2), size(3)]
+}
+
+/// What llama.cpp's rules know about the model.
+fn shape(gguf: &Gguf) -> Result<Shape<'_>, TypesError> {
+    const ARCHITECTURE: &str = "general.architecture";
+    let architecture = gguf.architecture().ok().flatten();
+    let architecture = architecture.ok_or_else(|| TypesError::Missing(ARCHITECTURE.to_owned()))?;
+    let stated = |suffix: &str| -> Option<u32> {
+        let key = format!("{architecture}.{suffix}");
+        // Of several layers the first one speaks, as in llama.cpp.
+        let first = |key: &str| gguf.array_value(key).ok()??.u64s()?.first().copied();
+        let number = (gguf.u64_value(&key).ok().flatten()).or_else(|| first(&key));
+        number.and_then(|n| u32::try_from(n).ok())
+    };
+    let needed = |suffix: &str| {
+        stated(suffix).ok_or_else(|| TypesError::Missing(format!("{architecture}.{suffix}")))
+    };
+    let embedding = needed("embedding_length")?;
+    let heads = stated("attention.head_count").unwrap_or(0);
+    let each = embedding.checked_div(heads).unwrap_or(0);
+    Ok(Shape {
+        architecture,
+        embedding,
+        feed_forward: stated("feed_forward_length").unwrap_or(0),
+        layers: needed("block_count")?,
+        heads,
+        kv_heads: stated("attention.head_count_kv").unwrap_or(heads),
+        experts: stated("expert_count").unwrap_or(0),
+        key_length: stated("attention.key_length").unwrap_or(each),
+        value_length: stated("attention.value_length").unwrap_or(each),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use headshare_testmodels::{ModelSpec, type_named as named};
+
+    use super::*;
+
+    fn gguf(n_embd: u32) -> Gguf {
+        let spec = ModelSpec {
+            n_embd,
+            n_ff: 2 * n_embd,
+            weight_type: named("f16").unwrap(),
+            ..ModelSpec::preset("tiny-gqa").unwrap()
+        };
+        Gguf::parse(&spec.to_bytes().unwrap()).unwrap()
+    }
+
+    fn wanted(to: &str) -> Wanted {
+        Wanted {
+            to: to.to_owned(),
+            pure: true,
+            overrides: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn rows_that_are_no_whole_blocks_are_counted_by_what_they_get() {
+        let assigned = wanted("q4_K").assign(&gguf(64), false).unwrap();
+        let fell_back: Vec<_> = assigned.fell_back.into_iter().collect();
+        let all = assigned.types.len();
+        let (q4, q5) = (named("q4_K").unwrap(), named("q5_0").unwrap());
+        assert_eq!(fell_back, [((q4, q5), all)]);
+        assert!(assigned.types.values().all(|t| *t == q5) && all > 8);
+        let assigned = wanted("q4_K").assign(&gguf(256), false).unwrap();
+        assert!(assigned.fell_back.is_empty());
+        assert_eq!(assigned.file_type, Some(15));
+    }
+
+    #[test]
+    fn a_type_that_is_no_mixture_is_for_all_that_may_be_quantized() {
+        let gguf = gguf(64);
+        let assigned = wanted("mxfp4").assign(&gguf, false).unwrap();
+        assert_eq!(assigned.file_type, None);
+        let mxfp4 = named("mxfp4").unwrap();
+        assert!(assigned.types.values().all(|t| *t == mxfp4));
+        let matrices = gguf.tensors().iter().filter(|t| t.dims.len() > 1).count();
+        assert_eq!(assigned.types.len(), matrices);
+    }
+
+    #[test]
+    fn tensors_with_rows_in_common_get_the_type_with_the_most_bits() {
+        let [q4, q5, q8] = ["q4_0", "q5_0", "q8_0"].map(|name| named(name).unwrap());
+        let of = [("a", q4), ("b", q8), ("c", q5), ("d", q4)];
+        let mut assigned = Assigned {
+            types: of
+                .into_iter()
+                .map(|(name, t)| (name.to_owned(), t))
+                .collect(),
+            file_type: None,
+            fell_back: BTreeMap::new(),
+        };
+        let links = [("a", "c"), ("c", "b"), ("d", "not there")];
+        assigned.agree(links.into_iter().map(|(a, b)| (a.to_owned(), b.to_owned())));
+        let types: Vec<GgmlType> = assigned.types.into_values().collect();
+        assert_eq!(types, [q8, q8, q8, q4]);
+    }
+}

@@ -1,0 +1,413 @@
+//! One matrix after the other, fitted so that it makes up for what the ones before
+//! it lost, then encoded with feedback.
+//!
+//! With G and C the sums of a matrix's inputs in the changed stream and of its target
+//! by the original one, its weights W become
+//!
+//!   W' = W + s (C - W G) (G + ridge)^-1
+//!
+//! with a strength s between 0 and 1, and are encoded against H = G + damping
+//! (`docs/METHOD.md`). Where there is no target, W' is W.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use faer::{Mat, Par};
+use headshare_format::GgmlType;
+use headshare_runtime::quants;
+use rayon::prelude::*;
+
+use super::error::QuantizerError;
+use super::record::{Counts, Settings};
+use crate::convert::variant::Variant;
+use crate::encode::{Coder, QuantizeError, descent, gptq};
+use crate::engine::normal::{Normal, Sums};
+use crate::engine::{EngineError, Frequencies, Role, Seen, Site, Table, Target, Visitor, Wants};
+
+/// Outputs that are encoded at a time, at most: an output head has very many.
+pub(super) const OUTPUTS: usize = 8192;
+
+/// Encodes the matrices of a model.
+pub(super) struct Quantizer<'a> {
+    /// The changed stream, in which these have a type of plain numbers.
+    pub stream: &'a Variant<'a>,
+    /// Which tensors get new data, by name.
+    pub types: &'a BTreeMap<String, GgmlType>,
+    /// How.
+    pub settings: Settings,
+    /// Gram matrices of the inputs of output heads that are token embeddings, too:
+    /// these are encoded before the pass.
+    pub tied: BTreeMap<String, Mat<f64>>,
+    /// Blocks that units of the plan use as well, by matrix and first row. What those
+    /// units gave before is another thing: the blocks are not fitted to it.
+    pub planned: BTreeSet<(String, usize)>,
+    /// The new data so far.
+    pub made: BTreeMap<String, Vec<u8>>,
+    /// How they were made.
+    pub counts: Counts,
+}
+
+impl Visitor<QuantizerError> for Quantizer<'_> {
+    fn wants(&mut self, site: &Site) -> Result<Wants, QuantizerError> {
+        Ok(match self.types.get(&site.name) {
+            None => Wants::Nothing,
+            Some(_) if self.tied.contains_key(&site.name) => Wants::Nothing,
+            // The logits of all tokens are too many to be held against each other.
+            Some(_) if site.role == Role::Head => Wants::Inputs,
+            Some(_) if matches!(site.target, Target::NoPlain { .. }) => Wants::Inputs,
+            Some(_) => Wants::Fit,
+        })
+    }
+
+    fn table(&mut self, table: &Table, _: &Frequencies) -> Result<Option<Vec<u8>>, QuantizerError> {
+        let Some(&to) = self.types.get(&table.name) else {
+            return Ok(None);
+        };
+        let weights = self.weights_of(&table.name)?;
+        let p = table.columns;
+        let (bytes, values) = match self.tied.get(&table.name) {
+            Some(gram) => {
+                self.counts.encoded += 1;
+                let hessian = ridged(gram, self.settings.damping);
+                self.encode(&table.name, &weights, p, &hessian, to)?
+            }
+            // Rows are looked up one by one, and each of their elements counts as
+            // much.
+            None => {
+                self.counts.rounded += 1;
+                self.round(&table.name, &weights, p, None, to)?
+            }
+        };
+        self.made.insert(table.name.clone(), bytes);
+        Ok(Some(self.in_stream(&table.name, &values)?))
+    }
+
+    fn visit(&mut self, site: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, QuantizerError> {
+        let Some(&to) = self.types.get(&site.name) else {
+            return Ok(None);
+        };
+        let not_finite = |what: &'static str| QuantizerError::NotFinite {
+            what,
+            name: site.name.clone(),
+        };
+        if let Some(what) = seen.not_finite() {
+            return Err(not_finite(what));
+        }
+        let mut weights = vec![0f32; site.columns * site.rows];
+        let stream = self.stream_type(&site.name)?;
+        quants::dequantize_row(stream.id(), seen.bytes(), &mut weights)
+            .map_err(|error| self.cannot(&site.name, error))?;
+        if !weights.iter().all(|v| v.is_finite()) {
+            return Err(not_finite("the weights of"));
+        }
+        let (bytes, values) = self.fitted(site, seen, &weights, to)?;
+        let stream = self.in_stream(&site.name, &values)?;
+        self.made
+            .entry(site.name.clone())
+            .or_default()
+            .extend(bytes);
+        Ok(Some(stream))
+    }
+}
+
+/// Bytes of rows, and what they stand for.
+type Encoded = (Vec<u8>, Vec<f32>);
+
+impl Quantizer<'_> {
+    /// The weights of a tensor before the pass.
+    fn weights_of(&self, name: &str) -> Result<Vec<f32>, QuantizerError> {
+        let index = self.stream.gguf().tensor_index(name);
+        let index = index.ok_or_else(|| no_such(name))?;
+        let weights = self.stream.source_weights(index);
+        let weights = weights.map_err(|error| self.cannot(name, error))?;
+        match weights.iter().all(|v| v.is_finite()) {
+            true => Ok(weights),
+            false => Err(QuantizerError::NotFinite {
+                what: "the weights of",
+                name: name.to_owned(),
+            }),
+        }
+    }
+
+    fn cannot(&self, name: &str, error: impl Into<QuantizeError>) -> QuantizerError {
+        QuantizerError::Tensor {
+            name: name.to_owned(),
+            error: error.into(),
+        }
+    }
+
+    /// The matrix with `weights`, fitted and encoded.
+    fn fitted(
+        &mut self,
+        site: &Site,
+        seen: &Seen<'_>,
+        weights: &[f32],
+        to: GgmlType,
+    ) -> Result<Encoded, QuantizerError> {
+        let p = site.columns;
+        let tokens = seen.tokens();
+        if tokens < p / TOKENS_A_COLUMN {
+            let importance = mean_squares(seen.inputs(), p);
+            match importance {
+                Some(_) => self.counts.weighted += 1,
+                None => self.counts.rounded += 1,
+            }
+            return self.round(&site.name, weights, p, importance.as_deref(), to);
+        }
+        let is_fitted = !seen.targets().is_empty();
+        match is_fitted {
+            true => self.counts.fitted += 1,
+            false => self.counts.encoded += 1,
+        }
+        let mut made = Encoded::default();
+        for (rows, whose) in parts(site.rows, seen.fixed(), seen.donated()) {
+            let weights = &weights[rows.start * p..rows.end * p];
+            let sums = || match rows.len() == site.rows || !is_fitted {
+                true => seen.sums(),
+                false => seen.sums_to(rows.clone()),
+            };
+            let sums = match whose {
+                Whose::Anothers => {
+                    // Whatever stands here, the other's bytes come in its place.
+                    let len = rows.len() as u64 * p as u64;
+                    let bytes = len / to.block_elems() * to.block_bytes();
+                    made.0.resize(made.0.len() + bytes as usize, 0);
+                    made.1.extend(weights);
+                    continue;
+                }
+                Whose::Shared(others) => {
+                    let own = sums();
+                    let all = own.plus(others);
+                    let planned = self.planned.contains(&(site.name.clone(), rows.start));
+                    (if planned { own } else { all.clone() }, Some(all))
+                }
+                Whose::Own => (sums(), None),
+            };
+            let (to_fit, to_encode) = (&sums.0, sums.1.as_ref().unwrap_or(&sums.0));
+            let hessian = to_encode.all().ridged(self.settings.damping);
+            let part = match is_fitted {
+                true => {
+                    let wanted = self.towards_target(to_fit, transposed(weights, p));
+                    self.encode_matrix(&site.name, wanted, &hessian, to)?
+                }
+                false => self.encode(&site.name, weights, p, &hessian, to)?,
+            };
+            made.0.extend(part.0);
+            made.1.extend(part.1);
+        }
+        Ok(made)
+    }
+
+    /// W', transposed, where W is `now`.
+    fn towards_target(&self, sums: &Sums, now: Mat<f64>) -> Mat<f64> {
+        let Settings {
+            strength, ridge, ..
+        } = self.settings;
+        let (solved, strength) = match strength {
+            Some(strength) => (sums.all().solve(&now, ridge), strength),
+            None => {
+                let solved = sums.fitted.solve(&now, ridge);
+                let held = solved.as_ref().map(|s| held_strength(&sums.held, &now, s));
+                (solved, held.unwrap_or(0.0))
+            }
+        };
+        match solved.filter(|_| strength > 0.0) {
+            Some(solved) => Mat::from_fn(now.nrows(), now.ncols(), |i, j| {
+                now[(i, j)] + strength * (solved[(i, j)] - now[(i, j)])
+            }),
+            None => now,
+        }
+    }
+
+    /// Encodes rows of `p` weights, some at a time.
+    fn encode(
+        &self,
+        name: &str,
+        weights: &[f32],
+        p: usize,
+        hessian: &Mat<f64>,
+        to: GgmlType,
+    ) -> Result<Encoded, QuantizerError> {
+        let mut all = Encoded::default();
+        for rows in weights.chunks(OUTPUTS * p) {
+            let coded = self.encode_matrix(name, transposed(rows, p), hessian, to)?;
+            all.0.extend(coded.0);
+            all.1.extend(coded.1);
+        }
+        Ok(all)
+    }
+
+    fn encode_matrix(
+        &self,
+        name: &str,
+        wanted: Mat<f64>,
+        hessian: &Mat<f64>,
+        to: GgmlType,
+    ) -> Result<Encoded, QuantizerError> {
+        let par = Par::rayon(rayon::current_num_threads());
+        let cannot = |error| self.cannot(name, error);
+        let coder = Coder::of(to.id()).map_err(cannot)?;
+        let descends = matches!(coder, Coder::Affine(_));
+        let goal = descends.then(|| wanted.clone());
+        let mut coded = gptq::quantize(wanted, hessian, &coder, None, par).map_err(cannot)?;
+        if let (Coder::Affine(affine), Some(goal)) = (coder, goal) {
+            coded = descent::descend(affine, &coded.bytes, &goal, hessian, par).map_err(cannot)?;
+        }
+        let values = self.values(name, &coded.bytes, to)?;
+        Ok((coded.bytes, values))
+    }
+
+    /// Rows of `p` weights as ggml rounds them.
+    fn round(
+        &self,
+        name: &str,
+        weights: &[f32],
+        p: usize,
+        importance: Option<&[f32]>,
+        to: GgmlType,
+    ) -> Result<Encoded, QuantizerError> {
+        let even;
+        let importance = match importance {
+            // Some types do not go without.
+            None if quants::needs_importance(to.id()) => {
+                even = vec![1.0; p];
+                Some(&even[..])
+            }
+            given => given,
+        };
+        let rows = weights.par_chunks(p * 64);
+        let bytes: Vec<Vec<u8>> = rows
+            .map(|rows| quants::quantize_rows(to.id(), rows, p, importance))
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.cannot(name, error))?;
+        let bytes = bytes.concat();
+        let values = self.values(name, &bytes, to)?;
+        Ok((bytes, values))
+    }
+
+    fn values(&self, name: &str, bytes: &[u8], of: GgmlType) -> Result<Vec<f32>, QuantizerError> {
+        let elems = bytes.len() as u64 / of.block_bytes() * of.block_elems();
+        let mut values = vec![0f32; elems as usize];
+        quants::dequantize_row(of.id(), bytes, &mut values)
+            .map_err(|error| self.cannot(name, error))?;
+        Ok(values)
+    }
+
+    fn stream_type(&self, name: &str) -> Result<GgmlType, QuantizerError> {
+        let info = self.stream.gguf().tensor(name);
+        Ok(info.ok_or_else(|| no_such(name))?.ggml_type)
+    }
+
+    /// Values as they are in the changed stream.
+    fn in_stream(&self, name: &str, values: &[f32]) -> Result<Vec<u8>, QuantizerError> {
+        let to = self.stream_type(name)?;
+        quants::quantize_rows(to.id(), values, values.len(), None)
+            .map_err(|error| self.cannot(name, error))
+    }
+}
+
+/// How far to go from `now` to `solved`, from 0 to 1, for the smallest error of the
+/// held-out tokens. (One for each output follows noise: it did worse.)
+fn held_strength(held: &Normal, now: &Mat<f64>, solved: &Mat<f64>) -> f64 {
+    let step = solved - now;
+    let pull = &held.cross - &held.gram * now;
+    let image = &held.gram * &step;
+    let dot = |a: &Mat<f64>| -> f64 {
+        let columns = 0..a.ncols();
+        let each = columns.map(|j| {
+            (0..a.nrows())
+                .map(|i| a[(i, j)] * step[(i, j)])
+                .sum::<f64>()
+        });
+        each.sum()
+    };
+    let (linear, square) = (dot(&pull), dot(&image));
+    match square > 0.0 {
+        true => (linear / square).clamp(0.0, 1.0),
+        false => 0.0,
+    }
+}
+
+/// A matrix that fewer tokens come to than it has columns by this factor is not
+/// encoded with feedback: their sums say too little about other tokens.
+const TOKENS_A_COLUMN: usize = 2;
+
+fn no_such(name: &str) -> QuantizerError {
+    EngineError::Internal(format!("{name} is not in the model")).into()
+}
+
+/// Whose rows are.
+enum Whose<'s> {
+    /// The matrix's alone.
+    Own,
+    /// Others use them, too, and feed them this.
+    Shared(&'s Sums),
+    /// Another matrix's.
+    Anothers,
+}
+
+/// The rows of a matrix in order, by whose they are: some are `fixed`, some `donated`.
+fn parts<'s>(
+    rows: usize,
+    fixed: &[Range<usize>],
+    donated: &[(Range<usize>, Option<&'s Sums>)],
+) -> Vec<(Range<usize>, Whose<'s>)> {
+    let mut special: Vec<(Range<usize>, Whose<'s>)> = (fixed.iter())
+        .map(|range| (range.clone(), Whose::Anothers))
+        .collect();
+    special.extend(
+        (donated.iter()).filter_map(|(range, sums)| Some((range.clone(), Whose::Shared((*sums)?)))),
+    );
+    special.sort_by_key(|(range, _)| range.start);
+    let mut parts = Vec::new();
+    let mut at = 0;
+    for (range, whose) in special {
+        // Of blocks that overlap the first one counts.
+        if range.start < at {
+            continue;
+        }
+        if at < range.start {
+            parts.push((at..range.start, Whose::Own));
+        }
+        at = range.end;
+        parts.push((range, whose));
+    }
+    if at < rows {
+        parts.push((at..rows, Whose::Own));
+    }
+    parts
+}
+
+/// `gram` with so much of its mean diagonal added to its diagonal.
+fn ridged(gram: &Mat<f64>, damping: f64) -> Mat<f64> {
+    let normal = Normal {
+        gram: gram.clone(),
+        cross: Mat::zeros(gram.nrows(), 0),
+        target: 0.0,
+        rows: 0,
+    };
+    normal.ridged(damping)
+}
+
+/// The mean square of each of `p` inputs; nothing where there are none.
+fn mean_squares(inputs: &[f32], p: usize) -> Option<Vec<f32>> {
+    let tokens = inputs.len() / p;
+    if tokens == 0 {
+        return None;
+    }
+    let mut sums = vec![0f64; p];
+    for row in inputs.chunks(p) {
+        for (sum, v) in sums.iter_mut().zip(row) {
+            *sum += f64::from(*v) * f64::from(*v);
+        }
+    }
+    Some(
+        sums.iter()
+            .map(|sum| (sum / tokens as f64) as f32)
+            .collect(),
+    )
+}
+
+fn transposed(rows: &[f32], p: usize) -> Mat<f64> {
+    Mat::from_fn(p, rows.len() / p, |i, j| f64::from(rows[j * p + i]))
+}

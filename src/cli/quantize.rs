@@ -1,0 +1,122 @@
+//! What `convert --quantize` adds to its arguments.
+
+use std::path::{Path, PathBuf};
+
+use headshare_jobs::{Error, Quantization, With};
+
+use super::repair::RepairArgs;
+use crate::quantize::Settings;
+use crate::quantize::types::Wanted;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct QuantizeArgs {
+    /// Quantize the model to one of llama-quantize's mixtures, such as q4_K_M or
+    /// q4_0, or to a type of ggml, such as mxfp4.
+    #[arg(long, value_name = "TYPE")]
+    quantize: Option<String>,
+    /// Fit the weights that are quantized to this text (UTF-8); - reads standard
+    /// input. Without it and --imatrix they are rounded.
+    #[arg(long, value_name = "TEXT", requires = "quantize")]
+    calibrate: Option<PathBuf>,
+    /// Round with this importance matrix, which llama-imatrix has written (GGUF),
+    /// instead of fitting.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "quantize",
+        conflicts_with = "calibrate"
+    )]
+    imatrix: Option<PathBuf>,
+    /// Write an importance matrix of the calibration text to this file, which
+    /// llama-quantize and --imatrix read.
+    #[arg(long, value_name = "FILE", requires = "text", requires = "quantize")]
+    save_imatrix: Option<PathBuf>,
+    /// The type of the tensors whose names contain a match of a regular expression,
+    /// such as 'ffn_down=q6_K'. Can be given several times; the first match counts.
+    #[arg(long, value_name = "PATTERN=TYPE", requires = "quantize", value_parser = tensor_type)]
+    tensor_type: Vec<(String, String)>,
+    /// Give all tensors the same type, as far as their rows allow.
+    #[arg(long, requires = "quantize")]
+    pure: bool,
+    /// Quantize a model that is quantized already, too.
+    #[arg(long, requires = "quantize")]
+    allow_requantize: bool,
+    /// How far weights go towards what makes up for all that was lost before them,
+    /// from 0 to 1 [default: for each matrix what is best on held-out windows]
+    #[arg(long, value_name = "S", requires = "calibrate", value_parser = fraction)]
+    strength: Option<f64>,
+    /// The ridge of that fit, relative to the inputs' mean square [default: 0.1]
+    #[arg(long, value_name = "R", requires = "calibrate", value_parser = positive)]
+    ridge: Option<f64>,
+    /// What is added to the inputs' mean squares before rounding errors are passed
+    /// on, relative to their mean [default: 0.1]
+    #[arg(long, value_name = "D", requires = "calibrate", value_parser = positive)]
+    damping: Option<f64>,
+}
+
+fn tensor_type(text: &str) -> Result<(String, String), String> {
+    match text.rsplit_once('=') {
+        Some((pattern, to)) if !pattern.is_empty() && !to.is_empty() => {
+            Ok((pattern.to_owned(), to.to_owned()))
+        }
+        _ => Err("a pattern, = and a type are wanted, such as ffn_down=q6_K".to_owned()),
+    }
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    let number = number.filter(|n| (0.0..=1.0).contains(n));
+    number.ok_or_else(|| "a number from 0 to 1 is wanted".to_owned())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    let number = number.filter(|n| *n > 0.0 && n.is_finite());
+    number.ok_or_else(|| "a number above 0 is wanted".to_owned())
+}
+
+impl QuantizeArgs {
+    /// What is to be quantized; `repair` has what may be spent on a text.
+    pub(super) fn job(self, repair: &RepairArgs) -> Result<Option<Quantization>, Error> {
+        let settings = self.settings();
+        let Some(to) = self.quantize else {
+            return Ok(None);
+        };
+        // A repair has a text already.
+        let text = self.calibrate.map(|text| repair.calibrate_on(&text));
+        let with = match (text.or_else(|| repair.calibration()), self.imatrix) {
+            (Some(calibration), None) => With::Calibration {
+                calibration,
+                settings,
+                save_imatrix: self.save_imatrix,
+            },
+            (_, Some(file)) => With::Imatrix { file },
+            (None, None) => With::Rounding,
+        };
+        Ok(Some(Quantization {
+            wanted: Wanted {
+                to,
+                pure: self.pure,
+                overrides: self.tensor_type,
+            },
+            with,
+            allow_requantize: self.allow_requantize,
+        }))
+    }
+
+    fn settings(&self) -> Option<Settings> {
+        let given = [self.strength, self.ridge, self.damping];
+        let usual = Settings::default();
+        given.iter().any(Option::is_some).then(|| Settings {
+            strength: self.strength.or(usual.strength),
+            ridge: self.ridge.unwrap_or(usual.ridge),
+            damping: self.damping.unwrap_or(usual.damping),
+        })
+    }
+
+    /// What may be read from standard input.
+    pub(super) fn streams(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let text = self.calibrate.as_deref();
+        text.map(|path| ("--calibrate", path)).into_iter()
+    }
+}

@@ -1,0 +1,46 @@
+//! What is said about quantizing.
+
+use headshare_jobs::Quantized;
+
+use crate::quantize::{By, Counts};
+
+/// What `convert` says about quantizing.
+pub(super) fn render(done: Option<&Quantized>) -> String {
+    let Some(done) = done else {
+        return String::new();
+    };
+    let mut text = format!("quantized to {}", done.record.to);
+    match &done.record.by {
+        By::Rounding => text += ", rounded without a calibration text",
+        By::Imatrix { .. } => text += ", rounded with an importance matrix",
+        By::Calibration(by) => {
+            text += &format!(", fitted to {} windows of {} tokens", by.windows, by.window);
+        }
+    }
+    if let (By::Calibration(_), Some(counts)) = (&done.record.by, done.matrices) {
+        text += &format!(": {}", counted(counts));
+    }
+    text.push('\n');
+    for other in &done.fell_back {
+        text += &format!(
+            "  {} tensors are {} instead of {}: their rows are no whole blocks of it\n",
+            other.tensors, other.to, other.from
+        );
+    }
+    text
+}
+
+fn counted(counts: Counts) -> String {
+    let all = [
+        (counts.fitted, "fitted"),
+        (counts.encoded, "encoded without a target"),
+        (
+            counts.weighted,
+            "rounded with importances, for want of tokens",
+        ),
+        (counts.rounded, "rounded as they are"),
+    ];
+    let all = all.iter().filter(|(n, _)| *n > 0);
+    let parts: Vec<String> = all.map(|(n, how)| format!("{n} matrices {how}")).collect();
+    parts.join(", ")
+}

@@ -1,0 +1,152 @@
+//! What cannot be quantized, and what is said of it.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use super::quantizing;
+use crate::repair::steps::{filled, words};
+use crate::support::{run, written};
+
+#[track_caller]
+fn refused(source: &Path, more: &[&str], code: i32, says: &[&str]) {
+    let out = source.with_extension("out");
+    let mut args: Vec<&OsStr> = vec!["convert".as_ref(), source.as_ref(), "-o".as_ref()];
+    args.push(out.as_ref());
+    args.extend(more.iter().map(OsStr::new));
+    run(&args).refused(code, says);
+    assert!(!out.exists(), "{more:?}: something was written");
+}
+
+/// What is no command line.
+#[track_caller]
+fn no_such(source: &Path, more: &[&str], says: &str) {
+    let out = source.with_extension("out");
+    let mut args: Vec<&OsStr> = vec!["convert".as_ref(), source.as_ref(), "-o".as_ref()];
+    args.push(out.as_ref());
+    args.extend(more.iter().map(OsStr::new));
+    let ran = run(&args).exits(2);
+    assert!(ran.stderr.contains(says), "{ran:?}");
+}
+
+#[test]
+fn unknown_types_are_refused_with_those_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let all = ["\"q4\"", "q4_K_M", "iq4_nl", "mxfp4"];
+    refused(&source, &["--quantize", "q4"], 2, &all);
+    let pattern = ["--quantize", "q4_0", "--tensor-type", "down=q17"];
+    refused(&source, &pattern, 2, &["\"q17\"", "q5_0"]);
+    let pattern = ["--quantize", "q4_0", "--tensor-type", "(=q5_0"];
+    refused(&source, &pattern, 3, &["tiny-gqa"]);
+    let pattern = ["--quantize", "q4_0", "--tensor-type", "down"];
+    no_such(&source, &pattern, "such as ffn_down=q6_K");
+}
+
+#[test]
+fn what_is_quantized_already_is_refused_unless_it_is_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let once = folder.path().join("once.gguf");
+    crate::support::json(quantizing(&source, "q8_0", &once, &["--pure"]).arg("--json"));
+    let says = ["once.gguf", "q8_0 already"];
+    refused(&once, &["--quantize", "q4_0"], 2, &says);
+    let again = folder.path().join("again.gguf");
+    let allowed = ["--allow-requantize", "--json"];
+    crate::support::json(&mut quantizing(&once, "q4_0", &again, &allowed));
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let broken = folder.path().join("broken.gguf");
+    filled(&source, &broken, &["blk.1.ffn_down.weight"], f32::NAN);
+    let text = words(folder.path());
+    let rounded = ["--quantize", "q4_0"];
+    refused(
+        &broken,
+        &rounded,
+        3,
+        &["broken.gguf", "blk.1.ffn_down.weight"],
+    );
+    let text = ["--calibrate", text.to_str().unwrap()];
+    let fitted: Vec<&str> = rounded
+        .into_iter()
+        .chain(text)
+        .chain(super::SHORT)
+        .collect();
+    refused(
+        &broken,
+        &fitted,
+        3,
+        &["broken.gguf", "blk.1.ffn_down.weight"],
+    );
+}
+
+#[test]
+fn dead_columns_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let dead = folder.path().join("dead.gguf");
+    // Norms of zeros: nothing goes into the matrices after them.
+    filled(&source, &dead, &["blk.1.ffn_norm.weight"], 0.0);
+    let out = folder.path().join("out.gguf");
+    crate::support::json(quantizing(&dead, "q4_0", &out, &["--pure", "--json"]).arg("--force"));
+}
+
+#[test]
+fn too_little_text_says_how_much_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let text = folder.path().join("short.txt");
+    std::fs::write(&text, "a few words").unwrap();
+    let text = ["--quantize", "q4_0", "--calibrate", text.to_str().unwrap()];
+    refused(&source, &text, 3, &["tokens", "at least"]);
+}
+
+#[test]
+fn an_importance_matrix_must_be_one_of_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let model = source.to_str().unwrap();
+    let none = ["--quantize", "q4_0", "--imatrix", model];
+    refused(&source, &none, 3, &["general.type", "imatrix"]);
+    let other = written(folder.path(), "tiny-gpt2");
+    let imatrix = folder.path().join("imatrix.gguf");
+    let save = ["--save-imatrix", imatrix.to_str().unwrap(), "--json"];
+    let out = folder.path().join("out.gguf");
+    crate::support::json(&mut quantizing(&other, "q4_0", &out, &save));
+    let of_another = ["--quantize", "q4_0", "--imatrix", imatrix.to_str().unwrap()];
+    refused(&source, &of_another, 3, &["imatrix.gguf", "another model"]);
+    let both = ["--quantize", "q4_0", "--imatrix", "a", "--calibrate", "b"];
+    no_such(&source, &both, "--imatrix");
+}
+
+#[test]
+fn numbers_out_of_range_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    for (flag, value) in [
+        ("--strength", "1.5"),
+        ("--ridge", "0"),
+        ("--damping", "nan"),
+    ] {
+        let args = ["--quantize", "q4_0", "--calibrate", "t", flag, value];
+        no_such(&source, &args, flag);
+    }
+    no_such(
+        &source,
+        &["--calibrate", "t", "--ratio", "0.1"],
+        "--quantize",
+    );
+    no_such(
+        &source,
+        &["--quantize", "q4_0", "--windows", "8"],
+        "--calibrate",
+    );
+    no_such(
+        &source,
+        &["--quantize", "q4_0", "--strength", "0.5"],
+        "--calibrate",
+    );
+}

@@ -1,0 +1,256 @@
+//! Quantizing from end to end.
+
+mod bad_input;
+
+use std::path::Path;
+
+use headshare_gguf::input::ModelFile;
+use headshare_testmodels::{ModelSpec, type_named};
+use serde_json::Value;
+
+use crate::repair::steps::{DECODERS, expand, tokens, verify, words};
+use crate::support::{json, preset, program, read, written};
+
+/// Arguments that keep a conversion short.
+const SHORT: [&str; 4] = ["--windows", "6", "--window", "64"];
+
+/// `convert SOURCE -o OUT --quantize TO --calibrate TEXT`, and more.
+fn quantizing(source: &Path, to: &str, out: &Path, more: &[&str]) -> assert_cmd::Command {
+    let mut command = quantizing_with(source, to, out, &SHORT);
+    command.args(more);
+    command
+}
+
+fn quantizing_with(source: &Path, to: &str, out: &Path, more: &[&str]) -> assert_cmd::Command {
+    let text = words(out.parent().unwrap());
+    let mut command = program();
+    command.arg("convert").arg(source).arg("-o").arg(out);
+    command.args(["--quantize", to, "--calibrate"]).arg(text);
+    command.args(more);
+    command
+}
+
+/// The result, of which a dry run says the size before.
+#[track_caller]
+fn quantized(source: &Path, to: &str, out: &Path, more: &[&str]) -> Value {
+    let run = |last: &str| json(quantizing(source, to, out, more).args(["--json", last]));
+    let dry = run("--dry-run");
+    let done = run("--force");
+    let len = std::fs::metadata(out).unwrap().len();
+    assert_eq!(done["output"]["bytes"], len, "{to} {more:?}");
+    assert_eq!(dry["output"]["bytes"], len, "{to} {more:?}");
+    assert_eq!(dry["saved"], done["saved"], "{to} {more:?}");
+    done
+}
+
+/// Its tokens, which are those of the plain file that it stands for.
+#[track_caller]
+fn tokens_both_ways(file: &Path) -> Value {
+    let tokens = tokens(file);
+    if ModelFile::open(file).unwrap().table.is_some() {
+        let plain = file.with_extension("plain");
+        let _ = std::fs::remove_file(&plain);
+        expand(file, &plain);
+        assert_eq!(tokens, self::tokens(&plain), "{}", file.display());
+    }
+    tokens
+}
+
+/// The mean divergence of `file` from `base`, in nats.
+fn divergence(file: &Path, base: &Path) -> f64 {
+    let text = words(file.parent().unwrap());
+    let mut command = program();
+    command.args(["eval", "perplexity"]).arg(file);
+    command.arg("--text").arg(text).arg("--base").arg(base);
+    command.args(["--ctx", "64", "--chunks", "12", "--json"]);
+    json(&mut command)["base"]["kl_mean"].as_f64().unwrap()
+}
+
+#[test]
+fn every_kind_of_model_is_quantized_and_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in DECODERS.into_iter().chain(["tiny-falcon"]) {
+        let source = written(folder.path(), name);
+        let out = folder.path().join(format!("{name}.q.gguf"));
+        let done = quantized(&source, "q4_0", &out, &["--pure"]);
+        let counts = &done["quantized"]["matrices"];
+        let fitted = counts["fitted"].as_u64().unwrap() + counts["encoded"].as_u64().unwrap();
+        assert!(fitted >= 8, "{name}: {counts}");
+        let of_types = ModelFile::open(&out).unwrap();
+        let quantized = of_types.gguf.tensors().iter();
+        let quantized = quantized.filter(|t| t.ggml_type.name() == "q4_0").count();
+        assert!(quantized >= 8, "{name}: {quantized} tensors");
+        tokens_both_ways(&out);
+        verify(&out, &source);
+    }
+}
+
+#[test]
+fn fitting_is_closer_to_the_source_than_rounding_and_gives_the_same_bytes_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let source = written(folder.path(), "tiny-gqa");
+    for to in ["q4_0", "iq4_nl", "q5_0", "mxfp4"] {
+        let (fitted, again, rounded) = (file("fitted"), file("again"), file("rounded"));
+        quantized(&source, to, &fitted, &["--pure"]);
+        json(quantizing(&source, to, &again, &["--pure"]).args(["--force", "--json"]));
+        assert!(read(&fitted) == read(&again), "{to}: other bytes");
+        let mut command = program();
+        command.arg("convert").arg(&source).arg("-o").arg(&rounded);
+        json(command.args(["--quantize", to, "--pure", "--force", "--json"]));
+        let [of_fitted, of_rounded] = [&fitted, &rounded].map(|f| ModelFile::open(f).unwrap());
+        assert_eq!(of_fitted.tensor_bytes(), of_rounded.tensor_bytes(), "{to}");
+        let [fitted, rounded] = [&fitted, &rounded].map(|file| divergence(file, &source));
+        assert!(
+            fitted < 0.9 * rounded,
+            "{to}: {fitted} nats, rounded {rounded}"
+        );
+    }
+}
+
+#[test]
+fn every_type_and_mixture_gives_a_file_that_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("wide.gguf");
+    let spec = ModelSpec {
+        n_embd: 256,
+        n_ff: 256,
+        n_layer: 1,
+        weight_type: type_named("f16").unwrap(),
+        ..preset("tiny-gqa")
+    };
+    spec.write(&source).unwrap();
+    let mixtures = headshare_runtime::mixture::MIXTURES;
+    let types = ["mxfp4", "nvfp4"];
+    for to in mixtures.iter().map(|m| m.name).chain(types) {
+        let out = folder.path().join(format!("{to}.gguf"));
+        let few = ["--windows", "2", "--window", "64", "--json"];
+        let done = json(&mut quantizing_with(&source, to, &out, &few));
+        let stated = mixtures.iter().find(|m| m.name == to);
+        let file = ModelFile::open(&out).unwrap();
+        if let Some(mixture) = stated.filter(|m| m.name != "f16") {
+            let number = file.gguf.u64_value("general.file_type").unwrap();
+            assert_eq!(number, Some(mixture.file_type.into()), "{to}");
+        }
+        if to != "f16" {
+            assert!(done["plan"]["edits"].as_array().unwrap().len() > 6, "{to}");
+        }
+        tokens(&out);
+    }
+}
+
+#[test]
+fn what_is_equal_in_the_source_is_encoded_once_and_stays_shared() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let (once, merged, out) = (file("once"), file("merged"), file("out"));
+    for name in ["tiny-gqa", "tiny-moe"] {
+        let spec = ModelSpec {
+            weight_type: type_named("f16").unwrap(),
+            ..preset(name)
+        };
+        spec.write(&once).unwrap();
+        let layers = [0, 1, 2, 1, 2, 3];
+        headshare_testmodels::self_merge(&once, &layers, &merged).unwrap();
+        let done = quantized(&merged, "q4_K_M", &out, &["--page-size", "4096"]);
+        let saved = done["saved"]["resident_bytes"].as_u64().unwrap();
+        assert!(saved > 0, "{name}: {done}");
+        let converted = ModelFile::open(&out).unwrap();
+        assert!(converted.table.is_some(), "{name}");
+        tokens_both_ways(&out);
+        verify(&out, &merged);
+        let plain = out.with_extension("plain");
+        let plain = ModelFile::open(&plain).unwrap();
+        // Layers 3 and 4 are 1 and 2 once more, matrix by matrix.
+        for (again, first) in [(3, 1), (4, 2)] {
+            for part in ["attn_q", "attn_output"] {
+                let bytes = |layer: u32| {
+                    let name = format!("blk.{layer}.{part}.weight");
+                    let info = plain.gguf.tensor(&name).unwrap();
+                    plain.bytes(plain.gguf.data_range(info)).to_vec()
+                };
+                assert!(bytes(again) == bytes(first), "{name}: {part} of {again}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sharing_repairing_and_quantizing_come_in_one_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let source = written(folder.path(), "tiny-llama");
+    let out = file("out.gguf");
+    let text = words(folder.path());
+    let repair = ["--ratio", "0.4", "--choose", "match", "--repair"];
+    let text = [text.to_str().unwrap()];
+    let more: Vec<&str> = repair.into_iter().chain(text).chain(["--pure"]).collect();
+    let done = quantized(&source, "q8_0", &out, &more);
+    assert!(!done["repair"]["tensors"].as_array().unwrap().is_empty());
+    let share = |edit: &&Value| !edit["share"].is_null();
+    let edits = done["plan"]["edits"].as_array().unwrap();
+    assert!(edits.iter().filter(share).count() > 0);
+    tokens_both_ways(&out);
+    verify(&out, &source);
+    // It is no worse than one after the other.
+    let (shared, after) = (file("shared.gguf"), file("after.gguf"));
+    let mut command = program();
+    command.arg("convert").arg(&source).arg("-o").arg(&shared);
+    command.args(repair).args(text).args(SHORT);
+    json(command.arg("--json"));
+    let plain = file("plain.gguf");
+    expand(&shared, &plain);
+    quantized(&plain, "q8_0", &after, &["--pure"]);
+    let [one, two] = [&out, &after].map(|file| divergence(file, &source));
+    assert!(one < 1.05 * two, "{one} nats in one, {two} in two");
+}
+
+#[test]
+fn an_importance_matrix_is_written_and_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let source = written(folder.path(), "tiny-moe");
+    let (out, imatrix) = (file("out.gguf"), file("imatrix.gguf"));
+    let save = ["--save-imatrix", imatrix.to_str().unwrap()];
+    json(quantizing(&source, "q4_0", &out, &save).args(["--json"]));
+    let of = ModelFile::open_plain(&imatrix).unwrap();
+    let sums = of.gguf.tensor("blk.0.ffn_down_exps.weight.in_sum2");
+    assert_eq!(sums.unwrap().dims, [128, 4]);
+    let counts = of.gguf.tensor("blk.0.attn_q.weight.counts").unwrap();
+    let count = of.bytes(of.gguf.data_range(counts));
+    assert_eq!(count, (6.0f32 * 64.0).to_le_bytes());
+    let run = |last: &str| {
+        let mut command = program();
+        command.arg("convert").arg(&source).arg("-o").arg(&out);
+        command.args(["--quantize", "iq3_xxs", "--json", last, "--imatrix"]);
+        json(command.arg(&imatrix))
+    };
+    let (dry, done) = (run("--dry-run"), run("--force"));
+    assert_eq!(dry["output"], done["output"]);
+    assert!(
+        !done["quantized"]["by"]["imatrix"]["digest"].is_null(),
+        "{done}"
+    );
+    assert!(done["quantized"]["matrices"]["weighted"].as_u64().unwrap() > 8);
+    tokens_both_ways(&out);
+}
+
+#[test]
+fn patterns_give_single_tensors_other_types() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let out = folder.path().join("out.gguf");
+    let more = [
+        "--tensor-type",
+        r"blk\.0\..*down=q8_0",
+        "--tensor-type",
+        "down=q5_0",
+    ];
+    quantized(&source, "q4_0", &out, &more);
+    let file = ModelFile::open(&out).unwrap();
+    let of = |name: &str| file.gguf.tensor(name).unwrap().ggml_type.name();
+    assert_eq!(of("blk.0.ffn_down.weight"), "q8_0");
+    assert_eq!(of("blk.1.ffn_down.weight"), "q5_0");
+    assert_eq!(of("blk.1.ffn_up.weight"), "q4_0");
+    assert_eq!(of("blk.1.ffn_norm.weight"), "f32");
+}
