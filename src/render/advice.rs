@@ -18,6 +18,9 @@ pub(crate) fn words(advice: &Advice) -> String {
         Advice::NewFolder { is_file: false } => {
             "name a folder that is not there yet: -o DIR".into()
         }
+        Advice::Calibrate => {
+            "give a text with --calibrate, or an importance matrix with --imatrix".into()
+        }
         Advice::AllowRequantize => {
             "quantize the model's F16, BF16 or F32 file; --allow-requantize does it nevertheless"
                 .into()

@@ -41,12 +41,12 @@ fn render_variant(done: &Converted, plan: &Plan) -> String {
             format!("of {all} units {gone} go and {shared} use another unit's weights"),
         );
     }
-    let mut text = format!(
-        "{}: {} ({})\n",
-        done.source.path,
-        doings.join(", "),
-        plan.choice
-    );
+    let mut text = format!("{}: {}", done.source.path, doings.join(", "));
+    // A mixture is nobody's choice of tensors.
+    if done.quantized.is_none() || plan.is_about_units() {
+        text += &format!(" ({})", plan.choice);
+    }
+    text.push('\n');
     let [most, least] = bounds(done.at_most);
     text += &format!(
         "  file:     {} -> {most}{} bytes ({least}{} saved)\n  resident: {least}{} bytes saved\n",

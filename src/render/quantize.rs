@@ -18,13 +18,13 @@ pub(super) fn render(done: Option<&Quantized>) -> String {
         }
     }
     if let (By::Calibration(_), Some(counts)) = (&done.record.by, done.matrices) {
-        text += &format!(": {}", counted(counts));
+        text += &format!("\n  matrices: {}", counted(counts));
     }
     text.push('\n');
     for other in &done.fell_back {
         text += &format!(
-            "  {} tensors are {} instead of {}: their rows are no whole blocks of it\n",
-            other.tensors, other.to, other.from
+            "  tensors whose rows are no whole blocks of {}: {}, stored as {}\n",
+            other.from, other.tensors, other.to
         );
     }
     text
@@ -41,6 +41,6 @@ fn counted(counts: Counts) -> String {
         (counts.rounded, "rounded as they are"),
     ];
     let all = all.iter().filter(|(n, _)| *n > 0);
-    let parts: Vec<String> = all.map(|(n, how)| format!("{n} matrices {how}")).collect();
+    let parts: Vec<String> = all.map(|(n, how)| format!("{n} {how}")).collect();
     parts.join(", ")
 }

@@ -43,6 +43,19 @@ fn unknown_types_are_refused_with_those_there_are() {
 }
 
 #[test]
+fn types_that_need_importances_are_not_rounded_to_without_any() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("wide.gguf");
+    let spec = headshare_testmodels::ModelSpec {
+        n_embd: 256,
+        ..crate::support::preset("tiny-gqa")
+    };
+    spec.write(&source).unwrap();
+    let says = ["wide.gguf", "iq2_xxs", "importances"];
+    refused(&source, &["--quantize", "iq2_xxs"], 2, &says);
+}
+
+#[test]
 fn what_is_quantized_already_is_refused_unless_it_is_allowed() {
     let folder = tempfile::tempdir().unwrap();
     let source = written(folder.path(), "tiny-gqa");

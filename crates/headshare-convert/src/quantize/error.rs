@@ -1,5 +1,7 @@
 //! Why a model is not quantized.
 
+use headshare_format::GgmlType;
+
 use super::types::TypesError;
 use crate::convert::ConvertError;
 use crate::encode::QuantizeError;
@@ -28,6 +30,14 @@ pub enum QuantizerError {
         name: String,
         /// Why not.
         error: QuantizeError,
+    },
+    /// Rounding to this type without importances makes noise of weights.
+    #[error("{name} would be {ggml_type}, which weights are not rounded to without importances")]
+    NeedsImportances {
+        /// A tensor.
+        name: String,
+        /// The type.
+        ggml_type: GgmlType,
     },
     /// The model computes no numbers.
     #[error("{what} {name} are not all finite numbers")]

@@ -7,6 +7,8 @@ use faer::Mat;
 use headshare_format::layout::SharedRows;
 use headshare_format::{GgmlType, Gguf, TensorInfo};
 
+use headshare_runtime::quants;
+
 use super::error::QuantizerError;
 use super::imatrix;
 use super::importance::{self, Importances, Measure};
@@ -176,12 +178,28 @@ impl Types {
         Variant::new(source, &self.plan, None)
     }
 
+    /// Whether ggml's rounding with the importances `of` columns makes use of weights.
+    ///
+    /// # Errors
+    /// When there are none at all and a type needs them.
+    pub fn check_rounding(&self, of: &Importances) -> Result<(), QuantizerError> {
+        let needs = |(_, t): &(&String, &GgmlType)| quants::needs_importance(t.id());
+        if let Some((name, &ggml_type)) = self.assigned.types.iter().find(needs)
+            && of.is_empty()
+        {
+            let name = name.clone();
+            return Err(QuantizerError::NeedsImportances { name, ggml_type });
+        }
+        Ok(())
+    }
+
     /// Quantizes with the importances `of` columns, as ggml rounds; without any
     /// where there are none.
     ///
     /// # Errors
-    /// When ggml refuses.
+    /// When ggml refuses, or there are no importances at all and a type needs them.
     pub fn round(&self, source: &ModelFile, of: &Importances) -> Result<Encoded, QuantizerError> {
+        self.check_rounding(of)?;
         let target = self.target(source)?;
         let whole = |s: &&SharedRows| s.len == target.gguf().tensors()[s.alias].byte_len();
         let name = |tensor: usize| target.gguf().tensors()[tensor].name.clone();

@@ -158,6 +158,7 @@ impl Quantization {
                 (By::Imatrix { digest }, encoded)
             }
             _ => {
+                types.check_rounding(&Importances::new()).map_err(about)?;
                 let round = || types.round(source, &Importances::new());
                 let encoded = (!dry_run).then(round).transpose().map_err(about)?;
                 (By::Rounding, encoded)

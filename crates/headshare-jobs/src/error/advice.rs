@@ -22,6 +22,8 @@ pub enum Advice {
         /// It is a file.
         is_file: bool,
     },
+    /// Give a text or an importance matrix to quantize with.
+    Calibrate,
     /// Allow quantizing what is quantized already.
     AllowRequantize,
     /// Converting without loss needs no knowledge of heads.

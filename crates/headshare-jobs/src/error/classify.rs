@@ -226,12 +226,14 @@ impl Classify for QuantizerError {
             Self::Convert(error) => error.kind(),
             Self::Engine(error) => error.kind(),
             Self::Repair(error) => error.kind(),
+            Self::NeedsImportances { .. } => Kind::Usage,
             Self::Tensor { .. } | Self::NotFinite { .. } => Kind::BadInput,
         }
     }
 
     fn advice(&self) -> Option<Advice> {
         match self {
+            Self::NeedsImportances { .. } => Some(Advice::Calibrate),
             Self::Types(error) => error.advice(),
             Self::Convert(error) => error.advice(),
             Self::Engine(error) => error.advice(),
