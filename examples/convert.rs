@@ -1,8 +1,6 @@
 //! Makes a model smaller and says what that does to its perplexity:
 //! `cargo run --release --example convert -- MODEL OUT RATIO TEXT`.
 
-use std::path::PathBuf;
-
 use headshare_gguf::jobs::{Change, Convert, Error, Perplexity, Quiet};
 use headshare_gguf::matching::MatchFunction;
 
@@ -12,19 +10,8 @@ fn main() -> Result<(), Error> {
         return Err(Error::usage("MODEL OUT RATIO TEXT are needed"));
     };
     let ratio = (ratio.parse()).map_err(|_| Error::usage("RATIO is a number from 0 to 1"))?;
-    let convert = Convert {
-        source: PathBuf::from(model),
-        output: PathBuf::from(output),
-        change: Change::Match {
-            ratio,
-            function: MatchFunction::Qk,
-        },
-        repair: None,
-        quantize: None,
-        page_size: 4096,
-        dry_run: false,
-        force: false,
-    };
+    let function = MatchFunction::Qk;
+    let convert = Convert::new(model, output, Change::Match { ratio, function });
     let converted = convert.run(&Quiet)?;
     let (before, after) = (converted.source.bytes, converted.output.bytes);
     println!("{before} -> {after} bytes");

@@ -1,4 +1,4 @@
-//! `convert`: a smaller file in which heads share their weights.
+//! `convert`: a smaller file, in which heads share their weights, or quantized.
 
 use std::path::PathBuf;
 
@@ -16,6 +16,8 @@ use crate::render::convert::render;
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("text").args(["repair", "calibrate"]).multiple(true))]
+#[command(group = clap::ArgGroup::new("work").args(["ratio", "lossless", "plan", "quantize"])
+    .multiple(true).required(true))]
 pub(super) struct Args {
     /// The model, a plain GGUF file.
     src: PathBuf,
@@ -53,8 +55,7 @@ pub(super) struct Args {
 struct What {
     /// Let this share of all units, from 0 to 1, use another unit's weights. A
     /// unit is an attention head or, with grouped-query attention, a KV group.
-    #[arg(long, value_name = "A", value_parser = parse_ratio, allow_negative_numbers = true,
-        required_unless_present_any = ["lossless", "plan", "quantize"])]
+    #[arg(long, value_name = "A", value_parser = parse_ratio, allow_negative_numbers = true)]
     ratio: Option<f64>,
     /// Store byte-equal weights once. `expand` gives the source back byte for
     /// byte.
@@ -81,6 +82,7 @@ impl Args {
             "a converted file's header is written last",
         )?;
         self.repair.check_outputs()?;
+        self.quantize.check_outputs()?;
         let plan = self.what.plan.as_deref();
         let plan_input = plan.map(|path| ("--plan", path));
         let texts = self.repair.streams().chain(self.quantize.streams());

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use headshare_jobs::{Error, Quantization, With};
 
+use super::plan::parse_ratio;
 use super::repair::RepairArgs;
+use super::stdio;
 use crate::quantize::Settings;
 use crate::quantize::types::Wanted;
 
@@ -28,7 +30,7 @@ pub(super) struct QuantizeArgs {
     )]
     imatrix: Option<PathBuf>,
     /// Write an importance matrix of the calibration text to this file, which
-    /// llama-quantize and --imatrix read.
+    /// llama-quantize and --imatrix read. A dry run does not.
     #[arg(long, value_name = "FILE", requires = "text", requires = "quantize")]
     save_imatrix: Option<PathBuf>,
     /// The type of the tensors whose names contain a match of a regular expression,
@@ -43,7 +45,7 @@ pub(super) struct QuantizeArgs {
     allow_requantize: bool,
     /// How far weights go towards what makes up for all that was lost before them,
     /// from 0 to 1 [default: for each matrix what is best on held-out windows]
-    #[arg(long, value_name = "S", requires = "calibrate", value_parser = fraction)]
+    #[arg(long, value_name = "S", requires = "calibrate", value_parser = parse_ratio)]
     strength: Option<f64>,
     /// The ridge of that fit, relative to the inputs' mean square [default: 0.1]
     #[arg(long, value_name = "R", requires = "calibrate", value_parser = positive)]
@@ -61,12 +63,6 @@ fn tensor_type(text: &str) -> Result<(String, String), String> {
         }
         _ => Err("a pattern, = and a type are wanted, such as ffn_down=q6_K".to_owned()),
     }
-}
-
-fn fraction(text: &str) -> Result<f64, String> {
-    let number: Option<f64> = text.parse().ok();
-    let number = number.filter(|n| (0.0..=1.0).contains(n));
-    number.ok_or_else(|| "a number from 0 to 1 is wanted".to_owned())
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -112,6 +108,14 @@ impl QuantizeArgs {
             ridge: self.ridge.unwrap_or(usual.ridge),
             damping: self.damping.unwrap_or(usual.damping),
         })
+    }
+
+    /// Refuses to write an importance matrix to standard output.
+    pub(super) fn check_outputs(&self) -> Result<(), Error> {
+        match &self.save_imatrix {
+            Some(path) => stdio::refuse(path, "--save-imatrix", "the result in words goes there"),
+            None => Ok(()),
+        }
     }
 
     /// What may be read from standard input.

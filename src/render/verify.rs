@@ -29,7 +29,7 @@ pub(crate) fn render(path: &Path, report: &Verification) -> String {
     }
     if report.replaced_tensors > 0 && !report.plain {
         let n = report.replaced_tensors;
-        checked += &format!("; {n} tensors differ from the source by repair");
+        checked += &format!("; {n} tensors were computed anew");
     }
     let verdict = if report.ok { "ok" } else { "NOT OK" };
     text + &format!("{}: {verdict} (checked {checked})\n", path.display())

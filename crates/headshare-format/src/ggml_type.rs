@@ -52,12 +52,19 @@ const TYPES: &[(u32, &str, u64, u64)] = &[
 impl GgmlType {
     /// 32-bit floats.
     pub const F32: Self = Self(0);
+    /// 16-bit floats.
+    pub const F16: Self = Self(1);
     /// Bytes; the type of the tensors this format adds.
     pub const I8: Self = Self(24);
 
     /// The type with ggml's number `id`, if ggml (still) has it.
     pub fn from_id(id: u32) -> Option<Self> {
         row(id).map(|_| Self(id))
+    }
+
+    /// The type that ggml calls `name`, in any case.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|t| t.name().eq_ignore_ascii_case(name))
     }
 
     /// Every type, by ascending id.

@@ -6,25 +6,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <exception>
 #include <new>
 
 #include <llama.h>
 
-namespace {
+#include "guarded.h"
 
-template <typename F>
-int guarded(char * error, size_t error_size, F && call) noexcept {
-    try {
-        call();
-        return 0;
-    } catch (const std::exception & e) {
-        std::snprintf(error, error_size, "%s", e.what());
-    } catch (...) {
-        std::snprintf(error, error_size, "unknown C++ exception");
-    }
-    return 1;
-}
+namespace {
 
 void (*new_failed)() = nullptr;
 

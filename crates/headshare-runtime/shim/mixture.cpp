@@ -1,11 +1,8 @@
 // llama-quantize's choice of types (`llama-ext.h`, a header of llama.cpp's sources
-// that is not installed), over plain arrays. Returns 0, or 1 with the text of an
-// exception in `error`.
+// that is not installed), over plain arrays.
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <vector>
@@ -13,11 +10,14 @@
 #include <ggml.h>
 #include <llama-ext.h>
 
+#include "guarded.h"
+
 extern "C" int headshare_mixture(const llama_quant_model_desc * desc, int32_t ftype, bool pure,
                                  size_t n_overrides, const char * const * patterns,
-                                 const int32_t * override_types, size_t n, const char * const * names, const int64_t * dims,
+                                 const int32_t * override_types, size_t n,
+                                 const char * const * names, const int64_t * dims,
                                  int32_t * types, char * error, size_t error_size) noexcept {
-    try {
+    return guarded(error, error_size, [&] {
         std::unique_ptr<llama_model, decltype(&llama_model_free)> model(
             llama_quant_model_from_metadata(desc), llama_model_free);
         // Of these llama.cpp has only a number; it aborts over them.
@@ -55,11 +55,5 @@ extern "C" int headshare_mixture(const llama_quant_model_desc * desc, int32_t ft
         for (size_t i = 0; i < places.size(); i++) {
             types[places[i]] = assigned[i];
         }
-        return 0;
-    } catch (const std::exception & e) {
-        std::snprintf(error, error_size, "%s", e.what());
-    } catch (...) {
-        std::snprintf(error, error_size, "unknown C++ exception");
-    }
-    return 1;
+    });
 }

@@ -27,5 +27,5 @@ use headshare_format::GgmlType;
 
 /// The ggml type called `name`, in any case.
 pub fn type_named(name: &str) -> Option<GgmlType> {
-    GgmlType::all().find(|t| t.name().eq_ignore_ascii_case(name))
+    GgmlType::named(name)
 }

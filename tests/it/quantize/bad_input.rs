@@ -131,6 +131,28 @@ fn an_importance_matrix_must_be_one_of_the_model() {
     crate::support::json(&mut quantizing(&other, "q4_0", &out, &save));
     let of_another = ["--quantize", "q4_0", "--imatrix", imatrix.to_str().unwrap()];
     refused(&source, &of_another, 3, &["imatrix.gguf", "another model"]);
+    // Nothing that is read is overwritten.
+    let text = words(folder.path());
+    let text = text.to_str().unwrap();
+    let over = [
+        "--quantize",
+        "q4_0",
+        "--calibrate",
+        text,
+        "--save-imatrix",
+        text,
+        "--force",
+    ];
+    refused(&source, &over, 2, &["text.txt"]);
+    let stdout = [
+        "--quantize",
+        "q4_0",
+        "--calibrate",
+        text,
+        "--save-imatrix",
+        "-",
+    ];
+    refused(&source, &stdout, 2, &["--save-imatrix -"]);
     let both = ["--quantize", "q4_0", "--imatrix", "a", "--calibrate", "b"];
     no_such(&source, &both, "--imatrix");
 }

@@ -2,14 +2,14 @@
 
 mod bad_input;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use headshare_gguf::input::ModelFile;
 use headshare_testmodels::{ModelSpec, type_named};
 use serde_json::Value;
 
 use crate::repair::steps::{DECODERS, expand, tokens, verify, words};
-use crate::support::{json, preset, program, read, written};
+use crate::support::{Ran, json, preset, program, read, written};
 
 /// Arguments that keep a conversion short.
 const SHORT: [&str; 4] = ["--windows", "6", "--window", "64"];
@@ -54,6 +54,16 @@ fn tokens_both_ways(file: &Path) -> Value {
         assert_eq!(tokens, self::tokens(&plain), "{}", file.display());
     }
     tokens
+}
+
+/// A file with a plan for `source`.
+fn plan_of(source: &Path, edits: &Value) -> PathBuf {
+    let digest = blake3::hash(&read(source)).to_hex();
+    let plan =
+        serde_json::json!({"version": 2, "source": format!("blake3:{digest}"), "edits": edits});
+    let file = source.with_extension("plan.json");
+    std::fs::write(&file, plan.to_string()).unwrap();
+    file
 }
 
 /// The mean divergence of `file` from `base`, in nats.
@@ -155,6 +165,18 @@ fn what_is_equal_in_the_source_is_encoded_once_and_stays_shared() {
         let done = quantized(&merged, "q4_K_M", &out, &["--page-size", "4096"]);
         let saved = done["saved"]["resident_bytes"].as_u64().unwrap();
         assert!(saved > 0, "{name}: {done}");
+        // Two layers are there twice, with all their matrices and norms.
+        let tensors = done["duplicates"]["tensors"].as_u64().unwrap();
+        assert!(tensors >= 2 * 9, "{name}: {done}");
+        // Each matrix is counted once: also an output head.
+        let counts = &done["quantized"]["matrices"];
+        let encoded = ["fitted", "encoded", "weighted"].map(|how| counts[how].as_u64().unwrap());
+        let experts = if name == "tiny-moe" { 4 } else { 1 };
+        assert_eq!(
+            encoded.iter().sum::<u64>(),
+            4 * (4 + 3 * experts) + 1,
+            "{name}: {counts}"
+        );
         let converted = ModelFile::open(&out).unwrap();
         assert!(converted.table.is_some(), "{name}");
         tokens_both_ways(&out);
@@ -206,12 +228,81 @@ fn sharing_repairing_and_quantizing_come_in_one_command() {
 }
 
 #[test]
+fn what_is_left_after_dropping_and_narrowing_is_quantized() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let source = written(folder.path(), "tiny-llama");
+    let edits = serde_json::json!([
+        {"drop": {"layer": 1, "unit": 2}},
+        {"narrow": {"layer": 2, "channels": [[0, 64], [96, 128]]}},
+        {"share": {"layer": 3, "unit": 1, "donor_layer": 0, "donor_unit": 2,
+                   "parts": ["q", "k", "v"]}},
+        {"store": {"tensor": "blk.0.ffn_up.weight", "type": "q8_0"}},
+    ]);
+    let plan = plan_of(&source, &edits);
+    let out = file("out.gguf");
+    quantized(
+        &source,
+        "q5_0",
+        &out,
+        &["--pure", "--plan", plan.to_str().unwrap()],
+    );
+    tokens_both_ways(&out);
+    verify(&out, &source);
+    let plain = ModelFile::open(&out.with_extension("plain")).unwrap();
+    let of = |name: &str| {
+        let info = plain.gguf.tensor(name).unwrap();
+        (info.ggml_type.name(), info.dims.clone())
+    };
+    assert_eq!(of("blk.1.attn_q.weight"), ("q5_0", vec![64, 48]));
+    assert_eq!(of("blk.2.ffn_down.weight"), ("q5_0", vec![96, 64]));
+    assert_eq!(of("blk.0.ffn_up.weight").0, "q8_0");
+}
+
+#[test]
+fn what_is_stored_once_gets_one_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = ModelSpec {
+        weight_type: type_named("f16").unwrap(),
+        ..preset("tiny-llama")
+    };
+    let source = folder.path().join("source.gguf");
+    spec.write(&source).unwrap();
+    let share = serde_json::json!(
+        {"share": {"layer": 3, "unit": 1, "donor_layer": 0, "donor_unit": 2, "parts": ["q"]}});
+    let plan = plan_of(&source, &serde_json::json!([share]));
+    let plan = ["--plan", plan.to_str().unwrap(), "--pure"];
+    let out = folder.path().join("out.gguf");
+    // The one with more bits, which a tensor may have already.
+    for more in ["q8_0", "f16"] {
+        let pattern = format!("blk.3.attn_q={more}");
+        let patterns = ["--tensor-type", &pattern];
+        let args: Vec<&str> = plan.into_iter().chain(patterns).collect();
+        quantized(&source, "q4_0", &out, &args);
+        tokens_both_ways(&out);
+        let plain = ModelFile::open(&out.with_extension("plain")).unwrap();
+        for layer in [0, 3] {
+            let info = plain.gguf.tensor(&format!("blk.{layer}.attn_q.weight"));
+            assert_eq!(info.unwrap().ggml_type.name(), more, "layer {layer}");
+        }
+    }
+    let store = serde_json::json!({"store": {"tensor": "blk.0.attn_q.weight", "type": "q8_0"}});
+    let plan = plan_of(&source, &serde_json::json!([share, store]));
+    let plan = ["--plan", plan.to_str().unwrap(), "--force"];
+    let says = ["source.gguf", "blk.3.attn_q.weight has rows in common"];
+    let mut command = quantizing(&source, "q4_0", &out, &plan);
+    Ran::of(&mut command, "convert".to_owned()).refused(2, &says);
+}
+
+#[test]
 fn an_importance_matrix_is_written_and_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
     let source = written(folder.path(), "tiny-moe");
     let (out, imatrix) = (file("out.gguf"), file("imatrix.gguf"));
     let save = ["--save-imatrix", imatrix.to_str().unwrap()];
+    json(quantizing(&source, "q4_0", &out, &save).args(["--json", "--dry-run"]));
+    assert!(!imatrix.exists(), "a dry run has written");
     json(quantizing(&source, "q4_0", &out, &save).args(["--json"]));
     let of = ModelFile::open_plain(&imatrix).unwrap();
     let sums = of.gguf.tensor("blk.0.ffn_down_exps.weight.in_sum2");

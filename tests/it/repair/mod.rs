@@ -294,7 +294,7 @@ fn what_cannot_be_repaired_is_refused() {
         &write("empty", b""),
         &SMALL,
         3,
-        "the text to repair with has 0 tokens",
+        "the calibration text has 0 tokens",
     );
     refused(
         &llama,

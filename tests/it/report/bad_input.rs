@@ -85,7 +85,7 @@ fn texts_and_tasks() {
         &folder,
         with(&few, &[]),
         3,
-        &["the text to repair with", "tokens"],
+        &["the calibration text", "tokens"],
     );
     refused(&folder, with(&gone, &[]), 3, &["gone.jsonl"]);
     let window = ["--window", "64", "--memory", "1000"];

@@ -32,6 +32,7 @@ pub use duplicates::Duplicates;
 pub use error::ConvertError;
 pub use expand::{StreamError, expand, expand_to_scratch, expand_to_stream, source_view};
 pub use foresee::{Foreseen, foresee};
+pub use record::FittedBy;
 pub use verify::{Verification, plan_of, verify, verify_variant};
 pub use write::{check_source, write, write_plain};
 
@@ -77,10 +78,11 @@ pub struct Headshare {
 pub struct Fitted {
     /// The data, by the names that the tensors have in the variant.
     pub tensors: BTreeMap<String, Vec<u8>>,
-    /// Rows that are stored once with them: aliases and donors have the same data.
-    pub shared: Vec<SharedRows>,
-    /// What it was computed by, as JSON.
-    pub by: String,
+    /// Which of their rows are equal in the source, and are so in these data: beside
+    /// what a plan shares, new data repeat nothing else.
+    pub duplicates: Duplicates,
+    /// What it was computed by.
+    pub by: FittedBy,
     /// What of this was not known before.
     pub room: Room,
 }
@@ -94,8 +96,8 @@ pub struct Room {
     pub tensors: BTreeSet<String>,
     /// Those of them that get new data in any case.
     pub certain: BTreeSet<String>,
-    /// Bytes of [`Fitted::by`].
-    pub by: usize,
+    /// What says of itself how it was computed, with the longest records.
+    pub by: FittedBy,
 }
 
 /// Plans the conversion of `source` by `plan`, for pages of `page` bytes, with
@@ -130,74 +132,49 @@ struct Unknown {
 fn prepare_for<'a>(
     source: &'a ModelFile,
     plan: Option<Plan>,
-    fitted: Fitted,
+    mut fitted: Fitted,
     page: PageSize,
     unknown: &Unknown,
 ) -> Result<Prepared<'a>, ConvertError> {
-    let Fitted {
-        tensors,
-        shared: fitted_rows,
-        by,
-        room,
-    } = fitted;
+    let tensors = std::mem::take(&mut fitted.tensors);
     let as_plain = !unknown.has_table;
     let Some(mut plan) = plan else {
         let mut variant = Variant::unchanged(source);
         variant.fill(tensors);
         variant.wait_for(unknown.data.iter());
-        // Without a map of the heads, whole tensors still count.
-        let map = AttentionMap::of(variant.gguf()).ok();
-        let made = (by, room);
-        return lay_out(
-            variant,
-            None,
-            Vec::new(),
-            map.as_ref(),
-            made,
-            page,
-            as_plain,
-        );
+        return lay_out(variant, None, Vec::new(), fitted, page, as_plain);
     };
     plan.expected = None;
     if plan.is_about_units() {
         plan.check(&attention_map(source)?)?;
     }
-    let made_by = MadeBy::new(&plan, &by, room.by, Vec::new(), &[]);
+    let made_by = MadeBy::new(&plan, &fitted.by, &fitted.room.by, Vec::new(), &[]);
     let made_by = plan.reshapes().then(|| made_by.unknown());
     let mut variant = Variant::new(source, &plan, made_by)?;
     variant.fill(tensors);
     variant.wait_for(unknown.data.iter());
-    let map = AttentionMap::of(variant.gguf());
-    let mut shared = planned_rows(&variant, &plan)?;
-    let planned: BTreeSet<(usize, u64)> = shared.iter().map(place).collect();
-    shared.extend((fitted_rows.into_iter()).filter(|s| !planned.contains(&place(s))));
-    lay_out(
-        variant,
-        Some(plan),
-        shared,
-        map.ok().as_ref(),
-        (by, room),
-        page,
-        as_plain,
-    )
+    let shared = planned_rows(&variant, &plan)?;
+    lay_out(variant, Some(plan), shared, fitted, page, as_plain)
 }
 
-/// Decides how `variant` is laid out, in which `shared` rows are others' and
-/// `map` says where the heads are. What shares nothing becomes a plain file where
-/// it may, `as_plain`.
+/// Decides how `variant` is laid out, which has its `fitted` tensors, and in which
+/// `shared` rows are others'. What shares nothing becomes a plain file where it may,
+/// `as_plain`.
 fn lay_out<'a>(
     mut variant: Variant<'a>,
     plan: Option<Plan>,
     mut shared: Vec<SharedRows>,
-    map: Option<&AttentionMap>,
-    (by, room): (String, Room),
+    fitted: Fitted,
     page: PageSize,
     as_plain: bool,
 ) -> Result<Prepared<'a>, ConvertError> {
     let source = variant.source;
     let content = || InputError::content(source.path());
     let lossless = shared.is_empty() && variant.is_as_source() && variant.computed().is_empty();
-    let duplicates = duplicates_beside(&variant, &shared, map);
+    // What is equal among the new data is known already.
+    let others = duplicates_beside(&variant, &shared, variant.new_rows());
+    let duplicates = fitted.duplicates.and(others);
+    let (by, room) = (fitted.by, fitted.room);
     shared.extend(duplicates.shared.iter().copied());
     let smaller = source.tensor_bytes().saturating_sub(variant.tensor_bytes());
     if as_plain && shared.is_empty() && !variant.is_as_source() {
@@ -206,7 +183,7 @@ fn lay_out<'a>(
             let name = |tensor: &usize| variant.gguf().tensors()[*tensor].name.clone();
             let tensors: Vec<String> = variant.computed().iter().map(name).collect();
             let most: Vec<String> = room.tensors(&variant).iter().map(name).collect();
-            MadeBy::new(plan, &by, room.by, tensors, &most)
+            MadeBy::new(plan, &by, &room.by, tensors, &most)
         });
         if let Some(made_by) = &made_by {
             variant.say(&made_by.unknown()).map_err(content())?;
@@ -230,11 +207,7 @@ fn lay_out<'a>(
     provenance.lossless = lossless;
     provenance.plan = plan.as_ref().map(Plan::to_json);
     provenance.replaced = (!computed.is_empty()).then(|| Replaced {
-        by: if by.is_empty() {
-            ENCODED.to_owned()
-        } else {
-            by
-        },
+        by: by.json(),
         tensors: computed.into_iter().map(|tensor| tensor as u32).collect(),
     });
     let gguf = variant.gguf();
@@ -291,7 +264,7 @@ impl Room {
         let tensors = self.tensors(variant);
         let mut most = layout.clone();
         most.table.provenance.replaced = Some(Replaced {
-            by: " ".repeat(self.by),
+            by: self.by.json(),
             tensors: tensors.into_iter().map(|tensor| tensor as u32).collect(),
         });
         Some(most)
@@ -310,9 +283,6 @@ impl Room {
     }
 }
 
-/// What replaced tensors were computed by, where nothing was fitted.
-const ENCODED: &str = "{\"quantized\":\"ggml\"}";
-
 /// Where the heads of `source` are.
 ///
 /// # Errors
@@ -321,39 +291,29 @@ pub fn attention_map(source: &ModelFile) -> Result<AttentionMap, ConvertError> {
     AttentionMap::of(&source.gguf).map_err(|error| ConvertError::model(source, error))
 }
 
-/// Where the rows are that have others' data.
-fn place(shared: &SharedRows) -> (usize, u64) {
-    (shared.alias, shared.alias_offset)
-}
-
-/// The rows that `variant`, which `plan` makes, has more than once: those that the
-/// plan shares, and those that are equal in the source.
-///
-/// # Errors
-/// When the plan shares heads that are not there.
-pub fn shared_rows(variant: &Variant<'_>, plan: &Plan) -> Result<Vec<SharedRows>, ConvertError> {
-    let mut shared = planned_rows(variant, plan)?;
-    let map = AttentionMap::of(variant.gguf()).ok();
-    let duplicates = duplicates_beside(variant, &shared, map.as_ref());
-    shared.extend(duplicates.shared);
-    Ok(shared)
-}
-
-/// What `variant` has twice, beside rows that are shared for another reason.
-fn duplicates_beside(
+/// What `variant` has twice, beside rows that are `shared` for another reason and
+/// `others` that are not looked at.
+pub(crate) fn duplicates_beside(
     variant: &Variant<'_>,
     shared: &[SharedRows],
-    map: Option<&AttentionMap>,
+    others: impl Iterator<Item = RowsRange>,
 ) -> Duplicates {
+    // Without a map of the heads, whole tensors still count.
+    let map = AttentionMap::of(variant.gguf()).ok();
     let blocks: Vec<RowsRange> =
         map.map_or_else(Vec::new, |map| map.head_blocks().map(|b| b.rows).collect());
-    let mut claimed: Vec<RowsRange> = shared.iter().map(duplicates::alias).collect();
-    claimed.extend(variant.new_rows());
+    let claimed: Vec<RowsRange> = shared.iter().map(duplicates::alias).chain(others).collect();
     duplicates::find(variant, &blocks, &claimed)
 }
 
 /// The rows that `plan` shares in the `variant` that it makes.
-fn planned_rows(variant: &Variant<'_>, plan: &Plan) -> Result<Vec<SharedRows>, ConvertError> {
+///
+/// # Errors
+/// When that has no heads.
+pub(crate) fn planned_rows(
+    variant: &Variant<'_>,
+    plan: &Plan,
+) -> Result<Vec<SharedRows>, ConvertError> {
     if plan.shares().next().is_none() {
         return Ok(Vec::new());
     }

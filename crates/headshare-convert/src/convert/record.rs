@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::digest::UNKNOWN_DIGEST;
 use crate::TOOL;
@@ -14,13 +15,39 @@ pub(super) fn pad(json: &mut String, len: usize) {
     json.extend(std::iter::repeat_n(' ', spaces));
 }
 
+/// What new data were computed by: records, as JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FittedBy {
+    /// Of a repair.
+    pub repair: Option<String>,
+    /// Of quantizing.
+    pub quantized: Option<String>,
+}
+
+impl FittedBy {
+    /// As a converted file says it, in `headshare.replaced.by`.
+    pub(super) fn json(&self) -> String {
+        match (&self.repair, &self.quantized) {
+            (None, None) => ENCODED.to_owned(),
+            (Some(repair), None) => repair.clone(),
+            (None, Some(quantized)) => format!("{{\"quantized\":{quantized}}}"),
+            (Some(repair), Some(quantized)) => {
+                format!("{{\"quantized\":{quantized},\"repair\":{repair}}}")
+            }
+        }
+    }
+}
+
+/// What tensors were computed by where nothing was fitted.
+const ENCODED: &str = "{\"quantized\":\"ggml\"}";
+
 /// What a variant says about how it was made, under
 /// [`MADE_BY`](super::variant::MADE_BY).
 #[derive(Debug)]
 pub(super) struct MadeBy {
     plan: Plan,
-    repair: Option<serde_json::Value>,
-    quantized: Option<serde_json::Value>,
+    repair: Option<Box<RawValue>>,
+    quantized: Option<Box<RawValue>>,
     /// The tensors whose digests it states.
     pub tensors: Vec<String>,
     len: usize,
@@ -30,36 +57,38 @@ pub(super) struct MadeBy {
 struct Json<'a> {
     tool: &'a str,
     plan: &'a Plan,
-    repair: Option<&'a serde_json::Value>,
+    repair: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    quantized: Option<&'a serde_json::Value>,
+    quantized: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tensors: BTreeMap<&'a str, &'a str>,
 }
 
 impl MadeBy {
-    /// Of what `plan` and a fit make, which says `by` of itself. There is room for
-    /// `room` bytes of that, and for the digests of the tensors `most`.
-    pub fn new(plan: &Plan, by: &str, room: usize, tensors: Vec<String>, most: &[String]) -> Self {
-        let mut this = Self {
+    /// Of what `plan` makes and what was fitted `by`. There is room for what is said
+    /// in `room` in its place, and for the digests of the tensors `most`.
+    pub fn new(
+        plan: &Plan,
+        by: &FittedBy,
+        room: &FittedBy,
+        tensors: Vec<String>,
+        most: &[String],
+    ) -> Self {
+        let raw = |json: &Option<String>| {
+            let json = json.as_ref()?;
+            Some(RawValue::from_string(json.clone()).expect("records are JSON"))
+        };
+        let of = |by: &FittedBy, tensors| Self {
             plan: plan.clone(),
-            repair: None,
-            quantized: None,
-            tensors: most.to_vec(),
+            repair: raw(&by.repair),
+            quantized: raw(&by.quantized),
+            tensors,
             len: 0,
         };
-        this.len = (this.unknown().len() + room).saturating_sub("null".len());
-        let by: Option<serde_json::Value> = serde_json::from_str(by).ok();
-        match by {
-            // Both may be said, each under its name.
-            Some(serde_json::Value::Object(mut all)) if all.contains_key("quantized") => {
-                this.quantized = all.remove("quantized");
-                this.repair = all.remove("repair");
-            }
-            repair => this.repair = repair,
+        Self {
+            len: of(room, most.to_vec()).unknown().len(),
+            ..of(by, tensors)
         }
-        this.tensors = tensors;
-        this
     }
 
     /// As JSON, with the digests of its tensors.
@@ -72,8 +101,8 @@ impl MadeBy {
         let json = Json {
             tool: TOOL,
             plan: &self.plan,
-            repair: self.repair.as_ref(),
-            quantized: self.quantized.as_ref(),
+            repair: self.repair.as_deref(),
+            quantized: self.quantized.as_deref(),
             tensors: tensors.collect(),
         };
         let mut json = serde_json::to_string(&json).expect("a plan is plain data");

@@ -7,6 +7,14 @@ use headshare_testmodels::{ModelSpec, self_merge};
 
 use super::*;
 
+/// A record of `len` bytes.
+fn record(len: usize) -> FittedBy {
+    FittedBy {
+        repair: Some(format!("{{\"fit\":\"{}\"}}", "x".repeat(len - 10))),
+        quantized: None,
+    }
+}
+
 const PAGE: PageSize = PageSize::KIB_4;
 
 fn plan(edits: &str) -> Plan {
@@ -103,12 +111,12 @@ fn what_is_foreseen_holds_for_every_set_of_new_tensors() {
         let room = Room {
             tensors: names.iter().cloned().collect(),
             certain: BTreeSet::new(),
-            by: 300,
+            by: record(300),
         };
         let of = |tensors: BTreeMap<String, Vec<u8>>| Fitted {
-            shared: Vec::new(),
+            duplicates: Duplicates::default(),
             tensors,
-            by: r#"{"a record": "of a fit"}"#.to_owned(),
+            by: record(20),
             room: room.clone(),
         };
         let plan = plan(edits);

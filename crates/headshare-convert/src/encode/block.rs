@@ -1,12 +1,20 @@
 //! Columns that are quantized together, and what they become.
 
 /// Encoded blocks.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Coded {
     /// Their bytes.
     pub bytes: Vec<u8>,
     /// What they stand for.
     pub values: Vec<f32>,
+}
+
+impl Coded {
+    /// Puts `other` after these.
+    pub fn append(&mut self, other: Self) {
+        self.bytes.extend(other.bytes);
+        self.values.extend(other.values);
+    }
 }
 
 /// A block of columns: the part of U between them.

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use super::affine::{Affine, Grid, WIDTH};
 use super::error::QuantizeError;
-use super::gptq::Quantized;
+use super::gptq::EncodedMatrix;
 
 /// Ways through all codes of a row, at most.
 const SWEEPS: usize = 8;
@@ -35,7 +35,7 @@ pub fn descend(
     wanted: &Mat<f64>,
     hessian: &Mat<f64>,
     par: Par,
-) -> Result<Quantized, QuantizeError> {
+) -> Result<EncodedMatrix, QuantizeError> {
     let (p, n) = (wanted.nrows(), wanted.ncols());
     let of_row = p / WIDTH * affine.block_bytes();
     let whole = p > 0 && p.is_multiple_of(WIDTH) && hessian.nrows() == p;
@@ -79,7 +79,7 @@ pub fn descend(
     for block in rows.iter().flatten() {
         affine.pack(block, &mut packed);
     }
-    Ok(Quantized {
+    Ok(EncodedMatrix {
         bytes: packed,
         weights: Mat::from_fn(p, n, |i, row| rows[row][i / WIDTH].value(i % WIDTH)),
     })

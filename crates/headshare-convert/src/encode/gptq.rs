@@ -19,9 +19,9 @@ use super::block::Block;
 use super::coder::Coder;
 use super::error::QuantizeError;
 
-/// Quantized weights.
+/// A matrix that is encoded.
 #[derive(Debug, Clone)]
-pub struct Quantized {
+pub struct EncodedMatrix {
     /// Rows of blocks, as ggml lays them out.
     pub bytes: Vec<u8>,
     /// What they stand for, transposed: a column for each row.
@@ -44,7 +44,7 @@ pub fn quantize(
     coder: &Coder,
     stored: Option<&[u8]>,
     par: Par,
-) -> Result<Quantized, QuantizeError> {
+) -> Result<EncodedMatrix, QuantizeError> {
     let (p, n) = (weights.nrows(), weights.ncols());
     let row_bytes = coder.bytes_of(p);
     if p == 0
@@ -99,7 +99,7 @@ pub fn quantize(
             matmul(after, Accum::Add, rest.transpose(), errors, -1.0, par);
         }
     }
-    Ok(Quantized {
+    Ok(EncodedMatrix {
         bytes,
         weights: result,
     })

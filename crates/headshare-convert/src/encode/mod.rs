@@ -20,13 +20,57 @@ mod tests;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
-use headshare_runtime::quants;
+use headshare_runtime::quants::{self, QuantError};
+use rayon::prelude::*;
 
 pub use block::{Block, Coded};
 pub use coder::Coder;
 pub use error::QuantizeError;
 
-use gptq::Quantized;
+use gptq::EncodedMatrix;
+
+/// Encodes the matrix whose transpose is `wanted` (a column for each row), so that the
+/// outputs for inputs of Gram matrix `hessian`, which must be positive definite, change
+/// little: by GPTQ, which the grid of what was `stored` before can help, if anything
+/// was, and [`descent`] where the type has it.
+///
+/// # Errors
+/// As [`gptq::quantize`].
+pub fn encode(
+    wanted: &Mat<f64>,
+    hessian: &Mat<f64>,
+    coder: &Coder,
+    stored: Option<&[u8]>,
+    par: Par,
+) -> Result<EncodedMatrix, QuantizeError> {
+    let rounded = gptq::quantize(wanted.clone(), hessian, coder, stored, par)?;
+    match coder {
+        Coder::Affine(affine) => descent::descend(*affine, &rounded.bytes, wanted, hessian, par),
+        Coder::Super(..) | Coder::Single(..) | Coder::Ggml(_) => Ok(rounded),
+    }
+}
+
+/// Rows of `columns` weights as ggml rounds them to type `id`, with the importances of
+/// columns if there are any; where the type does not go without, all count as much.
+///
+/// # Errors
+/// When ggml refuses.
+pub fn round(
+    weights: &[f32],
+    columns: usize,
+    importance: Option<&[f32]>,
+    id: u32,
+) -> Result<Vec<u8>, QuantError> {
+    let even = vec![1.0; columns];
+    let needed = quants::needs_importance(id).then_some(&even[..]);
+    let parts: Vec<Vec<u8>> = (weights.par_chunks(columns * ROWS))
+        .map(|rows| quants::quantize_rows(id, rows, columns, importance.or(needed)))
+        .collect::<Result<_, _>>()?;
+    Ok(parts.concat())
+}
+
+/// Rows that a thread rounds at a time.
+const ROWS: usize = 64;
 
 /// Quantizes the matrix whose transpose is `wanted` (a column for each row),
 /// which was `stored` before and has moved little, so that the outputs for
@@ -42,29 +86,29 @@ pub fn requantize(
     coder: &Coder,
     stored: &[u8],
     par: Par,
-) -> Result<Quantized, QuantizeError> {
-    let rounded = gptq::quantize(wanted.clone(), hessian, coder, Some(stored), par)?;
+) -> Result<EncodedMatrix, QuantizeError> {
+    let encoded = encode(wanted, hessian, coder, Some(stored), par)?;
     let candidates = match coder {
         Coder::Affine(affine) => {
-            let descend = |bytes: &[u8]| descent::descend(*affine, bytes, wanted, hessian, par);
-            vec![descend(stored)?, descend(&rounded.bytes)?]
+            let kept = descent::descend(*affine, stored, wanted, hessian, par)?;
+            vec![kept, encoded]
         }
         Coder::Super(_, info) | Coder::Single(_, info) | Coder::Ggml(info) => {
             let (p, n) = (wanted.nrows(), wanted.ncols());
             let mut values = vec![0f32; p * n];
             quants::dequantize_row(info.id, stored, &mut values)?;
-            let kept = Quantized {
+            let kept = EncodedMatrix {
                 bytes: stored.to_vec(),
                 weights: Mat::from_fn(p, n, |i, row| f64::from(values[row * p + i])),
             };
-            vec![rounded, kept]
+            vec![encoded, kept]
         }
     };
     Ok(best_rows(&candidates, wanted, hessian, par))
 }
 
 /// (w - w*)^T H (w - w*) of each row.
-fn costs(of: &Quantized, wanted: &Mat<f64>, hessian: &Mat<f64>, par: Par) -> Vec<f64> {
+fn costs(of: &EncodedMatrix, wanted: &Mat<f64>, hessian: &Mat<f64>, par: Par) -> Vec<f64> {
     let errors = &of.weights - wanted;
     let mut image = Mat::zeros(errors.nrows(), errors.ncols());
     matmul(&mut image, Accum::Replace, hessian, &errors, 1.0, par);
@@ -79,24 +123,24 @@ fn costs(of: &Quantized, wanted: &Mat<f64>, hessian: &Mat<f64>, par: Par) -> Vec
 
 /// Each row from the candidate that costs least there; at least one is there.
 fn best_rows(
-    candidates: &[Quantized],
+    candidates: &[EncodedMatrix],
     wanted: &Mat<f64>,
     hessian: &Mat<f64>,
     par: Par,
-) -> Quantized {
+) -> EncodedMatrix {
     let all: Vec<Vec<f64>> = candidates
         .iter()
         .map(|c| costs(c, wanted, hessian, par))
         .collect();
     let (p, n) = (wanted.nrows(), wanted.ncols());
-    let best: Vec<&Quantized> = (0..n)
+    let best: Vec<&EncodedMatrix> = (0..n)
         .map(|row| {
             let cost = |i: &usize| all[*i][row];
             let least = (0..candidates.len()).min_by(|a, b| cost(a).total_cmp(&cost(b)));
             &candidates[least.unwrap_or(0)]
         })
         .collect();
-    Quantized {
+    EncodedMatrix {
         bytes: best
             .iter()
             .enumerate()

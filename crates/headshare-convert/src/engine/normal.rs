@@ -152,15 +152,7 @@ impl Normal {
     /// G with a ridge of `lambda` times its mean diagonal; of 1 where that is
     /// zero, so that the result can always be inverted.
     pub fn ridged(&self, lambda: f64) -> Mat<f64> {
-        let p = self.gram.nrows();
-        let trace: f64 = (0..p).map(|i| self.gram[(i, i)]).sum();
-        let ridge = lambda * trace / p as f64;
-        let ridge = if ridge > 0.0 { ridge } else { 1.0 };
-        let mut sum = self.gram.clone();
-        for i in 0..p {
-            sum[(i, i)] += ridge;
-        }
-        sum
+        ridged(&self.gram, lambda)
     }
 
     /// The minimum of the error plus the ridge times |O - O0|^2, `from` being
@@ -180,6 +172,19 @@ impl Normal {
         };
         lambdas.iter().map(solve).collect()
     }
+}
+
+/// A Gram matrix with a ridge, as [`Normal::ridged`].
+pub fn ridged(gram: &Mat<f64>, lambda: f64) -> Mat<f64> {
+    let p = gram.nrows();
+    let trace: f64 = (0..p).map(|i| gram[(i, i)]).sum();
+    let ridge = lambda * trace / p as f64;
+    let ridge = if ridge > 0.0 { ridge } else { 1.0 };
+    let mut sum = gram.clone();
+    for i in 0..p {
+        sum[(i, i)] += ridge;
+    }
+    sum
 }
 
 /// Rows, each times the square root of its weight.

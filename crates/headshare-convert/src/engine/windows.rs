@@ -29,9 +29,10 @@ pub struct Windows {
 const MIN_WINDOWS: usize = 2;
 
 impl Windows {
-    /// Windows of the text, spread evenly over it, as many as there are and
-    /// memory has room for beside what visitors take. As in llama.cpp's perplexity tool, each begins with
-    /// the token that begins a text, if the model has one and uses it.
+    /// Windows of the text, spread evenly over it, as many as there are and memory
+    /// has room for beside what visitors take. As in llama.cpp's perplexity tool,
+    /// each begins with the token that begins a text, if the model has one and uses
+    /// it.
     pub fn of(
         source: &ModelFile,
         map: &AttentionMap,

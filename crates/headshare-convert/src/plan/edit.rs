@@ -138,14 +138,12 @@ mod type_name {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<GgmlType, D::Error> {
         let name = String::deserialize(from)?;
-        GgmlType::all()
-            .find(|t| t.name().eq_ignore_ascii_case(&name))
-            .ok_or_else(|| {
-                let known: Vec<&str> = GgmlType::all().map(GgmlType::name).collect();
-                serde::de::Error::custom(format!(
-                    "{name:?} is no type of ggml; there are {}",
-                    known.join(", ")
-                ))
-            })
+        GgmlType::named(&name).ok_or_else(|| {
+            let known: Vec<&str> = GgmlType::all().map(GgmlType::name).collect();
+            serde::de::Error::custom(format!(
+                "{name:?} is no type of ggml; there are {}",
+                known.join(", ")
+            ))
+        })
     }
 }

@@ -31,6 +31,17 @@ pub enum QuantizerError {
         /// Why not.
         error: QuantizeError,
     },
+    /// What is stored once has one type.
+    #[error(
+        "{alias} has rows in common with {donor}, and the plan's `store` gives a type to one of \
+         them alone: let it give both the same one, or neither"
+    )]
+    OneType {
+        /// A tensor.
+        alias: String,
+        /// Another.
+        donor: String,
+    },
     /// Rounding to this type without importances makes noise of weights.
     #[error("{name} would be {ggml_type}, which weights are not rounded to without importances")]
     NeedsImportances {
@@ -47,4 +58,14 @@ pub enum QuantizerError {
         /// Of which tensor.
         name: String,
     },
+}
+
+impl QuantizerError {
+    /// That the tensor `name` cannot be encoded.
+    pub(super) fn tensor(name: &str, error: impl Into<QuantizeError>) -> Self {
+        Self::Tensor {
+            name: name.to_owned(),
+            error: error.into(),
+        }
+    }
 }

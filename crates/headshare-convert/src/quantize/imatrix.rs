@@ -10,7 +10,7 @@ use headshare_files::{AtomicFile, FileError};
 use headshare_format::gguf::{HeaderBuilder, align_up};
 use headshare_format::{FormatError, GgmlType, Gguf, TensorInfo};
 
-use super::importance::{Importances, Inputs};
+use super::importance::{Importances, SquaredInputs};
 use crate::input::{InputError, ModelFile};
 
 const TYPE: &str = "general.type";
@@ -21,13 +21,12 @@ const CHUNK: &str = "imatrix.chunk_size";
 const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
 
-/// Reads the importance matrix at `path`.
+/// Reads the importance matrix in `file`.
 ///
 /// # Errors
-/// When it cannot be read, is none, or is damaged.
-pub fn read(path: &Path) -> Result<Importances, InputError> {
-    let file = ModelFile::open_plain(path)?;
-    let gguf = &file.gguf;
+/// When it is none, or is damaged.
+pub fn read(file: &ModelFile) -> Result<Importances, InputError> {
+    let (gguf, path) = (&file.gguf, file.path());
     let bad = |field: &str, problem: String| {
         InputError::content(path)(FormatError::unsupported(field, problem))
     };
@@ -40,7 +39,7 @@ pub fn read(path: &Path) -> Result<Importances, InputError> {
         return Err(bad(TYPE, problem));
     }
     let values = |info: &TensorInfo| -> Result<Vec<f32>, InputError> {
-        if info.ggml_type.name() != "f32" {
+        if info.ggml_type != GgmlType::F32 {
             return Err(bad(
                 &info.name,
                 format!("it is {}, not f32", info.ggml_type),
@@ -74,7 +73,7 @@ pub fn read(path: &Path) -> Result<Importances, InputError> {
             return Err(bad(&info.name, problem));
         }
         let counts = counts.iter().map(|&n| n.round() as u64).collect();
-        all.insert(name.to_owned(), Inputs { squares, counts });
+        all.insert(name.to_owned(), SquaredInputs { squares, counts });
     }
     match all.is_empty() {
         true => Err(bad("tensors", format!("none is called NAME{SUMS}"))),
@@ -116,9 +115,6 @@ pub fn write(
 ) -> Result<(), FileError> {
     const VERSION: u32 = 3;
     const ALIGNMENT: u64 = 32;
-    let f32_type = GgmlType::all()
-        .find(|t| t.name() == "f32")
-        .expect("ggml has it");
     let mut header = HeaderBuilder::new(VERSION);
     header.str(TYPE, IMATRIX);
     header.strs(DATASETS, [dataset].into_iter());
@@ -137,7 +133,7 @@ pub fn write(
             header.tensor(&TensorInfo {
                 name: format!("{name}{suffix}"),
                 dims: vec![columns, matrices],
-                ggml_type: f32_type,
+                ggml_type: GgmlType::F32,
                 offset: start,
             });
             data.extend(values.iter().flat_map(|v| v.to_le_bytes()));
@@ -186,7 +182,7 @@ mod tests {
     use super::*;
 
     fn of(squares: &[f32], counts: &[u64]) -> Importances {
-        let inputs = Inputs {
+        let inputs = SquaredInputs {
             squares: squares.to_vec(),
             counts: counts.to_vec(),
         };
@@ -199,6 +195,7 @@ mod tests {
         let path = folder.path().join("imatrix.gguf");
         let all = of(&[1.0, 2.0, 3.0, 4.0], &[7, 0]);
         write(&all, "text", (3, 64), &path, false).unwrap();
+        let read = |path: &Path| read(&ModelFile::open_plain(path)?);
         assert_eq!(read(&path).unwrap(), all);
         let good = std::fs::read(&path).unwrap();
         let broken = |what: &str, bytes: Vec<u8>, says: &str| {

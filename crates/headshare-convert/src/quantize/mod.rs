@@ -1,9 +1,10 @@
 //! Quantizing a model: [`assign`] gives its tensors types, as edits of its plan, and
-//! [`Types::fit`] or [`Types::round`] makes their data.
+//! [`TypedPlan::fit`] or [`TypedPlan::round`] makes their data.
 //!
 //! Fitting is a visitor of the [`engine`](crate::engine): each matrix makes up for what
 //! the ones before it lost, and is [encoded](crate::encode) with feedback.
 
+mod assign;
 mod error;
 pub mod imatrix;
 pub mod importance;
@@ -12,6 +13,7 @@ mod record;
 pub mod types;
 mod visitor;
 
+pub use assign::{TypedPlan, assign};
 pub use error::QuantizerError;
-pub use pass::{Encoded, Fit, Types, assign, measure, takes};
+pub use pass::{Fit, NewTensors, measure, takes};
 pub use record::{By, Calibrated, Counts, QuantizeRecord, Settings};

@@ -1,104 +1,92 @@
-//! Quantizing a model: types become edits of its plan, and their tensors' data are
-//! made in one pass of the engine, or by ggml's rounding.
+//! Making the data of tensors that get other types: in one pass of the engine, or by
+//! ggml's rounding.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use faer::Mat;
-use headshare_format::layout::SharedRows;
-use headshare_format::{GgmlType, Gguf, TensorInfo};
+use headshare_format::{GgmlType, TensorInfo};
 
-use headshare_runtime::quants;
-
+use super::assign::TypedPlan;
 use super::error::QuantizerError;
 use super::imatrix;
-use super::importance::{self, Importances, Measure};
+use super::importance::{Importances, Measure};
 use super::record::{Calibrated, Counts, QuantizeRecord, Settings};
-use super::types::{Assigned, Wanted};
-use super::visitor::Quantizer;
+use super::visitor::{OUTPUTS, Quantizer};
 use crate::convert::variant::{Heads, Variant};
-use crate::convert::{ConvertError, Fitted, Room, attention_map, shared_rows};
+use crate::convert::{ConvertError, Fitted, FittedBy, Room, attention_map};
+use crate::encode;
 use crate::engine::normal::Sums;
 use crate::engine::{
-    self, Block, Engine, EngineError, Options, Seen, Shared, Site, Visitor, Wants, Windows,
+    self, Engine, EngineError, Options, Role, Seen, Site, Takes, Visitor, Wants, Windows,
 };
 use crate::input::ModelFile;
 use crate::model::AttentionMap;
 use crate::plan::{Edit, Plan, Store};
 use crate::repair::{self, Record, Refitter, SurveyRecord, check_supported};
 
-/// What a pass takes that quantizes `source` as `types` say.
-pub fn takes<'a>(types: &'a Types, source: &ModelFile) -> (impl Fn(&TensorInfo) -> u64 + 'a, u64) {
-    let at = |info: &TensorInfo| {
-        if !types.assigned.types.contains_key(&info.name) {
-            return 0;
-        }
-        let (inputs, outputs) = (info.row_elems(), info.dims.get(1).copied().unwrap_or(1));
-        let outputs = outputs.min(super::visitor::OUTPUTS as u64);
-        // The sums, to fit and held out and both; the weights a few times over.
-        let weights = inputs.saturating_mul(outputs).saturating_mul(6 * 8);
-        let stacked = info.rows().saturating_mul(inputs).saturating_mul(8);
-        (Sums::bytes(inputs, outputs).saturating_mul(2))
-            .saturating_add(weights)
-            .saturating_add(stacked)
-    };
+/// What a pass takes that quantizes all of `source`, beside what
+/// [`gathered`](TypedPlan::gathered) is kept of rows that are stored once.
+pub fn takes(source: &ModelFile) -> Takes<'static> {
     // The changed stream holds plain numbers where the source may hold fewer bits, and
     // what is made is kept until it is written.
-    let numbers = |name: &String| {
-        source
-            .gguf
-            .tensor(name)
-            .map_or(0, |i| 4 * i.rows() * i.row_elems())
-    };
-    let kept: u64 = types.assigned.types.keys().map(numbers).sum();
-    (at, kept)
-}
-
-/// A plan with the types that tensors get, and what they have in common.
-#[derive(Debug, Clone)]
-pub struct Types {
-    /// The plan.
-    pub plan: Plan,
-    /// What was assigned.
-    pub assigned: Assigned,
-    /// Rows that are stored once: by the plan, or since they are equal in the source.
-    pub shared: Vec<SharedRows>,
-    /// The plan before the types were added to it.
-    base: Plan,
-}
-
-impl Encoded {
-    /// For [`prepare`](crate::convert::prepare): made as `record` says; `longest` is the record of a repair that no other is longer
-    /// than, where one was wanted. Without data it says how much room they take.
-    pub fn into_fitted(
-        self,
-        types: &Types,
-        record: &QuantizeRecord,
-        longest: Option<&Record>,
-    ) -> Fitted {
-        let tensors: BTreeSet<String> = types.assigned.types.keys().cloned().collect();
-        let room = Room {
-            by: record.to_json(longest).len(),
-            certain: tensors.clone(),
-            tensors,
-        };
-        Fitted {
-            shared: types.shared.clone(),
-            by: record.to_json(self.repair.as_ref().or(longest)),
-            room,
-            tensors: self.tensors,
-        }
+    let matrices = source.gguf.tensors().iter().filter(|t| t.dims.len() > 1);
+    Takes {
+        at: &bytes_at,
+        kept: matrices.map(|t| 4 * t.rows() * t.row_elems()).sum(),
     }
+}
+
+/// The sums of a matrix, the same of what is fitted, held out and both; some of its
+/// weights in double precision, a few times over; and all of them in single.
+fn bytes_at(info: &TensorInfo) -> u64 {
+    let [inputs, rows, ..] = info.dims[..] else {
+        return 0;
+    };
+    let outputs = rows.min(OUTPUTS as u64);
+    let weights = inputs.saturating_mul(outputs).saturating_mul(6 * 8);
+    let whole = info.rows().saturating_mul(inputs).saturating_mul(2 * 4);
+    (Sums::bytes(inputs, outputs).saturating_mul(3))
+        .saturating_add(weights)
+        .saturating_add(whole)
 }
 
 /// New data for a model's tensors.
 #[derive(Debug, Clone, Default)]
-pub struct Encoded {
+pub struct NewTensors {
     /// By name.
     pub tensors: BTreeMap<String, Vec<u8>>,
     /// How they were made.
     pub counts: Counts,
     /// What was refitted beside, where that was wanted.
     pub repair: Option<Record>,
+}
+
+impl NewTensors {
+    /// For [`prepare`](crate::convert::prepare): made as `record` says; `longest` is
+    /// the record of a repair that no other is longer than, where one was wanted.
+    /// Without data it says how much room they take.
+    pub fn into_fitted(
+        self,
+        typed: &TypedPlan,
+        record: &QuantizeRecord,
+        longest: Option<&Record>,
+    ) -> Fitted {
+        let by = |repair: Option<&Record>| FittedBy {
+            repair: repair.map(Record::to_json),
+            quantized: Some(record.to_json()),
+        };
+        let tensors: BTreeSet<String> = typed.assigned.types.keys().cloned().collect();
+        Fitted {
+            duplicates: typed.duplicates.clone(),
+            by: by(self.repair.as_ref().or(longest)),
+            room: Room {
+                by: by(longest),
+                certain: tensors.clone(),
+                tensors,
+            },
+            tensors: self.tensors,
+        }
+    }
 }
 
 /// How matrices are fitted.
@@ -114,106 +102,37 @@ pub struct Fit<'a> {
     pub repair: bool,
 }
 
-/// Adds to `plan` the types that `wanted` gives to what it makes of `source`. What is
-/// quantized already gets another type only with `requantize`.
-///
-/// # Errors
-/// When there is no such type, or the plan cannot be carried out.
-pub fn assign(
-    source: &ModelFile,
-    plan: Plan,
-    wanted: &Wanted,
-    requantize: bool,
-) -> Result<Types, QuantizerError> {
-    let before = Variant::new(source, &plan, None)?;
-    let mut assigned = wanted.assign(before.gguf(), requantize)?;
-    // A type that the plan gives to a tensor itself is its own.
-    for store in plan.stores() {
-        assigned.types.remove(&store.tensor);
-    }
-    let shared = shared_rows(&before, &plan)?;
-    let gguf = before.gguf();
-    let name = |tensor: usize| gguf.tensors()[tensor].name.clone();
-    assigned.agree(shared.iter().map(|s| (name(s.alias), name(s.donor))));
-    let base = plan.clone();
-    let mut plan = plan;
-    plan.edits.extend(assigned.edits());
-    plan.choice.file_type = assigned.file_type;
-    let shared = of_types(&shared, gguf, &assigned);
-    Ok(Types {
-        plan,
-        assigned,
-        shared,
-        base,
-    })
-}
-
-/// The same rows where tensors have their new types; what has no type there is left
-/// out.
-fn of_types(shared: &[SharedRows], gguf: &Gguf, assigned: &Assigned) -> Vec<SharedRows> {
-    let tensors = gguf.tensors();
-    (shared.iter())
-        .filter_map(|s| {
-            let info = &tensors[s.alias];
-            let to = assigned.types.get(&info.name)?;
-            let bytes = |old: u64| {
-                old / info.row_bytes() * (info.row_elems() / to.block_elems() * to.block_bytes())
-            };
-            Some(SharedRows {
-                alias_offset: bytes(s.alias_offset),
-                donor_offset: bytes(s.donor_offset),
-                len: bytes(s.len),
-                ..*s
-            })
-        })
-        .collect()
-}
-
-impl Types {
-    /// The model that is made of `source`.
-    ///
-    /// # Errors
-    /// When the plan cannot be carried out.
-    pub fn target<'s>(&self, source: &'s ModelFile) -> Result<Variant<'s>, ConvertError> {
-        Variant::new(source, &self.plan, None)
-    }
-
-    /// Whether ggml's rounding with the importances `of` columns makes use of weights.
-    ///
-    /// # Errors
-    /// When there are none at all and a type needs them.
-    pub fn check_rounding(&self, of: &Importances) -> Result<(), QuantizerError> {
-        let needs = |(_, t): &(&String, &GgmlType)| quants::needs_importance(t.id());
-        if let Some((name, &ggml_type)) = self.assigned.types.iter().find(needs)
-            && of.is_empty()
-        {
-            let name = name.clone();
-            return Err(QuantizerError::NeedsImportances { name, ggml_type });
+impl Fit<'_> {
+    /// What a file says of it.
+    pub fn record(&self) -> Calibrated {
+        Calibrated {
+            text: self.windows.digest.clone(),
+            windows: self.windows.count,
+            window: self.windows.window,
+            outputs: engine::outputs(self.windows, self.options),
+            threads: rayon::current_num_threads(),
+            settings: self.settings,
         }
-        Ok(())
     }
+}
 
+impl TypedPlan {
     /// Quantizes with the importances `of` columns, as ggml rounds; without any
     /// where there are none.
     ///
     /// # Errors
     /// When ggml refuses, or there are no importances at all and a type needs them.
-    pub fn round(&self, source: &ModelFile, of: &Importances) -> Result<Encoded, QuantizerError> {
+    pub fn round(
+        &self,
+        source: &ModelFile,
+        of: &Importances,
+    ) -> Result<NewTensors, QuantizerError> {
         self.check_rounding(of)?;
         let target = self.target(source)?;
-        let whole = |s: &&SharedRows| s.len == target.gguf().tensors()[s.alias].byte_len();
-        let name = |tensor: usize| target.gguf().tensors()[tensor].name.clone();
-        let in_common: Vec<(String, String)> = (self.shared.iter().filter(whole))
-            .map(|s| (name(s.alias), name(s.donor)))
-            .collect();
-        let of = &imatrix::pooled(of, &in_common);
-        let mut done = Encoded::default();
+        let of = &imatrix::pooled(of, &self.whole_aliases(target.gguf()));
+        let mut done = NewTensors::default();
         for name in self.assigned.types.keys() {
-            let bytes =
-                importance::encoded(&target, name, of).map_err(|error| QuantizerError::Tensor {
-                    name: name.clone(),
-                    error: error.into(),
-                })?;
+            let bytes = rounded(&target, name, of)?;
             match of.contains_key(name) {
                 true => done.counts.weighted += 1,
                 false => done.counts.rounded += 1,
@@ -224,8 +143,9 @@ impl Types {
         Ok(done)
     }
 
-    /// Fits and encodes in one pass of the engine, beside `others`, which come to each
-    /// matrix first.
+    /// Fits and encodes in one pass of the engine. Passes beforehand sum up what the
+    /// users of shared rows feed them, and what goes into an output head that is the
+    /// token embedding, too.
     ///
     /// # Errors
     /// [`QuantizerError`].
@@ -234,47 +154,53 @@ impl Types {
         source: &ModelFile,
         how: Fit<'_>,
         progress: &dyn Fn(f64),
-    ) -> Result<Encoded, QuantizerError> {
-        let Fit {
-            windows,
-            options,
-            settings,
-            ..
-        } = how;
+    ) -> Result<NewTensors, QuantizerError> {
         let target = self.target(source)?;
         let stream = Variant::new(source, &self.stream_plan(source), None)?;
-        let mut engine = Engine::load(source, Some(&stream), windows, options)?;
-        let links = links(&self.shared, target.gguf());
+        let mut engine = Engine::load(source, Some(&stream), how.windows, how.options)?;
+        let links = self.links(target.gguf());
         engine.share(&links)?;
-        let passes = if links.is_empty() { 1.0 } else { 2.0 };
+        let is_tied = |site: &Site| {
+            let tied = site.role == Role::Head && site.name != "output.weight";
+            tied && self.assigned.types.contains_key(&site.name)
+        };
+        let is_tied_to = engine.sites().iter().any(is_tied);
+        let passes = 1.0
+            + [!links.is_empty(), is_tied_to]
+                .map(f64::from)
+                .iter()
+                .sum::<f64>();
+        let mut before = 0.0;
         if !links.is_empty() {
             engine.gather(&|done| progress(done / passes))?;
+            before += 1.0;
+        }
+        let mut tied = HeadInputs {
+            is_tied: &is_tied,
+            grams: BTreeMap::new(),
+        };
+        if is_tied_to {
+            let of_pass = |done| progress((before + done) / passes);
+            engine.run::<QuantizerError>(&mut [&mut tied], &of_pass)?;
         }
         let mut quantizer = Quantizer {
             stream: &stream,
             types: &self.assigned.types,
-            settings,
-            tied: self.tied_inputs(&mut engine)?,
-            planned: self.planned(target.gguf())?,
+            settings: how.settings,
+            tied: tied.grams,
+            planned: self.planned_donors(target.gguf()),
             made: BTreeMap::new(),
             counts: Counts::default(),
         };
         let of_pass = |done| progress((passes - 1.0 + done) / passes);
         let repair = match how.repair {
-            true => Some(self.run_beside(
-                source,
-                &stream,
-                &mut engine,
-                &mut quantizer,
-                how,
-                &of_pass,
-            )?),
+            true => Some(self.run_beside(source, &mut engine, &mut quantizer, how, &of_pass)?),
             false => {
                 engine.run(&mut [&mut quantizer], &of_pass)?;
                 None
             }
         };
-        let mut done = Encoded {
+        let mut done = NewTensors {
             tensors: quantizer.made,
             counts: quantizer.counts,
             repair,
@@ -283,17 +209,35 @@ impl Types {
         Ok(done)
     }
 
+    /// Bytes that are kept of what the users of shared rows feed them.
+    ///
+    /// # Errors
+    /// When the plan cannot be carried out.
+    pub fn gathered(&self, source: &ModelFile) -> Result<u64, ConvertError> {
+        let target = self.target(source)?;
+        let donors = self.links(target.gguf()).into_iter().map(|s| s.donor);
+        let donors: BTreeSet<_> = donors
+            .map(|d| (d.matrix, d.rows.start, d.rows.end))
+            .collect();
+        let bytes = donors.iter().map(|(matrix, first, end)| {
+            let info = target.gguf().tensor(matrix);
+            let inputs = info.map_or(0, TensorInfo::row_elems);
+            Sums::bytes(inputs, (end - first) as u64)
+        });
+        Ok(bytes.fold(0, u64::saturating_add))
+    }
+
     /// Runs with a visitor before `quantizer` that refits what writes to the residual
     /// stream after the plan's other edits.
     fn run_beside(
         &self,
         source: &ModelFile,
-        stream: &Variant<'_>,
         engine: &mut Engine<'_>,
         quantizer: &mut Quantizer<'_>,
         how: Fit<'_>,
         progress: &dyn Fn(f64),
     ) -> Result<Record, QuantizerError> {
+        let stream = quantizer.stream;
         let map = attention_map(source)?;
         check_supported(&map)?;
         let layers = repair::layers_to_repair(&map, &self.base);
@@ -328,24 +272,6 @@ impl Types {
         Ok(record.longest(&could_be))
     }
 
-    /// How [`fit`](Self::fit) goes about it.
-    pub fn record(how: Fit<'_>) -> Calibrated {
-        let Fit {
-            windows,
-            options,
-            settings,
-            ..
-        } = how;
-        Calibrated {
-            text: windows.digest.clone(),
-            windows: windows.count,
-            window: windows.window,
-            outputs: engine::outputs(windows, options),
-            threads: rayon::current_num_threads(),
-            settings,
-        }
-    }
-
     /// The plan of the changed stream: what gets a type has one of plain numbers.
     fn stream_plan(&self, source: &ModelFile) -> Plan {
         let mut plan = self.plan.clone();
@@ -357,54 +283,32 @@ impl Types {
                 let of = source.gguf.tensor(tensor).map(|info| info.ggml_type);
                 // F16 holds what quantized weights stand for well enough.
                 let exact = of.is_some_and(|t| ["f32", "bf16"].contains(&t.name()));
-                *ggml_type = if exact { plain("f32") } else { plain("f16") };
+                *ggml_type = if exact { GgmlType::F32 } else { GgmlType::F16 };
             }
         }
         plan
     }
+}
 
-    /// The blocks that units use which the plan lets share, by matrix and first row.
-    fn planned(&self, gguf: &Gguf) -> Result<BTreeSet<(String, usize)>, QuantizerError> {
-        let renumbered = self.base.renumbered();
-        if renumbered.shares().next().is_none() {
-            return Ok(BTreeSet::new());
-        }
-        let map = AttentionMap::of(gguf);
-        let map = map.map_err(|error| EngineError::Internal(error.to_string()))?;
-        let shared = engine::shared_by(&renumbered, &map, gguf);
-        let donors = shared.into_iter().map(|s| s.donor);
-        Ok(donors
-            .map(|donor| (donor.matrix, donor.rows.start))
-            .collect())
+/// The tensor `name` of `target` as ggml's encoder makes it, with the importances of
+/// its columns where they are known.
+fn rounded(target: &Variant<'_>, name: &str, of: &Importances) -> Result<Vec<u8>, QuantizerError> {
+    let index = target.gguf().tensor_index(name);
+    let index = index.ok_or_else(|| EngineError::Internal(format!("there is no {name}")))?;
+    let info = &target.gguf().tensors()[index];
+    let columns = info.row_elems() as usize;
+    let cannot = |error| QuantizerError::tensor(name, error);
+    let weights = target.source_weights(index).map_err(cannot)?;
+    let means: Vec<Vec<f32>> =
+        (of.get(name)).map_or_else(Vec::new, |inputs| inputs.means(columns).collect());
+    let each = weights.len() / means.len().max(1);
+    let mut bytes = Vec::new();
+    for (expert, weights) in weights.chunks(each).enumerate() {
+        let importance = means.get(expert).map(|m| &m[..]);
+        let rows = encode::round(weights, columns, importance, info.ggml_type.id());
+        bytes.extend(rows.map_err(cannot)?);
     }
-
-    /// The Gram matrices of the inputs of output heads that are token embeddings.
-    fn tied_inputs(
-        &self,
-        engine: &mut Engine<'_>,
-    ) -> Result<BTreeMap<String, Mat<f64>>, QuantizerError> {
-        let mut seen = HeadInputs {
-            types: &self.assigned.types,
-            grams: BTreeMap::new(),
-        };
-        engine.run::<QuantizerError>(&mut [&mut seen], &|_| {})?;
-        Ok(seen.grams)
-    }
-
-    /// Puts donors' rows into their aliases' places.
-    fn give_to_aliases(&self, gguf: &Gguf, made: &mut BTreeMap<String, Vec<u8>>) {
-        let name = |tensor: usize| &gguf.tensors()[tensor].name;
-        for s in &self.shared {
-            let Some(donor) = made.get(name(s.donor)) else {
-                continue;
-            };
-            let rows = donor[s.donor_offset as usize..(s.donor_offset + s.len) as usize].to_vec();
-            if let Some(alias) = made.get_mut(name(s.alias)) {
-                alias[s.alias_offset as usize..(s.alias_offset + s.len) as usize]
-                    .copy_from_slice(&rows);
-            }
-        }
-    }
+    Ok(bytes)
 }
 
 /// Measures the importances of all columns of `source`.
@@ -420,36 +324,7 @@ pub fn measure(
     let mut engine = Engine::load(source, None, windows, options)?;
     let mut measure = Measure::default();
     engine.run::<QuantizerError>(&mut [&mut measure], progress)?;
-    // llama-quantize rounds tables and output heads without importances.
-    measure.of.retain(|name, _| name.starts_with("blk."));
     Ok(measure.of)
-}
-
-/// One of ggml's types of plain numbers.
-fn plain(name: &str) -> GgmlType {
-    let named = GgmlType::all().find(|t| t.name() == name);
-    named.expect("ggml has it")
-}
-
-/// Shared rows as the engine knows them.
-fn links(shared: &[SharedRows], gguf: &Gguf) -> Vec<Shared> {
-    let block = |tensor: usize, offset: u64, len: u64| {
-        let info = &gguf.tensors()[tensor];
-        let row = |bytes: u64| (bytes / info.row_bytes()) as usize;
-        Block {
-            matrix: info.name.clone(),
-            rows: row(offset)..row(offset + len),
-        }
-    };
-    let all = shared.iter().map(|s| Shared {
-        user: block(s.alias, s.alias_offset, s.len),
-        donor: block(s.donor, s.donor_offset, s.len),
-    });
-    let of_an_expert = |name: &str| {
-        let info = gguf.tensor(name)?;
-        (info.dims.len() > 2).then(|| info.dims[1] as usize)
-    };
-    engine::by_expert(all.collect(), &of_an_expert)
 }
 
 /// A visitor of repair, beside one that quantizes.
@@ -467,14 +342,13 @@ impl Visitor<QuantizerError> for Beside<'_, '_> {
 
 /// Sums up what goes into output heads that are token embeddings, too.
 struct HeadInputs<'a> {
-    types: &'a BTreeMap<String, GgmlType>,
+    is_tied: &'a dyn Fn(&Site) -> bool,
     grams: BTreeMap<String, Mat<f64>>,
 }
 
 impl Visitor<QuantizerError> for HeadInputs<'_> {
     fn wants(&mut self, site: &Site) -> Result<Wants, QuantizerError> {
-        let tied = site.role == engine::Role::Head && site.name != "output.weight";
-        Ok(match tied && self.types.contains_key(&site.name) {
+        Ok(match (self.is_tied)(site) {
             true => Wants::Inputs,
             false => Wants::Nothing,
         })

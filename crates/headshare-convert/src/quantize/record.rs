@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::repair::Record;
-
 /// How a model was quantized.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QuantizeRecord {
@@ -14,13 +12,9 @@ pub struct QuantizeRecord {
 }
 
 impl QuantizeRecord {
-    /// As JSON, beside what was repaired.
-    pub fn to_json(&self, repair: Option<&Record>) -> String {
-        let record = match repair {
-            Some(repair) => serde_json::json!({ "quantized": self, "repair": repair }),
-            None => serde_json::json!({ "quantized": self }),
-        };
-        serde_json::to_string(&record).expect("a record is plain data")
+    /// As JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a record is plain data")
     }
 }
 

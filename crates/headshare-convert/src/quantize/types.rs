@@ -66,12 +66,17 @@ pub enum TypesError {
 }
 
 impl Wanted {
-    /// The types of the tensors of `gguf`. What is quantized stays out of it unless
-    /// `requantize`.
+    /// The types of the tensors of `gguf`, but for those whose type `is_given` already.
+    /// What else is quantized is refused unless `requantize`.
     ///
     /// # Errors
     /// [`TypesError`].
-    pub fn assign(&self, gguf: &Gguf, requantize: bool) -> Result<Assigned, TypesError> {
+    pub fn assign(
+        &self,
+        gguf: &Gguf,
+        is_given: &dyn Fn(&str) -> bool,
+        requantize: bool,
+    ) -> Result<Assigned, TypesError> {
         let mut overrides = (self.overrides.iter())
             .map(|(pattern, name)| Ok((pattern.clone(), type_named(name)?.id())))
             .collect::<Result<Vec<_>, TypesError>>()?;
@@ -100,7 +105,9 @@ impl Wanted {
             let Some(to) = to.and_then(GgmlType::from_id) else {
                 continue;
             };
-            if quants::type_info(info.ggml_type.id()).is_none_or(|t| !t.has_to_float) {
+            let has_numbers =
+                quants::type_info(info.ggml_type.id()).is_some_and(|t| t.has_to_float);
+            if !has_numbers || is_given(&info.name) {
                 continue;
             }
             if let Some(main) = main.filter(|main| *main != to)
@@ -129,27 +136,37 @@ impl Wanted {
 }
 
 impl Assigned {
-    /// Tensors that have rows in common get the type, of those that they were given,
-    /// that has the most bits: what is stored once has one type.
-    pub fn agree(&mut self, in_common: impl Iterator<Item = (String, String)>) {
-        let links: Vec<(String, String)> = in_common.collect();
+    /// Tensors that have rows in common get the type, of those that they would have,
+    /// that has the most bits: what is stored once has one type. `has` says which type
+    /// a tensor has before.
+    pub fn agree(
+        &mut self,
+        in_common: &[(String, String)],
+        has: &dyn Fn(&str) -> Option<GgmlType>,
+    ) {
         let bits = |t: &GgmlType| t.block_bytes() * 4096 / t.block_elems();
         loop {
             let mut changed = false;
-            for (a, b) in &links {
-                let (Some(&of_a), Some(&of_b)) = (self.types.get(a), self.types.get(b)) else {
+            for (a, b) in in_common {
+                let gets = |name: &String| self.types.get(name).copied().or_else(|| has(name));
+                let (Some(of_a), Some(of_b)) = (gets(a), gets(b)) else {
                     continue;
                 };
-                if of_a != of_b {
-                    let more = if bits(&of_a) >= bits(&of_b) {
-                        of_a
-                    } else {
-                        of_b
-                    };
-                    self.types.insert(a.clone(), more);
-                    self.types.insert(b.clone(), more);
-                    changed = true;
+                if of_a == of_b {
+                    continue;
                 }
+                let more = if bits(&of_a) >= bits(&of_b) {
+                    of_a
+                } else {
+                    of_b
+                };
+                for name in [a, b] {
+                    match has(name) == Some(more) {
+                        true => self.types.remove(name),
+                        false => self.types.insert(name.clone(), more),
+                    };
+                }
+                changed = true;
             }
             if !changed {
                 return;
@@ -170,19 +187,15 @@ impl Assigned {
 
 fn type_named(name: &str) -> Result<GgmlType, TypesError> {
     let encoded = |t: &GgmlType| quants::type_info(t.id()).is_some_and(|info| info.has_to_float);
-    (GgmlType::all().filter(encoded))
-        .find(|t| t.name().eq_ignore_ascii_case(name))
-        .ok_or_else(|| TypesError::Unknown {
+    GgmlType::named(name).filter(encoded).ok_or_else(|| {
+        let mixtures: Vec<&str> = MIXTURES.iter().map(|m| m.name).collect();
+        let types: Vec<&str> = (GgmlType::all().filter(encoded).map(GgmlType::name)).collect();
+        TypesError::Unknown {
             name: name.to_owned(),
-            mixtures: MIXTURES
-                .iter()
-                .map(|m| m.name)
-                .collect::<Vec<_>>()
-                .join(", "),
-            types: (GgmlType::all().filter(encoded).map(GgmlType::name))
-                .collect::<Vec<_>>()
-                .join(", "),
-        })
+            mixtures: mixtures.join(", "),
+            types: types.join(", "),
+        }
+    })
 }
 
 /// A mixture with quantized types, in which patterns count.
@@ -253,13 +266,15 @@ mod tests {
 
     #[test]
     fn rows_that_are_no_whole_blocks_are_counted_by_what_they_get() {
-        let assigned = wanted("q4_K").assign(&gguf(64), false).unwrap();
+        let assigned = wanted("q4_K").assign(&gguf(64), &|_| false, false).unwrap();
         let fell_back: Vec<_> = assigned.fell_back.into_iter().collect();
         let all = assigned.types.len();
         let (q4, q5) = (named("q4_K").unwrap(), named("q5_0").unwrap());
         assert_eq!(fell_back, [((q4, q5), all)]);
         assert!(assigned.types.values().all(|t| *t == q5) && all > 8);
-        let assigned = wanted("q4_K").assign(&gguf(256), false).unwrap();
+        let assigned = wanted("q4_K")
+            .assign(&gguf(256), &|_| false, false)
+            .unwrap();
         assert!(assigned.fell_back.is_empty());
         assert_eq!(assigned.file_type, Some(15));
     }
@@ -267,7 +282,7 @@ mod tests {
     #[test]
     fn a_type_that_is_no_mixture_is_for_all_that_may_be_quantized() {
         let gguf = gguf(64);
-        let assigned = wanted("mxfp4").assign(&gguf, false).unwrap();
+        let assigned = wanted("mxfp4").assign(&gguf, &|_| false, false).unwrap();
         assert_eq!(assigned.file_type, None);
         let mxfp4 = named("mxfp4").unwrap();
         assert!(assigned.types.values().all(|t| *t == mxfp4));
@@ -288,8 +303,13 @@ mod tests {
             fell_back: BTreeMap::new(),
         };
         let links = [("a", "c"), ("c", "b"), ("d", "not there")];
-        assigned.agree(links.into_iter().map(|(a, b)| (a.to_owned(), b.to_owned())));
+        let links = links.map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assigned.agree(&links, &|name| (name != "not there").then_some(q4));
         let types: Vec<GgmlType> = assigned.types.into_values().collect();
         assert_eq!(types, [q8, q8, q8, q4]);
+        // What has that type already keeps it.
+        assigned.agree(&links, &|name| (name == "not there").then_some(q8));
+        assert_eq!(assigned.types.get("d"), Some(&q8));
+        assert_eq!(assigned.types.get("not there"), None);
     }
 }

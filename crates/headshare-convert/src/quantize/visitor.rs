@@ -15,13 +15,13 @@ use std::ops::Range;
 use faer::{Mat, Par};
 use headshare_format::GgmlType;
 use headshare_runtime::quants;
-use rayon::prelude::*;
 
 use super::error::QuantizerError;
+use super::importance::mean_squares;
 use super::record::{Counts, Settings};
 use crate::convert::variant::Variant;
-use crate::encode::{Coder, QuantizeError, descent, gptq};
-use crate::engine::normal::{Normal, Sums};
+use crate::encode::{self, Coded, Coder};
+use crate::engine::normal::{Normal, Sums, ridged};
 use crate::engine::{EngineError, Frequencies, Role, Seen, Site, Table, Target, Visitor, Wants};
 
 /// Outputs that are encoded at a time, at most: an output head has very many.
@@ -65,7 +65,7 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
         };
         let weights = self.weights_of(&table.name)?;
         let p = table.columns;
-        let (bytes, values) = match self.tied.get(&table.name) {
+        let coded = match self.tied.get(&table.name) {
             Some(gram) => {
                 self.counts.encoded += 1;
                 let hessian = ridged(gram, self.settings.damping);
@@ -78,8 +78,9 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
                 self.round(&table.name, &weights, p, None, to)?
             }
         };
-        self.made.insert(table.name.clone(), bytes);
-        Ok(Some(self.in_stream(&table.name, &values)?))
+        let stream = self.in_stream(&table.name, &coded.values)?;
+        self.made.insert(table.name.clone(), coded.bytes);
+        Ok(Some(stream))
     }
 
     fn visit(&mut self, site: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, QuantizerError> {
@@ -96,22 +97,17 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
         let mut weights = vec![0f32; site.columns * site.rows];
         let stream = self.stream_type(&site.name)?;
         quants::dequantize_row(stream.id(), seen.bytes(), &mut weights)
-            .map_err(|error| self.cannot(&site.name, error))?;
+            .map_err(|error| QuantizerError::tensor(&site.name, error))?;
         if !weights.iter().all(|v| v.is_finite()) {
             return Err(not_finite("the weights of"));
         }
-        let (bytes, values) = self.fitted(site, seen, &weights, to)?;
-        let stream = self.in_stream(&site.name, &values)?;
-        self.made
-            .entry(site.name.clone())
-            .or_default()
-            .extend(bytes);
+        let coded = self.fitted(site, seen, &weights, to)?;
+        let stream = self.in_stream(&site.name, &coded.values)?;
+        let made = self.made.entry(site.name.clone()).or_default();
+        made.extend(coded.bytes);
         Ok(Some(stream))
     }
 }
-
-/// Bytes of rows, and what they stand for.
-type Encoded = (Vec<u8>, Vec<f32>);
 
 impl Quantizer<'_> {
     /// The weights of a tensor before the pass.
@@ -119,20 +115,13 @@ impl Quantizer<'_> {
         let index = self.stream.gguf().tensor_index(name);
         let index = index.ok_or_else(|| no_such(name))?;
         let weights = self.stream.source_weights(index);
-        let weights = weights.map_err(|error| self.cannot(name, error))?;
+        let weights = weights.map_err(|error| QuantizerError::tensor(name, error))?;
         match weights.iter().all(|v| v.is_finite()) {
             true => Ok(weights),
             false => Err(QuantizerError::NotFinite {
                 what: "the weights of",
                 name: name.to_owned(),
             }),
-        }
-    }
-
-    fn cannot(&self, name: &str, error: impl Into<QuantizeError>) -> QuantizerError {
-        QuantizerError::Tensor {
-            name: name.to_owned(),
-            error: error.into(),
         }
     }
 
@@ -143,11 +132,19 @@ impl Quantizer<'_> {
         seen: &Seen<'_>,
         weights: &[f32],
         to: GgmlType,
-    ) -> Result<Encoded, QuantizerError> {
+    ) -> Result<Coded, QuantizerError> {
         let p = site.columns;
         let tokens = seen.tokens();
+        let parts = parts(site.rows, seen.fixed(), seen.donated());
+        // What is wholly another's is counted there.
+        if parts
+            .iter()
+            .all(|(_, whose)| matches!(whose, Whose::Anothers))
+        {
+            return Ok(stand_in(weights, to));
+        }
         if tokens < p / TOKENS_A_COLUMN {
-            let importance = mean_squares(seen.inputs(), p);
+            let importance = (tokens > 0).then(|| mean_squares(seen.inputs(), p));
             match importance {
                 Some(_) => self.counts.weighted += 1,
                 None => self.counts.rounded += 1,
@@ -159,8 +156,8 @@ impl Quantizer<'_> {
             true => self.counts.fitted += 1,
             false => self.counts.encoded += 1,
         }
-        let mut made = Encoded::default();
-        for (rows, whose) in parts(site.rows, seen.fixed(), seen.donated()) {
+        let mut made = Coded::default();
+        for (rows, whose) in parts {
             let weights = &weights[rows.start * p..rows.end * p];
             let sums = || match rows.len() == site.rows || !is_fitted {
                 true => seen.sums(),
@@ -168,11 +165,7 @@ impl Quantizer<'_> {
             };
             let sums = match whose {
                 Whose::Anothers => {
-                    // Whatever stands here, the other's bytes come in its place.
-                    let len = rows.len() as u64 * p as u64;
-                    let bytes = len / to.block_elems() * to.block_bytes();
-                    made.0.resize(made.0.len() + bytes as usize, 0);
-                    made.1.extend(weights);
+                    made.append(stand_in(weights, to));
                     continue;
                 }
                 Whose::Shared(others) => {
@@ -192,8 +185,7 @@ impl Quantizer<'_> {
                 }
                 false => self.encode(&site.name, weights, p, &hessian, to)?,
             };
-            made.0.extend(part.0);
-            made.1.extend(part.1);
+            made.append(part);
         }
         Ok(made)
     }
@@ -227,12 +219,10 @@ impl Quantizer<'_> {
         p: usize,
         hessian: &Mat<f64>,
         to: GgmlType,
-    ) -> Result<Encoded, QuantizerError> {
-        let mut all = Encoded::default();
+    ) -> Result<Coded, QuantizerError> {
+        let mut all = Coded::default();
         for rows in weights.chunks(OUTPUTS * p) {
-            let coded = self.encode_matrix(name, transposed(rows, p), hessian, to)?;
-            all.0.extend(coded.0);
-            all.1.extend(coded.1);
+            all.append(self.encode_matrix(name, transposed(rows, p), hessian, to)?);
         }
         Ok(all)
     }
@@ -243,18 +233,14 @@ impl Quantizer<'_> {
         wanted: Mat<f64>,
         hessian: &Mat<f64>,
         to: GgmlType,
-    ) -> Result<Encoded, QuantizerError> {
+    ) -> Result<Coded, QuantizerError> {
         let par = Par::rayon(rayon::current_num_threads());
-        let cannot = |error| self.cannot(name, error);
-        let coder = Coder::of(to.id()).map_err(cannot)?;
-        let descends = matches!(coder, Coder::Affine(_));
-        let goal = descends.then(|| wanted.clone());
-        let mut coded = gptq::quantize(wanted, hessian, &coder, None, par).map_err(cannot)?;
-        if let (Coder::Affine(affine), Some(goal)) = (coder, goal) {
-            coded = descent::descend(affine, &coded.bytes, &goal, hessian, par).map_err(cannot)?;
-        }
-        let values = self.values(name, &coded.bytes, to)?;
-        Ok((coded.bytes, values))
+        let coder = Coder::of(to.id());
+        let encoded = coder.and_then(|c| encode::encode(&wanted, hessian, &c, None, par));
+        let bytes = encoded
+            .map_err(|error| QuantizerError::tensor(name, error))?
+            .bytes;
+        coded(name, bytes, to)
     }
 
     /// Rows of `p` weights as ggml rounds them.
@@ -265,32 +251,10 @@ impl Quantizer<'_> {
         p: usize,
         importance: Option<&[f32]>,
         to: GgmlType,
-    ) -> Result<Encoded, QuantizerError> {
-        let even;
-        let importance = match importance {
-            // Some types do not go without.
-            None if quants::needs_importance(to.id()) => {
-                even = vec![1.0; p];
-                Some(&even[..])
-            }
-            given => given,
-        };
-        let rows = weights.par_chunks(p * 64);
-        let bytes: Vec<Vec<u8>> = rows
-            .map(|rows| quants::quantize_rows(to.id(), rows, p, importance))
-            .collect::<Result<_, _>>()
-            .map_err(|error| self.cannot(name, error))?;
-        let bytes = bytes.concat();
-        let values = self.values(name, &bytes, to)?;
-        Ok((bytes, values))
-    }
-
-    fn values(&self, name: &str, bytes: &[u8], of: GgmlType) -> Result<Vec<f32>, QuantizerError> {
-        let elems = bytes.len() as u64 / of.block_bytes() * of.block_elems();
-        let mut values = vec![0f32; elems as usize];
-        quants::dequantize_row(of.id(), bytes, &mut values)
-            .map_err(|error| self.cannot(name, error))?;
-        Ok(values)
+    ) -> Result<Coded, QuantizerError> {
+        let bytes = encode::round(weights, p, importance, to.id())
+            .map_err(|error| QuantizerError::tensor(name, error))?;
+        coded(name, bytes, to)
     }
 
     fn stream_type(&self, name: &str) -> Result<GgmlType, QuantizerError> {
@@ -302,7 +266,7 @@ impl Quantizer<'_> {
     fn in_stream(&self, name: &str, values: &[f32]) -> Result<Vec<u8>, QuantizerError> {
         let to = self.stream_type(name)?;
         quants::quantize_rows(to.id(), values, values.len(), None)
-            .map_err(|error| self.cannot(name, error))
+            .map_err(|error| QuantizerError::tensor(name, error))
     }
 }
 
@@ -334,6 +298,24 @@ const TOKENS_A_COLUMN: usize = 2;
 
 fn no_such(name: &str) -> QuantizerError {
     EngineError::Internal(format!("{name} is not in the model")).into()
+}
+
+/// Rows in whose place another's come, whatever stands here.
+fn stand_in(weights: &[f32], to: GgmlType) -> Coded {
+    let bytes = weights.len() as u64 / to.block_elems() * to.block_bytes();
+    Coded {
+        bytes: vec![0; bytes as usize],
+        values: weights.to_vec(),
+    }
+}
+
+/// Rows of the tensor `name`, with what they stand for.
+fn coded(name: &str, bytes: Vec<u8>, of: GgmlType) -> Result<Coded, QuantizerError> {
+    let elems = bytes.len() as u64 / of.block_bytes() * of.block_elems();
+    let mut values = vec![0f32; elems as usize];
+    quants::dequantize_row(of.id(), &bytes, &mut values)
+        .map_err(|error| QuantizerError::tensor(name, error))?;
+    Ok(Coded { bytes, values })
 }
 
 /// Whose rows are.
@@ -376,36 +358,6 @@ fn parts<'s>(
         parts.push((at..rows, Whose::Own));
     }
     parts
-}
-
-/// `gram` with so much of its mean diagonal added to its diagonal.
-fn ridged(gram: &Mat<f64>, damping: f64) -> Mat<f64> {
-    let normal = Normal {
-        gram: gram.clone(),
-        cross: Mat::zeros(gram.nrows(), 0),
-        target: 0.0,
-        rows: 0,
-    };
-    normal.ridged(damping)
-}
-
-/// The mean square of each of `p` inputs; nothing where there are none.
-fn mean_squares(inputs: &[f32], p: usize) -> Option<Vec<f32>> {
-    let tokens = inputs.len() / p;
-    if tokens == 0 {
-        return None;
-    }
-    let mut sums = vec![0f64; p];
-    for row in inputs.chunks(p) {
-        for (sum, v) in sums.iter_mut().zip(row) {
-            *sum += f64::from(*v) * f64::from(*v);
-        }
-    }
-    Some(
-        sums.iter()
-            .map(|sum| (sum / tokens as f64) as f32)
-            .collect(),
-    )
 }
 
 fn transposed(rows: &[f32], p: usize) -> Mat<f64> {

@@ -18,7 +18,7 @@ pub enum RepairError {
         why: String,
     },
     /// Too little text.
-    #[error("the text to repair with has {found} tokens; it needs at least {needed}")]
+    #[error("the calibration text has {found} tokens; it needs at least {needed}")]
     TextTooShort {
         /// What it has.
         found: usize,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::refit::LAMBDAS;
-use crate::convert::{Fitted, Room};
+use crate::convert::{Duplicates, Fitted, FittedBy, Room};
 
 /// A repaired model: what differs from the source.
 #[derive(Debug, Clone)]
@@ -24,10 +24,10 @@ impl Repaired {
     pub fn into_fitted(mut self, choice: Option<SurveyRecord>) -> (Fitted, Record) {
         self.record.choice = choice;
         let fitted = Fitted {
-            shared: Vec::new(),
-            by: self.record.to_json(),
+            duplicates: Duplicates::default(),
+            by: self.record.fitted_by(),
             room: Room {
-                by: self.record.longest(&self.could_be).to_json().len(),
+                by: self.record.longest(&self.could_be).fitted_by(),
                 certain: self.tensors.keys().cloned().collect(),
                 tensors: self.could_be,
             },
@@ -38,6 +38,14 @@ impl Repaired {
 }
 
 impl Record {
+    /// As what alone a file's new data were computed by.
+    fn fitted_by(&self) -> FittedBy {
+        FittedBy {
+            repair: Some(self.to_json()),
+            quantized: None,
+        }
+    }
+
     /// As JSON.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a record is plain data")

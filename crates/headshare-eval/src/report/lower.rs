@@ -42,7 +42,7 @@ pub fn next_below(from: GgmlType, row: u64) -> Option<GgmlType> {
     let (_, below) = BELOW.iter().find(|(name, _)| *name == from.name())?;
     below
         .iter()
-        .filter_map(|name| GgmlType::all().find(|t| t.name() == *name))
+        .filter_map(|name| GgmlType::named(name))
         .find(|t| row.is_multiple_of(t.block_elems()))
 }
 
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     fn named(name: &str) -> GgmlType {
-        GgmlType::all().find(|t| t.name() == name).unwrap()
+        GgmlType::named(name).unwrap()
     }
 
     #[test]

@@ -17,7 +17,7 @@ const KEY_FILE_TYPE: &str = "general.file_type";
 const KEY_QUANTIZATION_VERSION: &str = "general.quantization_version";
 
 fn named(name: &str) -> GgmlType {
-    GgmlType::all().find(|t| t.name() == name).unwrap()
+    GgmlType::named(name).unwrap()
 }
 
 fn spec(weight_type: &str, width: u32) -> ModelSpec {

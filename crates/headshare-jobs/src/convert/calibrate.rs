@@ -64,14 +64,8 @@ impl Calibration {
             .map_err(|error| of_source(source, error))
     }
 
-    /// Reads the text for a repair.
-    pub(super) fn prepare(&self, source: &ModelFile, ui: &dyn Ui) -> Result<Ready, Error> {
-        check_supported(&convert::attention_map(source)?)?;
-        self.read(source, repair::takes(), ui)
-    }
-
     /// Reads the text for what takes so much memory.
-    pub(super) fn read(
+    pub(super) fn prepare(
         &self,
         source: &ModelFile,
         takes: Takes<'_>,

@@ -8,14 +8,13 @@ mod quantize;
 use std::path::{Path, PathBuf};
 
 use headshare_convert::convert::{self, ConvertError, Fitted, Foreseen, Prepared};
-use headshare_convert::engine::Takes;
 use headshare_convert::input::ModelFile;
 use headshare_convert::input::text::{self, Contents};
 use headshare_convert::matching::MatchFunction;
 use headshare_convert::plan::{Plan, Saved};
-use headshare_convert::quantize::takes;
+use headshare_convert::quantize::takes as quantize_takes;
 use headshare_convert::repair::choose::Units;
-use headshare_convert::repair::{Record, SurveyRecord};
+use headshare_convert::repair::{self, Record, SurveyRecord, check_supported};
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
 use serde::{Deserialize, Serialize};
@@ -23,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use calibrate::Ready;
 pub use calibrate::{Calibration, read_text};
 pub use choose::Stats;
+use quantize::Beside;
 pub use quantize::{FellBack, Quantization, Quantized, With};
 
 use crate::error::Context as _;
@@ -128,6 +128,20 @@ pub struct FileSize {
 }
 
 impl Convert {
+    /// Converts `source` to `output`, for pages of 4 KiB, without fitting anything.
+    pub fn new(source: impl Into<PathBuf>, output: impl Into<PathBuf>, change: Change) -> Self {
+        Self {
+            source: source.into(),
+            output: output.into(),
+            change,
+            repair: None,
+            quantize: None,
+            page_size: 4096,
+            dry_run: false,
+            force: false,
+        }
+    }
+
     /// Does it.
     ///
     /// # Errors
@@ -150,7 +164,14 @@ impl Convert {
             AtomicFile::check(&self.output, self.force, &inputs)?;
         }
         let prepared_repair = match &self.repair {
-            Some(calibration) => Some(calibration.prepare(&source, ui)?),
+            Some(calibration) => {
+                check_supported(&convert::attention_map(&source)?)?;
+                let takes = match &self.quantize {
+                    Some(_) => quantize_takes(&source),
+                    None => repair::takes(),
+                };
+                Some(calibration.prepare(&source, takes, ui)?)
+            }
             None => None,
         };
         let mut choice = None;
@@ -240,14 +261,15 @@ impl Convert {
             let (fitted, record) = fitted.map_err(|error| self.name_plan(error))?;
             return Ok((fitted, record, None));
         };
-        let types = quantization.types(source, plan.take())?;
-        *plan = Some(types.plan.clone());
+        let typed = quantization.assign(source, plan.take())?;
+        *plan = Some(typed.plan.clone());
         let own;
         let ready = match (quantization.calibration(), repair) {
             (None, None) => None,
             (Some(calibration), None) => {
-                let (at, kept) = takes(&types, source);
-                own = calibration.read(source, Takes { at: &at, kept }, ui)?;
+                let mut takes = quantize_takes(source);
+                takes.kept = takes.kept.saturating_add(typed.gathered(source)?);
+                own = calibration.prepare(source, takes, ui)?;
                 Some(&own)
             }
             (calibration, Some(repair)) if calibration == self.repair.as_ref() => Some(repair),
@@ -257,10 +279,13 @@ impl Convert {
                 ));
             }
         };
-        let beside = repair.map(|_| choice);
+        if let Some(ready) = ready.filter(|_| !self.dry_run) {
+            quantization.save_imatrix(source, ready, self.force, ui)?;
+        }
+        let beside = repair.map(|_| Beside { choice });
         let dry_run = self.dry_run;
         let (fitted, record, done) =
-            quantization.encode(source, &types, ready, beside, dry_run, ui)?;
+            quantization.encode(source, &typed, ready, beside, dry_run, ui)?;
         Ok((fitted, record, Some(done)))
     }
 
@@ -281,15 +306,6 @@ impl Convert {
             )
             .advise(crate::Advice::AnotherOutput));
         }
-        if let Some(path) = self.quantize.as_ref().and_then(Quantization::saved) {
-            if same(path, &self.output) {
-                return Err(Error::usage(
-                    "the importance matrix and the model cannot be written to the same file",
-                )
-                .advise(crate::Advice::AnotherOutput));
-            }
-            AtomicFile::check(path, self.force, &inputs)?;
-        }
         let loaded = match stats {
             Some(Stats::Load(path)) => Some(path),
             _ => None,
@@ -297,6 +313,17 @@ impl Convert {
         let calibrated = self.quantize.as_ref().and_then(Quantization::input);
         for path in text.into_iter().chain(loaded).chain(calibrated) {
             inputs.extend(calibrate::id(path)?);
+        }
+        if let Some(path) = self.quantize.as_ref().and_then(Quantization::saved) {
+            if same(path, &self.output) {
+                return Err(Error::usage(
+                    "the importance matrix and the model cannot be written to the same file",
+                )
+                .advise(crate::Advice::AnotherOutput));
+            }
+            if !self.dry_run {
+                AtomicFile::check(path, self.force, &inputs)?;
+            }
         }
         Ok(inputs)
     }

@@ -7,8 +7,8 @@ use headshare_convert::input::ModelFile;
 use headshare_convert::plan::{Choice, Plan};
 use headshare_convert::quantize::imatrix;
 use headshare_convert::quantize::importance::Importances;
-use headshare_convert::quantize::types::Wanted;
-use headshare_convert::quantize::{self, By, Counts, Fit, QuantizeRecord, Settings, Types};
+use headshare_convert::quantize::types::{Assigned, Wanted};
+use headshare_convert::quantize::{self, By, Counts, Fit, QuantizeRecord, Settings, TypedPlan};
 use headshare_convert::repair::{Record, SurveyRecord};
 use serde::{Deserialize, Serialize};
 
@@ -91,97 +91,6 @@ impl Quantization {
         }
     }
 
-    /// The types of what `plan` makes of `source`.
-    pub(super) fn types(&self, source: &ModelFile, plan: Option<Plan>) -> Result<Types, Error> {
-        let unplanned = || Plan::new(UNKNOWN_DIGEST.to_owned(), Choice::default(), Vec::new());
-        let plan = plan.unwrap_or_else(unplanned);
-        quantize::assign(source, plan, &self.wanted, self.allow_requantize)
-            .map_err(|error| Error::from(error).about(source.path().display()))
-    }
-
-    /// Encodes; a dry run says only what would be done.
-    ///
-    /// With `repair` the layers after the plan's other edits, which were chosen by
-    /// its content, are refitted, too.
-    pub(super) fn encode(
-        &self,
-        source: &ModelFile,
-        types: &Types,
-        calibration: Option<&Ready>,
-        repair: Option<Option<SurveyRecord>>,
-        dry_run: bool,
-        ui: &dyn Ui,
-    ) -> Result<(Fitted, Option<Record>, Quantized), Error> {
-        let to = self.wanted.to.clone();
-        let about = |error| Error::from(error).about(source.path().display());
-        let fell_back = (types.assigned.fell_back.iter())
-            .map(|((from, to), &tensors)| FellBack {
-                from: from.name().to_owned(),
-                to: to.name().to_owned(),
-                tensors,
-            })
-            .collect();
-        let mut longest = None;
-        let (by, encoded) = match (&self.with, calibration) {
-            (
-                With::Calibration {
-                    settings,
-                    save_imatrix,
-                    calibration,
-                },
-                Some(ready),
-            ) => {
-                if let Some(path) = save_imatrix {
-                    self.measure(source, calibration, ready, path, ui)?;
-                }
-                let how = Fit {
-                    windows: &ready.windows,
-                    options: &ready.options,
-                    settings: settings.unwrap_or_default(),
-                    repair: repair.is_some(),
-                };
-                if let Some(choice) = &repair {
-                    let record = types.longest_repair(source, how, choice.clone())?;
-                    longest = Some(record);
-                }
-                let fit = || {
-                    let bar = ui.bar("quantizing", 1000, Unit::Parts);
-                    types.fit(source, how, &|done| bar.part(done))
-                };
-                let encoded = (!dry_run).then(fit).transpose().map_err(about)?;
-                (By::Calibration(Types::record(how)), encoded)
-            }
-            (With::Imatrix { file }, _) => {
-                let (of, digest) = read_imatrix(file, source)?;
-                let round = || types.round(source, &of);
-                let encoded = (!dry_run).then(round).transpose().map_err(about)?;
-                (By::Imatrix { digest }, encoded)
-            }
-            _ => {
-                types.check_rounding(&Importances::new()).map_err(about)?;
-                let round = || types.round(source, &Importances::new());
-                let encoded = (!dry_run).then(round).transpose().map_err(about)?;
-                (By::Rounding, encoded)
-            }
-        };
-        let record = QuantizeRecord { to, by };
-        let mut encoded = encoded.unwrap_or_default();
-        if let (Some(done), Some(choice)) = (&mut encoded.repair, repair) {
-            done.choice = choice;
-        }
-        let matrices = (!dry_run).then_some(encoded.counts);
-        let repaired = encoded.repair.clone();
-        let fitted = encoded.into_fitted(types, &record, longest.as_ref());
-        let done = Quantized {
-            record,
-            matrices,
-            fell_back,
-        };
-        Ok((fitted, repaired, done))
-    }
-}
-
-impl Quantization {
     /// The importance matrix that is written beside the model, if one is.
     pub(super) fn saved(&self) -> Option<&PathBuf> {
         match &self.with {
@@ -190,32 +99,122 @@ impl Quantization {
         }
     }
 
-    fn measure(
+    /// `plan`, which makes something of `source`, with the types of that.
+    pub(super) fn assign(
         &self,
         source: &ModelFile,
-        calibration: &Calibration,
+        plan: Option<Plan>,
+    ) -> Result<TypedPlan, Error> {
+        let unplanned = || Plan::new(UNKNOWN_DIGEST.to_owned(), Choice::default(), Vec::new());
+        let plan = plan.unwrap_or_else(unplanned);
+        quantize::assign(source, plan, &self.wanted, self.allow_requantize)
+            .map_err(|error| Error::from(error).about(source.path().display()))
+    }
+
+    /// Encodes; a dry run says only what would be done.
+    pub(super) fn encode(
+        &self,
+        source: &ModelFile,
+        typed: &TypedPlan,
+        calibration: Option<&Ready>,
+        repair: Option<Beside>,
+        dry_run: bool,
+        ui: &dyn Ui,
+    ) -> Result<(Fitted, Option<Record>, Quantized), Error> {
+        let about = |error| Error::from(error).about(source.path().display());
+        let mut longest = None;
+        let (by, new) = match (&self.with, calibration) {
+            (With::Calibration { settings, .. }, Some(ready)) => {
+                let how = Fit {
+                    windows: &ready.windows,
+                    options: &ready.options,
+                    settings: settings.unwrap_or_default(),
+                    repair: repair.is_some(),
+                };
+                if let Some(Beside { choice }) = &repair {
+                    longest = Some(typed.longest_repair(source, how, choice.clone())?);
+                }
+                let fit = || {
+                    let bar = ui.bar("quantizing", 1000, Unit::Parts);
+                    typed.fit(source, how, &|done| bar.part(done))
+                };
+                let new = (!dry_run).then(fit).transpose().map_err(about)?;
+                (By::Calibration(how.record()), new)
+            }
+            (with, _) => {
+                let (of, by) = match with {
+                    With::Imatrix { file } => read_imatrix(file, source)?,
+                    _ => (Importances::new(), By::Rounding),
+                };
+                typed.check_rounding(&of).map_err(about)?;
+                let round = || typed.round(source, &of);
+                (by, (!dry_run).then(round).transpose().map_err(about)?)
+            }
+        };
+        let to = self.wanted.to.clone();
+        let record = QuantizeRecord { to, by };
+        let mut new = new.unwrap_or_default();
+        if let (Some(done), Some(Beside { choice })) = (&mut new.repair, repair) {
+            done.choice = choice;
+        }
+        let repaired = new.repair.clone();
+        let done = Quantized {
+            record: record.clone(),
+            matrices: (!dry_run).then_some(new.counts),
+            fell_back: fell_back(&typed.assigned),
+        };
+        let fitted = new.into_fitted(typed, &record, longest.as_ref());
+        Ok((fitted, repaired, done))
+    }
+
+    /// Measures the importance matrix of the calibration's text and writes it, where
+    /// one is wanted.
+    pub(super) fn save_imatrix(
+        &self,
+        source: &ModelFile,
         ready: &Ready,
-        path: &Path,
+        force: bool,
         ui: &dyn Ui,
     ) -> Result<(), Error> {
+        let (Some(path), Some(calibration)) = (self.saved(), self.calibration()) else {
+            return Ok(());
+        };
         let bar = ui.bar("measuring", 1000, Unit::Parts);
         let (windows, options) = (&ready.windows, &ready.options);
         let of = quantize::measure(source, windows, options, &|done| bar.part(done))
             .map_err(|error| Error::from(error).about(source.path().display()))?;
         let read = (windows.count, windows.window);
         let dataset = calibration.text.display().to_string();
-        imatrix::write(&of, &dataset, read, path, true)?;
+        imatrix::write(&of, &dataset, read, path, force)?;
         Ok(())
     }
 }
 
-/// The importance matrix in `file`, which is one of `source`, and its digest.
-fn read_imatrix(file: &Path, source: &ModelFile) -> Result<(Importances, String), Error> {
-    let of = imatrix::read(file)?;
+fn fell_back(assigned: &Assigned) -> Vec<FellBack> {
+    let all = assigned.fell_back.iter();
+    all.map(|((from, to), &tensors)| FellBack {
+        from: from.name().to_owned(),
+        to: to.name().to_owned(),
+        tensors,
+    })
+    .collect()
+}
+
+/// The importance matrix in `file`, which must be one of `source`.
+fn read_imatrix(file: &Path, source: &ModelFile) -> Result<(Importances, By), Error> {
+    let file = ModelFile::open_plain(file)?;
+    let of = imatrix::read(&file)?;
     if let Some(problem) = imatrix::mismatch(&of, &source.gguf) {
         let model = source.path().display();
         let error = Error::bad_input(format!("it is of another model than {model}: {problem}"));
-        return Err(error.about(file.display()));
+        return Err(error.about(file.path().display()));
     }
-    Ok((of, digest_of(&ModelFile::open_plain(file)?)))
+    let digest = digest_of(&file);
+    Ok((of, By::Imatrix { digest }))
+}
+
+/// A repair that is carried out in the same pass.
+pub(super) struct Beside {
+    /// What its units were chosen by, where something was measured for it.
+    pub choice: Option<SurveyRecord>,
 }

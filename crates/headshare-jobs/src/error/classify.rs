@@ -226,7 +226,7 @@ impl Classify for QuantizerError {
             Self::Convert(error) => error.kind(),
             Self::Engine(error) => error.kind(),
             Self::Repair(error) => error.kind(),
-            Self::NeedsImportances { .. } => Kind::Usage,
+            Self::NeedsImportances { .. } | Self::OneType { .. } => Kind::Usage,
             Self::Tensor { .. } | Self::NotFinite { .. } => Kind::BadInput,
         }
     }
@@ -238,7 +238,7 @@ impl Classify for QuantizerError {
             Self::Convert(error) => error.advice(),
             Self::Engine(error) => error.advice(),
             Self::Repair(error) => error.advice(),
-            Self::Tensor { .. } => None,
+            Self::Tensor { .. } | Self::OneType { .. } => None,
             Self::NotFinite { .. } => Some(Advice::GoodCopy),
         }
     }

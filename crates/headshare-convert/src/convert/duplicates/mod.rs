@@ -29,6 +29,23 @@ pub struct Duplicates {
     pub bytes: u64,
 }
 
+impl Duplicates {
+    /// These and others, of other rows.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.shared.extend(other.shared);
+        self.shared.sort();
+        Self {
+            shared: self.shared,
+            tensors: self.tensors + other.tensors,
+            blocks: self.blocks + other.blocks,
+            experts: self.experts + other.experts,
+            runs: self.runs + other.runs,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}
+
 /// Finds duplicates among all tensors, among `blocks`, among experts and among
 /// rows. What overlaps `claimed`, ranges that are shared for another reason, is
 /// left out.

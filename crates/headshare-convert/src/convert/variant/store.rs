@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use headshare_format::{GgmlType, Gguf, TensorInfo};
+use headshare_runtime::mixture::Mixture;
 use headshare_runtime::quants;
 
 use super::shapes::Shapes;
@@ -34,21 +35,10 @@ const LEFT_ALONE: &[&str] = &[
     "rope_factors",
 ];
 
-/// `enum llama_ftype`, by the type that most of the tensors have, as llama.cpp
-/// guesses it.
-const FILE_TYPES: &[(&str, u32)] = &[
-    ("f32", 0),
-    ("f16", 1),
-    ("q4_0", 2),
-    ("q4_1", 3),
-    ("q8_0", 7),
-    ("q5_0", 8),
-    ("q5_1", 9),
-    ("q2_K", 10),
-    ("q3_K", 12),
-    ("q4_K", 15),
-    ("q5_K", 17),
-    ("q6_K", 18),
+/// The types whose mixtures llama.cpp guesses by the type that most of the tensors
+/// have.
+const GUESSED: &[&str] = &[
+    "f32", "f16", "q4_0", "q4_1", "q8_0", "q5_0", "q5_1", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K",
 ];
 
 const EMBEDDING: &str = "token_embd.weight";
@@ -204,10 +194,9 @@ pub(super) fn file_type(before: &[TensorInfo], after: &[TensorInfo]) -> Option<u
     if most(before) == Some(most_after) {
         return None;
     }
-    let row = FILE_TYPES
-        .iter()
-        .find(|(name, _)| *name == most_after.name());
-    row.map(|(_, number)| *number)
+    let name = most_after.name();
+    let mixture = Mixture::by_name(name).filter(|_| GUESSED.contains(&name));
+    mixture.map(|mixture| mixture.file_type)
 }
 
 /// The type that most matrices have; of equally many, the one with the lower

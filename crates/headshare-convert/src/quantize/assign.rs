@@ -1,0 +1,191 @@
+//! Which types tensors get, as edits of the plan, and which rows they have in common.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use headshare_format::layout::SharedRows;
+use headshare_format::{GgmlType, Gguf};
+use headshare_runtime::quants;
+
+use super::error::QuantizerError;
+use super::importance::Importances;
+use super::types::{Assigned, Wanted};
+use crate::convert::variant::Variant;
+use crate::convert::{ConvertError, Duplicates, duplicates_beside, planned_rows};
+use crate::engine::{self, Block, Shared};
+use crate::input::ModelFile;
+use crate::model::RowsRange;
+use crate::plan::Plan;
+
+/// A plan with the types that tensors get, and the rows that are stored once.
+#[derive(Debug, Clone)]
+pub struct TypedPlan {
+    /// The plan.
+    pub plan: Plan,
+    /// What was assigned.
+    pub assigned: Assigned,
+    /// The plan before the types were added to it.
+    pub(super) base: Plan,
+    /// Rows of these tensors that the plan lets share.
+    planned: Vec<SharedRows>,
+    /// Others that are equal in the source.
+    pub(super) duplicates: Duplicates,
+}
+
+/// Adds to `plan` the types that `wanted` gives to what it makes of `source`. What is
+/// quantized already gets another type only with `requantize`.
+///
+/// # Errors
+/// When there is no such type, or the plan cannot be carried out.
+pub fn assign(
+    source: &ModelFile,
+    plan: Plan,
+    wanted: &Wanted,
+    requantize: bool,
+) -> Result<TypedPlan, QuantizerError> {
+    let before = Variant::new(source, &plan, None)?;
+    let gguf = before.gguf();
+    let is_given = |name: &str| plan.stores().any(|store| store.tensor == name);
+    let mut assigned = wanted.assign(gguf, &is_given, requantize)?;
+    let planned = planned_rows(&before, &plan)?;
+    let is_typed = |tensor: usize| assigned.types.contains_key(&gguf.tensors()[tensor].name);
+    let others = (0..gguf.tensors().len()).filter(|&tensor| !is_typed(tensor));
+    let others = others.map(|tensor| RowsRange {
+        tensor,
+        offset: 0,
+        len: gguf.tensors()[tensor].byte_len(),
+    });
+    let mut duplicates = duplicates_beside(&before, &planned, others);
+    let name = |tensor: usize| gguf.tensors()[tensor].name.clone();
+    let shared = planned.iter().chain(&duplicates.shared);
+    let in_common = shared.map(|s| (name(s.alias), name(s.donor)));
+    let in_common: Vec<(String, String)> = in_common.collect();
+    for (alias, donor) in &in_common {
+        if is_given(alias) != is_given(donor) {
+            return Err(QuantizerError::OneType {
+                alias: alias.clone(),
+                donor: donor.clone(),
+            });
+        }
+    }
+    let has = |name: &str| gguf.tensor(name).map(|info| info.ggml_type);
+    assigned.agree(&in_common, &has);
+    let planned = (planned.iter()).filter_map(|s| of_types(s, gguf, &assigned));
+    let planned = planned.collect();
+    duplicates.shared = (duplicates.shared.iter())
+        .filter_map(|s| of_types(s, gguf, &assigned))
+        .collect();
+    duplicates.bytes = duplicates.shared.iter().map(|s| s.len).sum();
+    let base = plan.clone();
+    let mut plan = plan;
+    plan.edits.extend(assigned.edits());
+    plan.choice.file_type = assigned.file_type;
+    Ok(TypedPlan {
+        plan,
+        assigned,
+        base,
+        planned,
+        duplicates,
+    })
+}
+
+/// The same rows where tensors have their new types; nothing where those have none.
+fn of_types(s: &SharedRows, gguf: &Gguf, assigned: &Assigned) -> Option<SharedRows> {
+    let info = &gguf.tensors()[s.alias];
+    let to = assigned.types.get(&info.name)?;
+    let row = info.row_elems() / to.block_elems() * to.block_bytes();
+    let bytes = |old: u64| old / info.row_bytes() * row;
+    Some(SharedRows {
+        alias_offset: bytes(s.alias_offset),
+        donor_offset: bytes(s.donor_offset),
+        len: bytes(s.len),
+        ..*s
+    })
+}
+
+impl TypedPlan {
+    /// The model that is made of `source`.
+    ///
+    /// # Errors
+    /// When the plan cannot be carried out.
+    pub(super) fn target<'s>(&self, source: &'s ModelFile) -> Result<Variant<'s>, ConvertError> {
+        Variant::new(source, &self.plan, None)
+    }
+
+    /// Whether ggml's rounding with the importances `of` columns makes use of weights.
+    ///
+    /// # Errors
+    /// When there are none at all and a type needs them.
+    pub fn check_rounding(&self, of: &Importances) -> Result<(), QuantizerError> {
+        let needs = |(_, t): &(&String, &GgmlType)| quants::needs_importance(t.id());
+        if let Some((name, &ggml_type)) = self.assigned.types.iter().find(needs)
+            && of.is_empty()
+        {
+            let name = name.clone();
+            return Err(QuantizerError::NeedsImportances { name, ggml_type });
+        }
+        Ok(())
+    }
+
+    /// All rows of the tensors with types that are stored once.
+    fn shared(&self) -> impl Iterator<Item = &SharedRows> {
+        self.planned.iter().chain(&self.duplicates.shared)
+    }
+
+    /// Tensors of the model with the header `gguf` that are another whole one's: which,
+    /// and whose.
+    pub(super) fn whole_aliases(&self, gguf: &Gguf) -> Vec<(String, String)> {
+        let name = |tensor: usize| gguf.tensors()[tensor].name.clone();
+        let whole = |s: &&SharedRows| s.len == gguf.tensors()[s.alias].byte_len();
+        let whole = self.shared().filter(whole);
+        whole.map(|s| (name(s.alias), name(s.donor))).collect()
+    }
+
+    /// The rows that are stored once, as the engine knows them.
+    pub(super) fn links(&self, gguf: &Gguf) -> Vec<Shared> {
+        let of_an_expert = |name: &str| {
+            let info = gguf.tensor(name)?;
+            (info.dims.len() > 2).then(|| info.dims[1] as usize)
+        };
+        let all = self.shared().map(|s| link(s, gguf)).collect();
+        engine::by_expert(all, &of_an_expert)
+    }
+
+    /// The blocks that units use which the plan lets share, by matrix and first row.
+    pub(super) fn planned_donors(&self, gguf: &Gguf) -> BTreeSet<(String, usize)> {
+        let donors = self.planned.iter().map(|s| link(s, gguf).donor);
+        donors
+            .map(|donor| (donor.matrix, donor.rows.start))
+            .collect()
+    }
+
+    /// Puts donors' rows into their aliases' places in the data of tensors, by name.
+    pub(super) fn give_to_aliases(&self, gguf: &Gguf, made: &mut BTreeMap<String, Vec<u8>>) {
+        let name = |tensor: usize| &gguf.tensors()[tensor].name;
+        for s in self.shared() {
+            let Some(donor) = made.get(name(s.donor)) else {
+                continue;
+            };
+            let rows = donor[s.donor_offset as usize..(s.donor_offset + s.len) as usize].to_vec();
+            if let Some(alias) = made.get_mut(name(s.alias)) {
+                alias[s.alias_offset as usize..(s.alias_offset + s.len) as usize]
+                    .copy_from_slice(&rows);
+            }
+        }
+    }
+}
+
+/// Shared rows as the engine knows them.
+fn link(s: &SharedRows, gguf: &Gguf) -> Shared {
+    let block = |tensor: usize, offset: u64| {
+        let info = &gguf.tensors()[tensor];
+        let row = |bytes: u64| (bytes / info.row_bytes()) as usize;
+        Block {
+            matrix: info.name.clone(),
+            rows: row(offset)..row(offset + s.len),
+        }
+    };
+    Shared {
+        user: block(s.alias, s.alias_offset),
+        donor: block(s.donor, s.donor_offset),
+    }
+}
