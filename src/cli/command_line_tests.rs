@@ -240,9 +240,18 @@ fn measures() {
         chunks: Some(3),
         batch_size: 17,
         resolve: Resolve::Fold,
+        fast: false,
         threads: Some(2),
     }));
+    check(Job::Perplexity(Perplexity {
+        fast: true,
+        ..Perplexity::new("m.gguf", "t.txt")
+    }));
     check(Job::Choice(Choice::new("m.gguf", "t.jsonl")));
+    check(Job::Choice(Choice {
+        fast: true,
+        ..Choice::new("m.gguf", "t.jsonl")
+    }));
     let kinds = [
         Kind::Choices,
         Kind::Question,
@@ -259,6 +268,7 @@ fn measures() {
             ctx_size: 300,
             unbatched: true,
             resolve: Resolve::Map,
+            fast: false,
             threads: Some(1),
         }));
     }

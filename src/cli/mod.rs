@@ -38,7 +38,7 @@ use crate::process::{abort, failure, interrupt, shortage};
 use crate::spelling;
 
 /// Make GGUF models smaller: each distinct block of weights is stored once, and
-/// is in memory once.
+/// is in memory once; and weights are quantized so that little is lost.
 #[derive(Debug, Parser)]
 #[command(name = "headshare-gguf", version, long_version = long_version(), max_term_width = 100)]
 struct Cli {
@@ -53,8 +53,8 @@ struct Cli {
 enum Command {
     /// Show which heads would share weights, and what that saves.
     Plan(plan::Args),
-    /// Write a smaller file in which heads share weights, or equal weights are
-    /// stored once.
+    /// Write a smaller file, in which heads share weights, equal weights are stored
+    /// once, or weights are quantized.
     Convert(convert::Args),
     /// Write the plain GGUF that a converted file stands for.
     Expand(expand::Args),

@@ -17,7 +17,8 @@ pub(super) struct QuantizeArgs {
     #[arg(long, value_name = "TYPE")]
     quantize: Option<String>,
     /// Fit the weights that are quantized to this text (UTF-8); - reads standard
-    /// input. Without it and --imatrix they are rounded.
+    /// input, `self` is what the model writes itself. Without it and --imatrix they
+    /// are rounded.
     #[arg(long, value_name = "TEXT", requires = "quantize")]
     calibrate: Option<PathBuf>,
     /// Round with this importance matrix, which llama-imatrix has written (GGUF),

@@ -275,6 +275,7 @@ fn perplexity(job: &Perplexity) -> Line {
         .option("--chunks", job.chunks)
         .number("--batch-size", job.batch_size)
         .resolve(job.resolve)
+        .flag("--fast", job.fast)
         .option("--threads", job.threads)
         .file(&job.file)
 }
@@ -289,6 +290,7 @@ fn choice(job: &Choice) -> Line {
         .number("--ctx-size", job.ctx_size)
         .flag("--unbatched", job.unbatched)
         .resolve(job.resolve)
+        .flag("--fast", job.fast)
         .option("--threads", job.threads)
         .file(&job.file)
 }

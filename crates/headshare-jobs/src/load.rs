@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use headshare_convert::convert;
-use headshare_convert::input::ModelFile;
+use headshare_convert::convert::variant::{Types, Variant};
+use headshare_convert::input::{InputError, ModelFile};
 use headshare_files::ScratchFile;
 use headshare_runtime::memory::{self, WeightRegions};
 use headshare_runtime::model::Progress;
@@ -206,6 +207,37 @@ pub(crate) fn load_generative(
     let loaded = load(path, how, drop_pages, &mut progress, ui)?;
     loaded.model.check_generative()?;
     Ok(loaded)
+}
+
+/// Loads `path` with weights as F16 that ggml multiplies slowly as they are; and says
+/// how many tensors these are.
+///
+/// # Errors
+/// As of [`load_generative`].
+pub(crate) fn load_fast(path: &Path) -> Result<(Loaded, usize), Error> {
+    let file = ModelFile::open_model(path)?;
+    let expanded = match &file.table {
+        Some(table) => Some(convert::expand_to_scratch(&file, table)?),
+        None => None,
+    };
+    let plain = match &expanded {
+        Some(scratch) => &ModelFile::open_plain(scratch.path())?,
+        None => &file,
+    };
+    let types = Types::fast(&plain.gguf);
+    let variant = Variant::with_types(plain, &types).map_err(InputError::content(path))?;
+    let params = ModelParams::default();
+    let model = Model::load_virtual(&variant, variant.gguf(), path, &params)?;
+    model.check_generative()?;
+    let resolved = match &expanded {
+        Some(_) => Resolved::Expand,
+        None => Resolved::None,
+    };
+    let loaded = Loaded {
+        resolved,
+        ..Loaded::stock(model)
+    };
+    Ok((loaded, types.tensors.len()))
 }
 
 /// What a model takes of memory now.

@@ -68,6 +68,7 @@ pub mod log;
 pub mod memory;
 pub mod mixture;
 pub mod model;
+pub mod own_text;
 pub mod preflight;
 pub mod quants;
 pub mod sampler;

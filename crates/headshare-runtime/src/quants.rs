@@ -229,6 +229,17 @@ pub fn quantize_rows(
     Ok(out)
 }
 
+/// Types whose products with many columns at once ggml's CPU backend has fast kernels
+/// for (`llamafile_sgemm` of `sgemm.cpp`).
+const FAST: &[&str] = &["f32", "f16", "bf16", "q4_0", "q8_0", "iq4_nl", "mxfp4"];
+
+/// Whether ggml multiplies weights of type `id` with many columns at once by a fast
+/// kernel on the CPU. It multiplies others one column after the other: a text is read
+/// several times as slowly.
+pub fn multiplies_fast(id: u32) -> bool {
+    type_info(id).is_some_and(|info| FAST.contains(&info.name))
+}
+
 /// Whether ggml quantizes to type `id` only with the importances of columns.
 pub fn needs_importance(id: u32) -> bool {
     // SAFETY: any number is fine; it is compared with some types.

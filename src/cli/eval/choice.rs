@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use headshare_jobs::{Choice, Error};
 
-use super::common::Common;
+use super::common::{Common, Fast};
 use crate::cli::llama_cpp::{OneModel, context_size};
 use crate::cli::{Exit, stdio};
 use crate::eval::choice::Kind;
@@ -68,6 +68,8 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     unbatched: bool,
     #[command(flatten)]
+    fast: Fast,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -121,6 +123,7 @@ impl Args {
             ctx_size: self.ctx_size.unwrap_or(0),
             unbatched: self.unbatched,
             resolve: self.common.resolve,
+            fast: self.fast.fast,
             threads: self.common.threads.threads,
         }
     }

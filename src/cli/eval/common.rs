@@ -23,6 +23,17 @@ pub(super) struct Common {
     pub(super) json: bool,
 }
 
+/// What measures of nothing but statistics take.
+#[derive(Debug, clap::Args)]
+pub(super) struct Fast {
+    /// Compute with weights as F16 whose types llama.cpp multiplies slowly on the
+    /// CPU (all but Q4_0, Q5_0, Q8_0, IQ4_NL and those that are not quantized).
+    /// Takes more memory. Figures differ a little, because activations are not
+    /// rounded then.
+    #[arg(long, conflicts_with = "resolve")]
+    pub(super) fast: bool,
+}
+
 impl Common {
     /// What is to be done before the job.
     pub(super) fn begin(&self, out: &Output) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use headshare_jobs::{Error, Perplexity};
 
-use super::common::Common;
+use super::common::{Common, Fast};
 use crate::cli::Exit;
 use crate::cli::llama_cpp::{OneModel, context_size};
 use crate::eval::perplexity::MIN_CTX;
@@ -49,6 +49,8 @@ pub(in crate::cli) struct Args {
           value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     batch_size: u32,
     #[command(flatten)]
+    fast: Fast,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -69,6 +71,7 @@ impl Args {
             chunks: self.chunks,
             batch_size: self.batch_size,
             resolve: self.common.resolve,
+            fast: self.fast.fast,
             threads: self.common.threads.threads,
         }
     }

@@ -11,9 +11,13 @@ use super::numbers::grouped;
 /// A model in a line.
 fn line(measured: &MeasuredFile) -> String {
     let line = format!("{}: {} bytes", measured.file, grouped(measured.bytes));
-    match measured.resolve {
+    let line = match measured.resolve {
         Resolved::None => line,
         how => format!("{line}, {}", how.as_str()),
+    };
+    match measured.as_f16 {
+        Some(tensors) if tensors > 0 => format!("{line}, {tensors} tensors as F16"),
+        _ => line,
     }
 }
 

@@ -95,3 +95,51 @@ fn repacked_weights_folded() {
     assert_eq!(values(of(path(&converted), "fold")), values(whole.clone()));
     assert_ne!(values(of(path(&plain), "auto")), values(whole));
 }
+
+#[test]
+fn slow_types_may_be_computed_with_as_f16() {
+    let folder = Folder::new();
+    let file = |name: &str| folder.file(name);
+    let text = valley();
+    let of = |file: &std::path::Path, more: &[&str]| {
+        let common = [
+            "--text",
+            path(&text),
+            "--ctx",
+            "64",
+            "--chunks",
+            "6",
+            "--json",
+        ];
+        eval(&[&[path(file)], more, &common].concat()).ok().json()
+    };
+    let of_type = |name: &str| headshare_testmodels::ModelSpec {
+        weight_type: headshare_testmodels::type_named(name).unwrap(),
+        ..preset("tiny-gqa")
+    };
+    let (slow, exact) = (file("slow"), file("exact"));
+    of_type("q4_1").write(&slow).unwrap();
+    of_type("f32").write(&exact).unwrap();
+    let (stored, fast) = (of(&slow, &[]), of(&slow, &["--fast"]));
+    assert!(fast["as_f16"].as_u64().unwrap() > 8, "{fast}");
+    assert!(stored.get("as_f16").is_none(), "{stored}");
+    let [a, b] = [&stored, &fast].map(|figures| figures["perplexity"].as_f64().unwrap());
+    assert!((a / b).ln().abs() < 0.01 && a != b, "{a} and {b}");
+    // What is fast as it is stays so.
+    let mut fast = of(&exact, &["--fast"]);
+    assert_eq!(
+        fast.as_object_mut().unwrap().remove("as_f16"),
+        Some(0.into())
+    );
+    assert_eq!(fast, of(&exact, &[]));
+    // A converted file is what it expands to.
+    let (shared, expanded) = (file("shared"), file("expanded"));
+    run!("convert", slow, "-o", shared, "--ratio", "0.3", "-q").ok();
+    run!("expand", shared, "-o", expanded, "-q").ok();
+    let [shared, expanded] = [shared, expanded].map(|file| values(of(&file, &["--fast"])));
+    assert_eq!(shared, expanded);
+    let text = path(&text);
+    let both = [path(&slow), "--text", text, "--fast", "--resolve", "map"];
+    let ran = eval(&both).exits(2);
+    assert!(ran.stderr.contains("cannot be used with"), "{ran:?}");
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use faer::linalg::solvers::Solve;
 use faer::{Mat, Side};
 use headshare_gguf::convert;
+use headshare_gguf::engine::Text;
 use headshare_gguf::input::ModelFile;
 use headshare_gguf::model::UnitId;
 use headshare_gguf::repair::choose::{Subject, Survey, survey};
@@ -24,14 +25,14 @@ pub fn convert(source: &Path, text: &Path, out: &Path, more: &[&str]) -> Value {
 fn measure(source: &ModelFile, text: String) -> (Survey, Windows) {
     let map = convert::attention_map(source).unwrap();
     let options = Options {
-        text,
+        text: Text::Given(text),
         windows: 6,
         window: 64,
         memory: 4 << 30,
         n_threads: Some(1),
         stop: Arc::default(),
     };
-    let windows = Windows::of(source, &map, &options, takes(), &|_| ()).unwrap();
+    let windows = Windows::of(source, &options, takes(), &|_| ()).unwrap();
     let subject = Subject {
         source,
         digest: "blake3:0",

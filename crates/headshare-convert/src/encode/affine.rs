@@ -8,6 +8,8 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::block::{Block, Coded};
+use super::feedback::Levels;
+use super::level_type::LevelType;
 
 /// Elements of a block.
 pub const WIDTH: usize = 32;
@@ -23,7 +25,7 @@ pub struct Affine {
 
 /// A block: its grid, and a place on it for each weight, d q + m.
 #[derive(Debug, Clone, Copy)]
-pub struct Grid {
+pub(super) struct Grid {
     d: f16,
     m: f16,
     /// q; what is stored is that plus [`Affine::bias`].
@@ -31,44 +33,10 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// d.
-    pub fn step(&self) -> f64 {
-        f64::from(self.d.to_f32())
-    }
-
-    /// q of weight `i`.
-    pub fn code(&self, i: usize) -> f64 {
-        f64::from(self.codes[i])
-    }
-
-    /// Changes q of weight `i`, to a whole number in range.
-    pub fn set_code(&mut self, i: usize, code: f64) {
-        self.codes[i] = code as i8;
-    }
-
     /// Weight `i`, as ggml's dequantizer computes it.
-    pub fn value(&self, i: usize) -> f64 {
-        f64::from(f32::from(self.codes[i]) * self.d.to_f32() + self.m.to_f32())
+    fn value(&self, i: usize) -> f32 {
+        f32::from(self.codes[i]) * self.d.to_f32() + self.m.to_f32()
     }
-
-    /// With m, as far as f16 can, `by` more; and by how much it is more.
-    pub fn moved_minimum(&self, by: f64) -> Option<(Self, f64)> {
-        let m = moved(self.m, by)?;
-        let by = f64::from(m.to_f32()) - f64::from(self.m.to_f32());
-        Some((Self { m, ..*self }, by))
-    }
-
-    /// The same for d.
-    pub fn moved_scale(&self, by: f64) -> Option<(Self, f64)> {
-        let d = moved(self.d, by)?;
-        let by = f64::from(d.to_f32()) - self.step();
-        Some((Self { d, ..*self }, by))
-    }
-}
-
-fn moved(from: f16, by: f64) -> Option<f16> {
-    let to = to_f16(f64::from(from.to_f32()) + by);
-    (to.is_finite() && to != from).then_some(to)
 }
 
 /// Grids that are tried: how far the range is narrowed (or widened).
@@ -90,36 +58,24 @@ impl Affine {
         Some(Self { bits, has_min })
     }
 
-    /// Bytes of a block.
-    pub fn block_bytes(self) -> usize {
-        let header = if self.has_min { 4 } else { 2 };
-        header + WIDTH * self.bits as usize / 8
-    }
-
-    /// The codes in use, inclusive; for types without minimum relative to the
-    /// middle one.
-    pub fn range(self) -> (f64, f64) {
+    /// The codes in use; for types without minimum relative to the middle one.
+    fn range(self) -> (i8, i8) {
         match (self.has_min, self.bits) {
-            (true, bits) => (0.0, f64::from((1u32 << bits) - 1)),
+            (true, bits) => (0, ((1u8 << bits) - 1).cast_signed()),
             // ggml's q8_0 leaves -128 out.
-            (false, 8) => (-127.0, 127.0),
+            (false, 8) => (-127, 127),
             (false, bits) => {
-                let half = f64::from(1u32 << (bits - 1));
-                (-half, half - 1.0)
+                let half = 1i8 << (bits - 1);
+                (-half, half - 1)
             }
         }
     }
 
-    /// Whether weights have a minimum beside their scale.
-    pub fn has_minimum(self) -> bool {
-        self.has_min
-    }
-
     /// What is added to a relative code to store it.
-    fn bias(self) -> f64 {
+    fn bias(self) -> i8 {
         match (self.has_min, self.bits) {
-            (true, _) | (false, 8) => 0.0,
-            (false, bits) => f64::from(1u32 << (bits - 1)),
+            (true, _) | (false, 8) => 0,
+            (false, bits) => 1 << (bits - 1),
         }
     }
 
@@ -139,21 +95,26 @@ impl Affine {
         let mut values = Vec::with_capacity(wanted.len());
         for grid in &blocks {
             self.pack(grid, &mut bytes);
-            values.extend((0..WIDTH).map(|i| grid.value(i) as f32));
+            values.extend((0..WIDTH).map(|i| grid.value(i)));
         }
         Coded { bytes, values }
     }
 
     /// Scale and minimum of a stored block.
-    fn grid(self, block: &[u8]) -> (f16, f16) {
+    fn grid(&self, block: &[u8]) -> (f16, f16) {
         let at = |i: usize| f16::from_le_bytes([block[i], block[i + 1]]);
         (at(0), if self.has_min { at(2) } else { f16::ZERO })
+    }
+
+    fn ends(self) -> (f64, f64) {
+        let (first, last) = self.range();
+        (f64::from(first), f64::from(last))
     }
 
     fn best(self, row: &[f64], block: &Block, old: Option<(f16, f16)>) -> Grid {
         let low = row.iter().copied().fold(f64::INFINITY, f64::min);
         let high = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let (first, last) = self.range();
+        let (first, last) = self.ends();
         let mut best: Option<(Grid, f64)> = None;
         if let Some((d, m)) = old.filter(|(d, m)| d.is_finite() && m.is_finite()) {
             best = self.codes(row, block, d, m, f64::INFINITY);
@@ -200,7 +161,7 @@ impl Affine {
     /// The codes on one grid, column by column: each error moves the columns
     /// after it; and what they cost. `None` when that is `limit` or more.
     fn codes(self, row: &[f64], block: &Block, d: f16, m: f16, limit: f64) -> Option<(Grid, f64)> {
-        let (first, last) = self.range();
+        let (first, last) = self.ends();
         let mut rest = [0f64; WIDTH];
         rest.copy_from_slice(row);
         let (step, base) = (f64::from(d.to_f32()), f64::from(m.to_f32()));
@@ -213,7 +174,7 @@ impl Affine {
         let mut cost = 0.0;
         for i in 0..WIDTH {
             let code = ((rest[i] - base) * inverse).round().clamp(first, last);
-            found.set_code(i, code);
+            found.codes[i] = code as i8;
             let factors = block.row(i);
             let error = (rest[i] - (code * step + base)) / factors[0];
             cost += error * error;
@@ -226,9 +187,34 @@ impl Affine {
         }
         Some((found, cost))
     }
+}
 
-    /// A stored block.
-    pub fn unpack(self, block: &[u8]) -> Grid {
+impl LevelType for Affine {
+    type Block = Grid;
+
+    fn width(&self) -> usize {
+        WIDTH
+    }
+
+    fn part(&self) -> usize {
+        WIDTH
+    }
+
+    fn block_bytes(&self) -> usize {
+        let header = if self.has_min { 4 } else { 2 };
+        header + WIDTH * self.bits as usize / 8
+    }
+
+    fn levels(&self) -> Levels {
+        let (first, last) = self.range();
+        Levels::Whole(first, last)
+    }
+
+    fn has_base(&self) -> bool {
+        self.has_min
+    }
+
+    fn unpack(&self, block: &[u8]) -> Grid {
         let (d, m) = self.grid(block);
         let (header, stored) = block.split_at(if self.has_min { 4 } else { 2 });
         debug_assert!(header.len() + stored.len() >= self.block_bytes());
@@ -237,24 +223,21 @@ impl Affine {
         } else {
             let (high, low) = stored.split_at(if self.bits == 5 { 4 } else { 0 });
             let fifth = |i: usize| high.get(i / 8).map_or(0, |byte| byte >> (i % 8) & 1);
-            let bias = self.bias() as i8;
             std::array::from_fn(|i| {
                 let byte = low[i % (WIDTH / 2)];
                 let four = if i < WIDTH / 2 { byte & 15 } else { byte >> 4 };
-                (four | fifth(i) << 4).cast_signed() - bias
+                (four | fifth(i) << 4).cast_signed() - self.bias()
             })
         };
         Grid { d, m, codes }
     }
 
-    /// Appends a block as it is stored.
-    pub fn pack(self, block: &Grid, out: &mut Vec<u8>) {
+    fn pack(&self, block: &Grid, out: &mut Vec<u8>) {
         out.extend(block.d.to_le_bytes());
         if self.has_min {
             out.extend(block.m.to_le_bytes());
         }
-        let bias = self.bias() as i8;
-        let codes = block.codes.map(|code| (code + bias).cast_unsigned());
+        let codes = (block.codes).map(|code| (code + self.bias()).cast_unsigned());
         if self.bits == 8 {
             out.extend(codes);
             return;
@@ -266,8 +249,41 @@ impl Affine {
         let (low, high) = codes.split_at(WIDTH / 2);
         out.extend(low.iter().zip(high).map(|(a, b)| (a & 15) | (b & 15) << 4));
     }
+
+    fn value(&self, block: &Grid, i: usize) -> f32 {
+        block.value(i)
+    }
+
+    fn level_mut<'b>(&self, block: &'b mut Grid, _: usize, i: usize) -> &'b mut i8 {
+        &mut block.codes[i]
+    }
+
+    fn scale(&self, block: &Grid, _: usize) -> f64 {
+        f64::from(block.d.to_f32())
+    }
+
+    fn with_scale(&self, block: &Grid, _: usize, scale: f64) -> Option<Grid> {
+        let d = other_f16(block.d, scale)?;
+        Some(Grid { d, ..*block })
+    }
+
+    fn base(&self, block: &Grid, _: usize) -> f64 {
+        f64::from(block.m.to_f32())
+    }
+
+    fn with_base(&self, block: &Grid, _: usize, base: f64) -> Option<Grid> {
+        let m = other_f16(block.m, base)?;
+        Some(Grid { m, ..*block })
+    }
 }
 
-fn to_f16(value: f64) -> f16 {
+/// The number closest to `value` if it is another than `has`.
+pub(super) fn other_f16(has: f16, value: f64) -> Option<f16> {
+    let other = to_f16(value);
+    (other.is_finite() && other != has).then_some(other)
+}
+
+/// The number closest to `value`, of those that are finite.
+pub(super) fn to_f16(value: f64) -> f16 {
     f16::from_f64(value.clamp(f64::from(f16::MIN), f64::from(f16::MAX)))
 }

@@ -1,5 +1,7 @@
 //! Columns that are quantized together, and what they become.
 
+use faer::Mat;
+
 /// Encoded blocks.
 #[derive(Debug, Clone, Default)]
 pub struct Coded {
@@ -15,6 +17,15 @@ impl Coded {
         self.bytes.extend(other.bytes);
         self.values.extend(other.values);
     }
+}
+
+/// A matrix that is encoded.
+#[derive(Debug, Clone)]
+pub struct EncodedMatrix {
+    /// Rows of blocks, as ggml lays them out.
+    pub bytes: Vec<u8>,
+    /// What they stand for, transposed: a column for each row.
+    pub weights: Mat<f64>,
 }
 
 /// A block of columns: the part of U between them.

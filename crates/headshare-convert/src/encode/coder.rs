@@ -1,25 +1,34 @@
 //! Encoders of ggml's types, a block of columns at a time.
 
+use faer::{Mat, Par};
 use headshare_runtime::quants::{self, QuantError, TypeInfo};
 use rayon::prelude::*;
 
-use super::affine::{self, Affine};
-use super::block::{Block, Coded};
+use super::affine::Affine;
+use super::block::{Block, Coded, EncodedMatrix};
+use super::descent::descend;
 use super::error::QuantizeError;
 use super::single_scale::SingleScale;
 use super::super_blocks::SuperBlocks;
 
 /// How blocks of a ggml type are made.
 #[derive(Debug, Clone)]
-pub enum Coder {
-    /// By our own encoder, with feedback from column to column.
+pub struct Coder {
+    info: TypeInfo,
+    by: By,
+}
+
+/// Who makes them.
+#[derive(Debug, Clone)]
+enum By {
+    /// Our own encoder, with feedback from column to column.
     Affine(Affine),
     /// Likewise, super-blocks of 256 columns.
-    Super(SuperBlocks, TypeInfo),
+    Super(SuperBlocks),
     /// Likewise, blocks with one scale.
-    Single(SingleScale, TypeInfo),
-    /// By ggml, with the columns' importances.
-    Ggml(TypeInfo),
+    Single(SingleScale),
+    /// ggml, with the columns' importances.
+    Ggml,
 }
 
 /// Columns that are quantized at a time where the type has no blocks.
@@ -32,41 +41,58 @@ impl Coder {
     /// When there is no such type.
     pub fn of(id: u32) -> Result<Self, QuantizeError> {
         let info = quants::type_info(id).ok_or(QuantError::UnknownType(id))?;
-        if let Some(affine) = Affine::of(info.name) {
-            return Ok(Self::Affine(affine));
-        }
-        if let Some(blocks) = SuperBlocks::of(info.name) {
-            return Ok(Self::Super(blocks, info));
-        }
-        Ok(match SingleScale::of(info.name) {
-            Some(blocks) => Self::Single(blocks, info),
-            None => Self::Ggml(info),
-        })
+        let ours = (Affine::of(info.name).map(By::Affine))
+            .or_else(|| SuperBlocks::of(info.name).map(By::Super))
+            .or_else(|| SingleScale::of(info.name).map(By::Single));
+        let by = ours.unwrap_or(By::Ggml);
+        Ok(Self { info, by })
+    }
+
+    /// The type's number.
+    pub fn id(&self) -> u32 {
+        self.info.id
     }
 
     /// Columns that are quantized at a time: a block's.
     pub fn block_elems(&self) -> usize {
-        match self {
-            Self::Affine(_) => affine::WIDTH,
-            Self::Super(_, info) | Self::Single(_, info) => info.block_elems,
-            Self::Ggml(info) if info.block_elems == 1 => PLAIN_WIDTH,
-            Self::Ggml(info) => info.block_elems,
+        match self.info.block_elems {
+            1 => PLAIN_WIDTH,
+            elems => elems,
         }
     }
 
     /// Bytes of `columns` elements of a row; 0 when they are no whole blocks.
     pub fn bytes_of(&self, columns: usize) -> usize {
-        let (elems, bytes) = match self {
-            Self::Affine(affine) => (affine::WIDTH, affine.block_bytes()),
-            Self::Super(_, info) | Self::Single(_, info) | Self::Ggml(info) => {
-                (info.block_elems, info.block_bytes)
-            }
-        };
-        if columns.is_multiple_of(elems) {
-            columns / elems * bytes
-        } else {
-            0
+        let TypeInfo {
+            block_elems,
+            block_bytes,
+            ..
+        } = self.info;
+        match columns.is_multiple_of(block_elems) {
+            true => columns / block_elems * block_bytes,
+            false => 0,
         }
+    }
+
+    /// What [`descend`] makes of rows of blocks; `None` where the type's blocks are no
+    /// levels on grids.
+    ///
+    /// # Errors
+    /// As [`descend`].
+    pub(super) fn descend(
+        &self,
+        bytes: &[u8],
+        wanted: &Mat<f64>,
+        hessian: &Mat<f64>,
+        par: Par,
+    ) -> Result<Option<EncodedMatrix>, QuantizeError> {
+        let lower = match &self.by {
+            By::Affine(of) => descend(of, bytes, wanted, hessian, par),
+            By::Super(of) => descend(of, bytes, wanted, hessian, par),
+            By::Single(of) => descend(of, bytes, wanted, hessian, par),
+            By::Ggml => return Ok(None),
+        };
+        lower.map(Some)
     }
 
     /// Encodes blocks, the same columns of several rows; `old` are the blocks
@@ -80,14 +106,14 @@ impl Coder {
         block: &Block,
         old: Option<&[u8]>,
     ) -> Result<Coded, QuantizeError> {
-        let (mut coded, info) = match self {
-            Self::Affine(affine) => return Ok(affine.encode(wanted, block, old)),
-            Self::Super(blocks, info) => (blocks.encode(wanted, block), info),
-            Self::Single(blocks, info) => (blocks.encode(wanted, block), info),
-            Self::Ggml(info) => (self.by_ggml(info, wanted, block)?, info),
+        let mut coded = match &self.by {
+            By::Affine(affine) => return Ok(affine.encode(wanted, block, old)),
+            By::Super(blocks) => blocks.encode(wanted, block),
+            By::Single(blocks) => blocks.encode(wanted, block),
+            By::Ggml => self.by_ggml(wanted, block)?,
         };
         if let Some(old) = old {
-            self.keep_better(info, &mut coded, old, wanted, block)?;
+            self.keep_better(&mut coded, old, wanted, block)?;
         }
         Ok(coded)
     }
@@ -95,7 +121,6 @@ impl Coder {
     /// Puts the old blocks back where they cost less.
     fn keep_better(
         &self,
-        info: &TypeInfo,
         coded: &mut Coded,
         old: &[u8],
         wanted: &[f64],
@@ -104,7 +129,7 @@ impl Coder {
         let width = block.width();
         let bytes = self.bytes_of(width);
         let mut values = vec![0f32; wanted.len()];
-        quants::dequantize_row(info.id, old, &mut values)?;
+        quants::dequantize_row(self.info.id, old, &mut values)?;
         for (row, wanted) in wanted.chunks(width).enumerate() {
             let place = row * width..(row + 1) * width;
             let (new, kept) = (&coded.values[place.clone()], &values[place.clone()]);
@@ -117,12 +142,8 @@ impl Coder {
         Ok(())
     }
 
-    fn by_ggml(
-        &self,
-        info: &TypeInfo,
-        wanted: &[f64],
-        block: &Block,
-    ) -> Result<Coded, QuantizeError> {
+    fn by_ggml(&self, wanted: &[f64], block: &Block) -> Result<Coded, QuantizeError> {
+        let info = &self.info;
         let width = block.width();
         let importance: Vec<f32> = (0..width).map(|i| block.importance(i) as f32).collect();
         let importance = info.is_quantized.then_some(importance.as_slice());

@@ -2,71 +2,70 @@
 //!
 //! Weights that are stored in 4 bits and move by less than a step gain nothing
 //! from rounding anew: nearly all round to where they were, and what rounding
-//! costs is more than what they moved for. So the codes are taken as they are,
-//! and one at a time is changed, by what lowers the cost
+//! costs is more than what they moved for. And what GPTQ rounds in order, with
+//! the columns before fixed, can often be bettered once all columns are there.
+//! So the codes are taken as they are, and one at a time is changed, by what
+//! lowers the cost
 //!
 //!   (w - w*)^T H (w - w*)
 //!
 //! most, w* being the weights that are wanted and H the Gram matrix of the
-//! inputs, until no change of a code, a scale or a minimum helps. The cost is
+//! inputs, until no change of a level, a scale or a base helps. The cost is
 //! never more than it was. Like GPTQ's, the objective is each row's own.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
 use rayon::prelude::*;
 
-use super::affine::{Affine, Grid, WIDTH};
+use super::block::EncodedMatrix;
 use super::error::QuantizeError;
-use super::gptq::EncodedMatrix;
+use super::level_type::LevelType;
 
-/// Ways through all codes of a row, at most.
+/// Ways through all levels of a row, at most.
 const SWEEPS: usize = 8;
 /// A way that gains less than this part of the cost is the last one.
 const LEAST_GAIN: f64 = 2e-3;
 
-/// Lowers the cost of `bytes`, rows of blocks of the type `affine`, against
-/// the matrix whose transpose is `wanted`.
+/// Lowers the cost of `bytes`, rows of blocks of the type `of`, against the matrix
+/// whose transpose is `wanted`.
 ///
 /// # Errors
 /// When rows are no whole blocks, or `bytes` not as many as they take.
-pub fn descend(
-    affine: Affine,
+pub(super) fn descend<T: LevelType>(
+    of: &T,
     bytes: &[u8],
     wanted: &Mat<f64>,
     hessian: &Mat<f64>,
     par: Par,
 ) -> Result<EncodedMatrix, QuantizeError> {
     let (p, n) = (wanted.nrows(), wanted.ncols());
-    let of_row = p / WIDTH * affine.block_bytes();
-    let whole = p > 0 && p.is_multiple_of(WIDTH) && hessian.nrows() == p;
+    let width = of.width();
+    let of_row = p / width * of.block_bytes();
+    let whole = p > 0 && p.is_multiple_of(width) && hessian.nrows() == p;
     if !whole || bytes.len() != n * of_row {
-        return Err(QuantizeError::Shape {
-            columns: p,
-            width: WIDTH,
-        });
+        return Err(QuantizeError::Shape { columns: p, width });
     }
-    let decoded: Vec<Vec<Grid>> = bytes
+    let decoded: Vec<Vec<T::Block>> = bytes
         .par_chunks(of_row)
         .map(|row| {
-            row.chunks(affine.block_bytes())
-                .map(|block| affine.unpack(block))
+            row.chunks(of.block_bytes())
+                .map(|block| of.unpack(block))
                 .collect()
         })
         .collect();
-    let errors = Mat::from_fn(p, n, |i, row| {
-        decoded[row][i / WIDTH].value(i % WIDTH) - wanted[(i, row)]
-    });
+    let value = |row: &[T::Block], i: usize| f64::from(of.value(&row[i / width], i % width));
+    let errors = Mat::from_fn(p, n, |i, row| value(&decoded[row], i) - wanted[(i, row)]);
     let mut gradients = Mat::zeros(p, n);
     matmul(&mut gradients, Accum::Replace, hessian, &errors, 1.0, par);
-    let inputs = Inputs::new(hessian);
-    let rows: Vec<Vec<Grid>> = decoded
+    let inputs = Inputs::new(hessian, of.part());
+    let rows: Vec<Vec<T::Block>> = decoded
         .into_par_iter()
         .enumerate()
         .map(|(row, blocks)| {
             let gradient: Vec<f64> = (0..p).map(|i| gradients[(i, row)]).collect();
             let cost = (0..p).map(|i| gradient[i] * errors[(i, row)]).sum();
             let mut descent = Descent {
-                affine,
+                of,
                 inputs: &inputs,
                 gradient,
                 blocks,
@@ -77,11 +76,11 @@ pub fn descend(
         .collect();
     let mut packed = Vec::with_capacity(bytes.len());
     for block in rows.iter().flatten() {
-        affine.pack(block, &mut packed);
+        of.pack(block, &mut packed);
     }
     Ok(EncodedMatrix {
         bytes: packed,
-        weights: Mat::from_fn(p, n, |i, row| rows[row][i / WIDTH].value(i % WIDTH)),
+        weights: Mat::from_fn(p, n, |i, row| value(&rows[row], i)),
     })
 }
 
@@ -91,20 +90,20 @@ struct Inputs {
     p: usize,
     /// Row after row; symmetric.
     hessian: Vec<f32>,
-    /// For each block of columns, H times their sum.
+    /// For each part, H times the sum of its columns.
     sums: Vec<Vec<f32>>,
 }
 
 impl Inputs {
-    fn new(hessian: &Mat<f64>) -> Self {
+    fn new(hessian: &Mat<f64>, part: usize) -> Self {
         let p = hessian.nrows();
         let rows: Vec<f32> = (0..p)
             .flat_map(|j| (0..p).map(move |i| hessian[(i, j)] as f32))
             .collect();
-        let sums = (0..p / WIDTH)
-            .map(|block| {
+        let sums = (rows.chunks(part * p))
+            .map(|rows| {
                 let mut sum = vec![0f32; p];
-                for row in rows[block * WIDTH * p..(block + 1) * WIDTH * p].chunks(p) {
+                for row in rows.chunks(p) {
                     sum.iter_mut().zip(row).for_each(|(to, v)| *to += v);
                 }
                 sum
@@ -123,25 +122,28 @@ impl Inputs {
 }
 
 /// One row of the matrix on its way down.
-struct Descent<'a> {
-    affine: Affine,
+struct Descent<'a, T: LevelType> {
+    of: &'a T,
     inputs: &'a Inputs,
     /// H (w - w*): half the cost's gradient.
     gradient: Vec<f64>,
-    blocks: Vec<Grid>,
+    blocks: Vec<T::Block>,
 }
 
-impl Descent<'_> {
+impl<T: LevelType> Descent<'_, T> {
     fn run(&mut self, mut cost: f64) {
+        let parts = self.of.width() / self.of.part();
         for sweep in 0..SWEEPS {
             let mut gain = 0.0;
             for block in 0..self.blocks.len() {
-                // Scales change everything in a block, so they settle first.
-                if sweep < 2 {
-                    gain += self.move_minimum(block);
-                    gain += self.move_scale(block);
+                for part in 0..parts {
+                    // Scales change everything in a part, so they settle first.
+                    if sweep < 2 {
+                        gain += self.move_base(block, part);
+                        gain += self.move_scale(block, part);
+                    }
+                    gain += self.move_levels(block, part);
                 }
-                gain += self.move_codes(block);
             }
             cost -= gain;
             if gain <= LEAST_GAIN * cost {
@@ -156,86 +158,104 @@ impl Descent<'_> {
         -step * (2.0 * slope + step * curvature)
     }
 
-    fn move_codes(&mut self, block: usize) -> f64 {
-        let (first, last) = self.affine.range();
+    /// The first column of a part.
+    fn first(&self, block: usize, part: usize) -> usize {
+        block * self.of.width() + part * self.of.part()
+    }
+
+    fn move_levels(&mut self, block: usize, part: usize) -> f64 {
+        let levels = self.of.levels();
+        let step = self.of.scale(&self.blocks[block], part);
+        if step == 0.0 {
+            return 0.0;
+        }
+        let first = self.first(block, part);
         let mut gained = 0.0;
-        for i in 0..WIDTH {
-            let at = block * WIDTH + i;
-            let grid = &mut self.blocks[block];
-            let step = grid.step();
+        for i in 0..self.of.part() {
+            let at = first + i;
             let row = self.inputs.row(at);
             let curvature = f64::from(row[at]);
-            if step == 0.0 || curvature <= 0.0 {
+            if curvature <= 0.0 {
                 continue;
             }
             let slope = self.gradient[at];
-            let old = grid.code(i);
-            let new = (old - slope / (curvature * step))
-                .round()
-                .clamp(first, last);
-            let moved = (new - old) * step;
+            let level = self.of.level_mut(&mut self.blocks[block], part, i);
+            let old = f64::from(*level);
+            let new = levels.nearest(old - slope / (curvature * step));
+            let moved = (f64::from(new) - old) * step;
             let gain = Self::gain(slope, curvature, moved);
-            if new == old || gain <= 0.0 {
+            if new == *level || gain <= 0.0 {
                 continue;
             }
-            grid.set_code(i, new);
+            *level = new;
             add(&mut self.gradient, row, moved);
             gained += gain;
         }
         gained
     }
 
-    fn move_minimum(&mut self, block: usize) -> f64 {
-        if !self.affine.has_minimum() {
+    fn move_base(&mut self, block: usize, part: usize) -> f64 {
+        if !self.of.has_base() {
             return 0.0;
         }
-        let sums = &self.inputs.sums[block];
-        let columns = block * WIDTH..(block + 1) * WIDTH;
+        let first = self.first(block, part);
+        let sums = &self.inputs.sums[first / self.of.part()];
+        let columns = first..first + self.of.part();
         let slope: f64 = self.gradient[columns.clone()].iter().sum();
         let curvature: f64 = sums[columns].iter().map(|&v| f64::from(v)).sum();
         if curvature <= 0.0 {
             return 0.0;
         }
-        let Some(moved) = self.blocks[block].moved_minimum(-slope / curvature) else {
+        let old = self.of.base(&self.blocks[block], part);
+        let wanted = old - slope / curvature;
+        let Some(moved) = self.of.with_base(&self.blocks[block], part, wanted) else {
             return 0.0;
         };
-        let (grid, by) = moved;
+        let by = self.of.base(&moved, part) - old;
         let gain = Self::gain(slope, curvature, by);
         if gain <= 0.0 {
             return 0.0;
         }
-        self.blocks[block] = grid;
+        self.blocks[block] = moved;
         add(&mut self.gradient, sums, by);
         gain
     }
 
-    fn move_scale(&mut self, block: usize) -> f64 {
-        let columns = block * WIDTH..(block + 1) * WIDTH;
-        let codes: [f64; WIDTH] = std::array::from_fn(|i| self.blocks[block].code(i));
-        let slope: f64 = (codes.iter().zip(&self.gradient[columns.clone()]))
-            .map(|(code, g)| code * g)
+    fn move_scale(&mut self, block: usize, part: usize) -> f64 {
+        let first = self.first(block, part);
+        let columns = first..first + self.of.part();
+        let of_block = &mut self.blocks[block];
+        let levels = (0..self.of.part()).map(|i| f64::from(*self.of.level_mut(of_block, part, i)));
+        let levels: Vec<f64> = levels.collect();
+        let slope: f64 = (levels.iter().zip(&self.gradient[columns.clone()]))
+            .map(|(level, g)| level * g)
             .sum();
-        let curvature: f64 = (codes.iter().zip(columns.clone()))
-            .map(|(code, at)| {
+        let curvature: f64 = (levels.iter().zip(columns.clone()))
+            .map(|(level, at)| {
                 let row = &self.inputs.row(at)[columns.clone()];
-                let image: f64 = row.iter().zip(&codes).map(|(&h, c)| f64::from(h) * c).sum();
-                code * image
+                let image: f64 = (row.iter().zip(&levels))
+                    .map(|(&h, l)| f64::from(h) * l)
+                    .sum();
+                level * image
             })
             .sum();
         if curvature <= 0.0 {
             return 0.0;
         }
-        let Some((grid, by)) = self.blocks[block].moved_scale(-slope / curvature) else {
+        let old = self.of.scale(of_block, part);
+        let wanted = old - slope / curvature;
+        let Some(moved) = self.of.with_scale(of_block, part, wanted) else {
             return 0.0;
         };
+        let by = self.of.scale(&moved, part) - old;
         let gain = Self::gain(slope, curvature, by);
         if gain <= 0.0 {
             return 0.0;
         }
-        self.blocks[block] = grid;
-        for (code, at) in codes.iter().zip(columns) {
-            if *code != 0.0 {
-                add(&mut self.gradient, self.inputs.row(at), code * by);
+        self.blocks[block] = moved;
+        for (level, at) in levels.iter().zip(columns) {
+            if *level != 0.0 {
+                add(&mut self.gradient, self.inputs.row(at), level * by);
             }
         }
         gain

@@ -103,7 +103,7 @@ pub(super) enum Levels {
 
 impl Levels {
     /// The level closest to `x`.
-    fn nearest(self, x: f64) -> i8 {
+    pub fn nearest(self, x: f64) -> i8 {
         match self {
             Self::Whole(first, last) => x.round().clamp(f64::from(first), f64::from(last)) as i8,
             Self::Listed(levels) => {

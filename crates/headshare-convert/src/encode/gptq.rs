@@ -15,18 +15,9 @@ use faer::linalg::triangular_inverse::invert_upper_triangular;
 use faer::{Accum, Mat, Par, Side};
 use rayon::prelude::*;
 
-use super::block::Block;
+use super::block::{Block, EncodedMatrix};
 use super::coder::Coder;
 use super::error::QuantizeError;
-
-/// A matrix that is encoded.
-#[derive(Debug, Clone)]
-pub struct EncodedMatrix {
-    /// Rows of blocks, as ggml lays them out.
-    pub bytes: Vec<u8>,
-    /// What they stand for, transposed: a column for each row.
-    pub weights: Mat<f64>,
-}
 
 /// Quantizes the matrix whose transpose is `weights` (a column for each row),
 /// so that the outputs for inputs of Gram matrix `hessian`, which must be

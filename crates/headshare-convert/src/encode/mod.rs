@@ -5,13 +5,14 @@
 //! [`affine`] those of 32 weights, `single_scale` those with other levels,
 //! `super_blocks` the K-types. ggml does the others, a block at a time.
 
-pub mod affine;
+mod affine;
 mod block;
 mod coder;
-pub mod descent;
+mod descent;
 mod error;
 mod feedback;
 pub mod gptq;
+mod level_type;
 mod single_scale;
 mod super_blocks;
 mod super_layout;
@@ -23,11 +24,9 @@ use faer::{Accum, Mat, Par};
 use headshare_runtime::quants::{self, QuantError};
 use rayon::prelude::*;
 
-pub use block::{Block, Coded};
+pub use block::{Block, Coded, EncodedMatrix};
 pub use coder::Coder;
 pub use error::QuantizeError;
-
-use gptq::EncodedMatrix;
 
 /// Encodes the matrix whose transpose is `wanted` (a column for each row), so that the
 /// outputs for inputs of Gram matrix `hessian`, which must be positive definite, change
@@ -44,10 +43,8 @@ pub fn encode(
     par: Par,
 ) -> Result<EncodedMatrix, QuantizeError> {
     let rounded = gptq::quantize(wanted.clone(), hessian, coder, stored, par)?;
-    match coder {
-        Coder::Affine(affine) => descent::descend(*affine, &rounded.bytes, wanted, hessian, par),
-        Coder::Super(..) | Coder::Single(..) | Coder::Ggml(_) => Ok(rounded),
-    }
+    let lower = coder.descend(&rounded.bytes, wanted, hessian, par)?;
+    Ok(lower.unwrap_or(rounded))
 }
 
 /// Rows of `columns` weights as ggml rounds them to type `id`, with the importances of
@@ -88,22 +85,19 @@ pub fn requantize(
     par: Par,
 ) -> Result<EncodedMatrix, QuantizeError> {
     let encoded = encode(wanted, hessian, coder, Some(stored), par)?;
-    let candidates = match coder {
-        Coder::Affine(affine) => {
-            let kept = descent::descend(*affine, stored, wanted, hessian, par)?;
-            vec![kept, encoded]
-        }
-        Coder::Super(_, info) | Coder::Single(_, info) | Coder::Ggml(info) => {
+    let kept = match coder.descend(stored, wanted, hessian, par)? {
+        Some(lower) => lower,
+        None => {
             let (p, n) = (wanted.nrows(), wanted.ncols());
             let mut values = vec![0f32; p * n];
-            quants::dequantize_row(info.id, stored, &mut values)?;
-            let kept = EncodedMatrix {
+            quants::dequantize_row(coder.id(), stored, &mut values)?;
+            EncodedMatrix {
                 bytes: stored.to_vec(),
                 weights: Mat::from_fn(p, n, |i, row| f64::from(values[row * p + i])),
-            };
-            vec![encoded, kept]
+            }
         }
     };
+    let candidates = [kept, encoded];
     Ok(best_rows(&candidates, wanted, hessian, par))
 }
 

@@ -4,8 +4,10 @@
 use half::f16;
 use rayon::prelude::*;
 
+use super::affine::to_f16;
 use super::block::{Block, Coded};
 use super::feedback::{Grid, Levels, MOST, Span, ideal};
+use super::level_type::LevelType;
 use super::super_layout::{IQ4, iq4};
 
 /// One of the types.
@@ -37,7 +39,7 @@ const PARTS: usize = 4;
 
 /// A block: the bytes of its scales, what they stand for, and levels.
 #[derive(Clone)]
-struct Coding {
+pub(super) struct Coding {
     stored: [u16; PARTS],
     scales: [f32; PARTS],
     levels: [i8; MOST],
@@ -62,11 +64,6 @@ impl SingleScale {
         })
     }
 
-    /// Weights of a block.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
     /// Encodes the columns of a block of several rows.
     pub fn encode(&self, wanted: &[f64], block: &Block) -> Coded {
         let blocks: Vec<Coding> = wanted
@@ -77,9 +74,7 @@ impl SingleScale {
         let mut values = Vec::with_capacity(wanted.len());
         for block in &blocks {
             self.pack(block, &mut bytes);
-            values.extend(
-                (0..self.width).map(|i| f32::from(block.levels[i]) * block.scales[i / self.part]),
-            );
+            values.extend((0..self.width).map(|i| self.value(block, i)));
         }
         Coded { bytes, values }
     }
@@ -122,11 +117,20 @@ impl SingleScale {
         found
     }
 
+    /// The scale that is stored like this.
+    fn stands_for(&self, stored: u16) -> f32 {
+        match self.kind {
+            Kind::Iq4Nl | Kind::Q2 | Kind::Q1 => f16::from_bits(stored).to_f32(),
+            Kind::Mxfp4 => half_of_e8m0(stored.into()),
+            Kind::Nvfp4 => half_of_ue4m3(stored),
+        }
+    }
+
     /// The scales close to `scale` that can be stored, and what they stand for.
     fn near(&self, scale: f64) -> Vec<(u16, f32)> {
         match self.kind {
             Kind::Iq4Nl | Kind::Q2 | Kind::Q1 => {
-                let d = f16::from_f64(scale.clamp(f64::from(f16::MIN), f64::from(f16::MAX)));
+                let d = to_f16(scale);
                 vec![(d.to_bits(), d.to_f32())]
             }
             Kind::Mxfp4 => {
@@ -145,6 +149,56 @@ impl SingleScale {
                     .map(|code| (code, half_of_ue4m3(code)))
                     .collect()
             }
+        }
+    }
+}
+
+impl LevelType for SingleScale {
+    type Block = Coding;
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn part(&self) -> usize {
+        self.part
+    }
+
+    fn block_bytes(&self) -> usize {
+        match self.kind {
+            Kind::Iq4Nl | Kind::Q2 | Kind::Q1 => 18,
+            Kind::Mxfp4 => 17,
+            Kind::Nvfp4 => 36,
+        }
+    }
+
+    fn levels(&self) -> Levels {
+        self.levels
+    }
+
+    fn has_base(&self) -> bool {
+        false
+    }
+
+    fn unpack(&self, bytes: &[u8]) -> Coding {
+        let two = || u16::from_le_bytes([bytes[0], bytes[1]]);
+        let (stored, levels) = match self.kind {
+            Kind::Iq4Nl | Kind::Q2 | Kind::Q1 => ([two(), 0, 0, 0], &bytes[2..]),
+            Kind::Mxfp4 => ([bytes[0].into(), 0, 0, 0], &bytes[1..]),
+            Kind::Nvfp4 => (std::array::from_fn(|p| bytes[p].into()), &bytes[4..]),
+        };
+        let four = |byte: usize, half: usize| usize::from(levels[byte] >> (4 * half) & 15);
+        let level = |i: usize| match self.kind {
+            Kind::Iq4Nl => IQ4[four(i % 16, i / 16)],
+            Kind::Mxfp4 => of_e2m1(four(i % 16, i / 16)),
+            Kind::Nvfp4 => of_e2m1(four(i / 16 * 8 + i % 8, i % 16 / 8)),
+            Kind::Q2 => (levels[i / 4] >> (i % 4 * 2) & 3).cast_signed() - 1,
+            Kind::Q1 => (levels[i / 8] >> (i % 8) & 1).cast_signed() * 2 - 1,
+        };
+        Coding {
+            stored,
+            scales: stored.map(|stored| self.stands_for(stored)),
+            levels: std::array::from_fn(|i| if i < self.width { level(i) } else { 0 }),
         }
     }
 
@@ -172,6 +226,42 @@ impl SingleScale {
             })),
         }
     }
+
+    fn value(&self, block: &Coding, i: usize) -> f32 {
+        f32::from(block.levels[i]) * block.scales[i / self.part]
+    }
+
+    fn level_mut<'b>(&self, block: &'b mut Coding, part: usize, i: usize) -> &'b mut i8 {
+        &mut block.levels[part * self.part + i]
+    }
+
+    fn scale(&self, block: &Coding, part: usize) -> f64 {
+        f64::from(block.scales[part])
+    }
+
+    fn with_scale(&self, block: &Coding, part: usize, scale: f64) -> Option<Coding> {
+        let off = |(_, to): &(u16, f32)| (f64::from(*to) - scale).abs();
+        let all = self.near(scale).into_iter();
+        let (stored, to) = all.min_by(|a, b| off(a).total_cmp(&off(b)))?;
+        let mut moved = block.clone();
+        moved.stored[part] = stored;
+        moved.scales[part] = to;
+        (to.is_finite() && to != block.scales[part]).then_some(moved)
+    }
+
+    fn base(&self, _: &Coding, _: usize) -> f64 {
+        0.0
+    }
+
+    fn with_base(&self, _: &Coding, _: usize, _: f64) -> Option<Coding> {
+        None
+    }
+}
+
+/// What the code of a four-bit float stands for, twice.
+fn of_e2m1(code: usize) -> i8 {
+    let size = E2M1[7 + (code & 7)];
+    if code & 8 == 0 { size } else { -size }
 }
 
 /// The code of twice a four-bit float: a sign and one of eight sizes.

@@ -9,8 +9,10 @@
 use half::f16;
 use rayon::prelude::*;
 
+use super::affine::to_f16;
 use super::block::{Block, Coded};
 use super::feedback::{Grid, Levels, MOST, Span, ideal};
+use super::level_type::LevelType;
 use super::super_layout::{self, IQ4, Kind, PARTS, Super, WIDTH};
 
 /// One of the types.
@@ -64,17 +66,6 @@ impl SuperBlocks {
             values.extend((0..WIDTH).map(|i| self.value(block, i)));
         }
         Coded { bytes, values }
-    }
-
-    /// Weight `i`, as ggml's dequantiser computes it.
-    fn value(&self, block: &Super, i: usize) -> f32 {
-        let part = i / self.part;
-        let scale = block.d.to_f32() * block.scales[part] as f32;
-        let value = scale * f32::from(block.levels[i]);
-        match self.minimums {
-            0 => value,
-            _ => value - block.dmin.to_f32() * block.minimums[part] as f32,
-        }
     }
 
     fn best(&self, row: &[f64], block: &Block) -> Super {
@@ -188,6 +179,76 @@ fn near(ideal: f64, step: f64, (first, last): (i32, i32)) -> impl Iterator<Item 
     (middle - 1).max(first)..=(middle + 1).min(last)
 }
 
-fn to_f16(value: f64) -> f16 {
-    f16::from_f64(value.clamp(f64::from(f16::MIN), f64::from(f16::MAX)))
+impl LevelType for SuperBlocks {
+    type Block = Super;
+
+    fn width(&self) -> usize {
+        WIDTH
+    }
+
+    fn part(&self) -> usize {
+        self.part
+    }
+
+    fn block_bytes(&self) -> usize {
+        super_layout::bytes(self.kind)
+    }
+
+    fn levels(&self) -> Levels {
+        self.levels
+    }
+
+    fn has_base(&self) -> bool {
+        self.minimums > 0
+    }
+
+    fn unpack(&self, bytes: &[u8]) -> Super {
+        super_layout::unpack(self.kind, bytes)
+    }
+
+    fn pack(&self, block: &Super, out: &mut Vec<u8>) {
+        super_layout::pack(self.kind, block, out);
+    }
+
+    fn value(&self, block: &Super, i: usize) -> f32 {
+        let part = i / self.part;
+        let scale = block.d.to_f32() * block.scales[part] as f32;
+        let value = scale * f32::from(block.levels[i]);
+        match self.minimums {
+            0 => value,
+            _ => value - block.dmin.to_f32() * block.minimums[part] as f32,
+        }
+    }
+
+    fn level_mut<'b>(&self, block: &'b mut Super, part: usize, i: usize) -> &'b mut i8 {
+        &mut block.levels[part * self.part + i]
+    }
+
+    fn scale(&self, block: &Super, part: usize) -> f64 {
+        f64::from(block.d.to_f32()) * f64::from(block.scales[part])
+    }
+
+    fn with_scale(&self, block: &Super, part: usize, scale: f64) -> Option<Super> {
+        let scale = closest(scale, block.d, self.scales)?;
+        let mut moved = block.clone();
+        moved.scales[part] = scale;
+        (scale != block.scales[part]).then_some(moved)
+    }
+
+    fn base(&self, block: &Super, part: usize) -> f64 {
+        -f64::from(block.dmin.to_f32()) * f64::from(block.minimums[part])
+    }
+
+    fn with_base(&self, block: &Super, part: usize, base: f64) -> Option<Super> {
+        let minimum = closest(-base, block.dmin, (0, self.minimums))?;
+        let mut moved = block.clone();
+        moved.minimums[part] = minimum;
+        (minimum != block.minimums[part]).then_some(moved)
+    }
+}
+
+/// The whole number within `range` of steps that is closest to `value`.
+fn closest(value: f64, step: f16, (first, last): (i32, i32)) -> Option<i32> {
+    let steps = (value / f64::from(step.to_f32())).round();
+    (steps.is_finite()).then(|| steps.clamp(f64::from(first), f64::from(last)) as i32)
 }

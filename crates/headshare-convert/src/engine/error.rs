@@ -2,12 +2,13 @@
 
 use headshare_runtime::VocabError;
 use headshare_runtime::calibrate::CalibrateError;
+use headshare_runtime::own_text::OwnTextError;
 
 /// Why the engine cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// Too little text.
-    #[error("the text has {found} tokens; it needs at least {needed}")]
+    #[error("the calibration text has {found} tokens; it needs at least {needed}")]
     TextTooShort {
         /// What it has.
         found: usize,
@@ -15,7 +16,7 @@ pub enum EngineError {
         needed: usize,
     },
     /// The bound on memory is too small.
-    #[error("{bound} bytes are too few; this model needs at least {needed}")]
+    #[error("{bound} bytes of memory are too few; this model needs at least {needed}")]
     Memory {
         /// The bound.
         bound: u64,
@@ -25,6 +26,9 @@ pub enum EngineError {
     /// The run was interrupted or llama.cpp failed.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),
+    /// The model wrote no text.
+    #[error("the model writes no text to calibrate on: {0}")]
+    OwnText(#[from] OwnTextError),
     /// The tokenizer failed.
     #[error(transparent)]
     Vocab(#[from] VocabError),

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use headshare_runtime::calibrate::{Calibrator, CalibratorParams};
 
 pub use error::EngineError;
-pub use options::Options;
+pub use options::{Options, Text};
 pub use role::Role;
 pub use shared::{Block, Shared, by_expert, shared_by};
 pub use sites::{Experts, Site, Table, Target};
@@ -76,12 +76,14 @@ pub struct Engine<'a> {
 
 impl<'a> Engine<'a> {
     /// Loads `source`, and once more to be changed: as `variant` where that has
-    /// other shapes or types.
+    /// other shapes or types. The original is loaded as `original` where that has
+    /// other types, which are read faster.
     ///
     /// # Errors
     /// When llama.cpp cannot load it or has no memory for it.
     pub fn load(
         source: &'a ModelFile,
+        original: Option<&Variant<'_>>,
         variant: Option<&Variant<'_>>,
         windows: &'a Windows,
         options: &Options,
@@ -95,13 +97,11 @@ impl<'a> Engine<'a> {
             n_threads: options.n_threads,
             stop: Arc::clone(&options.stop),
         };
-        let original = Calibrator::load(source.path(), &params)?;
-        let changed = match variant {
-            Some(variant) => {
-                Calibrator::load_virtual(variant, variant.gguf(), source.path(), &params)?
-            }
-            None => Calibrator::load(source.path(), &params)?,
+        let load = |variant: Option<&Variant<'_>>| match variant {
+            Some(v) => Calibrator::load_virtual(v, v.gguf(), source.path(), &params),
+            None => Calibrator::load(source.path(), &params),
         };
+        let (original, changed) = (load(original)?, load(variant)?);
         let name = source.gguf.architecture().ok().flatten();
         let residual = name.and_then(architecture).map(|row| row.residual);
         let sites = sites::find(changed.graph(), residual);

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The text to calibrate on.
-    pub text: String,
+    pub text: Text,
     /// Windows of it, at most.
     pub windows: u32,
     /// Tokens of each.
@@ -18,6 +18,15 @@ pub struct Options {
     pub n_threads: Option<u32>,
     /// While true, everything stops as soon as it can.
     pub stop: Arc<AtomicBool>,
+}
+
+/// A text to calibrate on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Text {
+    /// This one.
+    Given(String),
+    /// What the model writes itself.
+    Own,
 }
 
 /// Bytes of logits that may be set aside, where `memory` is there in all.

@@ -1,14 +1,17 @@
 //! The calibration text as windows of tokens.
 
-use headshare_format::TensorInfo;
+use std::sync::Arc;
+
 use headshare_format::alias::format_digest;
+use headshare_format::{Gguf, TensorInfo};
+use headshare_runtime::own_text::write_windows;
 use headshare_runtime::{Model, ModelParams};
 
 use super::error::EngineError;
-use super::options::{Options, logits_bytes};
+use super::options::{Options, Text, logits_bytes};
 use super::visit::{Frequencies, Takes};
 use crate::input::ModelFile;
-use crate::model::AttentionMap;
+use crate::model::{AttentionMap, shape};
 
 /// Windows of a text, one after the other.
 #[derive(Debug, Clone)]
@@ -21,7 +24,7 @@ pub struct Windows {
     pub window: u32,
     /// Tokens in the vocabulary.
     pub vocabulary: u32,
-    /// Digest of the text.
+    /// Digest of the text, or of the tokens where the model has written them.
     pub digest: String,
 }
 
@@ -30,12 +33,11 @@ const MIN_WINDOWS: usize = 2;
 
 impl Windows {
     /// Windows of the text, spread evenly over it, as many as there are and memory
-    /// has room for beside what visitors take. As in llama.cpp's perplexity tool,
+    /// has room for beside what visitors take; or as many that the model writes. As in llama.cpp's perplexity tool,
     /// each begins with the token that begins a text, if the model has one and uses
     /// it.
     pub fn of(
         source: &ModelFile,
-        map: &AttentionMap,
         options: &Options,
         takes: Takes<'_>,
         remark: &dyn Fn(&str),
@@ -47,25 +49,25 @@ impl Windows {
         };
         let model = Model::load(source.path(), &params, None)
             .map_err(headshare_runtime::calibrate::CalibrateError::from)?;
+        let model = Arc::new(model);
         let vocab = model.vocab();
-        let mut all = vocab.tokenize(&options.text, true, false)?;
-        if options.text.trim().is_empty() {
-            all.clear();
-        }
         let window = options.window.max(1) as usize;
-        let there = all.len() / window;
+        let all = match &options.text {
+            Text::Given(text) if text.trim().is_empty() => Some(Vec::new()),
+            Text::Given(text) => Some(vocab.tokenize(text, true, false)?),
+            Text::Own => None,
+        };
+        let most = headshare_runtime::calibrate::MAX_WINDOWS as usize;
+        let there = (all.as_ref()).map_or(most, |tokens| tokens.len() / window);
         if there < MIN_WINDOWS {
             return Err(EngineError::TextTooShort {
-                found: all.len(),
+                found: all.map_or(0, |tokens| tokens.len()),
                 needed: MIN_WINDOWS * window,
             });
         }
-        let wanted = there.min(options.windows as usize).clamp(
-            MIN_WINDOWS,
-            headshare_runtime::calibrate::MAX_WINDOWS as usize,
-        );
+        let wanted = there.min(options.windows as usize).clamp(MIN_WINDOWS, most);
         let embedding = u64::from(model.n_embd());
-        let needs = Needs::of(source, map, embedding, window as u64, takes);
+        let needs = Needs::of(source, embedding, window as u64, takes);
         let count = needs.windows(options.memory, wanted)?;
         if count < wanted {
             remark(&format!(
@@ -74,22 +76,40 @@ impl Windows {
             ));
         }
         let begin = vocab.leading_bos();
-        let tokens = (0..count)
-            .flat_map(|i| {
-                let start = i * there / count * window;
-                let mut tokens = all[start..start + window].to_vec();
-                if let Some(begin) = begin {
-                    tokens[0] = begin;
-                }
-                tokens
-            })
-            .collect();
+        let tokens = match &all {
+            Some(all) => (0..count)
+                .flat_map(|i| {
+                    let start = i * there / count * window;
+                    let mut tokens = all[start..start + window].to_vec();
+                    if let Some(begin) = begin {
+                        tokens[0] = begin;
+                    }
+                    tokens
+                })
+                .collect(),
+            None => {
+                remark(&format!(
+                    "note: the model writes {count} windows of {window} tokens"
+                ));
+                let (n_threads, stop) = (options.n_threads, &options.stop);
+                write_windows(&model, count as u32, window as u32, n_threads, stop)?
+            }
+        };
+        let digest = match &options.text {
+            Text::Given(text) => blake3::hash(text.as_bytes()),
+            Text::Own => blake3::hash(
+                &tokens
+                    .iter()
+                    .flat_map(|t| t.to_le_bytes())
+                    .collect::<Vec<u8>>(),
+            ),
+        };
         Ok(Self {
             tokens,
             count: count as u32,
             window: window as u32,
             vocabulary: vocab.n_tokens().unsigned_abs(),
-            digest: format_digest(&blake3::hash(options.text.as_bytes())),
+            digest: format_digest(&digest),
         })
     }
 
@@ -149,17 +169,9 @@ impl Needs {
     /// nine times the residual stream's width; our copies of one node of each
     /// stream come on top. Logits, for which more is set aside where there is
     /// more, are not in it.
-    fn of(
-        source: &ModelFile,
-        map: &AttentionMap,
-        embedding: u64,
-        window: u64,
-        takes: Takes<'_>,
-    ) -> Self {
-        let kv: u64 = (map.layers.iter())
-            .map(|layer| layer.k.rows() + layer.v.rows())
-            .sum();
-        let widest = widest_feed_forward(source, map).max(embedding);
+    fn of(source: &ModelFile, embedding: u64, window: u64, takes: Takes<'_>) -> Self {
+        let kv = cached_numbers(&source.gguf);
+        let widest = widest_feed_forward(&source.gguf).max(embedding);
         // The cache has whole steps of tokens for each window.
         let cached = 2 * kv * window.next_multiple_of(CACHE_STEP);
         let activations = 4 * (3 * widest + 9 * embedding) + 4 * window;
@@ -196,11 +208,24 @@ impl Needs {
 /// Tokens that llama.cpp's KV cache grows by.
 const CACHE_STEP: u64 = 256;
 
+/// Numbers that the KV cache has for a token.
+fn cached_numbers(gguf: &Gguf) -> u64 {
+    if let Ok(map) = AttentionMap::of(gguf) {
+        let layers = map.layers.iter();
+        return layers.map(|layer| layer.k.rows() + layer.v.rows()).sum();
+    }
+    shape(gguf).map_or(0, |of| {
+        let of_head = u64::from(of.key_length) + u64::from(of.value_length);
+        (u64::from(of.layers) * u64::from(of.kv_heads)).saturating_mul(of_head)
+    })
+}
+
 /// Numbers that a token has at once in the widest feed-forward part: with
 /// experts, those of all that are used for it.
-fn widest_feed_forward(source: &ModelFile, map: &AttentionMap) -> u64 {
-    let key = format!("{}.expert_used_count", map.architecture.name);
-    let used = source.gguf.u64_value(&key).ok().flatten().unwrap_or(1);
+fn widest_feed_forward(gguf: &Gguf) -> u64 {
+    let architecture = gguf.architecture().ok().flatten().unwrap_or_default();
+    let key = format!("{architecture}.expert_used_count");
+    let used = gguf.u64_value(&key).ok().flatten().unwrap_or(1);
     let of = |t: &TensorInfo| {
         if t.name.ends_with("ffn_down.weight") {
             t.row_elems()
@@ -212,7 +237,7 @@ fn widest_feed_forward(source: &ModelFile, map: &AttentionMap) -> u64 {
             0
         }
     };
-    source.gguf.tensors().iter().map(of).max().unwrap_or(0)
+    gguf.tensors().iter().map(of).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -226,8 +251,7 @@ mod tests {
         let spec = headshare_testmodels::ModelSpec::preset("tiny-llama").unwrap();
         spec.write(&path).unwrap();
         let source = ModelFile::open(&path).unwrap();
-        let map = AttentionMap::of(&source.gguf).unwrap();
-        let needs = |takes| Needs::of(&source, &map, 64, 32, takes);
+        let needs = |takes| Needs::of(&source, 64, 32, takes);
         let nothing = needs(Takes {
             at: &|_| 0,
             kept: 0,

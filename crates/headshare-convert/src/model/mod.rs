@@ -25,6 +25,7 @@ mod blocks;
 mod error;
 mod hyper;
 mod map;
+mod shape;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -34,5 +35,6 @@ pub use architecture::{Architecture, Attention, HeadSize, Layout, Residual};
 pub use blocks::{AttentionLayer, BlockTensor, HeadBlock, RowsRange};
 pub use error::{About, HeadsError};
 pub use map::AttentionMap;
+pub use shape::shape;
 pub use table::{ARCHITECTURES, architecture};
 pub use units::{Part, UnitId};

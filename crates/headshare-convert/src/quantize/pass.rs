@@ -12,14 +12,14 @@ use super::imatrix;
 use super::importance::{Importances, Measure};
 use super::record::{Calibrated, Counts, QuantizeRecord, Settings};
 use super::visitor::{OUTPUTS, Quantizer};
-use crate::convert::variant::{Heads, Variant};
+use crate::convert::variant::{Heads, Types, Variant};
 use crate::convert::{ConvertError, Fitted, FittedBy, Room, attention_map};
 use crate::encode;
 use crate::engine::normal::Sums;
 use crate::engine::{
     self, Engine, EngineError, Options, Role, Seen, Site, Takes, Visitor, Wants, Windows,
 };
-use crate::input::ModelFile;
+use crate::input::{InputError, ModelFile};
 use crate::model::AttentionMap;
 use crate::plan::{Edit, Plan, Store};
 use crate::repair::{self, Record, Refitter, SurveyRecord, check_supported};
@@ -27,12 +27,12 @@ use crate::repair::{self, Record, Refitter, SurveyRecord, check_supported};
 /// What a pass takes that quantizes all of `source`, beside what
 /// [`gathered`](TypedPlan::gathered) is kept of rows that are stored once.
 pub fn takes(source: &ModelFile) -> Takes<'static> {
-    // The changed stream holds plain numbers where the source may hold fewer bits, and
-    // what is made is kept until it is written.
+    // Both streams hold plain numbers where the source may hold fewer bits, and what is
+    // made is kept until it is written.
     let matrices = source.gguf.tensors().iter().filter(|t| t.dims.len() > 1);
     Takes {
         at: &bytes_at,
-        kept: matrices.map(|t| 4 * t.rows() * t.row_elems()).sum(),
+        kept: matrices.map(|t| 6 * t.rows() * t.row_elems()).sum(),
     }
 }
 
@@ -157,7 +157,14 @@ impl TypedPlan {
     ) -> Result<NewTensors, QuantizerError> {
         let target = self.target(source)?;
         let stream = Variant::new(source, &self.stream_plan(source), None)?;
-        let mut engine = Engine::load(source, Some(&stream), how.windows, how.options)?;
+        let original = fast(source)?;
+        let mut engine = Engine::load(
+            source,
+            Some(&original),
+            Some(&stream),
+            how.windows,
+            how.options,
+        )?;
         let links = self.links(target.gguf());
         engine.share(&links)?;
         let is_tied = |site: &Site| {
@@ -290,6 +297,13 @@ impl TypedPlan {
     }
 }
 
+/// `source` with types that are read fast: only statistics are wanted of it.
+fn fast(source: &ModelFile) -> Result<Variant<'_>, ConvertError> {
+    let types = Types::fast(&source.gguf);
+    let fast = Variant::with_types(source, &types).map_err(InputError::content(source.path()));
+    Ok(fast?)
+}
+
 /// The tensor `name` of `target` as ggml's encoder makes it, with the importances of
 /// its columns where they are known.
 fn rounded(target: &Variant<'_>, name: &str, of: &Importances) -> Result<Vec<u8>, QuantizerError> {
@@ -321,7 +335,8 @@ pub fn measure(
     options: &Options,
     progress: &dyn Fn(f64),
 ) -> Result<Importances, QuantizerError> {
-    let mut engine = Engine::load(source, None, windows, options)?;
+    let fast = fast(source)?;
+    let mut engine = Engine::load(source, Some(&fast), Some(&fast), windows, options)?;
     let mut measure = Measure::default();
     engine.run::<QuantizerError>(&mut [&mut measure], progress)?;
     Ok(measure.of)

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use headshare_format::{GgmlType, Gguf, TensorInfo};
-use headshare_runtime::mixture::{self, Changes, MIXTURES, Mixture, MixtureError, Shape};
+use headshare_runtime::mixture::{self, Changes, MIXTURES, Mixture, MixtureError};
 use headshare_runtime::quants;
 use serde::{Deserialize, Serialize};
 
+use crate::model::shape;
 use crate::plan::{Edit, Store};
 
 /// The types that are wanted.
@@ -94,7 +95,12 @@ impl Wanted {
         };
         let tensors = gguf.tensors();
         let sizes = tensors.iter().map(|info| (info.name.as_str(), dims(info)));
-        let assigned = mixture::assign(mixture, &changes, &shape(gguf)?, sizes)?;
+        let assigned = mixture::assign(
+            mixture,
+            &changes,
+            &shape(gguf).map_err(TypesError::Missing)?,
+            sizes,
+        )?;
         let main = match file_type {
             Some(_) => mixture.main().and_then(|main| GgmlType::from_id(main.id)),
             None => type_named(&self.to).ok(),
@@ -209,37 +215,6 @@ fn dims(info: &TensorInfo) -> [u64; 4] {
     [size(0), size(1), size(2), size(3)]
 }
 
-/// What llama.cpp's rules know about the model.
-fn shape(gguf: &Gguf) -> Result<Shape<'_>, TypesError> {
-    const ARCHITECTURE: &str = "general.architecture";
-    let architecture = gguf.architecture().ok().flatten();
-    let architecture = architecture.ok_or_else(|| TypesError::Missing(ARCHITECTURE.to_owned()))?;
-    let stated = |suffix: &str| -> Option<u32> {
-        let key = format!("{architecture}.{suffix}");
-        // Of several layers the first one speaks, as in llama.cpp.
-        let first = |key: &str| gguf.array_value(key).ok()??.u64s()?.first().copied();
-        let number = (gguf.u64_value(&key).ok().flatten()).or_else(|| first(&key));
-        number.and_then(|n| u32::try_from(n).ok())
-    };
-    let needed = |suffix: &str| {
-        stated(suffix).ok_or_else(|| TypesError::Missing(format!("{architecture}.{suffix}")))
-    };
-    let embedding = needed("embedding_length")?;
-    let heads = stated("attention.head_count").unwrap_or(0);
-    let each = embedding.checked_div(heads).unwrap_or(0);
-    Ok(Shape {
-        architecture,
-        embedding,
-        feed_forward: stated("feed_forward_length").unwrap_or(0),
-        layers: needed("block_count")?,
-        heads,
-        kv_heads: stated("attention.head_count_kv").unwrap_or(heads),
-        experts: stated("expert_count").unwrap_or(0),
-        key_length: stated("attention.key_length").unwrap_or(each),
-        value_length: stated("attention.value_length").unwrap_or(each),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use headshare_testmodels::{ModelSpec, type_named as named};
@@ -305,7 +280,7 @@ mod tests {
         let links = [("a", "c"), ("c", "b"), ("d", "not there")];
         let links = links.map(|(a, b)| (a.to_owned(), b.to_owned()));
         assigned.agree(&links, &|name| (name != "not there").then_some(q4));
-        let types: Vec<GgmlType> = assigned.types.into_values().collect();
+        let types: Vec<GgmlType> = assigned.types.values().copied().collect();
         assert_eq!(types, [q8, q8, q8, q4]);
         // What has that type already keeps it.
         assigned.agree(&links, &|name| (name == "not there").then_some(q8));

@@ -1,6 +1,5 @@
 //! Why a model cannot be repaired.
 
-use headshare_runtime::VocabError;
 use headshare_runtime::calibrate::CalibrateError;
 
 use crate::encode::QuantizeError;
@@ -17,22 +16,9 @@ pub enum RepairError {
         /// Why not.
         why: String,
     },
-    /// Too little text.
-    #[error("the calibration text has {found} tokens; it needs at least {needed}")]
-    TextTooShort {
-        /// What it has.
-        found: usize,
-        /// What it needs.
-        needed: usize,
-    },
-    /// The bound on memory is too small.
-    #[error("{bound} bytes of memory are too few; repairing this model needs at least {needed}")]
-    Memory {
-        /// The bound.
-        bound: u64,
-        /// What it takes.
-        needed: u64,
-    },
+    /// The engine cannot run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The model computes no numbers.
     #[error("layer {layer}: {what} are not finite")]
     NotFinite {
@@ -49,15 +35,6 @@ pub enum RepairError {
         /// Why not.
         error: QuantizeError,
     },
-    /// The run was interrupted or llama.cpp failed.
-    #[error(transparent)]
-    Calibrate(#[from] CalibrateError),
-    /// The tokenizer failed.
-    #[error(transparent)]
-    Vocab(#[from] VocabError),
-    /// The system starts no thread for the second stream.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
     /// Something that cannot be.
     #[error("repair: {0}")]
     Internal(String),
@@ -70,15 +47,8 @@ impl RepairError {
     }
 }
 
-impl From<EngineError> for RepairError {
-    fn from(error: EngineError) -> Self {
-        match error {
-            EngineError::TextTooShort { found, needed } => Self::TextTooShort { found, needed },
-            EngineError::Memory { bound, needed } => Self::Memory { bound, needed },
-            EngineError::Calibrate(error) => Self::Calibrate(error),
-            EngineError::Vocab(error) => Self::Vocab(error),
-            EngineError::Thread(error) => Self::Thread(error),
-            EngineError::Internal(problem) => Self::Internal(problem),
-        }
+impl From<CalibrateError> for RepairError {
+    fn from(error: CalibrateError) -> Self {
+        EngineError::from(error).into()
     }
 }

@@ -62,11 +62,10 @@ fn bytes_at(info: &TensorInfo) -> u64 {
 /// [`RepairError`], as [`repair()`].
 pub fn check_text(
     source: &ModelFile,
-    map: &AttentionMap,
     options: &Options,
     remark: &dyn Fn(&str),
 ) -> Result<(), RepairError> {
-    Windows::of(source, map, options, takes(), remark)?;
+    Windows::of(source, options, takes(), remark)?;
     Ok(())
 }
 
@@ -202,7 +201,7 @@ pub fn repair(
         Some((map, plan)) => (map, plan),
         None => (map, plan),
     };
-    let mut engine = Engine::load(source, reshaped.then_some(&variant), windows, options)?;
+    let mut engine = Engine::load(source, None, reshaped.then_some(&variant), windows, options)?;
     engine.share(&shared_by(changed_plan, changed_map, variant.gguf()))?;
     let heads = Heads::new(source, map, left_without_effect(plan)).map_err(|e| internal(&e))?;
     let empty = empty_layers(engine.changed(), source, map, &heads)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use headshare_convert::convert::variant::{Heads, ShapeError};
 use headshare_convert::convert::{self, ConvertError, Fitted};
-use headshare_convert::engine::Takes;
+use headshare_convert::engine::{EngineError, Takes, Text};
 use headshare_convert::input::text::{self, Contents, is_stdio, without_mark};
 use headshare_convert::input::{InputError, ModelFile};
 use headshare_convert::plan::Plan;
@@ -26,7 +26,7 @@ const FALLBACK_MEMORY: u64 = 8 << 30;
 /// A text to fit with, and what may be spent on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// The text, UTF-8.
+    /// The text, UTF-8; `self` is what the model writes itself.
     #[serde(with = "crate::path")]
     pub text: PathBuf,
     /// Windows of it, at most; fewer where the text or the memory has no room for
@@ -60,8 +60,10 @@ impl Calibration {
     pub fn check(&self, source: &ModelFile, text: String, ui: &dyn Ui) -> Result<(), Error> {
         let map = convert::attention_map(source)?;
         check_supported(&map)?;
-        repair::check_text(source, &map, &self.options(text), &|text| ui.remark(text))
-            .map_err(|error| of_source(source, error))
+        repair::check_text(source, &self.options(Text::Given(text)), &|text| {
+            ui.remark(text)
+        })
+        .map_err(|error| of_source(source, error))
     }
 
     /// Reads the text for what takes so much memory.
@@ -71,14 +73,17 @@ impl Calibration {
         takes: Takes<'_>,
         ui: &dyn Ui,
     ) -> Result<Ready, Error> {
-        let options = self.options(read_text(&self.text)?);
-        let map = convert::attention_map(source)?;
-        let windows = Windows::of(source, &map, &options, takes, &|text| ui.remark(text))
+        let text = match is_own(&self.text) {
+            true => Text::Own,
+            false => Text::Given(read_text(&self.text)?),
+        };
+        let options = self.options(text);
+        let windows = Windows::of(source, &options, takes, &|text| ui.remark(text))
             .map_err(|error| of_source(source, error.into()))?;
         Ok(Ready { windows, options })
     }
 
-    fn options(&self, text: String) -> Options {
+    fn options(&self, text: Text) -> Options {
         Options {
             text,
             windows: self.windows,
@@ -146,9 +151,15 @@ pub fn read_text(path: &Path) -> Result<String, Error> {
     }
 }
 
-/// Which file is at `path`, unless it is standard input.
+/// Whether `path` stands for what the model writes itself; a file of that name is
+/// `./self`.
+fn is_own(path: &Path) -> bool {
+    path == Path::new("self")
+}
+
+/// Which file is at `path`, unless it is standard input or no file.
 pub(super) fn id(path: &Path) -> Result<Option<FileId>, Error> {
-    if is_stdio(path) {
+    if is_stdio(path) || is_own(path) {
         return Ok(None);
     }
     Ok(Some(MappedFile::open(path).map_err(InputError::from)?.id()))
@@ -160,8 +171,7 @@ pub(super) fn of_source(source: &ModelFile, error: RepairError) -> Error {
     let says_what = matches!(
         error,
         RepairError::Unsupported { .. }
-            | RepairError::TextTooShort { .. }
-            | RepairError::Memory { .. }
+            | RepairError::Engine(EngineError::TextTooShort { .. } | EngineError::Memory { .. })
     );
     if says_what || error.to_string().contains(&path) {
         return error.into();

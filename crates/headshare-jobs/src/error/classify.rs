@@ -20,6 +20,7 @@ use headshare_eval::report::ReportError;
 use headshare_files::FileError;
 use headshare_format::FormatError;
 use headshare_runtime::calibrate::CalibrateError;
+use headshare_runtime::own_text::OwnTextError;
 use headshare_runtime::stitched::StitchError;
 use headshare_runtime::{ContextError, GenerateError, ModelError, SamplerError};
 
@@ -181,7 +182,12 @@ impl Classify for EngineError {
             Self::Memory { .. } => Kind::Usage,
             Self::TextTooShort { .. } | Self::Vocab(_) => Kind::BadInput,
             Self::Calibrate(error) => of_calibrator(error),
-            Self::Thread(_) | Self::Internal(_) => Kind::Failed,
+            Self::OwnText(OwnTextError::Context(error)) => error.kind(),
+            Self::OwnText(OwnTextError::Sampler(error)) => error.kind(),
+            Self::OwnText(OwnTextError::NoText) => Kind::BadInput,
+            Self::OwnText(OwnTextError::NoLogits) | Self::Thread(_) | Self::Internal(_) => {
+                Kind::Failed
+            }
         }
     }
 
@@ -247,18 +253,16 @@ impl Classify for QuantizerError {
 impl Classify for RepairError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Memory { .. } => Kind::Usage,
-            Self::TextTooShort { .. } | Self::NotFinite { .. } | Self::Vocab(_) => Kind::BadInput,
-            Self::Calibrate(error) => of_calibrator(error),
+            Self::NotFinite { .. } => Kind::BadInput,
+            Self::Engine(error) => error.kind(),
             _ => Kind::Failed,
         }
     }
 
     fn advice(&self) -> Option<Advice> {
         match self {
-            Self::TextTooShort { .. } => Some(Advice::MoreText),
             Self::NotFinite { .. } => Some(Advice::TryModel),
-            Self::Memory { needed, .. } => Some(Advice::RaiseBound(*needed)),
+            Self::Engine(error) => error.advice(),
             _ => None,
         }
     }

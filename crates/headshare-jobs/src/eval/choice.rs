@@ -47,6 +47,9 @@ pub struct Choice {
     pub unbatched: bool,
     /// How shared blocks are brought into memory.
     pub resolve: Resolve,
+    /// Computes with weights as F16 that ggml multiplies slowly as they are. The
+    /// figures are not quite those of the file as it runs.
+    pub fast: bool,
     /// Threads; by default one a physical core, fewer while other programs are
     /// busy.
     pub threads: Option<u32>,
@@ -111,6 +114,7 @@ impl Choice {
             ctx_size: 0,
             unbatched: false,
             resolve: Resolve::Auto,
+            fast: false,
             threads: None,
         }
     }
@@ -131,7 +135,7 @@ impl Choice {
         for (task, path) in tasks.iter().zip(&self.tasks) {
             warn_of_examples(task, path, ui);
         }
-        let subject = Subject::load(&self.file, self.resolve, ui)?;
+        let subject = Subject::load(&self.file, self.resolve, self.fast, ui)?;
         let mut done = Vec::with_capacity(tasks.len());
         for (task, path) in tasks.iter().zip(&self.tasks) {
             done.push(self.task(task, path, &subject, ui)?);
@@ -330,6 +334,7 @@ mod tests {
                     file: "m.gguf".into(),
                     bytes: 1 << 40,
                     resolve: Resolved::FoldMap,
+                    as_f16: None,
                 },
                 results,
             };

@@ -92,7 +92,7 @@ impl ContinuePrompts {
     /// fails.
     pub fn run(&self, ui: &dyn Ui) -> Result<ContinuedPrompts, Error> {
         let prompts = Prompt::read(&self.task, self.limit.map(|n| n as usize))?;
-        let subject = Subject::load(&self.file, self.resolve, ui)?;
+        let subject = Subject::load(&self.file, self.resolve, false, ui)?;
         let params = ContextParams {
             n_ctx: (self.ctx_size).map(|n_ctx| in_positions(n_ctx, &subject.model)),
             n_threads: self.threads,

@@ -36,6 +36,9 @@ pub struct Perplexity {
     pub batch_size: u32,
     /// How shared blocks are brought into memory.
     pub resolve: Resolve,
+    /// Computes with weights as F16 that ggml multiplies slowly as they are. The
+    /// figures are not quite those of the file as it runs.
+    pub fast: bool,
     /// Threads; by default one a physical core, fewer while other programs are
     /// busy.
     pub threads: Option<u32>,
@@ -122,6 +125,7 @@ impl Perplexity {
             chunks: None,
             batch_size: defaults.n_batch,
             resolve: Resolve::Auto,
+            fast: false,
             threads: None,
         }
     }
@@ -132,9 +136,9 @@ impl Perplexity {
     /// When a file is bad, the text fills no window, or a model computes nonsense.
     pub fn run(&self, ui: &dyn Ui) -> Result<PerplexityFigures, Error> {
         let read = without_line_end(read_input(&self.text, "the text")?);
-        let subject = Subject::load(&self.file, self.resolve, ui)?;
+        let subject = Subject::load(&self.file, self.resolve, self.fast, ui)?;
         let base = match &self.base {
-            Some(path) => Some(Subject::load(path, self.resolve, ui)?),
+            Some(path) => Some(Subject::load(path, self.resolve, self.fast, ui)?),
             None => None,
         };
         let ctx = own_if_0(self.ctx, &subject.model).max(MIN_CTX);

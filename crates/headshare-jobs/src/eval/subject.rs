@@ -8,7 +8,7 @@ use headshare_files::ScratchFile;
 use headshare_runtime::Model;
 use serde::{Deserialize, Serialize};
 
-use crate::load::{Resolve, Resolved, load_generative};
+use crate::load::{Resolve, Resolved, load_fast, load_generative};
 use crate::{Error, Ui};
 
 /// Which model was measured; in the figures of every measure.
@@ -20,6 +20,9 @@ pub struct MeasuredFile {
     pub bytes: u64,
     /// How shared blocks were brought into memory.
     pub resolve: Resolved,
+    /// How many tensors were computed with as F16, where that was allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_f16: Option<usize>,
 }
 
 /// A loaded model that predicts text.
@@ -27,17 +30,26 @@ pub(super) struct Subject {
     pub path: PathBuf,
     pub model: Arc<Model>,
     resolved: Resolved,
+    as_f16: Option<usize>,
     /// Keeps the expanded copy alive.
     _scratch: Option<ScratchFile>,
 }
 
 impl Subject {
-    pub fn load(path: &Path, resolve: Resolve, ui: &dyn Ui) -> Result<Self, Error> {
-        let loaded = load_generative(path, resolve, true, &AtomicBool::new(false), ui)?;
+    /// Loads `path`; where `fast`, with weights as F16 that ggml multiplies slowly.
+    pub fn load(path: &Path, resolve: Resolve, fast: bool, ui: &dyn Ui) -> Result<Self, Error> {
+        let (loaded, as_f16) = match fast {
+            true => load_fast(path).map(|(loaded, tensors)| (loaded, Some(tensors)))?,
+            false => {
+                let never = AtomicBool::new(false);
+                (load_generative(path, resolve, true, &never, ui)?, None)
+            }
+        };
         Ok(Self {
             path: path.to_owned(),
             model: Arc::new(loaded.model),
             resolved: loaded.resolved,
+            as_f16,
             _scratch: loaded.scratch,
         })
     }
@@ -47,6 +59,7 @@ impl Subject {
             file: self.path.to_string_lossy().into_owned(),
             bytes: std::fs::metadata(&self.path).map_or(0, |m| m.len()),
             resolve: self.resolved,
+            as_f16: self.as_f16,
         }
     }
 }

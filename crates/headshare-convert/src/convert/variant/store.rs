@@ -14,25 +14,38 @@ use super::shapes::Shapes;
 use crate::model::architecture;
 use crate::plan::{Edit, Plan, PlanError};
 
-/// Parts of the names of matrices that llama.cpp's quantizer leaves as they are: they
-/// are used in other ways than by products, or are small and all the rest of a layer
-/// depends on them.
+/// Parts of the names of matrices that llama.cpp's quantizer leaves as they are
+/// (`tensor_allows_quantization`): they are used in other ways than by products, or are
+/// small and all the rest of a layer depends on them.
 const LEFT_ALONE: &[&str] = &[
-    "_norm",
-    "ffn_gate_inp",
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "ffn_gate_tid2eid.weight",
     "altup",
     "laurel",
     "per_layer_model_proj",
     "position_embd",
     "token_types",
     "ssm_conv1d",
-    "ssm_a",
-    "ssm_d",
-    "shortconv.conv",
-    "time_mix_",
-    "attn_rel_b",
-    "rope_freqs",
-    "rope_factors",
+    "shortconv.conv.weight",
+    "indexer.k_proj.weight",
+    "indexer.q_proj.weight",
+    "time_mix_first.weight",
+    "time_mix_w0.weight",
+    "time_mix_w1.weight",
+    "time_mix_w2.weight",
+    "time_mix_v0.weight",
+    "time_mix_v1.weight",
+    "time_mix_v2.weight",
+    "time_mix_a0.weight",
+    "time_mix_a1.weight",
+    "time_mix_a2.weight",
+    "time_mix_g1.weight",
+    "time_mix_g2.weight",
+    "time_mix_decay_w1.weight",
+    "time_mix_decay_w2.weight",
+    "time_mix_lerp_fused.weight",
+    "attn_rel_b.weight",
 ];
 
 /// The types whose mixtures llama.cpp guesses by the type that most of the tensors
@@ -92,6 +105,23 @@ impl Types {
             }
         }
         Ok(types)
+    }
+
+    /// F16 for what ggml multiplies slowly with many columns at once
+    /// ([`quants::multiplies_fast`]): weights that stand for nearly the same numbers (11
+    /// bits of each) and are read faster, but take more memory.
+    pub fn fast(gguf: &Gguf) -> Self {
+        let slow = |info: &TensorInfo| {
+            let t = quants::type_info(info.ggml_type.id());
+            let is_quantized = t.is_some_and(|t| t.is_quantized && t.has_to_float);
+            is_quantized && !quants::multiplies_fast(info.ggml_type.id())
+        };
+        let all = gguf.tensors().iter().enumerate();
+        let slow = all.filter(|(_, info)| slow(info));
+        Self {
+            tensors: slow.map(|(tensor, _)| (tensor, GgmlType::F16)).collect(),
+            untied_head: None,
+        }
     }
 
     /// Adds the types to `shapes`.

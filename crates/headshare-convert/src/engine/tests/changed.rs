@@ -31,7 +31,7 @@ fn a_variant_is_run_without_being_there() {
         crate::convert::write_plain(&variant, &written, true, &|_| ()).unwrap();
 
         let windows = windows();
-        let mut engine = Engine::load(&source, Some(&variant), &windows, &options()).unwrap();
+        let mut engine = Engine::load(&source, None, Some(&variant), &windows, &options()).unwrap();
         let mut notes = Notes::default();
         engine.run(&mut [&mut notes], &|_| ()).unwrap();
         let (theirs, ours) = (capture(&path), capture(&written));
@@ -113,7 +113,7 @@ fn shared_blocks_are_fitted_to_all_their_users() {
         })
         .into();
     let windows = windows();
-    let mut engine = Engine::load(&source, None, &windows, &options()).unwrap();
+    let mut engine = Engine::load(&source, None, None, &windows, &options()).unwrap();
     engine.share(&shared).unwrap();
     engine.gather(&|_| ()).unwrap();
     let mut visitor = Halves {

@@ -45,7 +45,7 @@ fn windows() -> Windows {
 
 fn options() -> Options {
     Options {
-        text: String::new(),
+        text: Text::Own,
         windows: WINDOWS,
         window: WINDOW,
         // Logits get an eighth.
@@ -187,7 +187,7 @@ impl Visitor<EngineError> for Notes {
 fn run(path: &Path, notes: &mut Notes) {
     let source = ModelFile::open_plain(path).unwrap();
     let windows = windows();
-    let mut engine = Engine::load(&source, None, &windows, &options()).unwrap();
+    let mut engine = Engine::load(&source, None, None, &windows, &options()).unwrap();
     assert_eq!(engine.outputs(), OUTPUTS);
     engine.run(&mut [notes], &|_| ()).unwrap();
 }
@@ -458,7 +458,7 @@ fn visitors_follow_each_other() {
     let path = model(folder.path(), "tiny-gqa");
     let source = ModelFile::open_plain(&path).unwrap();
     let windows = windows();
-    let mut engine = Engine::load(&source, None, &windows, &options()).unwrap();
+    let mut engine = Engine::load(&source, None, None, &windows, &options()).unwrap();
     let mut first = Notes {
         changes: vec!["blk.1.attn_v"],
         ..Notes::default()
