@@ -115,6 +115,7 @@ impl<'a> Engine<'a> {
                 };
                 theirs.iter().find(same).map(|original| Aim {
                     node: original.target.node(),
+                    input: original.input,
                     chosen: original.experts.map(|experts| experts.chosen),
                     width: original.rows,
                     rows: variant.and_then(|variant| variant.kept_rows(&site.name)),
@@ -206,11 +207,17 @@ impl<'a> Engine<'a> {
         for (site, aim, wants) in &todo {
             keep.push(site.input);
             keep.extend(site.experts.map(|experts| experts.chosen));
-            if wants.contains(&Wants::Fit) {
-                let Some(aim) = aim else {
+            let aim = || {
+                aim.as_ref().ok_or_else(|| {
                     let problem = format!("the original does not multiply by {}", site.name);
-                    return Err(EngineError::Internal(problem).into());
-                };
+                    EngineError::Internal(problem)
+                })
+            };
+            if wants.contains(&Wants::BothInputs) {
+                original_stops.push(aim()?.input);
+            }
+            if wants.contains(&Wants::Fit) {
+                let aim = aim()?;
                 original_stops.push(aim.node);
                 chosen.extend(aim.chosen.map(|chosen| (aim.node, chosen)));
                 if let Target::Sum { residual, .. } = site.target {

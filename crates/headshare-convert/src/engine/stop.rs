@@ -106,6 +106,8 @@ pub(super) struct Stop<'a> {
 pub(super) struct Aim {
     /// The node.
     pub node: usize,
+    /// The node that goes into the matrix.
+    pub input: usize,
     /// Of a product with experts: the node that says which.
     pub chosen: Option<usize>,
     /// Elements of a row of the node.
@@ -170,11 +172,13 @@ impl Stop<'_> {
     ) -> Result<(), E> {
         let aim = self.aim.filter(|_| self.wanted(Wants::Fit));
         let given = aim.map(|aim| aim.of(original)).transpose()?;
+        let both = self.aim.filter(|_| self.wanted(Wants::BothInputs));
+        let both = both.map(|aim| original.at(aim.input)).transpose()?;
         let Some(experts) = self.site.experts else {
             let new = {
-                let [all, fit] = self.plain(pass, given, grams)?;
+                let shown = self.plain(pass, given, both, grams)?;
                 let bytes = pass.weight(self.site.weight).map_err(EngineError::from)?;
-                self.show(visitors, &all, &fit, None, bytes)?
+                self.show(visitors, &shown, None, bytes)?
             };
             return self.write(pass, 0, new);
         };
@@ -182,10 +186,11 @@ impl Stop<'_> {
         for expert in 0..experts.count {
             let (at, new) = {
                 let [all, fit] = self.of_expert(pass, given.as_ref(), &chosen, expert)?;
+                let shown = [all, fit, Shown::default()];
                 let bytes = pass.weight(self.site.weight).map_err(EngineError::from)?;
                 let len = bytes.len() / experts.count;
                 let at = expert * len;
-                let new = self.show(visitors, &all, &fit, Some(expert), &bytes[at..at + len])?;
+                let new = self.show(visitors, &shown, Some(expert), &bytes[at..at + len])?;
                 (at, new)
             };
             self.write(pass, at, new)?;
@@ -211,13 +216,12 @@ impl Stop<'_> {
         Ok(())
     }
 
-    /// What the visitors make of a matrix that is `bytes` now: `all` is for
-    /// those that want inputs alone.
+    /// What the visitors make of a matrix that is `bytes` now; what is shown is for those
+    /// that want inputs alone, targets, and the inputs of both streams.
     fn show<E: From<EngineError>>(
         &self,
         visitors: &mut [&mut dyn Visitor<E>],
-        all: &Shown<'_>,
-        fit: &Shown<'_>,
+        [all, fit, both]: &[Shown<'_>; 3],
         expert: Option<usize>,
         bytes: &[u8],
     ) -> Result<Option<Vec<u8>>, E> {
@@ -231,6 +235,7 @@ impl Stop<'_> {
                 Wants::Nothing => continue,
                 Wants::Inputs => (all, 0),
                 Wants::Fit => (fit, site.rows),
+                Wants::BothInputs => (both, site.columns),
             };
             let inverse = *wants == Wants::Fit && visitor.weighting(site) == Weighting::Inverse;
             let even = vec![1.0; shown.inputs.len() / site.columns];
@@ -260,13 +265,14 @@ impl Stop<'_> {
         Ok(new)
     }
 
-    /// All rows of a matrix, and those that have a target.
+    /// All rows of a matrix, those that have a target, and those of both streams.
     fn plain<'p>(
         &self,
         pass: &'p Pass<'_>,
         given: Option<Given>,
+        both: Option<Given>,
         grams: &mut LastGrams,
-    ) -> Result<[Shown<'p>; 2], EngineError> {
+    ) -> Result<[Shown<'p>; 3], EngineError> {
         let site = self.site;
         let mut shown = |inputs: Cow<'p, [f32]>| {
             let n = inputs.len() / site.columns;
@@ -294,7 +300,18 @@ impl Stop<'_> {
             }
             None => Shown::default(),
         };
-        Ok([all, fit])
+        let both = match both {
+            Some(both) => {
+                let n = both.values.len() / site.columns;
+                let inputs = pass.f32s(site.input)?;
+                Shown {
+                    targets: both.values,
+                    ..shown(self.tokens.rows(inputs, site.columns, n)?)
+                }
+            }
+            None => Shown::default(),
+        };
+        Ok([all, fit, both])
     }
 
     /// The same of one expert, whose tokens are `chosen`: those that have a

@@ -19,6 +19,10 @@ pub enum Wants {
     Inputs,
     /// Its inputs, and what should come out.
     Fit,
+    /// Its inputs, and what goes in in the original stream, as targets: an output
+    /// head's outputs are too many to be held against each other, but they follow from
+    /// these. Only of a site without experts whose input no other site has.
+    BothInputs,
 }
 
 /// What tokens count.
@@ -110,8 +114,8 @@ impl<'a> Seen<'a> {
         self.rows.inputs.0
     }
 
-    /// What should come out, likewise, without the bias; empty where it was not
-    /// asked for. Of an expert's tokens only those are here that the original
+    /// What should come out, likewise, without the bias, or what goes in in the original
+    /// stream ([`Wants`]); empty where neither was asked for. Of an expert's tokens only those are here that the original
     /// sends to it as well, where it was.
     pub fn targets(&self) -> &'a [f32] {
         self.rows.targets.0

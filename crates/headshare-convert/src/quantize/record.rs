@@ -80,7 +80,7 @@ pub struct Counts {
     /// Matrices that were fitted and encoded with feedback; each expert counts.
     pub fitted: usize,
     /// Encoded with feedback, but not fitted: nothing is derived for how they add to
-    /// the residual stream, or they are the output head.
+    /// the residual stream, or they are token embedding and output head at once.
     pub encoded: usize,
     /// Rounded with the importances of their columns: too few tokens came to them.
     pub weighted: usize,

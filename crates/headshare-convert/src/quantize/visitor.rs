@@ -53,7 +53,7 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
             None => Wants::Nothing,
             Some(_) if self.tied.contains_key(&site.name) => Wants::Nothing,
             // The logits of all tokens are too many to be held against each other.
-            Some(_) if site.role == Role::Head => Wants::Inputs,
+            Some(_) if site.role == Role::Head => Wants::BothInputs,
             Some(_) if matches!(site.target, Target::NoPlain { .. }) => Wants::Inputs,
             Some(_) => Wants::Fit,
         })
@@ -65,19 +65,19 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
         };
         let weights = self.weights_of(&table.name)?;
         let p = table.columns;
-        let coded = match self.tied.get(&table.name) {
+        // Rows of a table alone are looked up one by one, and each of their elements
+        // counts as much: nothing moves from one to another, but scales are searched.
+        let hessian = match self.tied.get(&table.name) {
             Some(gram) => {
                 self.counts.encoded += 1;
-                let hessian = ridged(gram, self.settings.damping);
-                self.encode(&table.name, &weights, p, &hessian, to)?
+                ridged(gram, self.settings.damping)
             }
-            // Rows are looked up one by one, and each of their elements counts as
-            // much.
             None => {
                 self.counts.rounded += 1;
-                self.round(&table.name, &weights, p, None, to)?
+                Mat::identity(p, p)
             }
         };
+        let coded = self.encode(&table.name, &weights, p, &hessian, to)?;
         let stream = self.in_stream(&table.name, &coded.values)?;
         self.made.insert(table.name.clone(), coded.bytes);
         Ok(Some(stream))
@@ -152,6 +152,9 @@ impl Quantizer<'_> {
             return self.round(&site.name, weights, p, importance.as_deref(), to);
         }
         let is_fitted = !seen.targets().is_empty();
+        if site.role == Role::Head && is_fitted {
+            return self.fitted_head(site, seen, weights, to);
+        }
         match is_fitted {
             true => self.counts.fitted += 1,
             false => self.counts.encoded += 1,
@@ -186,6 +189,37 @@ impl Quantizer<'_> {
                 false => self.encode(&site.name, weights, p, &hessian, to)?,
             };
             made.append(part);
+        }
+        Ok(made)
+    }
+
+    /// The output head with `weights`, fitted and encoded, some of its rows at a time.
+    /// What should come out is W x with the original's inputs x, so that C is the product
+    /// of both streams' inputs times W.
+    fn fitted_head(
+        &mut self,
+        site: &Site,
+        seen: &Seen<'_>,
+        weights: &[f32],
+        to: GgmlType,
+    ) -> Result<Coded, QuantizerError> {
+        let p = site.columns;
+        let inputs = seen.sums();
+        let hessian = inputs.all().ridged(self.settings.damping);
+        self.counts.fitted += 1;
+        let mut made = Coded::default();
+        for rows in weights.chunks(OUTPUTS * p) {
+            let now = transposed(rows, p);
+            let towards = |part: &Normal| Normal {
+                cross: &part.cross * &now,
+                ..part.clone()
+            };
+            let sums = Sums {
+                fitted: towards(&inputs.fitted),
+                held: towards(&inputs.held),
+            };
+            let wanted = self.towards_target(&sums, now);
+            made.append(self.encode_matrix(&site.name, wanted, &hessian, to)?);
         }
         Ok(made)
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::*;
+use crate::convert::variant::Types;
 
 /// A model of other shapes and types need not be written to be run.
 #[test]
@@ -66,6 +67,53 @@ fn a_variant_is_run_without_being_there() {
             }
         }
     }
+}
+
+/// What goes into the output head in both streams.
+#[test]
+fn the_heads_inputs_are_there_of_both_streams() {
+    struct OfHead(Option<(Vec<f32>, Vec<f32>)>);
+    impl Visitor<EngineError> for OfHead {
+        fn wants(&mut self, site: &Site) -> Result<Wants, EngineError> {
+            Ok(match site.role {
+                Role::Head => Wants::BothInputs,
+                _ => Wants::Nothing,
+            })
+        }
+        fn visit(&mut self, _: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, EngineError> {
+            let rows = (seen.inputs().to_vec(), seen.targets().to_vec());
+            assert!(self.0.replace(rows).is_none(), "a second head");
+            Ok(None)
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for preset in ["tiny-gqa", "tiny-gemma3"] {
+        let path = model(folder.path(), preset);
+        let source = ModelFile::open_plain(&path).unwrap();
+        let types = Types {
+            tensors: [(
+                source.gguf.tensor_index("blk.0.ffn_up.weight").unwrap(),
+                q4_0(),
+            )]
+            .into(),
+            untied_head: None,
+        };
+        let variant = Variant::with_types(&source, &types).unwrap();
+        let written = folder.path().join("variant.gguf");
+        crate::convert::write_plain(&variant, &written, true, &|_| ()).unwrap();
+        let windows = windows();
+        let mut engine = Engine::load(&source, None, Some(&variant), &windows, &options()).unwrap();
+        let mut of_head = OfHead(None);
+        engine.run(&mut [&mut of_head], &|_| ()).unwrap();
+        let last = |products: Vec<Product>| products.into_iter().next_back().unwrap().inputs;
+        let (changed, original) = (last(capture(&written)), last(capture(&path)));
+        assert_ne!(changed, original, "{preset}");
+        assert_eq!(of_head.0, Some((changed, original)), "{preset}");
+    }
+}
+
+fn q4_0() -> headshare_format::GgmlType {
+    headshare_format::GgmlType::named("q4_0").unwrap()
 }
 
 /// A block that two layers borrow: its sums are those of all three, and what
