@@ -229,13 +229,12 @@ pub fn quantize_rows(
     Ok(out)
 }
 
-/// Types whose products with many columns at once ggml's CPU backend has fast kernels
-/// for (`llamafile_sgemm` of `sgemm.cpp`).
+/// Types that ggml's CPU backend multiplies with many columns at once about as fast as
+/// F16, as measured on x86 (`docs/RESULTS.md`, Quantizing).
 const FAST: &[&str] = &["f32", "f16", "bf16", "q4_0", "q8_0", "iq4_nl", "mxfp4"];
 
-/// Whether ggml multiplies weights of type `id` with many columns at once by a fast
-/// kernel on the CPU. It multiplies others one column after the other: a text is read
-/// several times as slowly.
+/// Whether ggml multiplies weights of type `id` with many columns at once about as fast
+/// as F16 on the CPU. With other types a text is read up to several times as slowly.
 pub fn multiplies_fast(id: u32) -> bool {
     type_info(id).is_some_and(|info| FAST.contains(&info.name))
 }

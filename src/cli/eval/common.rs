@@ -27,7 +27,7 @@ pub(super) struct Common {
 #[derive(Debug, clap::Args)]
 pub(super) struct Fast {
     /// Compute with weights as F16 whose types llama.cpp multiplies slowly on the
-    /// CPU (all but Q4_0, Q5_0, Q8_0, IQ4_NL and those that are not quantized).
+    /// CPU (all but Q4_0, Q8_0, IQ4_NL, MXFP4 and those that are not quantized).
     /// Takes more memory. Figures differ a little, because activations are not
     /// rounded then.
     #[arg(long, conflicts_with = "resolve")]

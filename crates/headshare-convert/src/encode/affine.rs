@@ -278,7 +278,7 @@ impl LevelType for Affine {
 }
 
 /// The number closest to `value` if it is another than `has`.
-pub(super) fn other_f16(has: f16, value: f64) -> Option<f16> {
+fn other_f16(has: f16, value: f64) -> Option<f16> {
     let other = to_f16(value);
     (other.is_finite() && other != has).then_some(other)
 }
