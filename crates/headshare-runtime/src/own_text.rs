@@ -32,7 +32,7 @@ pub enum OwnTextError {
 
 /// `windows` windows of `window` tokens each, one after the other. Each begins with the
 /// token that begins a text, if the model has one and uses it. The same model, numbers
-/// and threads give the same tokens.
+/// and threads give the same tokens. `progress` goes from 0 to 1.
 ///
 /// # Errors
 /// When the model cannot be run, or computes no numbers.
@@ -42,6 +42,7 @@ pub fn write_windows(
     window: u32,
     n_threads: Option<u32>,
     stop: &Arc<AtomicBool>,
+    progress: &dyn Fn(f64),
 ) -> Result<Vec<Token>, OwnTextError> {
     let params = ContextParams {
         n_ctx: Some(windows.saturating_mul(window)),
@@ -92,6 +93,7 @@ pub fn write_windows(
             samplers[i].accept(token, true)?;
             written[i].push(token);
         }
+        progress(f64::from(position + 1) / f64::from(window - 1));
     }
     let whole = written.into_iter().flat_map(|mut tokens| {
         tokens.truncate(window as usize);

@@ -323,6 +323,7 @@ fn the_model_can_write_the_calibration_text_itself() {
     verify(&out, &source);
     let dry = run(&folder.path().join("dry"), &["--dry-run"]);
     assert_eq!(dry["output"]["bytes"], done["output"]["bytes"]);
+    assert_eq!(dry["quantized"]["by"]["calibration"]["windows"], 6, "{dry}");
     // What it wrote is another text than the one for tests, and does as well on it.
     let (given, rounded) = (folder.path().join("given"), folder.path().join("rounded"));
     quantized(&source, "q4_0", &given, &["--pure"]);

@@ -27,6 +27,8 @@ pub enum Text {
     Given(String),
     /// What the model writes itself.
     Own,
+    /// As much as it would write, where nothing reads it: a dry run.
+    Unwritten,
 }
 
 /// Bytes of logits that may be set aside, where `memory` is there in all.

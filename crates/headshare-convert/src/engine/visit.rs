@@ -108,6 +108,9 @@ pub struct Seen<'a> {
     pub(super) par: Par,
 }
 
+/// Numbers that one thread checks at a time.
+const CHECKED: usize = 1 << 16;
+
 impl<'a> Seen<'a> {
     /// The inputs, a row for each token, in the changed stream.
     pub fn inputs(&self) -> &'a [f32] {
@@ -115,8 +118,8 @@ impl<'a> Seen<'a> {
     }
 
     /// What should come out, likewise, without the bias, or what goes in in the original
-    /// stream ([`Wants`]); empty where neither was asked for. Of an expert's tokens only those are here that the original
-    /// sends to it as well, where it was.
+    /// stream ([`Wants`]); empty where neither was asked for. With targets, only those of
+    /// an expert's tokens are here that the original sends to it as well.
     pub fn targets(&self) -> &'a [f32] {
         self.rows.targets.0
     }
@@ -164,7 +167,8 @@ impl<'a> Seen<'a> {
 
     /// What of this is no finite number, if anything.
     pub fn not_finite(&self) -> Option<&'static str> {
-        let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
+        let of_chunk = |values: &[f32]| values.iter().all(|v| v.is_finite());
+        let finite = |values: &[f32]| values.par_chunks(CHECKED).all(of_chunk);
         [
             (self.inputs(), "the activations that go into"),
             (self.targets(), "the activations that should come out of"),

@@ -16,7 +16,7 @@ use crate::model::{AttentionMap, shape};
 /// Windows of a text, one after the other.
 #[derive(Debug, Clone)]
 pub struct Windows {
-    /// Their tokens.
+    /// Their tokens; any where they are [`Text::Unwritten`].
     pub tokens: Vec<i32>,
     /// How many they are.
     pub count: u32,
@@ -33,13 +33,14 @@ const MIN_WINDOWS: usize = 2;
 
 impl Windows {
     /// Windows of the text, spread evenly over it, as many as there are and memory
-    /// has room for beside what visitors take; or as many that the model writes. As in llama.cpp's perplexity tool,
-    /// each begins with the token that begins a text, if the model has one and uses
-    /// it.
+    /// has room for beside what visitors take; or as many that the model writes, with
+    /// `progress` from 0 to 1. As in llama.cpp's perplexity tool, each begins with the
+    /// token that begins a text, if the model has one and uses it.
     pub fn of(
         source: &ModelFile,
         options: &Options,
         takes: Takes<'_>,
+        progress: &dyn Fn(f64),
         remark: &dyn Fn(&str),
     ) -> Result<Self, EngineError> {
         let params = ModelParams {
@@ -55,7 +56,7 @@ impl Windows {
         let all = match &options.text {
             Text::Given(text) if text.trim().is_empty() => Some(Vec::new()),
             Text::Given(text) => Some(vocab.tokenize(text, true, false)?),
-            Text::Own => None,
+            Text::Own | Text::Unwritten => None,
         };
         let most = headshare_runtime::calibrate::MAX_WINDOWS as usize;
         let there = (all.as_ref()).map_or(most, |tokens| tokens.len() / window);
@@ -77,6 +78,7 @@ impl Windows {
         }
         let begin = vocab.leading_bos();
         let tokens = match &all {
+            None if options.text == Text::Unwritten => vec![0; count * window],
             Some(all) => (0..count)
                 .flat_map(|i| {
                     let start = i * there / count * window;
@@ -92,12 +94,13 @@ impl Windows {
                     "note: the model writes {count} windows of {window} tokens"
                 ));
                 let (n_threads, stop) = (options.n_threads, &options.stop);
-                write_windows(&model, count as u32, window as u32, n_threads, stop)?
+                let (count, window) = (count as u32, window as u32);
+                write_windows(&model, count, window, n_threads, stop, progress)?
             }
         };
         let digest = match &options.text {
             Text::Given(text) => blake3::hash(text.as_bytes()),
-            Text::Own => blake3::hash(
+            Text::Own | Text::Unwritten => blake3::hash(
                 &tokens
                     .iter()
                     .flat_map(|t| t.to_le_bytes())

@@ -207,9 +207,7 @@ impl Quantizer<'_> {
         let inputs = seen.sums();
         let hessian = inputs.all().ridged(self.settings.damping);
         self.counts.fitted += 1;
-        let mut made = Coded::default();
-        for rows in weights.chunks(OUTPUTS * p) {
-            let now = transposed(rows, p);
+        let fitted = |now: Mat<f64>| {
             let towards = |part: &Normal| Normal {
                 cross: &part.cross * &now,
                 ..part.clone()
@@ -218,10 +216,9 @@ impl Quantizer<'_> {
                 fitted: towards(&inputs.fitted),
                 held: towards(&inputs.held),
             };
-            let wanted = self.towards_target(&sums, now);
-            made.append(self.encode_matrix(&site.name, wanted, &hessian, to)?);
-        }
-        Ok(made)
+            self.towards_target(&sums, now)
+        };
+        self.encode_as(fitted, &site.name, weights, p, &hessian, to)
     }
 
     /// W', transposed, where W is `now`.
@@ -245,7 +242,7 @@ impl Quantizer<'_> {
         }
     }
 
-    /// Encodes rows of `p` weights, some at a time.
+    /// Encodes rows of `p` weights.
     fn encode(
         &self,
         name: &str,
@@ -254,9 +251,23 @@ impl Quantizer<'_> {
         hessian: &Mat<f64>,
         to: GgmlType,
     ) -> Result<Coded, QuantizerError> {
+        self.encode_as(|now| now, name, weights, p, hessian, to)
+    }
+
+    /// Encodes what `wanted` makes of rows of `p` weights (transposed), some at a time.
+    fn encode_as(
+        &self,
+        wanted: impl Fn(Mat<f64>) -> Mat<f64>,
+        name: &str,
+        weights: &[f32],
+        p: usize,
+        hessian: &Mat<f64>,
+        to: GgmlType,
+    ) -> Result<Coded, QuantizerError> {
         let mut all = Coded::default();
         for rows in weights.chunks(OUTPUTS * p) {
-            all.append(self.encode_matrix(name, transposed(rows, p), hessian, to)?);
+            let wanted = wanted(transposed(rows, p));
+            all.append(self.encode_matrix(name, wanted, hessian, to)?);
         }
         Ok(all)
     }

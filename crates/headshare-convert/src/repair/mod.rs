@@ -65,7 +65,7 @@ pub fn check_text(
     options: &Options,
     remark: &dyn Fn(&str),
 ) -> Result<(), RepairError> {
-    Windows::of(source, options, takes(), remark)?;
+    Windows::of(source, options, takes(), &|_| (), remark)?;
     Ok(())
 }
 

@@ -66,19 +66,28 @@ impl Calibration {
         .map_err(|error| of_source(source, error))
     }
 
-    /// Reads the text for what takes so much memory.
+    /// Reads the text for what takes so much memory; what the model would write itself
+    /// only if that is read by anything.
     pub(super) fn prepare(
         &self,
         source: &ModelFile,
         takes: Takes<'_>,
+        is_read: bool,
         ui: &dyn Ui,
     ) -> Result<Ready, Error> {
-        let text = match is_own(&self.text) {
-            true => Text::Own,
-            false => Text::Given(read_text(&self.text)?),
+        let text = match (is_own(&self.text), is_read) {
+            (true, true) => Text::Own,
+            (true, false) => Text::Unwritten,
+            (false, _) => Text::Given(read_text(&self.text)?),
         };
         let options = self.options(text);
-        let windows = Windows::of(source, &options, takes, &|text| ui.remark(text))
+        let bar = (options.text == Text::Own).then(|| ui.bar("writing", 1000, Unit::Parts));
+        let progress = |done| {
+            if let Some(bar) = &bar {
+                bar.part(done);
+            }
+        };
+        let windows = Windows::of(source, &options, takes, &progress, &|text| ui.remark(text))
             .map_err(|error| of_source(source, error.into()))?;
         Ok(Ready { windows, options })
     }

@@ -170,7 +170,9 @@ impl Convert {
                     Some(_) => quantize_takes(&source),
                     None => repair::takes(),
                 };
-                Some(calibration.prepare(&source, takes, ui)?)
+                // Units are chosen by measuring in a dry run, too.
+                let is_read = !self.dry_run || matches!(self.change, Change::Measure { .. });
+                Some(calibration.prepare(&source, takes, is_read, ui)?)
             }
             None => None,
         };
@@ -269,7 +271,7 @@ impl Convert {
             (Some(calibration), None) => {
                 let mut takes = quantize_takes(source);
                 takes.kept = takes.kept.saturating_add(typed.gathered(source)?);
-                own = calibration.prepare(source, takes, ui)?;
+                own = calibration.prepare(source, takes, !self.dry_run, ui)?;
                 Some(&own)
             }
             (calibration, Some(repair)) if calibration == self.repair.as_ref() => Some(repair),
