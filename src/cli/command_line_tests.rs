@@ -131,6 +131,7 @@ fn conversions() {
             source: path("s.gguf"),
             output: path("o.gguf"),
             change,
+            keep_duplicates: i % 3 == 1,
             repair,
             quantize: None,
             page_size: [4096, 16384, 65536][i % 3],
@@ -186,6 +187,7 @@ fn quantizing() {
             source: path("s.gguf"),
             output: path("o.gguf"),
             change,
+            keep_duplicates: i % 2 == 0,
             repair,
             quantize: Some(Quantization {
                 wanted,

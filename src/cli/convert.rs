@@ -32,6 +32,10 @@ pub(super) struct Args {
     repair: RepairArgs,
     #[command(flatten)]
     quantize: QuantizeArgs,
+    /// Leave byte-equal weights as many times as they are there, instead of storing them
+    /// once. If no heads share either, the output is a plain GGUF file.
+    #[arg(long, conflicts_with = "lossless")]
+    keep_duplicates: bool,
     /// Page size, in bytes, of the machines that will run the file.
     #[arg(long, value_name = "BYTES", default_value = "4096",
         value_parser = PossibleValuesParser::new(["4096", "16384", "65536"])
@@ -108,6 +112,7 @@ impl Args {
             source: self.src,
             output: self.output,
             change,
+            keep_duplicates: self.keep_duplicates,
             repair,
             page_size: self.page_size,
             dry_run: self.dry_run,

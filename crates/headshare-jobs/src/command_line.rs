@@ -142,6 +142,7 @@ fn convert(job: &Convert) -> Line {
     let mut line = Line::of(&["convert"])
         .value("--output", &job.output)
         .number("--page-size", job.page_size)
+        .flag("--keep-duplicates", job.keep_duplicates)
         .flag("--dry-run", job.dry_run)
         .flag("--force", job.force);
     line = match &job.change {

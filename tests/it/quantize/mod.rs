@@ -200,6 +200,50 @@ fn what_is_equal_in_the_source_is_encoded_once_and_stays_shared() {
 }
 
 #[test]
+fn what_is_equal_stays_as_often_as_it_is_there_if_that_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let (once, merged, out, shared) = (file("once"), file("merged"), file("out"), file("shared"));
+    let spec = ModelSpec {
+        weight_type: type_named("f16").unwrap(),
+        ..preset("tiny-gqa")
+    };
+    spec.write(&once).unwrap();
+    headshare_testmodels::self_merge(&once, &[0, 1, 2, 1, 2, 3], &merged).unwrap();
+    let done = quantized(&merged, "q4_0", &out, &["--pure", "--keep-duplicates"]);
+    assert_eq!(done["duplicates"]["tensors"], 0, "{done}");
+    assert_eq!(done["plan"]["keep_duplicates"], true, "{done}");
+    quantized(&merged, "q4_0", &shared, &["--pure"]);
+    // A plain file, in which each copy is fitted to its own place.
+    let plain = ModelFile::open(&out).unwrap();
+    assert!(plain.table.is_none());
+    let bytes = |layer: u32| {
+        let info = plain.gguf.tensor(&format!("blk.{layer}.ffn_down.weight"));
+        plain.bytes(plain.gguf.data_range(info.unwrap())).to_vec()
+    };
+    assert!(bytes(1) != bytes(3) && bytes(2) != bytes(4));
+    tokens(&out);
+    verify(&out, &merged);
+    // The plan says it for a conversion by it, too.
+    let plan = file("plan.json");
+    std::fs::write(&plan, done["plan"].to_string()).unwrap();
+    let mut command = program();
+    command.arg("convert").arg(&merged).arg("--plan").arg(&plan);
+    json(command.arg("-o").arg(file("again")).args(["--json"]));
+    assert!(ModelFile::open(&file("again")).unwrap().table.is_none());
+    let [own, common] = [&out, &shared].map(|file| divergence(file, &merged));
+    assert!(own < 1.1 * common, "{own} nats, {common} encoded once");
+    let mut command = program();
+    command
+        .arg("convert")
+        .arg(&merged)
+        .arg("-o")
+        .arg(file("no"));
+    command.args(["--lossless", "--keep-duplicates"]);
+    Ran::of(&mut command, "convert".to_owned()).refused(2, &["--lossless", "--keep-duplicates"]);
+}
+
+#[test]
 fn sharing_repairing_and_quantizing_come_in_one_command() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);

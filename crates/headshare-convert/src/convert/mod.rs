@@ -102,7 +102,7 @@ pub struct Room {
 
 /// Plans the conversion of `source` by `plan`, for pages of `page` bytes, with
 /// `fitted` data in place of the source's; without a plan only what is byte-equal
-/// is shared.
+/// is shared, and with one whatever is, unless it says otherwise.
 ///
 /// The plan of a model that gets other shapes or types states the digest of its
 /// source; any other may leave it to [`write()`], as [`UNKNOWN_DIGEST`].
@@ -172,7 +172,10 @@ fn lay_out<'a>(
     let content = || InputError::content(source.path());
     let lossless = shared.is_empty() && variant.is_as_source() && variant.computed().is_empty();
     // What is equal among the new data is known already.
-    let others = duplicates_beside(&variant, &shared, variant.new_rows());
+    let others = match plan.as_ref().is_some_and(|plan| plan.keep_duplicates) {
+        true => Duplicates::default(),
+        false => duplicates_beside(&variant, &shared, variant.new_rows()),
+    };
     let duplicates = fitted.duplicates.and(others);
     let (by, room) = (fitted.by, fitted.room);
     shared.extend(duplicates.shared.iter().copied());

@@ -45,6 +45,8 @@ pub struct Plan {
     pub choice: Choice,
     /// What changes.
     pub edits: Vec<Edit>,
+    /// What is byte-equal stays as often as it is there, instead of being stored once.
+    pub keep_duplicates: bool,
     /// What converting by it is expected to save and to cost; absent in
     /// converted files.
     pub expected: Option<Expected>,
@@ -62,6 +64,8 @@ struct PlanV2<'a> {
     #[serde(default)]
     choice: Choice,
     edits: std::borrow::Cow<'a, [Edit]>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    keep_duplicates: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expected: Option<Expected>,
 }
@@ -73,6 +77,7 @@ impl Serialize for Plan {
             source: (&*self.source).into(),
             choice: self.choice,
             edits: (&*self.edits).into(),
+            keep_duplicates: self.keep_duplicates,
             expected: self.expected,
         };
         plan.serialize(serializer)
@@ -93,6 +98,7 @@ impl From<PlanV2<'_>> for Plan {
             source: plan.source.into_owned(),
             choice: plan.choice,
             edits: plan.edits.into_owned(),
+            keep_duplicates: plan.keep_duplicates,
             expected: plan.expected,
             written_as: VERSION,
         }

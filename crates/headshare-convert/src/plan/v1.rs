@@ -77,6 +77,7 @@ impl From<PlanV1> for Plan {
                 ..Choice::default()
             },
             edits: shares.chain(drops).collect(),
+            keep_duplicates: false,
             expected: plan.saved.map(|saved| Expected {
                 saved: Some(saved),
                 divergence: None,

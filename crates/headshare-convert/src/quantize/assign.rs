@@ -27,7 +27,7 @@ pub struct TypedPlan {
     pub(super) base: Plan,
     /// Rows of these tensors that the plan lets share.
     planned: Vec<SharedRows>,
-    /// Others that are equal in the source.
+    /// Others that are equal in the source, unless the plan keeps each of them.
     pub(super) duplicates: Duplicates,
 }
 
@@ -54,7 +54,10 @@ pub fn assign(
         offset: 0,
         len: gguf.tensors()[tensor].byte_len(),
     });
-    let mut duplicates = duplicates_beside(&before, &planned, others);
+    let mut duplicates = match plan.keep_duplicates {
+        true => Duplicates::default(),
+        false => duplicates_beside(&before, &planned, others),
+    };
     let name = |tensor: usize| gguf.tensors()[tensor].name.clone();
     let shared = planned.iter().chain(&duplicates.shared);
     let in_common = shared.map(|s| (name(s.alias), name(s.donor)));

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use calibrate::Ready;
 pub use calibrate::{Calibration, read_text};
 pub use choose::Stats;
-use quantize::Beside;
+use quantize::{Beside, unplanned};
 pub use quantize::{FellBack, Quantization, Quantized, With};
 
 use crate::error::Context as _;
@@ -38,8 +38,11 @@ pub struct Convert {
     /// The file to write.
     #[serde(with = "crate::path")]
     pub output: PathBuf,
-    /// What changes, beside what is byte-equal: that is stored once in any case.
+    /// What changes, beside what is byte-equal: that is stored once.
     pub change: Change,
+    /// Unless it stays as often as it is there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_duplicates: bool,
     /// Refits the layers after what has changed, on a text.
     pub repair: Option<Calibration>,
     /// Gives tensors other types.
@@ -134,6 +137,7 @@ impl Convert {
             source: source.into(),
             output: output.into(),
             change,
+            keep_duplicates: false,
             repair: None,
             quantize: None,
             page_size: 4096,
@@ -154,6 +158,11 @@ impl Convert {
                 self.page_size
             ))
         })?;
+        if self.keep_duplicates && self.change == Change::Lossless && self.quantize.is_none() {
+            return Err(Error::usage(
+                "nothing would change if equal weights stay as often as they are there",
+            ));
+        }
         let source = ModelFile::open_plain(&self.source)?;
         let plan_file = match &self.change {
             Change::Plan { file } => Some(Contents::open(file)?),
@@ -206,6 +215,9 @@ impl Convert {
                 Some(Plan::from_json(contents).about(|| text::name(file))?)
             }
         };
+        if self.keep_duplicates {
+            plan.get_or_insert_with(unplanned).keep_duplicates = true;
+        }
         let (fitted, record, quantized) =
             self.fit(&source, &mut plan, choice, prepared_repair.as_ref(), ui)?;
         // A model of other shapes says which file it was made of; a dry run does

@@ -105,7 +105,6 @@ impl Quantization {
         source: &ModelFile,
         plan: Option<Plan>,
     ) -> Result<TypedPlan, Error> {
-        let unplanned = || Plan::new(UNKNOWN_DIGEST.to_owned(), Choice::default(), Vec::new());
         let plan = plan.unwrap_or_else(unplanned);
         quantize::assign(source, plan, &self.wanted, self.allow_requantize)
             .map_err(|error| Error::from(error).about(source.path().display()))
@@ -188,6 +187,11 @@ impl Quantization {
         imatrix::write(&of, &dataset, read, path, force)?;
         Ok(())
     }
+}
+
+/// A plan that changes nothing yet.
+pub(super) fn unplanned() -> Plan {
+    Plan::new(UNKNOWN_DIGEST.to_owned(), Choice::default(), Vec::new())
 }
 
 fn fell_back(assigned: &Assigned) -> Vec<FellBack> {

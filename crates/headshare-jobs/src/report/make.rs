@@ -91,6 +91,7 @@ impl Run<'_> {
                     function: self.job.function,
                 },
             },
+            keep_duplicates: false,
             repair,
             quantize: None,
             page_size: PAGE,

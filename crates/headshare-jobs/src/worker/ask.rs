@@ -192,6 +192,7 @@ mod tests {
                 ratio: 0.1 + 0.2,
                 function: Default::default(),
             },
+            keep_duplicates: true,
             repair: None,
             quantize: None,
             page_size: 4096,
