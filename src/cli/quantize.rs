@@ -22,12 +22,12 @@ pub(super) struct QuantizeArgs {
     #[arg(long, value_name = "TEXT", requires = "quantize")]
     calibrate: Option<PathBuf>,
     /// Round with this importance matrix, which llama-imatrix has written (GGUF),
-    /// instead of fitting.
+    /// instead of fitting. Mixtures are the same with and without one.
     #[arg(
         long,
         value_name = "FILE",
         requires = "quantize",
-        conflicts_with = "calibrate"
+        conflicts_with = "text"
     )]
     imatrix: Option<PathBuf>,
     /// Write an importance matrix of the calibration text to this file, which
@@ -46,14 +46,14 @@ pub(super) struct QuantizeArgs {
     allow_requantize: bool,
     /// How far weights go towards what makes up for all that was lost before them,
     /// from 0 to 1 [default: for each matrix what is best on held-out windows]
-    #[arg(long, value_name = "S", requires = "calibrate", value_parser = parse_ratio)]
+    #[arg(long, value_name = "S", requires = "text", requires = "quantize", value_parser = parse_ratio)]
     strength: Option<f64>,
     /// The ridge of that fit, relative to the inputs' mean square [default: 0.1]
-    #[arg(long, value_name = "R", requires = "calibrate", value_parser = positive)]
+    #[arg(long, value_name = "R", requires = "text", requires = "quantize", value_parser = positive)]
     ridge: Option<f64>,
     /// What is added to the inputs' mean squares before rounding errors are passed
     /// on, relative to their mean [default: 0.1]
-    #[arg(long, value_name = "D", requires = "calibrate", value_parser = positive)]
+    #[arg(long, value_name = "D", requires = "text", requires = "quantize", value_parser = positive)]
     damping: Option<f64>,
 }
 

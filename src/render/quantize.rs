@@ -17,8 +17,17 @@ pub(super) fn render(done: Option<&Quantized>) -> String {
             text += &format!(", fitted to {} windows of {} tokens", by.windows, by.window);
         }
     }
-    if let (By::Calibration(_), Some(counts)) = (&done.record.by, done.matrices) {
-        text += &format!("\n  matrices: {}", counted(counts));
+    match (&done.record.by, done.matrices) {
+        (By::Calibration(_), Some(counts)) => text += &format!("\n  matrices: {}", counted(counts)),
+        (
+            By::Imatrix { .. },
+            Some(Counts {
+                weighted, rounded, ..
+            }),
+        ) => {
+            text += &format!("\n  matrices: {weighted} with importances, {rounded} without");
+        }
+        _ => (),
     }
     text.push('\n');
     for other in &done.fell_back {
@@ -38,7 +47,8 @@ fn counted(counts: Counts) -> String {
             counts.weighted,
             "rounded with importances, for want of tokens",
         ),
-        (counts.rounded, "rounded as they are"),
+        (counts.looked_up, "looked up, with scales of their own"),
+        (counts.rounded, "rounded, because no token came to them"),
     ];
     let all = all.iter().filter(|(n, _)| *n > 0);
     let parts: Vec<String> = all.map(|(n, how)| format!("{n} {how}")).collect();

@@ -85,6 +85,25 @@ impl Mixture {
     }
 }
 
+/// Types that llama-quantize rounds to only with an importance matrix
+/// (`tensor_requires_imatrix` in llama.cpp's `llama-quant.cpp`).
+const NEED_IMPORTANCE: &[&str] = &["iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s"];
+
+/// Whether llama-quantize refuses to round the tensor `name` to the type with number
+/// `id`, in a file of type `file_type`, without the importances of its columns.
+pub fn needs_importance(name: &str, id: u32, file_type: Option<u32>) -> bool {
+    let Some(info) = type_info(id).filter(|_| !is_at_an_end(name)) else {
+        return false;
+    };
+    let small = file_type == Some(sys::LLAMA_FTYPE_MOSTLY_Q2_K_S);
+    NEED_IMPORTANCE.contains(&info.name) || (small && info.name == "q2_K")
+}
+
+/// Whether the tensor `name` is the token embedding or the output head.
+pub fn is_at_an_end(name: &str) -> bool {
+    ["token_embd.weight", "output.weight"].contains(&name)
+}
+
 /// What llama.cpp's rules know about a model.
 #[derive(Debug, Clone)]
 pub struct Shape<'a> {

@@ -79,6 +79,9 @@ pub enum QuantError {
     /// quantizers abort on those.
     #[error("element {0} is not a finite number")]
     NotFinite(usize),
+    /// Blocks hold a scale that is infinite or not a number.
+    #[error("values are too large for {0}, or so small that their scale is no number")]
+    Overflow(&'static str),
 }
 
 /// One more than the largest type number that this ggml knows.
@@ -226,8 +229,31 @@ pub fn quantize_rows(
         )
     };
     debug_assert_eq!(written, out.len());
+    validate(id, &out)?;
     Ok(out)
 }
+
+/// Checks whole blocks of type `id`: all that they stand for must be finite. So is what
+/// llama.cpp looks for when it is asked to check tensors (`ggml_validate_row_data`, which
+/// prints what it finds).
+///
+/// # Errors
+/// When a scale is infinite or not a number.
+pub fn validate(id: u32, blocks: &[u8]) -> Result<(), QuantError> {
+    let info = type_info(id).ok_or(QuantError::UnknownType(id))?;
+    let mut values = vec![0f32; CHECKED * info.block_elems];
+    for blocks in blocks.chunks(CHECKED * info.block_bytes) {
+        let values = &mut values[..blocks.len() / info.block_bytes * info.block_elems];
+        dequantize_row(id, blocks, values)?;
+        if !values.iter().all(|v| v.is_finite()) {
+            return Err(QuantError::Overflow(info.name));
+        }
+    }
+    Ok(())
+}
+
+/// Blocks that are checked at a time.
+const CHECKED: usize = 256;
 
 /// Types that ggml's CPU backend multiplies with many columns at once about as fast as
 /// F16, as measured on x86 (`docs/RESULTS.md`, Quantizing).

@@ -36,8 +36,10 @@ fn unknown_types_are_refused_with_those_there_are() {
     refused(&source, &["--quantize", "q4"], 2, &all);
     let pattern = ["--quantize", "q4_0", "--tensor-type", "down=q17"];
     refused(&source, &pattern, 2, &["\"q17\"", "q5_0"]);
-    let pattern = ["--quantize", "q4_0", "--tensor-type", "(=q5_0"];
-    refused(&source, &pattern, 3, &["tiny-gqa"]);
+    let pattern = ["--quantize", "q4_0", "--tensor-type", "down=q4_K_M"];
+    refused(&source, &pattern, 2, &["\"q4_K_M\"", "\"down\"", "q5_0"]);
+    let pattern = ["--quantize", "q4_0", "--tensor-type", "a(=q5_0"];
+    refused(&source, &pattern, 2, &["\"a(\"", "regular expression"]);
     let pattern = ["--quantize", "q4_0", "--tensor-type", "down"];
     no_such(&source, &pattern, "such as ffn_down=q6_K");
 }
@@ -53,6 +55,51 @@ fn types_that_need_importances_are_not_rounded_to_without_any() {
     spec.write(&source).unwrap();
     let says = ["wide.gguf", "iq2_xxs", "importances"];
     refused(&source, &["--quantize", "iq2_xxs"], 2, &says);
+}
+
+#[test]
+fn a_pattern_that_no_name_matches_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let out = folder.path().join("out");
+    let mut args: Vec<&OsStr> = vec!["convert".as_ref(), source.as_ref(), "-o".as_ref()];
+    args.push(out.as_ref());
+    let more = ["--quantize", "q4_0", "--tensor-type", "FFN_DOWN=q8_0"];
+    args.extend(more.iter().map(OsStr::new));
+    let ran = run(&args).ok();
+    assert!(ran.stderr.contains("FFN_DOWN"), "{ran:?}");
+}
+
+#[test]
+fn a_model_of_these_types_already_is_not_quantized() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("f16.gguf");
+    let spec = headshare_testmodels::ModelSpec {
+        weight_type: headshare_testmodels::type_named("f16").unwrap(),
+        ..crate::support::preset("tiny-gqa")
+    };
+    spec.write(&source).unwrap();
+    refused(
+        &source,
+        &["--quantize", "f16"],
+        2,
+        &["f16.gguf", "already", "f16"],
+    );
+}
+
+#[test]
+fn weights_that_a_type_cannot_hold_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let large = folder.path().join("large.gguf");
+    let name = "blk.1.ffn_up.weight";
+    filled(&source, &large, &[name], 1e8);
+    refused(
+        &large,
+        &["--quantize", "q4_0"],
+        3,
+        &[name, "q4_0", "too large"],
+    );
 }
 
 #[test]

@@ -44,7 +44,9 @@ pub fn encode(
 ) -> Result<EncodedMatrix, QuantizeError> {
     let rounded = gptq::quantize(wanted.clone(), hessian, coder, stored, par)?;
     let lower = coder.descend(&rounded.bytes, wanted, hessian, par)?;
-    Ok(lower.unwrap_or(rounded))
+    let encoded = lower.unwrap_or(rounded);
+    quants::validate(coder.id(), &encoded.bytes)?;
+    Ok(encoded)
 }
 
 /// Rows of `columns` weights as ggml rounds them to type `id`, with the importances of

@@ -35,7 +35,7 @@ use headshare_runtime::calibrate::{Calibrator, CalibratorParams};
 pub use error::EngineError;
 pub use options::{Options, Text};
 pub use role::Role;
-pub use shared::{Block, Shared, by_expert, shared_by};
+pub use shared::{Block, Shared, by_donor, by_expert, shared_by};
 pub use sites::{Experts, Site, Table, Target};
 pub use stop::inverse_squares;
 pub use visit::{Frequencies, Seen, Takes, Visitor, Wants, Weighting};
@@ -135,7 +135,8 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Lets blocks have the data of others in the changed model, from now on.
+    /// Lets blocks have the data of others in the changed model, from now on. Donors'
+    /// blocks are the same rows or have none in common ([`by_donor`]).
     ///
     /// # Errors
     /// When llama.cpp does not use a matrix.

@@ -2,7 +2,7 @@
 //! others use as well. Whatever becomes of them becomes of them everywhere, so
 //! what they are fitted to is the sum over all their users.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use headshare_format::Gguf;
@@ -10,6 +10,7 @@ use headshare_runtime::calibrate::{CalibrateError, Calibrator, Graph, Pass};
 
 use super::error::EngineError;
 use super::normal::Sums;
+use super::role::Role;
 use super::sites::{Site, Target};
 use super::visit::{Seen, Visitor, Wants};
 use crate::model::{AttentionMap, RowsRange};
@@ -36,29 +37,50 @@ pub struct Shared {
 /// `shared`, cut where one expert of a stacked tensor ends and the next one begins;
 /// `rows` are those of an expert by the name of its tensor, where it is stacked.
 pub fn by_expert(shared: Vec<Shared>, rows: &dyn Fn(&str) -> Option<usize>) -> Vec<Shared> {
-    let cut = |shared: Shared| -> Vec<Shared> {
-        let Some(each) = rows(&shared.user.matrix) else {
-            return vec![shared];
-        };
-        let (mut at, mut parts) = (0, Vec::new());
-        let (user, donor) = (&shared.user.rows, &shared.donor.rows);
-        while at < user.len() {
-            // To the next border, of either.
-            let left = |start: usize| each - (start + at) % each;
-            let len = left(user.start).min(left(donor.start)).min(user.len() - at);
-            let part = |block: &Block| Block {
-                matrix: block.matrix.clone(),
-                rows: block.rows.start + at..block.rows.start + at + len,
-            };
-            parts.push(Shared {
-                user: part(&shared.user),
-                donor: part(&shared.donor),
-            });
-            at += len;
-        }
-        parts
+    let to_border = |shared: &Shared, at: usize| {
+        let each = rows(&shared.user.matrix)?;
+        let left = |start: usize| each - (start + at) % each;
+        Some(left(shared.user.rows.start).min(left(shared.donor.rows.start)))
     };
+    let cut = |shared: Shared| cut(&shared, &|at| to_border(&shared, at));
     shared.into_iter().flat_map(cut).collect()
+}
+
+/// `shared`, cut where any donor's block begins or ends: two of these are then the same
+/// rows or have none in common.
+pub fn by_donor(shared: Vec<Shared>) -> Vec<Shared> {
+    let mut borders: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+    for Shared { donor, .. } in &shared {
+        let of = borders.entry(donor.matrix.clone()).or_default();
+        of.extend([donor.rows.start, donor.rows.end]);
+    }
+    let to_border = |donor: &Block, at: usize| {
+        let here = donor.rows.start + at;
+        let next = borders.get(&donor.matrix)?.range(here + 1..).next()?;
+        Some(next - here)
+    };
+    let cut = |shared: Shared| cut(&shared, &|at| to_border(&shared.donor, at));
+    shared.into_iter().flat_map(cut).collect()
+}
+
+/// `shared` in parts, which are as long as `to_border` says for where they begin; where
+/// that says nothing, they go on to the end.
+fn cut(shared: &Shared, to_border: &dyn Fn(usize) -> Option<usize>) -> Vec<Shared> {
+    let (mut at, mut parts) = (0, Vec::new());
+    let whole = shared.user.rows.len();
+    while at < whole {
+        let len = to_border(at).map_or(whole - at, |left| left.min(whole - at));
+        let part = |block: &Block| Block {
+            matrix: block.matrix.clone(),
+            rows: block.rows.start + at..block.rows.start + at + len,
+        };
+        parts.push(Shared {
+            user: part(&shared.user),
+            donor: part(&shared.donor),
+        });
+        at += len;
+    }
+    parts
 }
 
 /// What `plan` shares in the model with the header `gguf`, whose heads `map` knows.
@@ -79,7 +101,8 @@ pub fn shared_by(plan: &Plan, map: &AttentionMap, gguf: &Gguf) -> Vec<Shared> {
         .collect()
 }
 
-/// Shared blocks in a graph, and what their users feed them.
+/// Shared blocks in a graph, and what their users feed them. Donors' blocks are the
+/// same rows or have none in common ([`by_donor`]).
 #[derive(Default)]
 pub(super) struct Links {
     all: Vec<Link>,
@@ -223,6 +246,8 @@ impl Visitor<EngineError> for Gatherer<'_> {
     fn wants(&mut self, site: &Site) -> Result<Wants, EngineError> {
         Ok(match self.0.has_fixed(site.weight) {
             false => Wants::Nothing,
+            // The logits of all tokens are too many to be held against each other.
+            true if site.role == Role::Head => Wants::Nothing,
             // What stands in for a target there is none that anybody aims at.
             true if matches!(site.target, Target::NoPlain { .. }) => Wants::Inputs,
             true => Wants::Fit,
@@ -248,5 +273,51 @@ impl Visitor<EngineError> for Gatherer<'_> {
             gathered.insert(key, sums);
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(user: (&str, Range<usize>), donor: (&str, Range<usize>)) -> Shared {
+        let block = |(matrix, rows): (&str, Range<usize>)| Block {
+            matrix: matrix.to_owned(),
+            rows,
+        };
+        Shared {
+            user: block(user),
+            donor: block(donor),
+        }
+    }
+
+    #[test]
+    fn donors_blocks_that_overlap_are_cut_where_others_begin_and_end() {
+        let whole = shared(("b", 0..64), ("a", 0..64));
+        let head = shared(("a", 48..64), ("a", 0..16));
+        let run = shared(("c", 100..110), ("a", 10..20));
+        let parts = by_donor(vec![whole, head, run]);
+        let expected = [
+            shared(("b", 0..10), ("a", 0..10)),
+            shared(("b", 10..16), ("a", 10..16)),
+            shared(("b", 16..20), ("a", 16..20)),
+            shared(("b", 20..64), ("a", 20..64)),
+            shared(("a", 48..58), ("a", 0..10)),
+            shared(("a", 58..64), ("a", 10..16)),
+            shared(("c", 100..106), ("a", 10..16)),
+            shared(("c", 106..110), ("a", 16..20)),
+        ];
+        assert_eq!(parts, expected);
+    }
+
+    #[test]
+    fn blocks_of_several_experts_are_cut_where_either_side_has_a_border() {
+        let all = vec![shared(("x", 5..25), ("y", 0..20))];
+        let parts = by_expert(all, &|_| Some(10));
+        let starts: Vec<_> = parts
+            .iter()
+            .map(|s| (s.user.rows.start, s.donor.rows.start))
+            .collect();
+        assert_eq!(starts, [(5, 0), (10, 5), (15, 10), (20, 15)]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use headshare_format::layout::SharedRows;
 use headshare_format::{GgmlType, Gguf};
-use headshare_runtime::quants;
+use headshare_runtime::mixture;
 
 use super::error::QuantizerError;
 use super::importance::Importances;
@@ -78,6 +78,9 @@ pub fn assign(
         .filter_map(|s| of_types(s, gguf, &assigned))
         .collect();
     duplicates.bytes = duplicates.shared.iter().map(|s| s.len).sum();
+    if plan.edits.is_empty() && assigned.types.is_empty() {
+        return Err(QuantizerError::Nothing(wanted.to.clone()));
+    }
     let base = plan.clone();
     let mut plan = plan;
     plan.edits.extend(assigned.edits());
@@ -114,19 +117,35 @@ impl TypedPlan {
         Variant::new(source, &self.plan, None)
     }
 
-    /// Whether ggml's rounding with the importances `of` columns makes use of weights.
+    /// Whether ggml's rounding with the importances `of` columns makes use of weights: the
+    /// rule is llama-quantize's.
     ///
     /// # Errors
-    /// When there are none at all and a type needs them.
+    /// When a tensor has none and its type needs them.
     pub fn check_rounding(&self, of: &Importances) -> Result<(), QuantizerError> {
-        let needs = |(_, t): &(&String, &GgmlType)| quants::needs_importance(t.id());
-        if let Some((name, &ggml_type)) = self.assigned.types.iter().find(needs)
-            && of.is_empty()
-        {
-            let name = name.clone();
-            return Err(QuantizerError::NeedsImportances { name, ggml_type });
+        let needs = |name: &str, t: &GgmlType| {
+            mixture::needs_importance(name, t.id(), self.assigned.file_type)
+        };
+        let types = &self.assigned.types;
+        let lacks = types
+            .iter()
+            .find(|(name, t)| needs(name, t) && !of.contains_key(*name));
+        match lacks {
+            Some((name, &ggml_type)) => Err(QuantizerError::NeedsImportances {
+                name: name.clone(),
+                ggml_type,
+            }),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The tensors that are to be rounded with importances but have none `of` columns;
+    /// token embedding and output head, which llama-imatrix says nothing about, aside.
+    pub fn without_importances(&self, of: &Importances) -> Vec<&str> {
+        let names = self.assigned.types.keys().map(String::as_str);
+        names
+            .filter(|name| !mixture::is_at_an_end(name) && !of.contains_key(*name))
+            .collect()
     }
 
     /// All rows of the tensors with types that are stored once.
@@ -150,13 +169,19 @@ impl TypedPlan {
             (info.dims.len() > 2).then(|| info.dims[1] as usize)
         };
         let all = self.shared().map(|s| link(s, gguf)).collect();
-        engine::by_expert(all, &of_an_expert)
+        engine::by_donor(engine::by_expert(all, &of_an_expert))
     }
 
-    /// The blocks that units use which the plan lets share, by matrix and first row.
+    /// The donors' blocks among the [`links`](Self::links) that units use which the plan
+    /// lets share, by matrix and first row.
     pub(super) fn planned_donors(&self, gguf: &Gguf) -> BTreeSet<(String, usize)> {
-        let donors = self.planned.iter().map(|s| link(s, gguf).donor);
-        donors
+        let planned: Vec<Block> = self.planned.iter().map(|s| link(s, gguf).donor).collect();
+        let is_planned = |donor: &Block| {
+            let mut of_matrix = planned.iter().filter(|b| b.matrix == donor.matrix);
+            of_matrix.any(|b| b.rows.contains(&donor.rows.start))
+        };
+        let donors = self.links(gguf).into_iter().map(|shared| shared.donor);
+        (donors.filter(is_planned))
             .map(|donor| (donor.matrix, donor.rows.start))
             .collect()
     }

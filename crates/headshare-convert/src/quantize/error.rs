@@ -31,6 +31,9 @@ pub enum QuantizerError {
         /// Why not.
         error: QuantizeError,
     },
+    /// No tensor gets another type.
+    #[error("every tensor has the type already that {0} would give it")]
+    Nothing(String),
     /// What is stored once has one type.
     #[error(
         "{alias} has rows in common with {donor}, and the plan's `store` gives a type to one of \

@@ -167,13 +167,9 @@ impl TypedPlan {
         )?;
         let links = self.links(target.gguf());
         engine.share(&links)?;
-        let is_tied = |site: &Site| {
-            let tied = site.role == Role::Head && site.name != "output.weight";
-            tied && self.assigned.types.contains_key(&site.name)
-        };
-        let is_tied_to = engine.sites().iter().any(is_tied);
+        let heads = self.tied_heads(engine.sites(), &self.whole_aliases(target.gguf()));
         let passes = 1.0
-            + [!links.is_empty(), is_tied_to]
+            + [!links.is_empty(), !heads.is_empty()]
                 .map(f64::from)
                 .iter()
                 .sum::<f64>();
@@ -183,10 +179,10 @@ impl TypedPlan {
             before += 1.0;
         }
         let mut tied = HeadInputs {
-            is_tied: &is_tied,
+            heads: &heads,
             grams: BTreeMap::new(),
         };
-        if is_tied_to {
+        if !heads.is_empty() {
             let of_pass = |done| progress((before + done) / passes);
             engine.run::<QuantizerError>(&mut [&mut tied], &of_pass)?;
         }
@@ -195,6 +191,7 @@ impl TypedPlan {
             types: &self.assigned.types,
             settings: how.settings,
             tied: tied.grams,
+            heads: &heads,
             planned: self.planned_donors(target.gguf()),
             made: BTreeMap::new(),
             counts: Counts::default(),
@@ -214,6 +211,29 @@ impl TypedPlan {
         };
         self.give_to_aliases(target.gguf(), &mut done.tensors);
         Ok(done)
+    }
+
+    /// The output heads among `sites` that are tables of embeddings, too, or have the same
+    /// data as one, with the tables' names; `aliases` are tensors that are whole other ones.
+    fn tied_heads(&self, sites: &[Site], aliases: &[(String, String)]) -> BTreeMap<String, String> {
+        let heads = sites.iter().filter(|site| site.role == Role::Head);
+        let heads = heads.map(|site| &site.name);
+        let heads = heads.filter(|name| self.assigned.types.contains_key(*name));
+        let table_of = |head: &String| {
+            let of_pair = |(alias, donor): &(String, String)| match head {
+                head if head == alias => Some(donor.clone()),
+                head if head == donor => Some(alias.clone()),
+                _ => None,
+            };
+            let other = aliases.iter().find_map(of_pair);
+            match head == "output.weight" {
+                true => other.filter(|name| sites.iter().all(|site| site.name != *name)),
+                false => Some(head.clone()),
+            }
+        };
+        heads
+            .filter_map(|head| Some((head.clone(), table_of(head)?)))
+            .collect()
     }
 
     /// Bytes that are kept of what the users of shared rows feed them.
@@ -357,20 +377,24 @@ impl Visitor<QuantizerError> for Beside<'_, '_> {
 
 /// Sums up what goes into output heads that are token embeddings, too.
 struct HeadInputs<'a> {
-    is_tied: &'a dyn Fn(&Site) -> bool,
+    /// Their names, with those of the tables.
+    heads: &'a BTreeMap<String, String>,
+    /// By the names of the tables.
     grams: BTreeMap<String, Mat<f64>>,
 }
 
 impl Visitor<QuantizerError> for HeadInputs<'_> {
     fn wants(&mut self, site: &Site) -> Result<Wants, QuantizerError> {
-        Ok(match (self.is_tied)(site) {
+        Ok(match self.heads.contains_key(&site.name) {
             true => Wants::Inputs,
             false => Wants::Nothing,
         })
     }
 
     fn visit(&mut self, site: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, QuantizerError> {
-        self.grams.insert(site.name.clone(), seen.sums().all().gram);
+        if let Some(table) = self.heads.get(&site.name) {
+            self.grams.insert(table.clone(), seen.sums().all().gram);
+        }
         Ok(None)
     }
 }

@@ -84,6 +84,8 @@ pub struct Counts {
     pub encoded: usize,
     /// Rounded with the importances of their columns: too few tokens came to them.
     pub weighted: usize,
-    /// Rounded as they are: no token came to them, or they are looked up.
+    /// Tables whose rows are looked up: encoded each by itself.
+    pub looked_up: usize,
+    /// Rounded as they are: nothing is known of what goes into them.
     pub rounded: usize,
 }

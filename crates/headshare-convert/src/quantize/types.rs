@@ -33,6 +33,8 @@ pub struct Assigned {
     /// Tensors whose rows are no whole blocks of the type that they should have, as
     /// many by that type and the one that they get instead.
     pub fell_back: BTreeMap<(GgmlType, GgmlType), usize>,
+    /// Patterns that no tensor's name contains a match of.
+    pub unmatched: Vec<String>,
 }
 
 /// Why types cannot be assigned.
@@ -47,6 +49,26 @@ pub enum TypesError {
         mixtures: String,
         /// What types there are.
         types: String,
+    },
+    /// No type has that name.
+    #[error(
+        "{name:?}, for names that contain a match of {pattern:?}, is no type; there are {types}"
+    )]
+    UnknownOf {
+        /// The name.
+        name: String,
+        /// The pattern.
+        pattern: String,
+        /// What types there are.
+        types: String,
+    },
+    /// llama.cpp cannot read a pattern.
+    #[error("the pattern {pattern:?} is no regular expression: {error}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What it says.
+        error: MixtureError,
     },
     /// The model says not enough about itself.
     #[error("{0} is not stated by the model, and llama.cpp's mixtures depend on it")]
@@ -79,8 +101,17 @@ impl Wanted {
         requantize: bool,
     ) -> Result<Assigned, TypesError> {
         let mut overrides = (self.overrides.iter())
-            .map(|(pattern, name)| Ok((pattern.clone(), type_named(name)?.id())))
+            .map(|(pattern, name)| {
+                let unknown = || TypesError::UnknownOf {
+                    name: name.clone(),
+                    pattern: pattern.clone(),
+                    types: type_names(),
+                };
+                let to = encoded_type(name).ok_or_else(unknown)?;
+                Ok((pattern.clone(), to.id()))
+            })
             .collect::<Result<Vec<_>, TypesError>>()?;
+        let unmatched = self.unmatched(gguf)?;
         let (mixture, file_type) = match Mixture::by_name(&self.to) {
             Some(mixture) => (mixture, Some(mixture.file_type)),
             // Rules of their own are there for mixtures alone.
@@ -94,20 +125,21 @@ impl Wanted {
             overrides: &overrides,
         };
         let tensors = gguf.tensors();
-        let sizes = tensors.iter().map(|info| (info.name.as_str(), dims(info)));
-        let assigned = mixture::assign(
-            mixture,
-            &changes,
-            &shape(gguf).map_err(TypesError::Missing)?,
-            sizes,
-        )?;
-        let main = match file_type {
-            Some(_) => mixture.main().and_then(|main| GgmlType::from_id(main.id)),
-            None => type_named(&self.to).ok(),
+        let shape = shape(gguf).map_err(TypesError::Missing)?;
+        let assign = |columns: &dyn Fn(u64) -> u64| {
+            let sizes = tensors.iter().map(|info| {
+                let [first, others @ ..] = dims(info);
+                let [second, third, fourth] = others;
+                (info.name.as_str(), [columns(first), second, third, fourth])
+            });
+            mixture::assign(mixture, &changes, &shape, sizes)
         };
+        let assigned = assign(&|columns| columns)?;
+        // What the types would be if rows were whole blocks of any.
+        let meant = assign(&|columns| columns.next_multiple_of(WHOLE))?;
         let mut types = BTreeMap::new();
         let mut fell_back = BTreeMap::new();
-        for (info, to) in tensors.iter().zip(assigned) {
+        for (info, (to, meant)) in tensors.iter().zip(assigned.into_iter().zip(meant)) {
             let Some(to) = to.and_then(GgmlType::from_id) else {
                 continue;
             };
@@ -116,10 +148,11 @@ impl Wanted {
             if !has_numbers || is_given(&info.name) {
                 continue;
             }
-            if let Some(main) = main.filter(|main| *main != to)
-                && !info.row_elems().is_multiple_of(main.block_elems())
+            if let Some(meant) = meant
+                .and_then(GgmlType::from_id)
+                .filter(|meant| *meant != to)
             {
-                *fell_back.entry((main, to)).or_default() += 1;
+                *fell_back.entry((meant, to)).or_default() += 1;
             }
             if to == info.ggml_type {
                 continue;
@@ -137,9 +170,44 @@ impl Wanted {
             types,
             file_type,
             fell_back,
+            unmatched,
         })
     }
+
+    /// The patterns that no name of a tensor in `gguf` contains a match of.
+    fn unmatched(&self, gguf: &Gguf) -> Result<Vec<String>, TypesError> {
+        let shape = shape(gguf).map_err(TypesError::Missing)?;
+        let named = |name: &str| type_named(name).map(GgmlType::id);
+        let types = [named("f16")?, named("q8_0")?];
+        let mut unmatched = Vec::new();
+        for (pattern, _) in &self.overrides {
+            let sizes = || {
+                let names = gguf.tensors().iter().map(|info| info.name.as_str());
+                names.map(|name| (name, [WHOLE, WHOLE, 1, 1]))
+            };
+            // A name matches where the type that its pattern says is the one it gets.
+            let [one, other] = types.map(|to| {
+                let overrides = [(pattern.clone(), to)];
+                let changes = Changes {
+                    pure: false,
+                    overrides: &overrides,
+                };
+                mixture::assign(any_quantized(), &changes, &shape, sizes())
+            });
+            let cannot = |error| TypesError::Pattern {
+                pattern: pattern.clone(),
+                error,
+            };
+            if one.map_err(cannot)? == other.map_err(cannot)? {
+                unmatched.push(pattern.clone());
+            }
+        }
+        Ok(unmatched)
+    }
 }
+
+/// Elements that are whole blocks of every type.
+const WHOLE: u64 = 256;
 
 impl Assigned {
     /// Tensors that have rows in common get the type, of those that they would have,
@@ -192,16 +260,28 @@ impl Assigned {
 }
 
 fn type_named(name: &str) -> Result<GgmlType, TypesError> {
-    let encoded = |t: &GgmlType| quants::type_info(t.id()).is_some_and(|info| info.has_to_float);
-    GgmlType::named(name).filter(encoded).ok_or_else(|| {
+    encoded_type(name).ok_or_else(|| {
         let mixtures: Vec<&str> = MIXTURES.iter().map(|m| m.name).collect();
-        let types: Vec<&str> = (GgmlType::all().filter(encoded).map(GgmlType::name)).collect();
         TypesError::Unknown {
             name: name.to_owned(),
             mixtures: mixtures.join(", "),
-            types: types.join(", "),
+            types: type_names(),
         }
     })
+}
+
+/// The type called `name` that ggml encodes, if there is one.
+fn encoded_type(name: &str) -> Option<GgmlType> {
+    GgmlType::named(name).filter(is_encoded)
+}
+
+fn is_encoded(of: &GgmlType) -> bool {
+    quants::type_info(of.id()).is_some_and(|info| info.has_to_float)
+}
+
+fn type_names() -> String {
+    let names: Vec<&str> = (GgmlType::all().filter(is_encoded).map(GgmlType::name)).collect();
+    names.join(", ")
 }
 
 /// A mixture with quantized types, in which patterns count.
@@ -252,6 +332,20 @@ mod tests {
             .unwrap();
         assert!(assigned.fell_back.is_empty());
         assert_eq!(assigned.file_type, Some(15));
+        // What counts is the type that a tensor should have, not the one that most have.
+        let wanted = Wanted {
+            to: "q4_0".to_owned(),
+            pure: true,
+            overrides: vec![
+                ("attn_q".to_owned(), "q6_K".to_owned()),
+                ("attn_Q".to_owned(), "q8_0".to_owned()),
+            ],
+        };
+        let assigned = wanted.assign(&gguf(64), &|_| false, false).unwrap();
+        let (q6, q8) = (named("q6_K").unwrap(), named("q8_0").unwrap());
+        let fell_back: Vec<_> = assigned.fell_back.keys().copied().collect();
+        assert_eq!(fell_back, [(q6, q8)]);
+        assert_eq!(assigned.unmatched, ["attn_Q"]);
     }
 
     #[test]
@@ -276,6 +370,7 @@ mod tests {
                 .collect(),
             file_type: None,
             fell_back: BTreeMap::new(),
+            unmatched: Vec::new(),
         };
         let links = [("a", "c"), ("c", "b"), ("d", "not there")];
         let links = links.map(|(a, b)| (a.to_owned(), b.to_owned()));

@@ -35,9 +35,11 @@ pub(super) struct Quantizer<'a> {
     pub types: &'a BTreeMap<String, GgmlType>,
     /// How.
     pub settings: Settings,
-    /// Gram matrices of the inputs of output heads that are token embeddings, too:
-    /// these are encoded before the pass.
+    /// Gram matrices of the inputs of output heads that are token embeddings, too, by the
+    /// names of these: they are encoded before the pass.
     pub tied: BTreeMap<String, Mat<f64>>,
+    /// The names of such heads, with those of the embeddings.
+    pub heads: &'a BTreeMap<String, String>,
     /// Blocks that units of the plan use as well, by matrix and first row. What those
     /// units gave before is another thing: the blocks are not fitted to it.
     pub planned: BTreeSet<(String, usize)>,
@@ -51,7 +53,7 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
     fn wants(&mut self, site: &Site) -> Result<Wants, QuantizerError> {
         Ok(match self.types.get(&site.name) {
             None => Wants::Nothing,
-            Some(_) if self.tied.contains_key(&site.name) => Wants::Nothing,
+            Some(_) if self.heads.contains_key(&site.name) => Wants::Nothing,
             // The logits of all tokens are too many to be held against each other.
             Some(_) if site.role == Role::Head => Wants::BothInputs,
             Some(_) if matches!(site.target, Target::NoPlain { .. }) => Wants::Inputs,
@@ -73,12 +75,16 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
                 ridged(gram, self.settings.damping)
             }
             None => {
-                self.counts.rounded += 1;
+                self.counts.looked_up += 1;
                 Mat::identity(p, p)
             }
         };
         let coded = self.encode(&table.name, &weights, p, &hessian, to)?;
         let stream = self.in_stream(&table.name, &coded.values)?;
+        let same = self.heads.iter().filter(|(_, of)| **of == table.name);
+        for (head, _) in same {
+            self.made.insert(head.clone(), coded.bytes.clone());
+        }
         self.made.insert(table.name.clone(), coded.bytes);
         Ok(Some(stream))
     }

@@ -249,7 +249,7 @@ impl Convert {
                 plan.source = digest;
             }
         }
-        if prepared.saved.file_bytes < 0 {
+        if prepared.headshare.is_some() && prepared.saved.file_bytes < 0 {
             ui.warning(&format!(
                 "the output is {} bytes larger than the source: too little is shared for pages of {} bytes",
                 -prepared.saved.file_bytes, self.page_size
@@ -275,7 +275,7 @@ impl Convert {
             let (fitted, record) = fitted.map_err(|error| self.name_plan(error))?;
             return Ok((fitted, record, None));
         };
-        let typed = quantization.assign(source, plan.take())?;
+        let typed = quantization.assign(source, plan.take(), ui)?;
         *plan = Some(typed.plan.clone());
         let own;
         let ready = match (quantization.calibration(), repair) {

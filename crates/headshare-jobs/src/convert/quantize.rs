@@ -1,5 +1,7 @@
 //! Quantizing: which types, and what weights are fitted to.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use headshare_convert::convert::{Fitted, UNKNOWN_DIGEST, digest_of};
@@ -104,10 +106,15 @@ impl Quantization {
         &self,
         source: &ModelFile,
         plan: Option<Plan>,
+        ui: &dyn Ui,
     ) -> Result<TypedPlan, Error> {
         let plan = plan.unwrap_or_else(unplanned);
-        quantize::assign(source, plan, &self.wanted, self.allow_requantize)
-            .map_err(|error| Error::from(error).about(source.path().display()))
+        let typed = quantize::assign(source, plan, &self.wanted, self.allow_requantize)
+            .map_err(|error| Error::from(error).about(source.path().display()))?;
+        for pattern in &typed.assigned.unmatched {
+            ui.warning(&format!("no tensor's name contains a match of {pattern}"));
+        }
+        Ok(typed)
     }
 
     /// Encodes; a dry run says only what would be done.
@@ -146,6 +153,9 @@ impl Quantization {
                     _ => (Importances::new(), By::Rounding),
                 };
                 typed.check_rounding(&of).map_err(about)?;
+                if let With::Imatrix { file } = with {
+                    warn_of_missing(&typed.without_importances(&of), file, ui);
+                }
                 let round = || typed.round(source, &of);
                 (by, (!dry_run).then(round).transpose().map_err(about)?)
             }
@@ -204,9 +214,26 @@ fn fell_back(assigned: &Assigned) -> Vec<FellBack> {
     .collect()
 }
 
+/// Says that `file` has no importances of tensors called `names`.
+fn warn_of_missing(names: &[&str], file: &Path, ui: &dyn Ui) {
+    if let [first, ..] = names {
+        let (n, file) = (names.len(), file.display());
+        ui.warning(&format!(
+            "{file} has no importances of {n} tensors, such as {first}: they are rounded without"
+        ));
+    }
+}
+
 /// The importance matrix in `file`, which must be one of `source`.
 fn read_imatrix(file: &Path, source: &ModelFile) -> Result<(Importances, By), Error> {
-    let file = ModelFile::open_plain(file)?;
+    let file = match ModelFile::open_plain(file) {
+        Err(_) if is_no_gguf(file) => {
+            let problem = "it is no GGUF file: of llama-imatrix's formats this one is read, the older \
+                           one (.dat) is not";
+            return Err(Error::bad_input(problem).about(file.display()));
+        }
+        file => file?,
+    };
     let of = imatrix::read(&file)?;
     if let Some(problem) = imatrix::mismatch(&of, &source.gguf) {
         let model = source.path().display();
@@ -215,6 +242,13 @@ fn read_imatrix(file: &Path, source: &ModelFile) -> Result<(Importances, By), Er
     }
     let digest = digest_of(&file);
     Ok((of, By::Imatrix { digest }))
+}
+
+/// Whether `file` can be read and is something else than a GGUF.
+fn is_no_gguf(file: &Path) -> bool {
+    let mut magic = [0; 4];
+    let read = File::open(file).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && &magic != b"GGUF"
 }
 
 /// A repair that is carried out in the same pass.

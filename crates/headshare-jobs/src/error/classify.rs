@@ -212,7 +212,10 @@ fn of_calibrator(error: &CalibrateError) -> Kind {
 impl Classify for TypesError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unknown { .. } | Self::Requantized { .. } => Kind::Usage,
+            Self::Unknown { .. }
+            | Self::UnknownOf { .. }
+            | Self::Pattern { .. }
+            | Self::Requantized { .. } => Kind::Usage,
             Self::Missing(_) | Self::Mixture(_) => Kind::BadInput,
         }
     }
@@ -232,7 +235,7 @@ impl Classify for QuantizerError {
             Self::Convert(error) => error.kind(),
             Self::Engine(error) => error.kind(),
             Self::Repair(error) => error.kind(),
-            Self::NeedsImportances { .. } | Self::OneType { .. } => Kind::Usage,
+            Self::NeedsImportances { .. } | Self::OneType { .. } | Self::Nothing(_) => Kind::Usage,
             Self::Tensor { .. } | Self::NotFinite { .. } => Kind::BadInput,
         }
     }
@@ -244,7 +247,7 @@ impl Classify for QuantizerError {
             Self::Convert(error) => error.advice(),
             Self::Engine(error) => error.advice(),
             Self::Repair(error) => error.advice(),
-            Self::Tensor { .. } | Self::OneType { .. } => None,
+            Self::Tensor { .. } | Self::OneType { .. } | Self::Nothing(_) => None,
             Self::NotFinite { .. } => Some(Advice::GoodCopy),
         }
     }
