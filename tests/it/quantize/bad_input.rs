@@ -205,6 +205,45 @@ fn an_importance_matrix_must_be_one_of_the_model() {
 }
 
 #[test]
+fn an_importance_matrix_of_some_layers_is_named_with_what_it_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = |n_layer: u32, name: &str| {
+        let spec = headshare_testmodels::ModelSpec {
+            n_embd: 256,
+            n_ff: 256,
+            n_layer,
+            ..crate::support::preset("tiny-gqa")
+        };
+        let path = folder.path().join(name);
+        spec.write(&path).unwrap();
+        path
+    };
+    let (two, three) = (layers(2, "two.gguf"), layers(3, "three.gguf"));
+    let imatrix = folder.path().join("imatrix.gguf");
+    let mut command = quantizing(&two, "q4_0", &folder.path().join("of-two"), &["--json"]);
+    crate::support::json(command.arg("--save-imatrix").arg(&imatrix));
+    let given = imatrix.to_str().unwrap();
+    let low = ["--quantize", "iq2_xxs", "--imatrix", given];
+    refused(&three, &low, 2, &["blk.2.", "importances"]);
+    let out = folder.path().join("of-three");
+    let mut args: Vec<&OsStr> = vec!["convert".as_ref(), three.as_ref(), "-o".as_ref()];
+    args.push(out.as_ref());
+    args.extend(["--quantize", "q4_0", "--imatrix", given].map(OsStr::new));
+    let ran = run(&args).ok();
+    assert!(
+        ran.stderr
+            .contains("imatrix.gguf has no importances of 7 tensors"),
+        "{ran:?}"
+    );
+    assert!(ran.stdout.contains("14 with importances"), "{ran:?}");
+    // An older file of llama-imatrix.
+    let old = folder.path().join("imatrix.dat");
+    std::fs::write(&old, [7u8; 64]).unwrap();
+    let old = ["--quantize", "q4_0", "--imatrix", old.to_str().unwrap()];
+    refused(&three, &old, 3, &["imatrix.dat", "GGUF", ".dat"]);
+}
+
+#[test]
 fn numbers_out_of_range_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let source = written(folder.path(), "tiny-gqa");
