@@ -13,6 +13,8 @@ mod error;
 mod feedback;
 pub mod gptq;
 mod level_type;
+#[cfg(test)]
+mod oracle_tests;
 mod single_scale;
 mod super_blocks;
 mod super_layout;

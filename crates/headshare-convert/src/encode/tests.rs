@@ -10,7 +10,7 @@ use super::super_blocks::SuperBlocks;
 use super::{Coder, requantize};
 
 /// Small numbers without pattern, from -1 to 1.
-fn numbers(len: usize, seed: u64) -> Vec<f64> {
+pub(super) fn numbers(len: usize, seed: u64) -> Vec<f64> {
     let mut state = seed;
     (0..len)
         .map(|_| {
@@ -23,7 +23,7 @@ fn numbers(len: usize, seed: u64) -> Vec<f64> {
 }
 
 /// The Gram matrix of correlated inputs, as activations are.
-fn gram(p: usize) -> Mat<f64> {
+pub(super) fn gram(p: usize) -> Mat<f64> {
     let rows = 3 * p;
     let noise = numbers(rows * p, 5);
     let shared = numbers(rows, 6);
