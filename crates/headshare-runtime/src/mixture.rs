@@ -92,7 +92,7 @@ const NEED_IMPORTANCE: &[&str] = &["iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1
 /// Whether llama-quantize refuses to round the tensor `name` to the type with number
 /// `id`, in a file of type `file_type`, without the importances of its columns.
 pub fn needs_importance(name: &str, id: u32, file_type: Option<u32>) -> bool {
-    let Some(info) = type_info(id).filter(|_| !is_at_an_end(name)) else {
+    let Some(info) = type_info(id).filter(|_| !is_embedding_or_head(name)) else {
         return false;
     };
     let small = file_type == Some(sys::LLAMA_FTYPE_MOSTLY_Q2_K_S);
@@ -100,7 +100,7 @@ pub fn needs_importance(name: &str, id: u32, file_type: Option<u32>) -> bool {
 }
 
 /// Whether the tensor `name` is the token embedding or the output head.
-pub fn is_at_an_end(name: &str) -> bool {
+pub fn is_embedding_or_head(name: &str) -> bool {
     ["token_embd.weight", "output.weight"].contains(&name)
 }
 

@@ -159,11 +159,7 @@ fn what_is_equal_in_the_source_is_encoded_once_and_stays_shared() {
     let file = |name: &str| folder.path().join(name);
     let (once, merged, out) = (file("once"), file("merged"), file("out"));
     for name in ["tiny-gqa", "tiny-moe"] {
-        let spec = ModelSpec {
-            weight_type: type_named("f16").unwrap(),
-            ..preset(name)
-        };
-        spec.write(&once).unwrap();
+        in_f16(name).write(&once).unwrap();
         let layers = [0, 1, 2, 1, 2, 3];
         headshare_testmodels::self_merge(&once, &layers, &merged).unwrap();
         let done = quantized(&merged, "q4_K_M", &out, &["--page-size", "4096"]);
@@ -201,22 +197,27 @@ fn what_is_equal_in_the_source_is_encoded_once_and_stays_shared() {
     }
 }
 
-/// A self-merge whose layers are all one, of matrices in F16.
-fn one_layer_again_and_again(folder: &Path) -> PathBuf {
-    let (once, merged) = (folder.join("once"), folder.join("merged.gguf"));
-    let spec = ModelSpec {
+/// The preset `name` with matrices in F16.
+fn in_f16(name: &str) -> ModelSpec {
+    ModelSpec {
         weight_type: type_named("f16").unwrap(),
-        ..preset("tiny-gqa")
-    };
-    spec.write(&once).unwrap();
-    headshare_testmodels::self_merge(&once, &[1, 1, 1, 1], &merged).unwrap();
+        ..preset(name)
+    }
+}
+
+/// A self-merge of `layers` of a model in F16.
+fn merged(folder: &Path, layers: &[u32]) -> PathBuf {
+    let (once, merged) = (folder.join("once"), folder.join("merged"));
+    in_f16("tiny-gqa").write(&once).unwrap();
+    headshare_testmodels::self_merge(&once, layers, &merged).unwrap();
     merged
 }
 
 #[test]
 fn heads_share_in_a_model_whose_layers_are_equal_when_it_is_quantized() {
     let folder = tempfile::tempdir().unwrap();
-    let merged = one_layer_again_and_again(folder.path());
+    // Its layers are all one.
+    let merged = merged(folder.path(), &[1, 1, 1, 1]);
     let file = |name: &str| folder.path().join(name);
     let text = words(folder.path());
     let text = text.to_str().unwrap();
@@ -242,14 +243,10 @@ fn heads_share_in_a_model_whose_layers_are_equal_when_it_is_quantized() {
 fn an_output_head_that_is_the_embedding_once_more_is_encoded_as_a_tied_one() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
-    let spec = ModelSpec {
-        weight_type: type_named("f16").unwrap(),
-        ..preset("tiny-gqa")
-    };
     let (tied, twice) = (file("tied.gguf"), file("twice.gguf"));
     let of = |is_tied: bool| ModelSpec {
         tied_output: is_tied,
-        ..spec.clone()
+        ..in_f16("tiny-gqa")
     };
     of(true).write(&tied).unwrap();
     of(false).write(&twice).unwrap();
@@ -276,13 +273,8 @@ fn an_output_head_that_is_the_embedding_once_more_is_encoded_as_a_tied_one() {
 fn what_is_equal_stays_as_often_as_it_is_there_if_that_is_wanted() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
-    let (once, merged, out, shared) = (file("once"), file("merged"), file("out"), file("shared"));
-    let spec = ModelSpec {
-        weight_type: type_named("f16").unwrap(),
-        ..preset("tiny-gqa")
-    };
-    spec.write(&once).unwrap();
-    headshare_testmodels::self_merge(&once, &[0, 1, 2, 1, 2, 3], &merged).unwrap();
+    let (out, shared) = (file("out"), file("shared"));
+    let merged = merged(folder.path(), &[0, 1, 2, 1, 2, 3]);
     let done = quantized(&merged, "q4_0", &out, &["--pure", "--keep-duplicates"]);
     assert_eq!(done["duplicates"]["tensors"], 0, "{done}");
     assert_eq!(done["plan"]["keep_duplicates"], true, "{done}");

@@ -144,7 +144,7 @@ impl TypedPlan {
     pub fn without_importances(&self, of: &Importances) -> Vec<&str> {
         let names = self.assigned.types.keys().map(String::as_str);
         names
-            .filter(|name| !mixture::is_at_an_end(name) && !of.contains_key(*name))
+            .filter(|name| !mixture::is_embedding_or_head(name) && !of.contains_key(*name))
             .collect()
     }
 
