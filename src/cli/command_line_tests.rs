@@ -280,6 +280,7 @@ fn measures() {
         task: path("-"),
         n_predict: 5,
         until: vec!["\n".into(), "-n".into(), "\\n".into()],
+        synonyms: Some(path("-words.txt")),
         limit: Some(2),
         ctx_size: Some(0),
         resolve: Resolve::Expand,

@@ -303,7 +303,8 @@ fn continue_prompts(job: &ContinuePrompts) -> Line {
     for end in &job.until {
         line = line.value("--until", end);
     }
-    line.option("--limit", job.limit)
+    line.path("--synonyms", job.synonyms.as_deref())
+        .option("--limit", job.limit)
         .option("--ctx-size", job.ctx_size)
         .resolve(job.resolve)
         .option("--threads", job.threads)

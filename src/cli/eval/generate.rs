@@ -13,8 +13,9 @@ use crate::render::eval::generate::render;
 /// How close a model's continuations come to references.
 ///
 /// Each prompt is continued greedily. The result is corpus BLEU from 0 to 100,
-/// as sacreBLEU defines it (13a tokens, up to 4-grams, exp smoothing). The file
-/// has one JSON object in each line, or a JSON array of them: {"prompt": ...,
+/// as sacreBLEU defines it (13a tokens, up to 4-grams, exp smoothing), and
+/// METEOR (equal words, then equal stems, then synonyms where a list of them is
+/// given; for English). The file has one JSON object in each line, or a JSON array of them: {"prompt": ...,
 /// "reference": ...}, or "references" with a list.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -31,6 +32,9 @@ pub(in crate::cli) struct Args {
     /// End a continuation before this text. Can be given several times.
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     until: Vec<String>,
+    /// Word list for METEOR: words of one line mean the same.
+    #[arg(long, value_name = "FILE")]
+    synonyms: Option<PathBuf>,
     /// Use only the first N prompts.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -56,6 +60,7 @@ impl Args {
             task: self.task,
             n_predict: self.n_predict,
             until: self.until,
+            synonyms: self.synonyms,
             limit: self.limit,
             ctx_size: self.ctx_size,
             resolve: self.common.resolve,

@@ -14,7 +14,7 @@ fn broken_task_files_name_file_line_and_field() {
         (
             "empty",
             String::new(),
-            "empty.jsonl: the file holds no items",
+            "empty.jsonl: there are no items in it",
         ),
         (
             "broken",

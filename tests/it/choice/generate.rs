@@ -28,6 +28,8 @@ fn continuations_are_compared_with_references() {
     let bleu = found["bleu"].as_f64().unwrap();
     assert!(bleu > 0.0 && bleu < 100.0, "{found}");
     assert_eq!(found["precisions"].as_array().unwrap().len(), 4);
+    let meteor = found["meteor"].as_f64().unwrap();
+    assert!(meteor > 0.0 && meteor < 100.0, "{found}");
     // What ends a continuation is no part of it; now the first is the reference.
     let out = eval!(
         "generate",

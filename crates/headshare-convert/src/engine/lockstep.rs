@@ -2,12 +2,14 @@
 //! that goes on only when it is asked to, so that the two take turns on the
 //! cores and neither has to be stored.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use headshare_runtime::calibrate::{CalibrateError, Calibrator, Pass};
+use rayon::prelude::*;
 
 use super::error::EngineError;
 
@@ -73,7 +75,7 @@ pub(super) fn beside<T, E: From<EngineError>>(
             let read = |stop: usize, pass: &Pass<'_>| -> Result<Given, CalibrateError> {
                 let chosen = chosen.get(&stop).map(|&node| pass.i32s(node));
                 Ok(Given {
-                    values: pass.f32s(stop)?.into_owned(),
+                    values: owned(pass.f32s(stop)?),
                     chosen: chosen.transpose()?.unwrap_or_default(),
                 })
             };
@@ -106,4 +108,20 @@ pub(super) fn beside<T, E: From<EngineError>>(
         // What stopped the original is why the changed stream found nothing.
         original.map_err(E::from).and(result)
     })
+}
+
+/// Numbers that one thread copies at a time.
+const COPIED: usize = 1 << 16;
+
+/// A copy, made by all threads: they are hundreds of megabytes, in memory that is new.
+fn owned(values: Cow<'_, [f32]>) -> Vec<f32> {
+    match values {
+        Cow::Owned(values) => values,
+        Cow::Borrowed(values) => {
+            let mut copy = vec![0f32; values.len()];
+            let parts = copy.par_chunks_mut(COPIED).zip(values.par_chunks(COPIED));
+            parts.for_each(|(to, from)| to.copy_from_slice(from));
+            copy
+        }
+    }
 }

@@ -5,9 +5,12 @@
 //! (rows are outputs) is judged by sum_t w_t |y_t - O z_t|^2. All of that is in
 //! G = sum w z z^T, C = sum w z y^T and s = sum w |y|^2.
 
+use std::borrow::Cow;
+
 use faer::linalg::matmul::{matmul, triangular};
 use faer::linalg::solvers::Solve;
-use faer::{Accum, Mat, MatRef, Par, Side};
+use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
+use rayon::prelude::*;
 
 /// Rows that are multiplied in f32 before they are added up in f64.
 const SLAB: usize = 1024;
@@ -100,7 +103,7 @@ impl Sums {
             for ((inputs, targets), weights) in slabs.zip(weights.chunks(SLAB)) {
                 let y = weighted(targets, weights);
                 cross.add(&weighted(inputs, weights), &y, par);
-                target += y.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+                target += squares(&y, n);
             }
             Normal {
                 gram: grams[i].clone(),
@@ -188,86 +191,122 @@ pub fn ridged(gram: &Mat<f64>, lambda: f64) -> Mat<f64> {
 }
 
 /// Rows, each times the square root of its weight.
-pub fn weighted(rows: &[f32], weights: &[f32]) -> Vec<f32> {
-    let width = rows.len().checked_div(weights.len()).unwrap_or(0);
-    let mut out = rows.to_vec();
-    for (row, weight) in out.chunks_mut(width.max(1)).zip(weights) {
-        let factor = weight.sqrt();
-        row.iter_mut().for_each(|v| *v *= factor);
+pub fn weighted<'a>(rows: &'a [f32], weights: &[f32]) -> Cow<'a, [f32]> {
+    if weights.iter().all(|&weight| weight == 1.0) {
+        return Cow::Borrowed(rows);
     }
-    out
+    let width = rows.len().checked_div(weights.len()).unwrap_or(0).max(1);
+    let mut out = vec![0f32; rows.len()];
+    let of_rows = out.par_chunks_mut(width).zip(rows.par_chunks(width));
+    of_rows.zip(weights).for_each(|((out, row), weight)| {
+        let factor = weight.sqrt();
+        out.iter_mut().zip(row).for_each(|(o, v)| *o = v * factor);
+    });
+    Cow::Owned(out)
+}
+
+/// The sum of squares of rows of `width` elements.
+fn squares(rows: &[f32], width: usize) -> f64 {
+    let of_row = |row: &[f32]| row.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+    let sums: Vec<f64> = rows.par_chunks(width.max(1)).map(of_row).collect();
+    sums.iter().sum()
+}
+
+/// A sum of products of slabs: each slab's in f32, all of them in f64, column by column.
+#[derive(Debug)]
+struct SlabSum {
+    rows: usize,
+    sum: Vec<f64>,
+    slab: Vec<f32>,
+}
+
+impl SlabSum {
+    fn new(rows: usize, columns: usize) -> Self {
+        Self {
+            rows,
+            sum: vec![0.0; rows * columns],
+            slab: vec![0.0; rows * columns],
+        }
+    }
+
+    /// Adds what `product` writes; of each column, from the row that `first` says.
+    fn add(
+        &mut self,
+        product: impl FnOnce(MatMut<'_, f32>),
+        first: impl Fn(usize) -> usize + Sync,
+    ) {
+        let rows = self.rows.max(1);
+        let columns = self.slab.len() / rows;
+        product(MatMut::from_column_major_slice_mut(
+            &mut self.slab,
+            self.rows,
+            columns,
+        ));
+        let columns = self
+            .sum
+            .par_chunks_mut(rows)
+            .zip(self.slab.par_chunks(rows));
+        columns.enumerate().for_each(|(j, (sum, slab))| {
+            let first = first(j);
+            let of_column = sum[first..].iter_mut().zip(&slab[first..]);
+            of_column.for_each(|(sum, &v)| *sum += f64::from(v));
+        });
+    }
 }
 
 /// Z^T Z, of any number of rows that are already weighted.
 #[derive(Debug)]
-pub struct GramSum {
-    sum: Mat<f64>,
-    slab: Mat<f32>,
-}
+pub struct GramSum(SlabSum);
 
 impl GramSum {
     /// For rows of `width` elements.
     pub fn new(width: usize) -> Self {
-        Self {
-            sum: Mat::zeros(width, width),
-            slab: Mat::zeros(width, width),
-        }
+        Self(SlabSum::new(width, width))
     }
 
     /// Adds rows.
     pub fn add(&mut self, rows: &[f32], par: Par) {
-        let width = self.sum.nrows();
-        for slab in rows.chunks(SLAB * width.max(1)) {
+        let width = self.0.rows.max(1);
+        for slab in rows.chunks(SLAB * width) {
             let z = MatRef::from_row_major_slice(slab, slab.len() / width, width);
-            triangular::matmul(
-                &mut self.slab,
-                triangular::BlockStructure::TriangularLower,
-                Accum::Replace,
-                z.transpose(),
-                triangular::BlockStructure::Rectangular,
-                z,
-                triangular::BlockStructure::Rectangular,
-                1f32,
-                par,
-            );
-            for j in 0..width {
-                for i in j..width {
-                    self.sum[(i, j)] += f64::from(self.slab[(i, j)]);
-                }
-            }
+            let product = |out: MatMut<'_, f32>| {
+                triangular::matmul(
+                    out,
+                    triangular::BlockStructure::TriangularLower,
+                    Accum::Replace,
+                    z.transpose(),
+                    triangular::BlockStructure::Rectangular,
+                    z,
+                    triangular::BlockStructure::Rectangular,
+                    1f32,
+                    par,
+                );
+            };
+            // Below the diagonal only.
+            self.0.add(product, |j| j);
         }
     }
 
     /// The sum, both triangles.
-    pub fn finish(mut self) -> Mat<f64> {
-        for j in 0..self.sum.ncols() {
-            for i in j + 1..self.sum.nrows() {
-                self.sum[(j, i)] = self.sum[(i, j)];
-            }
-        }
-        self.sum
+    pub fn finish(self) -> Mat<f64> {
+        let SlabSum { rows, sum, .. } = self.0;
+        Mat::from_fn(rows, rows, |i, j| sum[i.min(j) * rows + i.max(j)])
     }
 }
 
 /// Z^T Y, likewise.
 #[derive(Debug)]
-pub struct ProductSum {
-    sum: Mat<f64>,
-    slab: Mat<f32>,
-}
+pub struct ProductSum(SlabSum, usize);
 
 impl ProductSum {
     /// For rows of `left` and of `right` elements.
     pub fn new(left: usize, right: usize) -> Self {
-        Self {
-            sum: Mat::zeros(left, right),
-            slab: Mat::zeros(left, right),
-        }
+        Self(SlabSum::new(left, right), right)
     }
 
     /// Adds rows of both.
     pub fn add(&mut self, left: &[f32], right: &[f32], par: Par) {
-        let (p, n) = (self.sum.nrows(), self.sum.ncols());
+        let (p, n) = (self.0.rows, self.1);
         let slabs = left
             .chunks(SLAB * p.max(1))
             .zip(right.chunks(SLAB * n.max(1)));
@@ -275,18 +314,17 @@ impl ProductSum {
             let rows = z.len() / p;
             let z = MatRef::from_row_major_slice(z, rows, p);
             let y = MatRef::from_row_major_slice(y, rows, n);
-            matmul(&mut self.slab, Accum::Replace, z.transpose(), y, 1f32, par);
-            for j in 0..n {
-                for i in 0..p {
-                    self.sum[(i, j)] += f64::from(self.slab[(i, j)]);
-                }
-            }
+            let product = |out: MatMut<'_, f32>| {
+                matmul(out, Accum::Replace, z.transpose(), y, 1f32, par);
+            };
+            self.0.add(product, |_| 0);
         }
     }
 
     /// The sum.
     pub fn finish(self) -> Mat<f64> {
-        self.sum
+        let SlabSum { rows, sum, .. } = self.0;
+        Mat::from_fn(rows, self.1, |i, j| sum[j * rows + i])
     }
 }
 

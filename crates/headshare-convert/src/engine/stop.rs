@@ -377,9 +377,12 @@ impl Stop<'_> {
             let rows = targets.len() / site.rows;
             let residual = pass.f32s(residual)?;
             let residual = self.tokens.rows(residual, site.rows, rows)?;
-            for (target, x) in targets.iter_mut().zip(residual.iter()) {
-                *target = (*target - x) / scale;
-            }
+            let rows = targets.par_chunks_mut(site.rows);
+            rows.zip(residual.par_chunks(site.rows))
+                .for_each(|(targets, residual)| {
+                    let of_row = targets.iter_mut().zip(residual);
+                    of_row.for_each(|(target, x)| *target = (*target - x) / scale);
+                });
         }
         if site.bias.is_some() {
             let name = site.name.replace(".weight", ".bias");
@@ -387,9 +390,9 @@ impl Stop<'_> {
             let bias = self.source.gguf.tensor_index(&name).ok_or_else(missing)?;
             let bias = dequantized(self.source, bias)
                 .map_err(|error| EngineError::Internal(format!("{name}: {error}")))?;
-            for row in targets.chunks_mut(site.rows) {
+            targets.par_chunks_mut(site.rows).for_each(|row| {
                 row.iter_mut().zip(&bias).for_each(|(y, b)| *y -= b);
-            }
+            });
         }
         Ok(targets)
     }

@@ -1,4 +1,5 @@
-//! Greedy continuations of prompts, compared with references by corpus BLEU.
+//! Greedy continuations of prompts, compared with references by corpus
+//! BLEU and METEOR.
 //!
 //! A file has one object a line: `prompt`, and `reference` (a text) or
 //! `references` (a list). The prompt is evaluated as it is, after the token
@@ -15,6 +16,7 @@ use headshare_runtime::{
 
 use super::bleu::{Bleu, BleuCounts};
 use super::choice::encode::Tokenizer;
+use super::meteor::{Meteor, Synonyms};
 use super::task_file::{FieldResult, Row, TaskError, rows};
 use headshare_convert::input::text;
 
@@ -70,6 +72,8 @@ pub struct Params {
     pub n_predict: usize,
     /// Texts that end it; they are not part of it.
     pub until: Vec<String>,
+    /// Words that METEOR counts as the same.
+    pub synonyms: Synonyms,
 }
 
 /// Continuations and how good they are.
@@ -79,6 +83,8 @@ pub struct Generated {
     pub texts: Vec<String>,
     /// Over all of them.
     pub bleu: Bleu,
+    /// METEOR of them, from 0 to 100.
+    pub meteor: f64,
     /// Prompts that lost their left end, so that there was room to go on.
     pub truncated: usize,
     /// Tokens that were generated.
@@ -108,9 +114,11 @@ pub fn generate(
     watch: &mut dyn FnMut(usize, &Bleu),
 ) -> Result<Generated, PromptError> {
     let mut counts = BleuCounts::default();
+    let mut meteor = Meteor::new(params.synonyms.clone());
     let mut generated = Generated {
         texts: Vec::with_capacity(prompts.len()),
         bleu: counts.bleu(),
+        meteor: 0.0,
         truncated: 0,
         n_tokens: 0,
     };
@@ -119,8 +127,10 @@ pub fn generate(
         let text = go_on(context, &prompt.text, params, &mut generated)
             .map_err(|source| PromptError { line, source })?;
         counts.add(&text, &prompt.references);
+        meteor.add(&text, &prompt.references);
         generated.texts.push(text);
         generated.bleu = counts.bleu();
+        generated.meteor = meteor.mean();
         watch(generated.texts.len(), &generated.bleu);
     }
     Ok(generated)

@@ -4,11 +4,12 @@
 //! [`perplexity`] runs windows of a text through one model, or through two in
 //! lockstep; [`stats`](headshare_convert::stats) has the formulas. [`choice`] answers
 //! multiple-choice questions by log-likelihood. [`generate`] goes on from prompts, and
-//! [`bleu`] compares that with references.
+//! [`bleu`] and [`meteor`] compare that with references.
 
 pub mod bleu;
 pub mod choice;
 pub mod generate;
+pub mod meteor;
 pub mod perplexity;
 pub mod task_file;
 

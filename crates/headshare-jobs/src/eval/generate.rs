@@ -7,6 +7,7 @@ use std::time::Instant;
 use headshare_convert::input::text;
 use headshare_eval::eval::bleu::Bleu;
 use headshare_eval::eval::generate::{Params, Prompt, generate};
+use headshare_eval::eval::meteor::Synonyms;
 use headshare_eval::eval::task_file::task_name;
 use headshare_runtime::{Context, ContextParams};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use super::subject::{MeasuredFile, Subject};
 use crate::context::in_positions;
 use crate::error::Context as _;
 use crate::load::Resolve;
+use crate::text::read_input;
 use crate::{Advice, Error, Ui, Unit};
 
 /// Tokens that are generated for a prompt when nothing is said.
@@ -33,6 +35,9 @@ pub struct ContinuePrompts {
     pub n_predict: u32,
     /// Texts that end a continuation.
     pub until: Vec<String>,
+    /// A word list for METEOR: words of one line mean the same.
+    #[serde(with = "crate::path::option")]
+    pub synonyms: Option<PathBuf>,
     /// Only the first prompts.
     pub limit: Option<u32>,
     /// Tokens of context; 0 takes what the model was trained with. By default 4096,
@@ -56,6 +61,10 @@ pub struct ContinuedPrompts {
     /// Corpus BLEU over all of them, as sacreBLEU defines it.
     #[serde(flatten)]
     pub bleu: Bleu,
+    /// METEOR, from 0 to 100: the mean over the prompts.
+    pub meteor: f64,
+    /// How many words METEOR had synonyms for.
+    pub synonyms: usize,
     /// Prompts.
     pub n: usize,
     /// Prompts that were longer than the context has room for, and lost their left
@@ -78,6 +87,7 @@ impl ContinuePrompts {
             task: task.into(),
             n_predict: N_PREDICT,
             until: Vec::new(),
+            synonyms: None,
             limit: None,
             ctx_size: None,
             resolve: Resolve::Auto,
@@ -92,6 +102,11 @@ impl ContinuePrompts {
     /// fails.
     pub fn run(&self, ui: &dyn Ui) -> Result<ContinuedPrompts, Error> {
         let prompts = Prompt::read(&self.task, self.limit.map(|n| n as usize))?;
+        let synonyms = match &self.synonyms {
+            Some(path) => Synonyms::parse(&read_input(path, "the synonyms")?),
+            None => Synonyms::default(),
+        };
+        let n_synonyms = synonyms.len();
         let subject = Subject::load(&self.file, self.resolve, false, ui)?;
         let params = ContextParams {
             n_ctx: (self.ctx_size).map(|n_ctx| in_positions(n_ctx, &subject.model)),
@@ -115,6 +130,7 @@ impl ContinuePrompts {
         let params = Params {
             n_predict: self.n_predict as usize,
             until: self.until.clone(),
+            synonyms,
         };
         let generated = generate(&mut context, &prompts, &params, &mut |done, bleu| {
             bar.set(done as u64);
@@ -133,6 +149,8 @@ impl ContinuePrompts {
             measured: subject.measured(),
             task: task_name(&self.task),
             bleu: generated.bleu,
+            meteor: generated.meteor,
+            synonyms: n_synonyms,
             n: prompts.len(),
             truncated: generated.truncated,
             tokens: generated.n_tokens,

@@ -1,7 +1,8 @@
 //! The forms that rows of a task file can have: which fields tell them, and
 //! what context and continuations each becomes.
 //!
-//! The prompts are those of lm-evaluation-harness's tasks of the same names.
+//! The prompts are those of lm-evaluation-harness's tasks of the same names, but for
+//! those in [`labelled`] that it has none for.
 //! Deviations: rows that hold a finished `query` are not rewritten beyond the
 //! missing `Answer:`; a RACE row is one question, so that no other questions on
 //! the article stand in front of it.
@@ -9,6 +10,7 @@
 use serde_json::Value;
 
 use super::item::{Item, Kind};
+use super::labelled;
 use super::question::{Frame, LONG, Question, SHORT};
 use crate::eval::task_file::{Choices, FieldResult, Row, gold, list_of_texts, wrong};
 
@@ -24,6 +26,13 @@ pub(super) enum Form {
     BoolQ,
     Race,
     RaceArticle,
+    AxG,
+    Rte,
+    Csl,
+    Relation,
+    AxB,
+    Tnews,
+    Fact,
     OpenBookQa,
     Stem,
     Arc,
@@ -33,7 +42,7 @@ pub(super) enum Form {
 }
 
 /// In the order in which they are tried: those with more fields first.
-const FORMS: [Form; 15] = [
+const FORMS: [Form; 22] = [
     Form::Query,
     Form::Contexts,
     Form::Piqa,
@@ -43,6 +52,13 @@ const FORMS: [Form; 15] = [
     Form::Race,
     Form::RaceArticle,
     Form::BoolQ,
+    Form::AxG,
+    Form::Rte,
+    Form::Csl,
+    Form::Relation,
+    Form::AxB,
+    Form::Tnews,
+    Form::Fact,
     Form::OpenBookQa,
     Form::Stem,
     Form::Arc,
@@ -66,9 +82,19 @@ impl Form {
     pub fn of(row: &Row) -> Option<Self> {
         FORMS.into_iter().find(|form| {
             let has = |names: &&[&str]| names.iter().any(|name| row.has(name));
-            form.fields().iter().all(has)
-                && (*form != Self::Stem || row.get("question").is_ok_and(Value::is_object))
+            form.fields().iter().all(has) && form.is_told(row)
         })
+    }
+
+    /// Whether the row is of this form, where the names of fields do not tell.
+    fn is_told(self, row: &Row) -> bool {
+        let chinese = || row.text("sentence1").is_ok_and(labelled::is_chinese);
+        match self {
+            Self::Stem => row.get("question").is_ok_and(Value::is_object),
+            Self::Relation => chinese(),
+            Self::AxB => !chinese(),
+            _ => true,
+        }
     }
 
     /// The fields that tell it, each with its other names.
@@ -90,6 +116,12 @@ impl Form {
             Self::Race => &[PASSAGE, &["question"], &["options"], ANSWER],
             Self::RaceArticle => &[PASSAGE, &["questions"], &["options"], &["answers"]],
             Self::BoolQ => &[&["passage"], &["question"], ANSWER],
+            Self::AxG => &[&["premise"], &["hypothesis"], &["label"], &["pair_id"]],
+            Self::Rte => &[&["premise"], &["hypothesis"], &["label"]],
+            Self::Csl => &[&["abst"], &["keyword"], &["label"]],
+            Self::Relation | Self::AxB => &[&["sentence1"], &["sentence2"], &["label"]],
+            Self::Tnews => &[&["sentence"], &["label_desc", "label"]],
+            Self::Fact => &[&["question_stem", "question"], &["fact1"], &["answerKey"]],
             Self::OpenBookQa => &[&["question_stem"], &["choices"], &["answerKey"]],
             Self::Stem | Self::Arc => &[&["question"], &["answerKey"]],
             Self::Mmlu => &[&["question"], &["choices"], &["answer"], &["subject"]],
@@ -111,6 +143,14 @@ impl Form {
             Self::Siqa => "siqa",
             Self::Race | Self::RaceArticle => "race",
             Self::BoolQ => "boolq",
+            Self::AxG => "ax-g",
+            Self::Rte => "rte",
+            Self::Csl => "csl",
+            // Both have these fields, and the same prompt.
+            Self::Relation => "cmnli, ocnli",
+            Self::AxB => "ax-b",
+            Self::Tnews => "tnews",
+            Self::Fact => "openbookqa, with facts",
             Self::OpenBookQa => "openbookqa",
             Self::Stem | Self::Arc => "arc",
             Self::Mmlu => "mmlu",
@@ -121,6 +161,11 @@ impl Form {
     fn kinds(self) -> &'static [Kind] {
         match self {
             Self::Query | Self::HellaSwag | Self::OpenBookQa => CHOICES,
+            // Their prompts are finished.
+            Self::AxG | Self::AxB | Self::Relation | Self::Tnews => &[Kind::Choices],
+            Self::Rte => &[Kind::Question],
+            Self::Csl => &[Kind::Letters],
+            Self::Fact => LETTERS,
             Self::Race | Self::RaceArticle => CHOICES,
             Self::Piqa | Self::Siqa | Self::BoolQ | Self::Stem | Self::Arc => QUESTIONS,
             Self::Mmlu => LETTERS,
@@ -195,6 +240,9 @@ impl Form {
                 let questions = race_article(row)?;
                 questions.iter().map(|q| q.item(kind)).collect()
             }
+            Self::Relation => (labelled::relation(row)?.iter())
+                .map(|question| question.item(kind))
+                .collect(),
             _ => Ok(vec![self.question(row)?.item(kind)?]),
         }
     }
@@ -242,6 +290,15 @@ impl Form {
                 let passage = row.text(row.any(PASSAGE)?)?;
                 race(passage, row.text("question")?, choices.texts, gold)
             }
+            Self::AxG => labelled::diagnostic(row, "premise", "hypothesis")?,
+            Self::AxB => labelled::diagnostic(row, "sentence1", "sentence2")?,
+            Self::Rte => labelled::rte(row)?,
+            Self::Csl => labelled::keywords(row)?,
+            Self::Tnews => labelled::topic(row)?,
+            Self::Fact if row.has("question_stem") => {
+                labelled::with_fact(row, Self::OpenBookQa.question(row)?)?
+            }
+            Self::Fact => labelled::with_fact(row, Self::Stem.question(row)?)?,
             Self::OpenBookQa => {
                 let choices = row.choices("choices")?;
                 let gold = choices.key(row, "answerKey")?;

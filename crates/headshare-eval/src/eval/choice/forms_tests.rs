@@ -138,6 +138,103 @@ fn race_row_by_row_and_article_by_article() {
 }
 
 #[test]
+fn rte_and_the_diagnostics_of_super_glue() {
+    let row = json!({"premise": "It rained.", "hypothesis": "It was wet.",
+        "label": "not_entailment", "idx": 3});
+    let context = "It rained.\nQuestion: It was wet. True or False?\nAnswer:";
+    let pairs = [(context, " True"), (context, " False")];
+    check(row, Form::Rte, Kind::Question, &pairs, 1);
+    let context =
+        "It rained.\nIt was wet.\nIs the sentence below entailed by the sentence above?\n";
+    let pairs = [(context, "Yes"), (context, "No")];
+    let row = json!({"premise": "It rained.", "hypothesis": "It was wet.", "label": "entailment",
+        "idx": 0, "pair_id": 551});
+    check(row, Form::AxG, Kind::Choices, &pairs, 0);
+    let row = json!({"sentence1": "It rained.", "sentence2": "It was wet.", "label": 1, "idx": 0,
+        "logic": "Negation"});
+    check(row, Form::AxB, Kind::Choices, &pairs, 1);
+}
+
+#[test]
+fn two_chinese_sentences_are_related() {
+    let row =
+        |label: Value| json!({"sentence1": "下雨了。", "sentence2": "地湿了。", "label": label});
+    let context = "语句一：“下雨了。”\n语句二：“地湿了。”\n请问这两句话是什么关系？\n";
+    let pairs = [(context, "无关"), (context, "蕴含"), (context, "矛盾")];
+    check(
+        row(json!("contradiction")),
+        Form::Relation,
+        Kind::Choices,
+        &pairs,
+        2,
+    );
+    check(row(json!(1)), Form::Relation, Kind::Choices, &pairs, 1);
+    // Annotators did not agree: no question.
+    assert!(items(&row(json!("-")), None).unwrap().2.is_empty());
+    let problem = items(&row(json!("entails")), None).unwrap_err();
+    assert_eq!(
+        problem,
+        "field \"label\" is \"entails\", but the labels are neutral, entailment, contradiction"
+    );
+}
+
+#[test]
+fn keywords_of_an_abstract() {
+    let row = json!({"id": 1, "abst": "文", "keyword": ["甲", "乙"], "label": "1"});
+    let (form, kind, items) = items(&row, None).unwrap();
+    assert_eq!((form, kind, items[0].gold), (Form::Csl, Kind::Letters, 1));
+    let context = &items[0].pairs[0].context;
+    assert!(
+        context.ends_with(
+            "摘要：文\n关键词：甲，乙\n请问上述关键词是否匹配摘要且符合要求？\n\
+             A. 否\nB. 是\n请从”A“，”B“中进行选择。\n答："
+        ),
+        "{context}"
+    );
+}
+
+#[test]
+fn topics_of_news() {
+    for label in [
+        json!({"label": "102", "label_desc": "news_entertainment"}),
+        json!({"label": "102"}),
+        json!({"label": 2}),
+    ] {
+        let mut row = json!({"sentence": "今天", "keywords": ""});
+        row.as_object_mut()
+            .unwrap()
+            .extend(label.as_object().unwrap().clone());
+        let (form, kind, items) = items(&row, None).unwrap();
+        assert_eq!((form, kind), (Form::Tnews, Kind::Choices));
+        assert_eq!((items[0].pairs.len(), items[0].gold), (15, 2));
+        assert_eq!(items[0].pairs[2].context, "今天\n上述内容属于什么新闻？\n");
+        assert_eq!(items[0].pairs[2].continuation, "娱乐圈新闻");
+    }
+    let problem = items(&json!({"sentence": "a", "label": "105"}), None).unwrap_err();
+    assert!(problem.contains("news_story, news_culture"), "{problem}");
+}
+
+#[test]
+fn open_book_qa_with_its_fact() {
+    let stem = json!({"id": "1", "fact1": "lions hunt", "answerKey": "B",
+        "question": {"stem": "Predators eat", "choices": [
+            {"text": "grass", "label": "A"}, {"text": "bunnies", "label": "B"}]}});
+    let table = json!({"id": "1", "fact1": "lions hunt", "question_stem": "Predators eat",
+        "choices": {"text": ["grass", "bunnies"], "label": ["A", "B"]}, "answerKey": "B"});
+    let context =
+        "Given the fact: lions hunt\nQuestion: Predators eat\nA. grass\nB. bunnies\nAnswer:";
+    let pairs = [(context, " A"), (context, " B")];
+    for row in [stem, table] {
+        check(row.clone(), Form::Fact, Kind::Letters, &pairs, 1);
+        let (_, _, items) = items(&row, Some(Kind::Question)).unwrap();
+        assert_eq!(
+            items[0].pairs[1].context,
+            "Given the fact: lions hunt\nQuestion: Predators eat\nAnswer:"
+        );
+    }
+}
+
+#[test]
 fn a_kind_that_does_not_fit_is_refused() {
     let row = json!({"context": "He said", "continuation": "no"});
     let problem = items(&row, Some(Kind::Letters)).unwrap_err();

@@ -16,8 +16,10 @@
 
 mod forms;
 mod item;
+mod labelled;
 mod question;
 mod read;
+mod subject_names;
 mod subjects;
 
 pub mod encode;

@@ -1,8 +1,9 @@
 //! Reading a task file: rows of JSON, or a zip of tables.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::forms::Form;
@@ -15,27 +16,149 @@ use headshare_convert::input::text;
 const ZIP: &[u8] = b"PK";
 
 impl Task {
-    /// Reads the task file at `path`: objects of one of the known forms, one a
-    /// line or in a JSON array, or a zip of tables as MMLU and C-Eval are published. `kind`
+    /// Reads the task at `path`: a file with objects of one of the known forms, one a
+    /// line or in a JSON array; a folder of such files (RACE), each folder in which is a
+    /// subject; or a zip of tables as MMLU, C-Eval and CMMLU are published. `kind`
     /// forces the way of scoring; `limit` takes that many of the first items,
     /// of each subject where there are subjects.
     ///
     /// # Errors
     /// [`TaskError`], naming the file, the line and the field.
     pub fn read(path: &Path, kind: Option<Kind>, limit: Option<usize>) -> Result<Self, TaskError> {
+        let limit = limit.unwrap_or(usize::MAX);
+        let mut reading = Reading {
+            forced: kind,
+            limit,
+            found: None,
+        };
+        if !text::is_stdio(path) && path.is_dir() {
+            reading.folder(path, "")?;
+            return reading.task(path);
+        }
         let unreadable = |e| TaskError::read(path, e);
         let file = text::open(path).map_err(unreadable)?;
         let mut file = BufReader::new(file);
-        let limit = limit.unwrap_or(usize::MAX);
         if file.fill_buf().map_err(unreadable)?.starts_with(ZIP) {
             file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
             return subjects::read(path, file, kind, limit);
+        }
+        reading.rows(path, file, "", None)?;
+        reading.task(path)
+    }
+}
+
+/// What the rows that were read are.
+#[derive(Debug)]
+struct Found {
+    form: Form,
+    kind: Kind,
+    /// The items of each subject; all under no name where there are none.
+    subjects: BTreeMap<String, Vec<Item>>,
+}
+
+/// Endings of files in folders of tasks.
+const ENDINGS: [&str; 3] = ["json", "jsonl", "txt"];
+
+/// Reads rows of one or several files.
+struct Reading {
+    forced: Option<Kind>,
+    limit: usize,
+    found: Option<Found>,
+}
+
+impl Reading {
+    /// Reads the files of a folder, in the order of their names, as those of `subject`,
+    /// and the folders in it as subjects.
+    fn folder(&mut self, path: &Path, subject: &str) -> Result<(), TaskError> {
+        let unreadable = |e| TaskError::read(path, e);
+        let entries = std::fs::read_dir(path).map_err(unreadable)?;
+        let entries = entries.map(|entry| entry.map(|entry| entry.path()));
+        let mut entries: Vec<PathBuf> = entries.collect::<Result<_, _>>().map_err(unreadable)?;
+        entries.sort();
+        for entry in entries {
+            let name = entry.file_name().unwrap_or_default().to_string_lossy();
+            // Files that macOS adds to archives.
+            if name.starts_with('.') {
+                continue;
+            }
+            if entry.is_dir() && subject.is_empty() {
+                self.folder(&entry, &name)?;
+                continue;
+            }
+            let ending = entry.extension().unwrap_or_default();
+            if !ENDINGS.iter().any(|known| ending == *known) {
+                continue;
+            }
+            let file = File::open(&entry).map_err(|e| TaskError::read(&entry, e))?;
+            let table = Some(Arc::from(&*name));
+            self.rows(&entry, BufReader::new(file), subject, table)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the rows of a file, as those of `subject` where they name none; `table` is
+    /// its name where there are several.
+    fn rows(
+        &mut self,
+        path: &Path,
+        file: impl BufRead,
+        subject: &str,
+        table: Option<Arc<str>>,
+    ) -> Result<(), TaskError> {
+        for row in rows(path, file) {
+            let (number, row) = row?;
+            let at_line = |problem: String| TaskError::line(path, number, problem);
+            // The first row tells the form; the others must have it too.
+            let so_far = match &mut self.found {
+                Some(found) => found,
+                None => {
+                    let form = Form::of(&row).ok_or_else(|| unknown(path, number, &row))?;
+                    self.found.insert(Found {
+                        form,
+                        kind: form.kind(&row, self.forced).map_err(at_line)?,
+                        subjects: BTreeMap::new(),
+                    })
+                }
+            };
+            let named = so_far.form.subject(&row).map_err(at_line)?;
+            let lead: Arc<str> = match named {
+                Some(subject) if so_far.kind == Kind::Letters => {
+                    subjects::description(subject).into()
+                }
+                _ => "".into(),
+            };
+            let items = so_far
+                .subjects
+                .entry(named.unwrap_or(subject).to_owned())
+                .or_default();
+            for mut item in so_far.form.items(&row, so_far.kind).map_err(at_line)? {
+                item.lead = Arc::clone(&lead);
+                item.origin.line = number;
+                item.origin.table.clone_from(&table);
+                items.push(item);
+            }
+            items.truncate(self.limit);
+            // Of a subject there may be more after others.
+            if named.is_none() && items.len() == self.limit {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The task, where there are items.
+    fn task(self, path: &Path) -> Result<Task, TaskError> {
+        let none = || TaskError::content(path, "there are no items in it");
+        let mut found = self.found.ok_or_else(none)?;
+        found.subjects.retain(|_, items| !items.is_empty());
+        if found.subjects.is_empty() {
+            return Err(none());
         }
         let Found {
             form,
             kind,
             subjects,
-        } = found(path, file, kind, limit)?;
+        } = found;
         let name = task_name(path);
         let has_subjects = !subjects.contains_key("");
         let subjects = (subjects.into_iter())
@@ -53,7 +176,7 @@ impl Task {
                 },
             })
             .collect();
-        Ok(Self {
+        Ok(Task {
             kind,
             form: form.name(),
             subjects,
@@ -61,60 +184,6 @@ impl Task {
             has_subjects,
         })
     }
-}
-
-/// What the rows of a file are.
-#[derive(Debug)]
-struct Found {
-    form: Form,
-    kind: Kind,
-    /// The items of each subject; all under no name where there are none.
-    subjects: BTreeMap<String, Vec<Item>>,
-}
-
-fn found(
-    path: &Path,
-    file: impl BufRead,
-    forced: Option<Kind>,
-    limit: usize,
-) -> Result<Found, TaskError> {
-    let mut found: Option<Found> = None;
-    for row in rows(path, file) {
-        let (number, row) = row?;
-        let at_line = |problem: String| TaskError::line(path, number, problem);
-        // The first row tells the form; the others must have it too.
-        let so_far = match &mut found {
-            Some(found) => found,
-            None => {
-                let form = Form::of(&row).ok_or_else(|| unknown(path, number, &row))?;
-                found.insert(Found {
-                    form,
-                    kind: form.kind(&row, forced).map_err(at_line)?,
-                    subjects: BTreeMap::new(),
-                })
-            }
-        };
-        let subject = so_far.form.subject(&row).map_err(at_line)?;
-        let lead: Arc<str> = match subject {
-            Some(subject) if so_far.kind == Kind::Letters => subjects::description(subject).into(),
-            _ => "".into(),
-        };
-        let items = so_far
-            .subjects
-            .entry(subject.unwrap_or_default().to_owned())
-            .or_default();
-        for mut item in so_far.form.items(&row, so_far.kind).map_err(at_line)? {
-            item.lead = Arc::clone(&lead);
-            item.origin.line = number;
-            items.push(item);
-        }
-        items.truncate(limit);
-        // Of a subject there may be more after others.
-        if subject.is_none() && items.len() == limit {
-            break;
-        }
-    }
-    found.ok_or_else(|| TaskError::content(path, "the file holds no items"))
 }
 
 fn unknown(path: &Path, line: u64, row: &Row) -> TaskError {
@@ -130,9 +199,19 @@ fn unknown(path: &Path, line: u64, row: &Row) -> TaskError {
 mod tests {
     use super::*;
 
+    fn task(text: &[u8], forced: Option<Kind>, limit: usize) -> Result<Task, TaskError> {
+        let mut reading = Reading {
+            forced,
+            limit,
+            found: None,
+        };
+        let path = Path::new("t.jsonl");
+        reading.rows(path, text, "", None)?;
+        reading.task(path)
+    }
+
     fn read(text: &[u8], limit: usize) -> Result<Vec<Item>, TaskError> {
-        let found = found(Path::new("t.jsonl"), text, None, limit)?;
-        Ok(found.subjects.into_values().flatten().collect())
+        Ok(task(text, None, limit)?.items().cloned().collect())
     }
 
     #[track_caller]
@@ -166,7 +245,7 @@ mod tests {
         let cut = cut.replace('\u{feff}', "");
         assert_eq!(read(cut.as_bytes(), 1).unwrap()[0].origin.line, 3);
         assert!(problem(cut.as_bytes()).starts_with("t.jsonl:4: not valid JSON"));
-        assert_eq!(problem(b"[]"), "t.jsonl: the file holds no items");
+        assert_eq!(problem(b"[]"), "t.jsonl: there are no items in it");
         assert!(
             problem(b"[\n{\"context\": 1,\n\"x\": \"\xff\"}]")
                 .contains("t.jsonl:3: the line is not")
@@ -183,12 +262,12 @@ mod tests {
         };
         let text =
             row("world_religions", "2") + &row("world_religions", "0") + &row("anatomy", "\"B\"");
-        let read = |forced| found(Path::new("t"), text.as_bytes(), forced, 1);
+        let read = |forced| task(text.as_bytes(), forced, 1);
         let mmlu = read(None).unwrap();
-        assert_eq!((mmlu.form.name(), mmlu.kind), ("mmlu", Kind::Letters));
-        let names: Vec<_> = mmlu.subjects.keys().map(String::as_str).collect();
+        assert_eq!((mmlu.form, mmlu.kind), ("mmlu", Kind::Letters));
+        let names: Vec<_> = mmlu.subjects.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names, ["anatomy", "world_religions"]);
-        let [item] = &mmlu.subjects["world_religions"][..] else {
+        let [item] = &mmlu.subjects[1].items[..] else {
             panic!("{:?}", mmlu.subjects);
         };
         assert_eq!(
@@ -200,9 +279,9 @@ mod tests {
             "Who?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
         );
         assert_eq!((item.pairs[2].continuation.as_str(), item.gold), (" C", 2));
-        assert_eq!(mmlu.subjects["anatomy"][0].gold, 1);
+        assert_eq!(mmlu.subjects[0].items[0].gold, 1);
         let question = read(Some(Kind::Question)).unwrap();
-        let item = &question.subjects["anatomy"][0];
+        let item = &question.subjects[0].items[0];
         assert_eq!(
             (&*item.lead, item.pairs[0].context.as_str()),
             ("", "Question: Who?\nAnswer:")
@@ -227,9 +306,50 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_of_race_has_its_parts_as_subjects() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let article = |name: &str| {
+            format!(
+                "{{\"article\": \"{name}\", \"questions\": [\"Who?\"], \"id\": \"1\", \
+                 \"options\": [[\"a\", \"b\"]], \"answers\": [\"B\"]}}"
+            )
+        };
+        write("test/middle/2.txt", &article("M2"));
+        write("test/middle/10.txt", &article("M10"));
+        write("test/high/1.txt", &article("H1"));
+        write("test/high/.DS_Store", "?");
+        write("README.md", "?");
+        let test = folder.path().join("test");
+        let task = Task::read(&test, None, None).unwrap();
+        let found: Vec<_> = (task.subjects.iter())
+            .map(|s| (s.name.as_str(), s.items.len()))
+            .collect();
+        assert_eq!(found, [("high", 1), ("middle", 2)]);
+        assert_eq!(
+            (task.name.as_str(), task.form, task.has_subjects),
+            ("test", "race", true)
+        );
+        let middle = Task::read(&test.join("middle"), None, Some(1)).unwrap();
+        let items: Vec<_> = middle.items().collect();
+        assert_eq!(items[0].pairs[0].context, "Article: M10\n\nWho?");
+        assert_eq!(items[0].origin.to_string(), "10.txt, line 1");
+        assert_eq!((items.len(), middle.has_subjects), (1, false));
+        write("test/high/3.txt", "{\"article\": 1}");
+        let problem = Task::read(&test, None, None).unwrap_err().to_string();
+        assert!(problem.contains("high/3.txt:1: field"), "{problem}");
+        let empty = Task::read(&folder.path().join("test/none"), None, None).unwrap_err();
+        assert!(empty.to_string().contains("none"), "{empty}");
+    }
+
+    #[test]
     fn errors_name_file_line_and_field() {
-        assert_eq!(problem(b""), "t.jsonl: the file holds no items");
-        assert_eq!(problem(b"\n \n"), "t.jsonl: the file holds no items");
+        assert_eq!(problem(b""), "t.jsonl: there are no items in it");
+        assert_eq!(problem(b"\n \n"), "t.jsonl: there are no items in it");
         let good = "{\"query\":\"a\",\"choices\":[\"b\",\"c\"],\"gold\":0}\n";
         for (line, part) in [
             ("{\"query\":\"a\",", "t.jsonl:2: not valid JSON"),

@@ -1,9 +1,9 @@
 //! Archives of many subjects: MMLU as it is published (tables of a question,
-//! four choices and a letter), and C-Eval, whose tables have column names.
+//! four choices and a letter), and C-Eval and CMMLU, whose tables have column names.
 //!
 //! Prompts are lm-evaluation-harness's: a line that names the subject, five
-//! solved examples (the first of `dev`, or as many as there are), the question,
-//! its choices by letters.
+//! solved examples (the first of `dev`, or as many as there are; of CMMLU, too, for which
+//! it has none by default), the question, its choices by letters.
 //! The questions are those of `test`; of `val` where `test` has no answers, as
 //! in C-Eval.
 
@@ -15,13 +15,80 @@ use std::sync::Arc;
 use zip::ZipArchive;
 
 use super::item::{Item, Kind, Origin, SHOTS, Subject, Task};
-use super::question::{CHINESE, LONG, Question};
+use super::question::{CHINESE, Frame, LONG, Question};
+use super::subject_names;
 use crate::eval::task_file::{TaskError, task_name};
 
 /// No table of one subject is as large as this.
 const MAX_TABLE: u64 = 64 << 20;
-/// Endings of a table's name: split and file type.
-const SPLITS: [&str; 3] = ["_dev.csv", "_test.csv", "_val.csv"];
+/// Parts of the questions.
+const SPLITS: [&str; 3] = ["dev", "test", "val"];
+
+/// Whose tables an archive has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Style {
+    /// Tables without names of columns.
+    #[default]
+    Mmlu,
+    /// With a column `question`.
+    Ceval,
+    /// With a column `Question`.
+    Cmmlu,
+}
+
+impl Style {
+    /// By the names of columns, if that is what the first row has.
+    fn of(mut row: impl Iterator<Item = impl AsRef<str>>) -> Self {
+        let name = row.find(|name| ["question", "Question"].contains(&name.as_ref()));
+        match name {
+            None => Self::Mmlu,
+            Some(name) if name.as_ref() == "question" => Self::Ceval,
+            Some(_) => Self::Cmmlu,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mmlu => "mmlu",
+            Self::Ceval => "ceval",
+            Self::Cmmlu => "cmmlu",
+        }
+    }
+
+    /// The columns of the question and of its answer.
+    fn columns(self) -> [&'static str; 2] {
+        match self {
+            Self::Cmmlu => ["Question", "Answer"],
+            _ => ["question", "answer"],
+        }
+    }
+
+    fn frame(self) -> Frame {
+        match self {
+            Self::Mmlu => LONG,
+            Self::Ceval | Self::Cmmlu => CHINESE,
+        }
+    }
+
+    /// The line that names a subject.
+    fn description(self, subject: &str) -> String {
+        let named = |names: &[(&'static str, &'static str)]| {
+            let found = names.iter().find(|(english, _)| *english == subject);
+            found.map_or(subject, |(_, chinese)| *chinese).to_owned()
+        };
+        match self {
+            Self::Mmlu => description(subject),
+            Self::Ceval => format!(
+                "以下是中国关于{}的单项选择题，请选出其中的正确答案。\n\n",
+                named(&subject_names::CEVAL)
+            ),
+            Self::Cmmlu => format!(
+                "以下是关于{}的单项选择题，请直接给出正确答案的选项。\n\n",
+                named(&subject_names::CMMLU)
+            ),
+        }
+    }
+}
 
 /// A table of one subject and split.
 #[derive(Default)]
@@ -30,8 +97,7 @@ struct Table {
     entry: Arc<str>,
     /// Questions with their lines.
     questions: Vec<(u64, Question)>,
-    /// Column names were there, as in C-Eval.
-    named: bool,
+    style: Style,
 }
 
 /// Reads the archive at `path`.
@@ -50,7 +116,7 @@ pub(super) fn read(
     }
     let mut archive =
         ZipArchive::new(file).map_err(|e| TaskError::content(path, format!("no zip file: {e}")))?;
-    let [dev, test, val] = SPLITS.map(|ending| entries(&archive, ending));
+    let [dev, test, val] = SPLITS.map(|split| entries(&archive, split));
     // Questions without answers are of no use: all of one split.
     let mut asked = tables(path, &mut archive, &test, limit)?;
     if asked.values().all(|table| table.questions.is_empty()) {
@@ -60,10 +126,10 @@ pub(super) fn read(
     if asked.is_empty() {
         let problem = "there are no questions with answers in the archive";
         return Err(TaskError::content(path, problem)
-            .with_hint("tables are called SUBJECT_dev.csv, SUBJECT_test.csv, SUBJECT_val.csv"));
+            .with_hint("tables are called SUBJECT_dev.csv, SUBJECT_test.csv, SUBJECT_val.csv, or dev/SUBJECT.csv and so on"));
     }
     let examples = tables(path, &mut archive, &dev, SHOTS)?;
-    let named = asked.values().any(|table| table.named);
+    let style = asked.values().map(|table| table.style).next();
     let subjects = (asked.into_iter())
         .map(|(name, table)| {
             let examples = examples.get(&name);
@@ -87,16 +153,24 @@ pub(super) fn read(
     Ok(Task {
         name: task_name(path),
         kind: Kind::Letters,
-        form: if named { "ceval" } else { "mmlu" },
+        form: style.unwrap_or_default().name(),
         subjects,
         has_subjects: true,
     })
 }
 
-/// The subjects that have a table of this ending, with its place.
-fn entries<R: Read + Seek>(archive: &ZipArchive<R>, ending: &str) -> Vec<(String, String)> {
+/// The subjects that have a table of this split, with its place: `SUBJECT_dev.csv`, or
+/// `dev/SUBJECT.csv`.
+fn entries<R: Read + Seek>(archive: &ZipArchive<R>, split: &str) -> Vec<(String, String)> {
     let of = |path: &str| {
-        let name = path.rsplit('/').next()?.strip_suffix(ending)?;
+        let mut parts = path.rsplit('/');
+        let name = parts.next()?.strip_suffix(".csv")?;
+        let name = match name.rsplit_once('_') {
+            Some((name, of)) if of == split => name,
+            Some((_, of)) if SPLITS.contains(&of) => return None,
+            _ if parts.next() == Some(split) => name,
+            _ => return None,
+        };
         // Files that macOS adds to archives.
         (!name.starts_with('.') && !name.is_empty()).then(|| (name.to_owned(), path.to_owned()))
     };
@@ -154,12 +228,15 @@ fn table(path: &Path, bytes: &[u8], limit: usize) -> Result<Table, TaskError> {
     for (i, record) in reader.records().enumerate() {
         let record = record.map_err(|e| TaskError::content(path, e))?;
         let line = record.position().map_or(0, csv::Position::line);
-        if i == 0 && record.iter().any(|name| name == "question") {
-            found.named = true;
+        if i == 0 {
+            found.style = Style::of(record.iter());
+        }
+        if i == 0 && found.style != Style::Mmlu {
+            let [question, answer] = found.style.columns();
             let column = |name: &str| record.iter().position(|column| column == name);
             let missing =
                 |name: &str| TaskError::line(path, line, format!("column {name:?} is missing"));
-            let Some(answer) = column("answer") else {
+            let Some(answer) = column(answer) else {
                 return Ok(found);
             };
             let mut choices = [0; 4];
@@ -167,7 +244,7 @@ fn table(path: &Path, bytes: &[u8], limit: usize) -> Result<Table, TaskError> {
                 *at = column(name).ok_or_else(|| missing(name))?;
             }
             columns = Columns {
-                question: column("question").unwrap_or_default(),
+                question: column(question).unwrap_or_default(),
                 choices,
                 answer,
             };
@@ -199,7 +276,7 @@ fn table(path: &Path, bytes: &[u8], limit: usize) -> Result<Table, TaskError> {
         let question = Question {
             lead: String::new(),
             text: cell(columns.question, "the question")?.to_owned(),
-            frame: if found.named { CHINESE } else { LONG },
+            frame: found.style.frame(),
             choices,
             gold,
         };
@@ -210,14 +287,7 @@ fn table(path: &Path, bytes: &[u8], limit: usize) -> Result<Table, TaskError> {
 
 /// What stands in front of all questions of a subject.
 fn lead(subject: &str, table: &Table, examples: Option<&Table>) -> String {
-    let mut lead = if table.named {
-        let name = (CHINESE_NAMES.iter())
-            .find(|(english, _)| *english == subject)
-            .map_or(subject, |(_, chinese)| chinese);
-        format!("以下是中国关于{name}的单项选择题，请选出其中的正确答案。\n\n")
-    } else {
-        description(subject)
-    };
+    let mut lead = table.style.description(subject);
     for (_, question) in examples.iter().flat_map(|table| &table.questions) {
         lead += &question.example();
     }
@@ -229,37 +299,6 @@ pub(super) fn description(subject: &str) -> String {
     let name = subject.replace('_', " ");
     format!("The following are multiple choice questions (with answers) about {name}.\n\n")
 }
-
-/// C-Eval's subjects in the language that its prompts name them in.
-#[rustfmt::skip]
-const CHINESE_NAMES: [(&str, &str); 52] = [
-    ("accountant", "注册会计师"), ("advanced_mathematics", "高等数学"), ("art_studies", "艺术学"),
-    ("basic_medicine", "基础医学"), ("business_administration", "工商管理"),
-    ("chinese_language_and_literature", "中国语言文学"), ("civil_servant", "公务员"),
-    ("clinical_medicine", "临床医学"), ("college_chemistry", "大学化学"),
-    ("college_economics", "大学经济学"), ("college_physics", "大学物理"),
-    ("college_programming", "大学编程"), ("computer_architecture", "计算机组成"),
-    ("computer_network", "计算机网络"), ("discrete_mathematics", "离散数学"),
-    ("education_science", "教育学"), ("electrical_engineer", "注册电气工程师"),
-    ("environmental_impact_assessment_engineer", "环境影响评价工程师"),
-    ("fire_engineer", "注册消防工程师"), ("high_school_biology", "高中生物"),
-    ("high_school_chemistry", "高中化学"), ("high_school_chinese", "高中语文"),
-    ("high_school_geography", "高中地理"), ("high_school_history", "高中历史"),
-    ("high_school_mathematics", "高中数学"), ("high_school_physics", "高中物理"),
-    ("high_school_politics", "高中政治"),
-    ("ideological_and_moral_cultivation", "思想道德修养与法律基础"), ("law", "法学"),
-    ("legal_professional", "法律职业资格"), ("logic", "逻辑学"),
-    ("mao_zedong_thought", "毛泽东思想和中国特色社会主义理论体系概论"),
-    ("marxism", "马克思主义基本原理"), ("metrology_engineer", "注册计量师"),
-    ("middle_school_biology", "初中生物"), ("middle_school_chemistry", "初中化学"),
-    ("middle_school_geography", "初中地理"), ("middle_school_history", "初中历史"),
-    ("middle_school_mathematics", "初中数学"), ("middle_school_physics", "初中物理"),
-    ("middle_school_politics", "初中政治"), ("modern_chinese_history", "近代史纲要"),
-    ("operating_system", "操作系统"), ("physician", "医师资格"), ("plant_protection", "植物保护"),
-    ("probability_and_statistics", "概率统计"), ("professional_tour_guide", "导游资格"),
-    ("sports_science", "体育学"), ("tax_accountant", "税务师"), ("teacher_qualification", "教师资格"),
-    ("urban_and_rural_planner", "注册城乡规划师"), ("veterinary_medicine", "兽医学"),
-];
 
 #[cfg(test)]
 mod tests {
@@ -368,6 +407,28 @@ mod tests {
             (item.gold, item.origin.to_string()),
             (2, "val/law_val.csv, line 2".into())
         );
+    }
+
+    #[test]
+    fn cmmlu_has_its_splits_in_folders() {
+        let header = ",Question,A,B,C,D,Answer\n";
+        let dev = format!("{header}0,问,甲,乙,丙,丁,A\n");
+        let test = format!("{header}0,何,一,二,三,四,C\n1,谁,一,二,三,四,B\n");
+        let files = [("dev/agronomy.csv", &*dev), ("test/agronomy.csv", &*test)];
+        let task = task(&files, 9).unwrap();
+        assert_eq!((task.form, task.n_items()), ("cmmlu", 2));
+        assert_eq!(task.subjects[0].name, "agronomy");
+        let item = &task.subjects[0].items[1];
+        assert_eq!(
+            &*item.lead,
+            "以下是关于农学的单项选择题，请直接给出正确答案的选项。\n\n\
+             问\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n答案： A\n\n"
+        );
+        assert_eq!(
+            item.pairs[2].context,
+            "谁\nA. 一\nB. 二\nC. 三\nD. 四\n答案："
+        );
+        assert_eq!(item.gold, 1);
     }
 
     #[test]
