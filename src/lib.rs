@@ -17,7 +17,7 @@ mod render;
 mod spelling;
 
 pub use headshare_convert::{
-    TOOL, convert, encode, engine, input, matching, model, plan, quantize, repair, stats,
+    TOOL, baseline, convert, encode, engine, input, matching, model, plan, quantize, repair, stats,
 };
 pub use headshare_eval::{analyze, eval, inspect, report};
 pub use headshare_jobs as jobs;

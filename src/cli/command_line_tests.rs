@@ -13,6 +13,7 @@ use headshare_jobs::{
 use headshare_runtime::SamplerParams;
 
 use super::{Cli, Command, analyze, eval};
+use crate::baseline::Baseline;
 use crate::eval::choice::Kind;
 use crate::matching::MatchFunction;
 use crate::quantize::Settings;
@@ -102,10 +103,16 @@ fn conversions() {
         ratio: 1e-9,
         function: MatchFunction::V,
     };
+    let baseline = Change::Baseline {
+        ratio: 0.5,
+        by: Baseline::Magnitude,
+    };
     let cases = [
         (Change::Lossless, None),
         (matched.clone(), None),
         (matched, Some(calibration(None))),
+        (baseline.clone(), None),
+        (baseline, Some(calibration(None))),
         (
             measure(Units::Share, Stats::Forget),
             Some(calibration(Some(1 << 33))),

@@ -11,6 +11,8 @@ use super::plan::{MatchArgs, parse_ratio};
 use super::quantize::QuantizeArgs;
 use super::repair::RepairArgs;
 use super::stdio;
+use super::values::baselines;
+use crate::baseline::Baseline;
 use crate::process::output::Output;
 use crate::render::convert::render;
 
@@ -28,6 +30,11 @@ pub(super) struct Args {
     what: What,
     #[command(flatten)]
     matching: MatchArgs,
+    /// Drop units instead, as other methods do: as many parameters of attention as
+    /// sharing at --ratio saves, by this measure of importance.
+    #[arg(long, value_name = "HOW", value_parser = baselines(), requires = "ratio",
+        conflicts_with_all = ["function", "choose", "units", "stats", "save_stats"])]
+    baseline: Option<Baseline>,
     #[command(flatten)]
     repair: RepairArgs,
     #[command(flatten)]
@@ -93,18 +100,19 @@ impl Args {
         stdio::check_inputs(plan_input.into_iter().chain(texts))?;
         let measures = (self.repair).measures(self.matching.is_given(), plan.is_some())?;
         let repair = self.repair.calibration();
-        let change = match (self.what.ratio, self.what.plan) {
-            (_, Some(file)) => Change::Plan { file },
-            (Some(ratio), _) if measures && repair.is_some() => Change::Measure {
+        let change = match (self.what.ratio, self.what.plan, self.baseline) {
+            (_, Some(file), _) => Change::Plan { file },
+            (Some(ratio), _, Some(by)) => Change::Baseline { ratio, by },
+            (Some(ratio), ..) if measures && repair.is_some() => Change::Measure {
                 ratio,
                 units: self.repair.units(),
                 stats: self.repair.stats(),
             },
-            (Some(ratio), _) => Change::Match {
+            (Some(ratio), ..) => Change::Match {
                 ratio,
                 function: self.matching.function(),
             },
-            (None, None) => Change::Lossless,
+            (None, None, _) => Change::Lossless,
         };
         let quantize = self.quantize.job(&self.repair)?;
         Ok(Convert {

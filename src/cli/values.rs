@@ -4,6 +4,7 @@
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use headshare_jobs::Resolve;
 
+use crate::baseline::Baseline;
 use crate::matching::MatchFunction;
 use crate::repair::choose::Units;
 
@@ -19,6 +20,18 @@ pub(super) fn match_functions() -> impl TypedValueParser<Value = MatchFunction> 
     };
     let values = MatchFunction::ALL.map(|f| PossibleValue::new(f.as_str()).help(help(f)));
     PossibleValuesParser::new(values).map(|name| name.parse().expect("one of the listed names"))
+}
+
+/// Baselines by name.
+pub(super) fn baselines() -> impl TypedValueParser<Value = Baseline> {
+    let help = |baseline| match baseline {
+        Baseline::Magnitude => "Units with the smallest weights",
+    };
+    let values = Baseline::ALL.map(|b| PossibleValue::new(b.as_str()).help(help(b)));
+    PossibleValuesParser::new(values).map(|name| {
+        let found = Baseline::ALL.into_iter().find(|b| b.as_str() == name);
+        found.expect("one of the listed names")
+    })
 }
 
 const UNITS: [(Units, &str, &str); 3] = [

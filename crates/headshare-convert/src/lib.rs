@@ -2,11 +2,13 @@
 //!
 //! Data flows one way: [`input`] opens files, [`model`] says where the heads
 //! are, [`matching`] which of them are alike, a [`plan`] what is to change,
+//! [`baseline`] what others would drop,
 //! [`repair`] chooses and fits with a text and [`quantize`] gives tensors other types
 //! (both led by the [`engine`] through the model's matrices, and by way of [`encode`]),
 //! and [`convert`] makes a variant of the model, lays it out and writes it. [`stats`] is for all that measure.
 #![forbid(unsafe_code)]
 
+pub mod baseline;
 pub mod convert;
 pub mod encode;
 pub mod engine;

@@ -150,6 +150,9 @@ fn convert(job: &Convert) -> Line {
         Change::Match { ratio, function } => line
             .number("--ratio", ratio)
             .value("--match", function.as_str()),
+        Change::Baseline { ratio, by } => line
+            .number("--ratio", ratio)
+            .value("--baseline", by.as_str()),
         Change::Measure {
             ratio,
             units,

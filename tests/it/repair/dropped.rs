@@ -196,3 +196,54 @@ fn what_cannot_go_is_refused() {
         "edits[0].share.donor_unit: layer 0, unit 0 is dropped",
     );
 }
+
+#[test]
+fn a_baseline_drops_units_by_their_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = words(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let source = written(folder.path(), "tiny-gqa");
+    let baseline = |out: &Path, more: &[&str]| {
+        let mut command = program();
+        command.arg("convert").arg(&source).arg("-o").arg(out);
+        command.args(["--ratio", "0.5", "--baseline", "magnitude", "--json"]);
+        command.args(more);
+        command
+    };
+    let result = json(&mut baseline(&at("small"), &[]));
+    let plan = &result["plan"];
+    assert_eq!(plan["choice"]["by"], "magnitude");
+    let edits = plan["edits"].as_array().unwrap();
+    assert!(!edits.is_empty());
+    assert!(edits.iter().all(|edit| edit.get("drop").is_some()));
+    // As a plan it does the same.
+    std::fs::write(at("plan.json"), plan.to_string()).unwrap();
+    by_plan(&source, &at("plan.json"), &at("by-plan")).success();
+    assert_eq!(
+        std::fs::read(at("small")).unwrap(),
+        std::fs::read(at("by-plan")).unwrap()
+    );
+    // And it can be repaired.
+    let text = text.to_str().unwrap();
+    let repaired = ["--repair", text, "--windows", "4", "--window", "32"];
+    let repaired = json(&mut baseline(&at("repaired"), &repaired));
+    assert_eq!(repaired["plan"]["edits"], plan["edits"]);
+    assert!(!repaired["repair"]["tensors"].as_array().unwrap().is_empty());
+    assert!(!tokens(&at("repaired")).as_array().unwrap().is_empty());
+    // Another way to choose is another thing; not every model can lose units.
+    for more in ["--match=qk", "--units=drop", "--choose=match"] {
+        let refused = baseline(&at("no"), &["--repair", text, more]).assert();
+        refused.code(2);
+    }
+    let gemma = written(folder.path(), "tiny-gemma3");
+    let refused = program()
+        .arg("convert")
+        .arg(gemma)
+        .arg("-o")
+        .arg(at("no"))
+        .args(["--ratio", "0.5", "--baseline", "magnitude"])
+        .assert()
+        .failure();
+    let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(said.contains("gemma3") && !at("no").exists(), "{said}");
+}

@@ -152,6 +152,27 @@ impl Normal {
         error.max(0.0)
     }
 
+    /// How far to go from `now` to `solved`, from 0 to 1, for the smallest error: to be
+    /// asked of tokens that `solved` was not fitted to. (One for each output follows noise:
+    /// it did worse.)
+    pub fn strength(&self, now: &Mat<f64>, solved: &Mat<f64>) -> f64 {
+        let step = solved - now;
+        let pull = &self.cross - &self.gram * now;
+        let image = &self.gram * &step;
+        let dot = |a: &Mat<f64>| -> f64 {
+            let of_column = |j: usize| -> f64 {
+                let products = (0..a.nrows()).map(|i| a[(i, j)] * step[(i, j)]);
+                products.sum()
+            };
+            (0..a.ncols()).map(of_column).sum()
+        };
+        let (linear, square) = (dot(&pull), dot(&image));
+        match square > 0.0 {
+            true => (linear / square).clamp(0.0, 1.0),
+            false => 0.0,
+        }
+    }
+
     /// G with a ridge of `lambda` times its mean diagonal; of 1 where that is
     /// zero, so that the result can always be inverted.
     pub fn ridged(&self, lambda: f64) -> Mat<f64> {
@@ -175,6 +196,13 @@ impl Normal {
         };
         lambdas.iter().map(solve).collect()
     }
+}
+
+/// The part `strength` of the way from `now` to `solved`.
+pub fn towards(now: &Mat<f64>, solved: &Mat<f64>, strength: f64) -> Mat<f64> {
+    Mat::from_fn(now.nrows(), now.ncols(), |i, j| {
+        now[(i, j)] + strength * (solved[(i, j)] - now[(i, j)])
+    })
 }
 
 /// A Gram matrix with a ridge, as [`Normal::ridged`].

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::baseline::Baseline;
 use crate::matching::{MatchFunction, UnknownMatchFunction};
 
 /// How the edits were chosen, and among how many units.
@@ -24,13 +25,15 @@ pub struct Choice {
     pub file_type: Option<u32>,
 }
 
-/// What edits are chosen by: the name of a match function, `calibrated` or
-/// `hand`.
+/// What edits are chosen by: the name of a match function or of a baseline,
+/// `calibrated` or `hand`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum ChosenBy {
     /// By a match function, as the paper does.
     Match(MatchFunction),
+    /// By what the paper compares with.
+    Baseline(Baseline),
     /// By what was measured of the running model.
     Calibrated,
     /// By whoever wrote the plan.
@@ -64,6 +67,7 @@ impl fmt::Display for ChosenBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Match(function) => write!(f, "match {function}"),
+            Self::Baseline(baseline) => write!(f, "baseline {baseline}"),
             Self::Calibrated => f.write_str(CALIBRATED),
             Self::Hand => f.write_str("chosen by hand"),
         }
@@ -74,6 +78,7 @@ impl From<ChosenBy> for String {
     fn from(by: ChosenBy) -> Self {
         match by {
             ChosenBy::Match(function) => function.as_str().to_owned(),
+            ChosenBy::Baseline(baseline) => baseline.as_str().to_owned(),
             ChosenBy::Calibrated => CALIBRATED.to_owned(),
             ChosenBy::Hand => HAND.to_owned(),
         }
@@ -87,7 +92,10 @@ impl TryFrom<String> for ChosenBy {
         match name.as_str() {
             CALIBRATED => Ok(Self::Calibrated),
             HAND => Ok(Self::Hand),
-            _ => name.parse().map(Self::Match),
+            _ => match Baseline::ALL.into_iter().find(|b| b.as_str() == name) {
+                Some(baseline) => Ok(Self::Baseline(baseline)),
+                None => name.parse().map(Self::Match),
+            },
         }
     }
 }

@@ -21,7 +21,7 @@ use super::importance::mean_squares;
 use super::record::{Counts, Settings};
 use crate::convert::variant::Variant;
 use crate::encode::{self, Coded, Coder};
-use crate::engine::normal::{Normal, Sums, ridged};
+use crate::engine::normal::{Normal, Sums, ridged, towards};
 use crate::engine::{EngineError, Frequencies, Role, Seen, Site, Table, Target, Visitor, Wants};
 
 /// Outputs that are encoded at a time, at most: an output head has very many.
@@ -236,14 +236,12 @@ impl Quantizer<'_> {
             Some(strength) => (sums.all().solve(&now, ridge), strength),
             None => {
                 let solved = sums.fitted.solve(&now, ridge);
-                let held = solved.as_ref().map(|s| held_strength(&sums.held, &now, s));
+                let held = solved.as_ref().map(|s| sums.held.strength(&now, s));
                 (solved, held.unwrap_or(0.0))
             }
         };
         match solved.filter(|_| strength > 0.0) {
-            Some(solved) => Mat::from_fn(now.nrows(), now.ncols(), |i, j| {
-                now[(i, j)] + strength * (solved[(i, j)] - now[(i, j)])
-            }),
+            Some(solved) => towards(&now, &solved, strength),
             None => now,
         }
     }
@@ -318,28 +316,6 @@ impl Quantizer<'_> {
         let to = self.stream_type(name)?;
         quants::quantize_rows(to.id(), values, values.len(), None)
             .map_err(|error| QuantizerError::tensor(name, error))
-    }
-}
-
-/// How far to go from `now` to `solved`, from 0 to 1, for the smallest error of the
-/// held-out tokens. (One for each output follows noise: it did worse.)
-fn held_strength(held: &Normal, now: &Mat<f64>, solved: &Mat<f64>) -> f64 {
-    let step = solved - now;
-    let pull = &held.cross - &held.gram * now;
-    let image = &held.gram * &step;
-    let dot = |a: &Mat<f64>| -> f64 {
-        let columns = 0..a.ncols();
-        let each = columns.map(|j| {
-            (0..a.nrows())
-                .map(|i| a[(i, j)] * step[(i, j)])
-                .sum::<f64>()
-        });
-        each.sum()
-    };
-    let (linear, square) = (dot(&pull), dot(&image));
-    match square > 0.0 {
-        true => (linear / square).clamp(0.0, 1.0),
-        false => 0.0,
     }
 }
 

@@ -3,7 +3,7 @@
 use faer::{Mat, Par};
 
 use crate::encode::{Coder, QuantizeError, requantize};
-use crate::engine::normal::{Normal, Sums};
+use crate::engine::normal::{Normal, Sums, towards};
 
 /// The ridges that are tried, relative to the Gram matrix's mean diagonal.
 pub const LAMBDAS: [f64; 7] = [3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0];
@@ -66,7 +66,8 @@ pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
     // A refit follows noise, and costs a rounding: it must be worth both, on
     // other text.
     let limit = held.error(&now);
-    let (lambda, solved) = choose(fitted, held, &prior).ok_or(QuantizeError::Singular)?;
+    let best = choose(fitted, held, &now, &prior).ok_or(QuantizeError::Singular)?;
+    let (lambda, strength, solved) = best;
     if held.error(&solved) >= limit {
         return Ok(kept());
     }
@@ -75,6 +76,7 @@ pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
         return Ok(kept());
     }
     let solved = all.solve(&prior, lambda).ok_or(QuantizeError::Singular)?;
+    let solved = towards(&now, &solved, strength);
     let coded = requantize(&solved, &all.ridged(lambda), &coder, stored, par)?;
     Ok(Refit {
         bytes: coded.bytes,
@@ -84,17 +86,26 @@ pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
     })
 }
 
-/// The ridge with the smallest error on the tokens that were held out, and the
-/// solution on the others.
-fn choose(fitted: &Normal, held: &Normal, prior: &Mat<f64>) -> Option<(f64, Mat<f64>)> {
+/// The ridge and the strength with the smallest error on the tokens that were held out,
+/// and what they make of the weights on the others.
+fn choose(
+    fitted: &Normal,
+    held: &Normal,
+    now: &Mat<f64>,
+    prior: &Mat<f64>,
+) -> Option<(f64, f64, Mat<f64>)> {
     let solutions = fitted.solve_each(prior, &LAMBDAS);
     LAMBDAS
         .into_iter()
         .zip(solutions)
         .filter_map(|(lambda, solved)| {
             let solved = solved?;
-            Some((held.error(&solved), lambda, solved))
+            let strength = held.strength(now, &solved);
+                strength = s.parse().unwrap_or(strength);
+            }
+            let solved = towards(now, &solved, strength);
+            Some((held.error(&solved), lambda, strength, solved))
         })
         .min_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, lambda, solved)| (lambda, solved))
+        .map(|(_, lambda, strength, solved)| (lambda, strength, solved))
 }

@@ -7,6 +7,8 @@ mod quantize;
 
 use std::path::{Path, PathBuf};
 
+use headshare_convert::baseline::{self, Baseline};
+use headshare_convert::convert::variant::Limits;
 use headshare_convert::convert::{self, ConvertError, Fitted, Foreseen, Prepared};
 use headshare_convert::input::ModelFile;
 use headshare_convert::input::text::{self, Contents};
@@ -19,8 +21,8 @@ use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
 use serde::{Deserialize, Serialize};
 
-use calibrate::Ready;
 pub use calibrate::{Calibration, read_text};
+use calibrate::{Ready, cannot_cut};
 pub use choose::Stats;
 use quantize::{Beside, unplanned};
 pub use quantize::{FellBack, Quantization, Quantized, With};
@@ -68,6 +70,14 @@ pub enum Change {
         ratio: f64,
         /// Which parts of two units are compared.
         function: MatchFunction,
+    },
+    /// Units are dropped by a measure of their importance, as many parameters as sharing
+    /// saves: what the paper compares with.
+    Baseline {
+        /// Share of the units, from 0 to 1, that sharing would be at.
+        ratio: f64,
+        /// The measure.
+        by: Baseline,
     },
     /// Units share or are dropped, chosen by what that does to the running model; needs the
     /// text of a repair.
@@ -189,6 +199,12 @@ impl Convert {
         let mut plan = match &self.change {
             Change::Lossless => None,
             Change::Match { ratio, function } => Some(match_units(&source, *function, *ratio, ui)?),
+            Change::Baseline { ratio, by } => {
+                let map = convert::attention_map(&source)?;
+                let limits = Limits::of(&source, &map).map_err(|e| cannot_cut(&source, e))?;
+                let plan = baseline::plan(&source, &map, limits, *by, *ratio);
+                Some(plan.about(|| source.path().display())?)
+            }
             Change::Measure {
                 ratio,
                 units,

@@ -1,6 +1,7 @@
 //! What kind of error each of the crates below has found, and what can be done
 //! about it.
 
+use headshare_convert::baseline::BaselineError;
 use headshare_convert::convert::{ConvertError, Damage};
 use headshare_convert::engine::EngineError;
 use headshare_convert::input::InputError;
@@ -121,6 +122,16 @@ impl Classify for MatchError {
 
     fn advice(&self) -> Option<Advice> {
         matches!(self, Self::NonFinite { .. }).then_some(Advice::LosslessComparesBytes)
+    }
+}
+
+impl Classify for BaselineError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Ratio(error) => error.kind(),
+            Self::NotFinite { .. } => Kind::BadInput,
+            Self::Weights { .. } | Self::Missing { .. } => Kind::Failed,
+        }
     }
 }
 
