@@ -139,6 +139,8 @@ impl ModelSpec {
             tied_output: false,
             weight_type: F32,
             types: Vec::new(),
+            numbers: Vec::new(),
+            floats: Vec::new(),
             version: 3,
             alignment: None,
             key_order: KeyOrder::Usual,

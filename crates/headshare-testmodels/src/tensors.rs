@@ -80,6 +80,11 @@ const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     Family {
+        arch: "gemma2",
+        post_norms: true,
+        ..LLAMA
+    },
+    Family {
         arch: "gemma3",
         qk_norm: true,
         post_norms: true,

@@ -1,0 +1,5 @@
+//! What a training stack has to hold: the same function as llama.cpp, gradients that
+//! reach every parameter, and runs that are the same byte for byte.
+
+mod logits;
+mod support;
