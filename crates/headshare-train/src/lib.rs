@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod error;
+pub mod loss;
 pub mod model;
 mod ops;
 pub mod parameters;

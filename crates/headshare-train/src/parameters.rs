@@ -96,7 +96,7 @@ impl Parameters {
             });
         }
         for (alias, donor) in ties {
-            let rows = |range: &RowsRange| rows_of(variant, range);
+            let rows = |range: &RowsRange| rows_in(variant, range);
             let tie = Tie {
                 alias: rows(alias)?,
                 donor: rows(donor)?,
@@ -222,7 +222,10 @@ impl Parameters {
 }
 
 /// The rows of a tensor that `range`, in bytes, is.
-fn rows_of(variant: &Variant<'_>, range: &RowsRange) -> Result<(usize, Range<usize>), TrainError> {
+pub(crate) fn rows_in(
+    variant: &Variant<'_>,
+    range: &RowsRange,
+) -> Result<(usize, Range<usize>), TrainError> {
     let info = variant.gguf().tensors().get(range.tensor);
     let info = info.ok_or_else(|| TrainError::option("ties", "a tensor that is not there"))?;
     let row = info.row_bytes().max(1);

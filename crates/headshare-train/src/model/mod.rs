@@ -169,6 +169,11 @@ impl Model {
         self.parameters.list()[self.slots.head].rows
     }
 
+    /// Whose operations it computes with.
+    pub(crate) fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
     /// The output head, vocabulary x width; which parameter it is tells
     /// [`Gradients`].
     pub(crate) fn head(&self) -> usize {

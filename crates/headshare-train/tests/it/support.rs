@@ -62,7 +62,7 @@ pub fn every_architecture() -> Vec<ModelSpec> {
             numbers: vec![("attention.sliding_window", 8)],
             floats: vec![
                 ("attn_logit_softcapping", 2.0),
-                ("final_logit_softcapping", 1.0),
+                ("final_logit_softcapping", 5.0),
             ],
             ..gemma("gemma2")
         },
