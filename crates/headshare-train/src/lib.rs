@@ -1,17 +1,24 @@
 //! Trains models that a GGUF file holds.
 #![forbid(unsafe_code)]
 
+pub mod adam;
 pub mod config;
 pub mod error;
 pub mod loss;
 pub mod model;
 mod ops;
 pub mod parameters;
+pub mod random;
+pub mod schedule;
+pub mod trained;
 pub mod windows;
 
+pub use adam::AdamOptions;
 pub use config::Config;
 pub use error::TrainError;
 pub use model::{Forward, Model};
 pub use ops::{Activation, NormKind, RopePairs};
 pub use parameters::{Gradients, Parameter, Parameters, Tie};
+pub use schedule::Schedule;
+pub use trained::{Train, Trained};
 pub use windows::Windows;

@@ -287,6 +287,13 @@ impl Gradients {
         }
     }
 
+    /// Makes all zeros again.
+    pub fn clear(&self) {
+        for index in 0..self.list.len() {
+            self.with(index, |sum| sum.fill(0.0));
+        }
+    }
+
     /// Multiplies all by `factor`.
     pub fn scale(&self, factor: f32) {
         for index in 0..self.list.len() {

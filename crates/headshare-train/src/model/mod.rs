@@ -124,9 +124,10 @@ impl Model {
         })
     }
 
-    /// With candle's own operations instead of ours, which other devices get.
-    #[cfg(test)]
-    pub(crate) fn with_candle(mut self) -> Self {
+    /// With candle's own operations instead of ours, as on other devices: slower here,
+    /// and to hold ours against.
+    #[must_use]
+    pub fn with_candle_operations(mut self) -> Self {
         self.kernels = Kernels::Candle;
         self
     }
