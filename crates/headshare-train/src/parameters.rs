@@ -10,7 +10,7 @@ use headshare_convert::model::RowsRange;
 use headshare_runtime::quants::dequantize_row;
 
 use crate::error::TrainError;
-use crate::ops::{Sum, Weight, add, lock};
+use crate::ops::{Numbers, Sum, Weight, add, lock};
 
 /// A tensor of the model.
 #[derive(Debug, Clone)]
@@ -21,13 +21,18 @@ pub struct Parameter {
     pub rows: usize,
     /// Numbers of a row.
     pub columns: usize,
-    values: Arc<Vec<f32>>,
+    values: Arc<Numbers>,
 }
 
 impl Parameter {
+    /// Its numbers, for products.
+    pub(crate) fn numbers(&self) -> &Numbers {
+        &self.values
+    }
+
     /// Its numbers, row after row.
     pub fn values(&self) -> &[f32] {
-        &self.values
+        self.values.as_slice()
     }
 
     /// Of a matrix: [rows, columns]; of a vector: [columns].
@@ -92,7 +97,7 @@ impl Parameters {
                 name: info.name.clone(),
                 rows,
                 columns,
-                values: Arc::new(values),
+                values: Arc::new(Numbers::new(values)),
             });
         }
         for (alias, donor) in ties {
@@ -135,9 +140,10 @@ impl Parameters {
     fn copy_ties(&mut self) {
         for tie in &self.ties {
             let numbers = self.numbers(&tie.donor);
-            let donor = self.list[tie.donor.0].values[numbers].to_vec();
+            let donor = self.list[tie.donor.0].values()[numbers].to_vec();
             let numbers = self.numbers(&tie.alias);
-            Arc::make_mut(&mut self.list[tie.alias.0].values)[numbers].copy_from_slice(&donor);
+            let alias = Arc::make_mut(&mut self.list[tie.alias.0].values);
+            alias.as_mut_slice()[numbers].copy_from_slice(&donor);
         }
     }
 
@@ -163,9 +169,9 @@ impl Parameters {
 
     /// Lets `change` write the numbers of some parameters, and makes aliases equal to
     /// their donors again.
-    pub(crate) fn change(&mut self, mut change: impl FnMut(usize, &mut Vec<f32>)) {
+    pub(crate) fn change(&mut self, mut change: impl FnMut(usize, &mut [f32])) {
         for (i, parameter) in self.list.iter_mut().enumerate() {
-            change(i, Arc::make_mut(&mut parameter.values));
+            change(i, Arc::make_mut(&mut parameter.values).as_mut_slice());
         }
         self.copy_ties();
     }
@@ -176,13 +182,13 @@ impl Parameters {
     /// When they are not as many.
     pub fn set(&mut self, index: usize, values: Vec<f32>) -> Result<(), TrainError> {
         let parameter = &mut self.list[index];
-        if values.len() != parameter.values.len() {
+        if values.len() != parameter.values().len() {
             return Err(TrainError::Parameter {
                 name: parameter.name.clone(),
-                problem: format!("{} numbers for {}", values.len(), parameter.values.len()),
+                problem: format!("{} numbers for {}", values.len(), parameter.values().len()),
             });
         }
-        parameter.values = Arc::new(values);
+        parameter.values = Arc::new(Numbers::new(values));
         self.copy_ties();
         Ok(())
     }
@@ -198,7 +204,7 @@ impl Parameters {
         let parameter = &self.list[index];
         let tensor = match device {
             Some(device) => {
-                let values = &parameter.values[range.clone()];
+                let values = &parameter.values()[range.clone()];
                 let tensor = match parameter.rows {
                     1 => Tensor::from_slice(values, values.len(), device)?,
                     _ => Tensor::from_slice(values, (rows, parameter.columns), device)?,
@@ -252,7 +258,7 @@ impl Gradients {
             all[tie.donor.0] |= all[tie.alias.0];
         }
         let zeros = |(parameter, wanted): (&Parameter, bool)| {
-            wanted.then(|| Arc::new(Mutex::new(vec![0.0; parameter.values.len()])))
+            wanted.then(|| Arc::new(Mutex::new(vec![0.0; parameter.values().len()])))
         };
         Self {
             list: parameters.list.iter().zip(all).map(zeros).collect(),

@@ -1,12 +1,11 @@
-//! Logits, losses and their gradients on the CPU, in buffers that are used again for
-//! each chunk.
+//! Logits, losses and their gradients on the CPU: gradients take the place of logits.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{CHUNK, Losses, Part, Predictor, on_cpu};
 use crate::error::TrainError;
-use crate::ops::{self, exp, largest, matrix, matrix_mut, product, sum, tanh};
+use crate::ops::{self, Numbers, exp, largest, matrix, matrix_mut, product, sum, tanh};
 
 /// Losses over all tokens, and the gradient with regard to the student's hidden
 /// states where it is wanted.
@@ -19,10 +18,7 @@ pub(super) fn run(
     let width = student.model.config().width;
     let vocabulary = student.model.vocabulary();
     let mut losses = Losses::default();
-    let mut gradient = vec![0.0; part.sums.map_or(0, |_| targets.len() * width)];
-    let size = CHUNK.min(targets.len()) * vocabulary;
-    let mut logits = vec![0.0; size];
-    let mut others = vec![0.0; teacher.map_or(0, |_| size)];
+    let mut gradient = Vec::with_capacity(part.sums.map_or(0, |_| targets.len() * width));
     let hidden = on_cpu(&student.hidden)?;
     let other_hidden = match teacher {
         Some(teacher) => Some(on_cpu(&teacher.hidden)?),
@@ -36,25 +32,28 @@ pub(super) fn run(
     };
     for (i, targets) in targets.chunks(CHUNK).enumerate() {
         let first = i * CHUNK;
-        let logits = &mut logits[..targets.len() * vocabulary];
-        student.write_logits(&hidden, first, logits)?;
-        if let (Some(teacher), Some(hidden)) = (teacher, &other_hidden) {
-            let others = &mut others[..targets.len() * vocabulary];
-            teacher.write_logits(hidden, first, others)?;
-            if let Some(cap) = teacher.model.config().final_softcap {
+        let mut logits = student.logits_of(&hidden, first, targets.len())?;
+        let others = match (teacher, &other_hidden) {
+            (Some(teacher), Some(hidden)) => {
+                let mut others = teacher.logits_of(hidden, first, targets.len())?;
+                if let Some(cap) = teacher.model.config().final_softcap {
+                    others
+                        .par_iter_mut()
+                        .for_each(|l| *l = cap * tanh(*l / cap));
+                }
                 others
-                    .par_iter_mut()
-                    .for_each(|l| *l = cap * tanh(*l / cap));
             }
-        }
-        losses.add(&rows.losses(logits, &others, targets, vocabulary));
+            _ => Vec::new(),
+        };
+        losses.add(&rows.losses(&mut logits, &others, targets, vocabulary));
         if let Some(sums) = part.sums {
             let n = targets.len();
-            let changes = matrix(logits, n, vocabulary);
-            let head = student.model.parameters().list()[student.model.head()].values();
-            let out = &mut gradient[first * width..(first + n) * width];
-            let head = matrix(head, vocabulary, width);
-            product(matrix_mut(out, n, width), false, changes, head, 1.0);
+            let changes = Numbers::new(logits);
+            let head = student.model.parameters().list()[student.model.head()].numbers();
+            let head = head.factor(0, vocabulary, width);
+            let part = changes.factor(0, n, vocabulary).times(&head)?;
+            gradient.extend(part);
+            let changes = matrix(changes.as_slice(), n, vocabulary);
             ops::with(&hidden, |hidden| {
                 let hidden = matrix(&hidden[first * width..(first + n) * width], n, width);
                 sums.with(student.model.head(), |sum| {
@@ -76,23 +75,15 @@ pub(super) fn run(
 }
 
 impl Predictor<'_> {
-    /// Logits, not capped yet, of the tokens from `first` on.
-    fn write_logits(
-        &self,
-        hidden: &Tensor,
-        first: usize,
-        out: &mut [f32],
-    ) -> Result<(), TrainError> {
+    /// Logits, not capped yet, of `n` tokens from `first` on.
+    fn logits_of(&self, hidden: &Tensor, first: usize, n: usize) -> Result<Vec<f32>, TrainError> {
         let (width, vocabulary) = (self.model.config().width, self.model.vocabulary());
-        let n = out.len() / vocabulary;
-        let head = self.model.parameters().list()[self.model.head()].values();
-        ops::with(hidden, |hidden| {
-            let hidden = matrix(&hidden[first * width..(first + n) * width], n, width);
-            let head = matrix(head, vocabulary, width).transpose();
-            product(matrix_mut(out, n, vocabulary), false, hidden, head, 1.0);
-            Ok(())
-        })?;
-        Ok(())
+        let head = self.model.parameters().list()[self.model.head()].numbers();
+        let head = head.factor(0, vocabulary, width).transposed()?;
+        let hidden = hidden.narrow(0, first, n)?;
+        Ok(ops::with_factor(&hidden, (n, width), |hidden| {
+            hidden.times(&head)
+        })?)
     }
 }
 

@@ -22,7 +22,7 @@ fn weight(shape: &[usize], seed: usize) -> Weight {
     let values = numbers(n, seed);
     let tensor = Tensor::from_slice(&values, shape, &Device::Cpu).unwrap();
     Weight {
-        values: Arc::new(values),
+        values: Arc::new(Numbers::new(values)),
         range: 0..n,
         rows: if shape.len() == 2 { shape[0] } else { 1 },
         sum: Some(Arc::new(Mutex::new(vec![0.0; n]))),
@@ -101,7 +101,7 @@ fn check(
             .collect();
         let weights: Vec<Weight> = (weights.iter().enumerate())
             .map(|(i, w)| Weight {
-                values: Arc::new(moved(&w.values, 50 + i)),
+                values: Arc::new(Numbers::new(moved(w.values(), 50 + i))),
                 ..w.clone()
             })
             .collect();

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
 
+use super::host::{Factor, Numbers};
+
 /// Sums of gradients of one parameter, in the parameter's order.
 pub(crate) type Sum = Arc<Mutex<Vec<f32>>>;
 
@@ -16,7 +18,7 @@ pub(crate) type Sum = Arc<Mutex<Vec<f32>>>;
 #[derive(Debug, Clone)]
 pub(crate) struct Weight {
     /// The whole parameter.
-    pub values: Arc<Vec<f32>>,
+    pub values: Arc<Numbers>,
     /// Which of its numbers.
     pub range: Range<usize>,
     /// Rows of these; 1 for a vector.
@@ -30,7 +32,13 @@ pub(crate) struct Weight {
 impl Weight {
     /// The numbers.
     pub fn values(&self) -> &[f32] {
-        &self.values[self.range.clone()]
+        &self.values.as_slice()[self.range.clone()]
+    }
+
+    /// The numbers as a matrix.
+    pub fn factor(&self) -> Factor<'_> {
+        self.values
+            .factor(self.range.start, self.rows, self.columns())
     }
 
     /// Numbers of a row.
