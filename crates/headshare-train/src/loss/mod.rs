@@ -17,7 +17,7 @@ use crate::parameters::Gradients;
 use crate::windows::Windows;
 
 /// Tokens whose logits are there at once.
-pub const CHUNK: usize = 256;
+pub const CHUNK: usize = 128;
 
 /// What is made smaller: a weighted sum, each part a mean over predicted tokens.
 #[derive(Debug, Clone, Copy, Default)]
