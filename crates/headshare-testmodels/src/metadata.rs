@@ -74,6 +74,9 @@ fn hyperparameters(spec: &ModelSpec, header: &mut HeaderBuilder) {
     for (name, value) in &spec.floats {
         header.f32(&key(name), *value);
     }
+    for (name, value) in &spec.strings {
+        header.str(&key(name), value);
+    }
     if family.encoder {
         header.bool(&key("attention.causal"), false);
         header.u32(&key("pooling_type"), 1);

@@ -141,6 +141,8 @@ impl ModelSpec {
             types: Vec::new(),
             numbers: Vec::new(),
             floats: Vec::new(),
+            strings: Vec::new(),
+            rope_factors: false,
             version: 3,
             alignment: None,
             key_order: KeyOrder::Usual,

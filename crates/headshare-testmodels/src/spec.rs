@@ -92,6 +92,10 @@ pub struct ModelSpec {
     pub numbers: Vec<(&'static str, u32)>,
     /// The same with floats.
     pub floats: Vec<(&'static str, f32)>,
+    /// The same with strings.
+    pub strings: Vec<(&'static str, &'static str)>,
+    /// `rope_freqs.weight`: a factor for each pair of rotary positions.
+    pub rope_factors: bool,
     /// GGUF version, 2 or 3.
     pub version: u32,
     /// `general.alignment`; absent when `None`.

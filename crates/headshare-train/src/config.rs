@@ -448,7 +448,8 @@ impl Keys<'_> {
         let Some(Value::Array(array)) = self.gguf.value(&self.key(KEY)) else {
             return self.needed(KEY);
         };
-        let list = array.u64s().filter(|list| list.len() == count);
+        let list: Option<Vec<u64>> = array.values().map(|v| v.as_u64()).collect();
+        let list = list.filter(|list| list.len() == count);
         let stated = list.and_then(|list| usize::try_from(list[layer as usize]).ok());
         stated.ok_or_else(|| self.key_error(KEY, format!("is no list of {count} sizes")))
     }

@@ -22,9 +22,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 pub use activation::Activation;
 pub(crate) use attention::Attention;
-pub(crate) use host::{
-    Numbers, add, add_all, matrix, matrix_mut, product, squares, with, with_factor,
-};
+pub(crate) use host::{Numbers, add, matrix, matrix_mut, product, squares, with, with_factor};
 pub(crate) use linear::Linear;
 pub(crate) use math::{exp, largest, sum, tanh};
 pub(crate) use norm::Norm;

@@ -17,6 +17,9 @@ fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
     off.fold(0f32, f32::max) / largest
 }
 
+/// GELU apart the difference is rounding, about 1e-6. llama.cpp looks GELU up in a
+/// table of half floats: gemma's and gpt2's differ by 2 to 4e-4, less than half of that
+/// when ours is rounded in the same way.
 #[test]
 fn of_every_architecture_on_tiny_models() {
     for spec in every_architecture() {
@@ -80,6 +83,9 @@ fn of_smollm2() {
     real(&ModelFile::open(&SMOLLM2.path()).unwrap(), 0.01);
 }
 
+/// 9.5e-4 as F32 is GELU again. As Q4_K_M the divergence is 0.023, more than the 0.01
+/// that SmolLM2 stays below: ggml rounds the inputs of products to 8 bits, for K types
+/// with one scale for 256 of them.
 #[test]
 fn of_gemma() {
     needs!(GEMMA);

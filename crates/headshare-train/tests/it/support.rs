@@ -42,6 +42,7 @@ pub fn every_architecture() -> Vec<ModelSpec> {
             qkv_bias: true,
             fused: true,
             tied_output: true,
+            rope_factors: true,
             floats: vec![("rope.scaling.factor", 4.0)],
             ..preset("tiny-gqa")
         },
