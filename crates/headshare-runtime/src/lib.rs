@@ -88,7 +88,7 @@ mod weight_buffers;
 
 pub use backend::llama_cpp_revision;
 pub use batch::{Batch, BatchError, SeqId};
-pub use context::{Context, ContextError, ContextParams, FlashAttention};
+pub use context::{CacheType, Context, ContextError, ContextParams, FlashAttention};
 pub use end::end_process;
 pub use generate::{GenerateError, Generated, Generator, StopReason, Timings};
 pub use model::{Model, ModelError, ModelParams};

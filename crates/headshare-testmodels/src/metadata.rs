@@ -68,6 +68,15 @@ fn hyperparameters(spec: &ModelSpec, header: &mut HeaderBuilder) {
         header.u32(&key("rope.dimension_count"), spec.head_rows());
         header.f32(&key("rope.freq_base"), 10000.0);
     }
+    for (name, value) in &spec.numbers {
+        header.u32(&key(name), *value);
+    }
+    for (name, value) in &spec.floats {
+        header.f32(&key(name), *value);
+    }
+    for (name, value) in &spec.strings {
+        header.str(&key(name), value);
+    }
     if family.encoder {
         header.bool(&key("attention.causal"), false);
         header.u32(&key("pooling_type"), 1);

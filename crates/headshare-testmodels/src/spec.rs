@@ -88,6 +88,14 @@ pub struct ModelSpec {
     pub weight_type: GgmlType,
     /// Types of matrices whose name ends in this, before `weight_type`.
     pub types: Vec<(String, GgmlType)>,
+    /// More keys of the architecture, by what follows its name and a dot.
+    pub numbers: Vec<(&'static str, u32)>,
+    /// The same with floats.
+    pub floats: Vec<(&'static str, f32)>,
+    /// The same with strings.
+    pub strings: Vec<(&'static str, &'static str)>,
+    /// `rope_freqs.weight`: a factor for each pair of rotary positions.
+    pub rope_factors: bool,
     /// GGUF version, 2 or 3.
     pub version: u32,
     /// `general.alignment`; absent when `None`.

@@ -80,6 +80,11 @@ const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     Family {
+        arch: "gemma2",
+        post_norms: true,
+        ..LLAMA
+    },
+    Family {
         arch: "gemma3",
         qk_norm: true,
         post_norms: true,
@@ -204,6 +209,9 @@ impl List<'_> {
     fn before_layers(&mut self) {
         let s = self.spec;
         self.matrix("token_embd.weight", s.n_embd, s.n_vocab);
+        if s.rope_factors {
+            self.vector("rope_freqs.weight", s.head_rows() / 2, Content::Norm);
+        }
         if self.family.positions {
             self.float_matrix("position_embd.weight", s.n_embd, s.n_ctx);
         }

@@ -101,8 +101,6 @@ fn choose(
         .filter_map(|(lambda, solved)| {
             let solved = solved?;
             let strength = held.strength(now, &solved);
-                strength = s.parse().unwrap_or(strength);
-            }
             let solved = towards(now, &solved, strength);
             Some((held.error(&solved), lambda, strength, solved))
         })

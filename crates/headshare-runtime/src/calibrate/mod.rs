@@ -24,7 +24,7 @@ use std::sync::atomic::AtomicBool;
 use headshare_format::Gguf;
 
 use crate::batch::Batch;
-use crate::context::{Context, ContextParams, FlashAttention};
+use crate::context::{CacheType, Context, ContextParams, FlashAttention};
 use crate::model::{Model, ModelParams};
 use crate::stitched::VirtualFile;
 use crate::vocab::{Token, Vocab};
@@ -121,6 +121,7 @@ impl Calibrator {
                 n_threads_batch: None,
                 reproducible: true,
                 flash_attention: FlashAttention::On,
+                cache_type: CacheType::F16,
                 observable: true,
                 stop: Arc::clone(&params.stop),
             },

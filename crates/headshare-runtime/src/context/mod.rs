@@ -26,7 +26,7 @@ use crate::vocab::Token;
 use crate::{guard, log, threads};
 
 pub use error::ContextError;
-pub use params::{ContextParams, DEFAULT_N_CTX, FlashAttention};
+pub use params::{CacheType, ContextParams, DEFAULT_N_CTX, FlashAttention};
 
 /// Cells of the KV cache up to which llama.cpp's flash attention gives one token
 /// the same bits with any number of threads; with more of them, it splits the
@@ -108,6 +108,11 @@ impl Context {
             FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
             FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
         };
+        let cache_type = match params.cache_type {
+            CacheType::F16 => sys::GGML_TYPE_F16,
+            CacheType::F32 => sys::GGML_TYPE_F32,
+        };
+        (raw_params.type_k, raw_params.type_v) = (cache_type, cache_type);
         let stop = Arc::clone(&params.stop);
         raw_params.abort_callback = Some(on_abort);
         raw_params.abort_callback_data = Arc::as_ptr(&stop).cast_mut().cast();

@@ -19,6 +19,17 @@ pub enum FlashAttention {
     On,
 }
 
+/// What the KV cache stores its numbers in (llama.cpp's `type_k` and `type_v`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheType {
+    /// Half floats, llama.cpp's default.
+    #[default]
+    F16,
+    /// Floats, twice the memory: keys and values are rounded nowhere, so that
+    /// another implementation's numbers can be held against llama.cpp's.
+    F32,
+}
+
 /// How a context is made; llama.cpp's names.
 #[derive(Clone, Debug)]
 pub struct ContextParams {
@@ -50,6 +61,8 @@ pub struct ContextParams {
     pub reproducible: bool,
     /// When to use flash attention.
     pub flash_attention: FlashAttention,
+    /// What keys and values are cached in.
+    pub cache_type: CacheType,
     /// Allow [`crate::Context::decode_observed`]; costs a call for each node of
     /// the graph.
     pub observable: bool,
@@ -70,6 +83,7 @@ impl Default for ContextParams {
             n_threads_batch: None,
             reproducible: false,
             flash_attention: FlashAttention::Auto,
+            cache_type: CacheType::F16,
             observable: false,
             stop: Arc::default(),
         }

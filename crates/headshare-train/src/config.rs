@@ -1,0 +1,469 @@
+//! What a model computes: the hyperparameters and the shape of its graph.
+//!
+//! Heads come from the same map as everything else's
+//! ([`headshare_convert::model::AttentionMap`]); how an architecture computes with
+//! them is a row of [`GRAPHS`]. Source: the loaders and graphs of the bundled
+//! llama.cpp (`src/models`), whose defaults these are.
+
+use std::path::Path;
+
+use headshare_convert::model::{About, AttentionMap};
+use headshare_format::gguf::Value;
+use headshare_format::{FormatError, Gguf};
+
+use crate::error::TrainError;
+use crate::ops::{Activation, NormKind, RopePairs};
+
+/// How the layers of an architecture compute.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GraphKind {
+    /// `general.architecture`.
+    pub name: &'static str,
+    /// Its norms.
+    pub norm: NormKind,
+    /// Pairs of rotary positions; `None` for learned positions.
+    pub rope: Option<RopePairs>,
+    /// The feed-forward layer's function.
+    pub activation: Activation,
+    /// The feed-forward layer has a gate.
+    pub gated: bool,
+    /// Queries and keys are normalised.
+    pub qk_norms: bool,
+    /// Both branches are normalised before they are added.
+    pub post_norms: bool,
+    /// Embeddings are multiplied by the root of their width.
+    pub scaled_embedding: bool,
+    /// `rope_freqs.weight` divides the angles where it is there.
+    pub rope_factors: bool,
+    /// All of a head is rotated; llama.cpp refuses anything else.
+    pub whole_heads: bool,
+}
+
+const LLAMA: GraphKind = GraphKind {
+    name: "llama",
+    norm: NormKind::Rms,
+    rope: Some(RopePairs::Adjacent),
+    activation: Activation::Silu,
+    gated: true,
+    qk_norms: false,
+    post_norms: false,
+    scaled_embedding: false,
+    rope_factors: false,
+    whole_heads: true,
+};
+
+const GEMMA: GraphKind = GraphKind {
+    name: "gemma",
+    rope: Some(RopePairs::Halves),
+    activation: Activation::Gelu,
+    scaled_embedding: true,
+    whole_heads: false,
+    ..LLAMA
+};
+
+/// The architectures that can be trained.
+pub static GRAPHS: &[GraphKind] = &[
+    GraphKind {
+        rope_factors: true,
+        ..LLAMA
+    },
+    GraphKind {
+        name: "deci",
+        rope_factors: true,
+        ..LLAMA
+    },
+    GraphKind {
+        name: "internlm2",
+        ..LLAMA
+    },
+    GraphKind {
+        name: "xverse",
+        ..LLAMA
+    },
+    GraphKind {
+        name: "qwen2",
+        rope: Some(RopePairs::Halves),
+        ..LLAMA
+    },
+    GraphKind {
+        name: "qwen3",
+        rope: Some(RopePairs::Halves),
+        qk_norms: true,
+        ..LLAMA
+    },
+    GEMMA,
+    GraphKind {
+        name: "gemma2",
+        post_norms: true,
+        ..GEMMA
+    },
+    GraphKind {
+        name: "gemma3",
+        post_norms: true,
+        qk_norms: true,
+        ..GEMMA
+    },
+    GraphKind {
+        name: "gpt2",
+        norm: NormKind::Layer,
+        rope: None,
+        activation: Activation::Gelu,
+        gated: false,
+        whole_heads: false,
+        ..LLAMA
+    },
+];
+
+/// Heads of one layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Heads {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Numbers of a head: of query, key and value alike.
+    pub size: usize,
+    /// q, k and v are rows of one tensor, in this order.
+    pub fused: bool,
+}
+
+/// One layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerConfig {
+    /// Its attention; `None` in layers without.
+    pub heads: Option<Heads>,
+    /// Channels of its feed-forward part; 0 in layers without.
+    pub feed_forward: usize,
+    /// Tokens that a query sees, itself among them; `None` for all before it.
+    pub sliding: Option<usize>,
+    /// Base of the rotary angles, and what angles are multiplied by.
+    pub rope: (f32, f32),
+}
+
+/// A model's hyperparameters and the shape of its graph.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// How layers compute.
+    pub kind: GraphKind,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Tokens that there can be: learned positions, or those it was trained with.
+    pub positions: usize,
+    /// What norms add to the mean square.
+    pub epsilon: f32,
+    /// What embeddings are multiplied by.
+    pub embedding_scale: Option<f32>,
+    /// Numbers of a head that are rotated.
+    pub rotated: usize,
+    /// What scores of attention are multiplied by.
+    pub attention_scale: f32,
+    /// `c tanh(s / c)` in the place of a score s.
+    pub attention_softcap: Option<f32>,
+    /// The same for logits.
+    pub final_softcap: Option<f32>,
+    /// The layers.
+    pub layers: Vec<LayerConfig>,
+}
+
+impl Config {
+    /// Reads what `gguf`, the header of the file at `path`, says.
+    ///
+    /// # Errors
+    /// [`TrainError::Heads`], [`TrainError::Format`], or [`TrainError::Unsupported`]
+    /// with what is not built here.
+    pub fn of(gguf: &Gguf, path: &Path) -> Result<Self, TrainError> {
+        let map = AttentionMap::of(gguf).map_err(|error| TrainError::Heads {
+            path: path.to_owned(),
+            error,
+        })?;
+        let name = map.architecture.name;
+        let keys = Keys { gguf, path, name };
+        let Some(kind) = GRAPHS.iter().find(|kind| kind.name == name) else {
+            let names: Vec<&str> = GRAPHS.iter().map(|kind| kind.name).collect();
+            return Err(keys.unsupported(
+                About::Architecture,
+                format!("its graph is not built; built are {}", names.join(", ")),
+            ));
+        };
+        keys.refuse_what_is_not_built(&map)?;
+        Self::read(&keys, *kind, &map)
+    }
+
+    fn read(keys: &Keys<'_>, kind: GraphKind, map: &AttentionMap) -> Result<Self, TrainError> {
+        let width = keys.needed("embedding_length")?;
+        let layers = keys.needed("block_count")?;
+        let first = map.layers.first().ok_or_else(|| {
+            keys.unsupported(About::Architecture, "no layer has attention".to_owned())
+        })?;
+        let size = first.key_length as usize;
+        let rotated = keys.number("rope.dimension_count")?.unwrap_or(size);
+        if kind.rope.is_some() && (!rotated.is_multiple_of(2) || rotated > size) {
+            let problem = format!("{rotated} of a head's {size} numbers cannot be rotated");
+            return Err(keys.key_error("rope.dimension_count", problem));
+        }
+        if kind.whole_heads && rotated != size {
+            let problem = format!("is {rotated}, but heads have {size} numbers");
+            return Err(keys.key_error("rope.dimension_count", problem));
+        }
+        let epsilon = match kind.norm {
+            NormKind::Rms => "attention.layer_norm_rms_epsilon",
+            NormKind::Layer => "attention.layer_norm_epsilon",
+        };
+        let epsilon = keys
+            .float(epsilon)?
+            .ok_or_else(|| keys.key_error(epsilon, "is missing".to_owned()))?;
+        // The largest model of each generation is scaled by its width, and told
+        // from the others by its number of layers, as llama.cpp does it.
+        let largest = matches!((kind.name, layers), ("gemma2", 46) | ("gemma3", 62));
+        let scaled_by = match largest {
+            true => width / first.n_head as usize,
+            false => size,
+        };
+        let gemma2 = kind.name == "gemma2";
+        let cap = |suffix: &str, default: Option<f32>| -> Result<Option<f32>, TrainError> {
+            Ok(keys.float(suffix)?.or(default).filter(|&cap| cap != 0.0))
+        };
+        Ok(Self {
+            width,
+            positions: keys.needed("context_length")?,
+            epsilon,
+            embedding_scale: kind.scaled_embedding.then(|| (width as f32).sqrt()),
+            rotated,
+            attention_scale: 1.0 / (scaled_by as f32).sqrt(),
+            attention_softcap: match gemma2 {
+                true => cap("attn_logit_softcapping", Some(50.0))?,
+                false => None,
+            },
+            final_softcap: match kind.name {
+                "gemma2" => cap("final_logit_softcapping", Some(30.0))?,
+                "gemma3" => cap("final_logit_softcapping", None)?,
+                _ => None,
+            },
+            layers: keys.layers(kind, map, layers)?,
+            kind,
+        })
+    }
+}
+
+/// Reads the keys of one file's architecture.
+struct Keys<'a> {
+    gguf: &'a Gguf,
+    path: &'a Path,
+    name: &'static str,
+}
+
+impl Keys<'_> {
+    fn key(&self, suffix: &str) -> String {
+        format!("{}.{suffix}", self.name)
+    }
+
+    fn format(&self, error: FormatError) -> TrainError {
+        TrainError::Format {
+            path: self.path.to_owned(),
+            error,
+        }
+    }
+
+    fn key_error(&self, suffix: &str, problem: String) -> TrainError {
+        self.format(FormatError::key(&self.key(suffix), problem))
+    }
+
+    fn unsupported(&self, place: About, reason: String) -> TrainError {
+        TrainError::Unsupported {
+            path: self.path.to_owned(),
+            architecture: self.name.to_owned(),
+            place,
+            reason,
+        }
+    }
+
+    fn number(&self, suffix: &str) -> Result<Option<usize>, TrainError> {
+        let value = self.gguf.u64_value(&self.key(suffix));
+        let value = value.map_err(|error| self.format(error))?;
+        let fits = |n| usize::try_from(n).ok().filter(|&n| n <= u32::MAX as usize);
+        match value {
+            Some(n) => (fits(n).map(Some))
+                .ok_or_else(|| self.key_error(suffix, format!("{n} is too large"))),
+            None => Ok(None),
+        }
+    }
+
+    fn needed(&self, suffix: &str) -> Result<usize, TrainError> {
+        let number = self.number(suffix)?;
+        number.ok_or_else(|| self.key_error(suffix, "is missing".to_owned()))
+    }
+
+    fn float(&self, suffix: &str) -> Result<Option<f32>, TrainError> {
+        match self.gguf.value(&self.key(suffix)) {
+            None => Ok(None),
+            Some(Value::F32(v)) => Ok(Some(v)),
+            Some(other) => {
+                let found = other.describe();
+                Err(self.key_error(suffix, format!("expected f32, found {found}")))
+            }
+        }
+    }
+
+    fn refuse_what_is_not_built(&self, map: &AttentionMap) -> Result<(), TrainError> {
+        let about = |suffix: &str| About::Key(self.key(suffix));
+        if map.draft_layers > 0 {
+            let reason = "layers that only draft tokens are not built".to_owned();
+            return Err(self.unsupported(about("nextn_predict_layers"), reason));
+        }
+        if self.number("expert_count")?.is_some_and(|n| n > 1) {
+            let reason = "experts are not built".to_owned();
+            return Err(self.unsupported(about("expert_count"), reason));
+        }
+        if let Some(Value::Bool(false)) = self.gguf.value(&self.key("attention.causal")) {
+            let reason = "attention that sees later tokens is not built".to_owned();
+            return Err(self.unsupported(about("attention.causal"), reason));
+        }
+        let kind = self.gguf.str_value(&self.key("rope.scaling.type"));
+        let kind = kind.map_err(|error| self.format(error))?;
+        if let Some(kind) = kind.filter(|kind| !matches!(*kind, "linear" | "none")) {
+            let reason = format!("rope scaling {kind:?} is not built; \"linear\" and \"none\" are");
+            return Err(self.unsupported(about("rope.scaling.type"), reason));
+        }
+        for suffix in [
+            "rope.scaling.attn_factor",
+            "rope.scaling.yarn_attn_factor",
+            "rope.scaling.yarn_ext_factor",
+        ] {
+            let neutral = if suffix.ends_with("ext_factor") {
+                0.0
+            } else {
+                1.0
+            };
+            if self.float(suffix)?.is_some_and(|factor| factor != neutral) {
+                let reason = format!("a factor other than {neutral} is not built");
+                return Err(self.unsupported(about(suffix), reason));
+            }
+        }
+        for suffix in [
+            "attention.key_length_swa",
+            "attention.value_length_swa",
+            "rope.dimension_count_swa",
+        ] {
+            if self.gguf.kv(&self.key(suffix)).is_some() {
+                let reason = "other sizes in sliding layers are not built".to_owned();
+                return Err(self.unsupported(about(suffix), reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn layers(
+        &self,
+        kind: GraphKind,
+        map: &AttentionMap,
+        count: usize,
+    ) -> Result<Vec<LayerConfig>, TrainError> {
+        let window = match kind.name {
+            "gemma2" => Some(self.number("attention.sliding_window")?.unwrap_or(4096)),
+            "gemma3" => self.number("attention.sliding_window")?.filter(|&n| n > 0),
+            _ => None,
+        };
+        let slides = self.sliding_layers(if kind.name == "gemma2" { 2 } else { 6 }, count)?;
+        let base = self.float("rope.freq_base")?.unwrap_or(10_000.0);
+        let scale = self.rope_scale()?;
+        let sliding_rope = match kind.name {
+            "gemma2" => (self.float("rope.freq_base_swa")?.unwrap_or(base), scale),
+            _ => (self.float("rope.freq_base_swa")?.unwrap_or(10_000.0), 1.0),
+        };
+        let mut layers = Vec::with_capacity(count);
+        for (i, slides) in (0..).zip(slides) {
+            let sliding = window.filter(|_| slides);
+            let layer = LayerConfig {
+                heads: self.heads(map, i)?,
+                feed_forward: self.feed_forward(i, count)?,
+                sliding,
+                rope: if sliding.is_some() {
+                    sliding_rope
+                } else {
+                    (base, scale)
+                },
+            };
+            self.check_layer(i, &layer)?;
+            layers.push(layer);
+        }
+        Ok(layers)
+    }
+
+    /// What angles are multiplied by: one over the stated factor.
+    fn rope_scale(&self) -> Result<f32, TrainError> {
+        let kind = self.gguf.str_value(&self.key("rope.scaling.type"));
+        if kind.is_ok_and(|kind| kind == Some("none")) {
+            return Ok(1.0);
+        }
+        let factor = match self.float("rope.scaling.factor")? {
+            None => self.float("rope.scale_linear")?,
+            stated => stated,
+        };
+        Ok(match factor {
+            None | Some(0.0) => 1.0,
+            Some(factor) => 1.0 / factor,
+        })
+    }
+
+    /// Which layers slide, where any do: all but every `pattern`th, or as stated.
+    fn sliding_layers(&self, pattern: usize, count: usize) -> Result<Vec<bool>, TrainError> {
+        const KEY: &str = "attention.sliding_window_pattern";
+        let pattern = match self.gguf.value(&self.key(KEY)) {
+            Some(Value::Array(array)) => {
+                let slides = |value: Value<'_>| match value {
+                    Value::Bool(slides) => Some(slides),
+                    other => other.as_u64().map(|n| n != 0),
+                };
+                let stated: Option<Vec<bool>> = array.values().map(slides).collect();
+                return stated.filter(|list| list.len() == count).ok_or_else(|| {
+                    self.key_error(KEY, format!("is no list of {count} yes and no"))
+                });
+            }
+            _ => self.number(KEY)?.unwrap_or(pattern),
+        };
+        Ok((0..count)
+            .map(|i| pattern == 0 || i % pattern < pattern - 1)
+            .collect())
+    }
+
+    fn heads(&self, map: &AttentionMap, layer: u32) -> Result<Option<Heads>, TrainError> {
+        let Some(of) = map.layer(layer) else {
+            return Ok(None);
+        };
+        if of.key_length != of.value_length {
+            let (key, value) = (of.key_length, of.value_length);
+            let reason = format!("keys of {key} and values of {value} numbers are not built");
+            return Err(self.unsupported(About::Layer(layer), reason));
+        }
+        Ok(Some(Heads {
+            heads: of.n_head as usize,
+            kv_heads: of.n_head_kv as usize,
+            size: of.key_length as usize,
+            fused: of.is_fused(),
+        }))
+    }
+
+    fn feed_forward(&self, layer: u32, count: usize) -> Result<usize, TrainError> {
+        const KEY: &str = "feed_forward_length";
+        let Some(Value::Array(array)) = self.gguf.value(&self.key(KEY)) else {
+            return self.needed(KEY);
+        };
+        let list: Option<Vec<u64>> = array.values().map(|v| v.as_u64()).collect();
+        let list = list.filter(|list| list.len() == count);
+        let stated = list.and_then(|list| usize::try_from(list[layer as usize]).ok());
+        stated.ok_or_else(|| self.key_error(KEY, format!("is no list of {count} sizes")))
+    }
+
+    fn check_layer(&self, i: u32, layer: &LayerConfig) -> Result<(), TrainError> {
+        let name = format!("blk.{i}.attn_output.weight");
+        if layer.heads.is_none() && self.gguf.tensor(&name).is_some() {
+            let reason = "a layer with attn_output and no heads is not built".to_owned();
+            return Err(self.unsupported(About::Tensor(name), reason));
+        }
+        if layer.heads.is_some() && layer.feed_forward == 0 {
+            let reason = "llama.cpp passes over attention without a feed-forward part".to_owned();
+            return Err(self.unsupported(About::Layer(i), reason));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,472 @@
+//! A model: forward, and backward a layer at a time.
+//!
+//! Only the layers' inputs are kept from the forward pass. In the backward pass a
+//! layer is computed again with candle's autograd for that layer alone (gradient
+//! checkpointing, Chen et al. 2016), so that the activations of one layer are there
+//! at once.
+
+mod slots;
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor, Var};
+use headshare_convert::convert::variant::Variant;
+use headshare_convert::model::{RowsRange, architecture};
+
+use crate::config::{Config, Heads};
+use crate::error::TrainError;
+use crate::ops::{self, Attention, Kernels, Linear, Norm, Rotation, Weight};
+use crate::parameters::{Gradients, Parameters};
+use crate::windows::Windows;
+use slots::{AttentionSlots, FeedForwardSlots, LinearSlots, NormSlots, Slot, Slots};
+
+/// A model that can be trained.
+#[derive(Debug)]
+pub struct Model {
+    config: Config,
+    parameters: Parameters,
+    slots: Slots,
+    device: Device,
+    kernels: Kernels,
+}
+
+/// What is kept of a forward pass.
+#[derive(Debug)]
+pub struct Forward {
+    /// Input of each layer, and what comes out of the last one: tokens x width.
+    inputs: Vec<Tensor>,
+    /// The normalised output: tokens x width.
+    pub hidden: Tensor,
+    pass: Pass,
+}
+
+/// What all layers of one pass need.
+#[derive(Debug)]
+struct Pass {
+    windows: Windows,
+    /// Each layer's.
+    rotations: Vec<Option<Arc<Rotation>>>,
+}
+
+/// Gives operations their weights, and remembers which.
+struct Weights<'a> {
+    model: &'a Model,
+    sums: Option<&'a Gradients>,
+    given: Vec<Weight>,
+}
+
+impl Weights<'_> {
+    fn weight(&mut self, slot: &Slot) -> Result<Weight, TrainError> {
+        let device = (self.model.kernels == Kernels::Candle).then_some(&self.model.device);
+        let parameters = &self.model.parameters;
+        let part = (slot.index, slot.numbers.clone(), slot.rows);
+        let weight = parameters.weight(part, self.sums, device)?;
+        self.given.push(weight.clone());
+        Ok(weight)
+    }
+
+    fn linear(&mut self, x: &Tensor, slots: &LinearSlots) -> Result<Tensor, TrainError> {
+        let bias = slots.bias.as_ref().map(|bias| self.weight(bias));
+        let op = Linear {
+            weight: self.weight(&slots.weight)?,
+            bias: bias.transpose()?,
+        };
+        Ok(self.model.kernels.linear(x, op)?)
+    }
+
+    fn norm(&mut self, x: &Tensor, slots: &NormSlots) -> Result<Tensor, TrainError> {
+        let bias = slots.bias.as_ref().map(|bias| self.weight(bias));
+        let op = Norm {
+            kind: self.model.config.kind.norm,
+            epsilon: self.model.config.epsilon,
+            weight: self.weight(&slots.weight)?,
+            bias: bias.transpose()?,
+        };
+        Ok(self.model.kernels.norm(x, op)?)
+    }
+
+    fn maybe_norm(&mut self, x: Tensor, slots: &Option<NormSlots>) -> Result<Tensor, TrainError> {
+        match slots {
+            Some(slots) => self.norm(&x, slots),
+            None => Ok(x),
+        }
+    }
+}
+
+impl Model {
+    /// The model that `variant` is, in f32; `ties` (rows of its tensors: alias, donor)
+    /// become one parameter each, see [`Parameters::read`]. [`Variant::unchanged`] is
+    /// a file as it is.
+    ///
+    /// # Errors
+    /// When its architecture, or something in it, is not built; names the key or
+    /// the tensor.
+    pub fn load(
+        variant: &Variant<'_>,
+        ties: &[(RowsRange, RowsRange)],
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        let path = variant.source.path();
+        let config = Config::of(variant.gguf(), path)?;
+        let parameters = Parameters::read(variant, ties)?;
+        let always_tied = architecture(config.kind.name).is_some_and(|of| of.always_tied);
+        let slots = Slots::find(&config, &parameters, always_tied, path)?;
+        let kernels = match device.is_cpu() {
+            true => Kernels::Own,
+            false => Kernels::Candle,
+        };
+        Ok(Self {
+            config,
+            parameters,
+            slots,
+            device: device.clone(),
+            kernels,
+        })
+    }
+
+    /// With candle's own operations instead of ours, as on other devices: slower here,
+    /// and to hold ours against.
+    #[must_use]
+    pub fn with_candle_operations(mut self) -> Self {
+        self.kernels = Kernels::Candle;
+        self
+    }
+
+    /// Its hyperparameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its parameters.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Its parameters, to change them.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// Replaces the numbers of the parameter `name`.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it has not as many numbers.
+    pub fn set(&mut self, name: &str, values: Vec<f32>) -> Result<(), TrainError> {
+        let index = self.parameters.index(name);
+        let index = index.ok_or_else(|| TrainError::Parameter {
+            name: name.to_owned(),
+            problem: "the model has none of that name".to_owned(),
+        })?;
+        self.parameters.set(index, values)
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Tokens in the vocabulary.
+    pub fn vocabulary(&self) -> usize {
+        self.parameters.list()[self.slots.head].rows
+    }
+
+    /// Whose operations it computes with.
+    pub(crate) fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// The output head, vocabulary x width; which parameter it is tells
+    /// [`Gradients`].
+    pub(crate) fn head(&self) -> usize {
+        self.slots.head
+    }
+
+    /// Whether this is no parameter, but constants of the graph.
+    pub fn is_constant(&self, parameter: usize) -> bool {
+        self.slots.factors == Some(parameter)
+    }
+
+    fn pass(&self, windows: &Windows) -> Result<Pass, TrainError> {
+        windows.check(self.vocabulary())?;
+        let length = windows.length();
+        if self.slots.positions.is_some() && length > self.config.positions {
+            let positions = self.config.positions;
+            let problem = format!("{length} tokens, where the model has {positions} positions");
+            return Err(TrainError::Windows(problem));
+        }
+        let factors = self
+            .slots
+            .factors
+            .map(|i| self.parameters.list()[i].values());
+        let mut made: Vec<((f32, f32), Arc<Rotation>)> = Vec::new();
+        let mut rotation = |turns: (f32, f32), size: usize| {
+            let pairs = self.config.kind.rope?;
+            if let Some((_, there)) = made.iter().find(|(of, _)| *of == turns) {
+                return Some(Arc::clone(there));
+            }
+            let rotated = self.config.rotated;
+            let new = Rotation::new(pairs, size, rotated, length, turns, factors);
+            made.push((turns, Arc::new(new)));
+            made.last().map(|(_, new)| Arc::clone(new))
+        };
+        let layers = self.config.layers.iter();
+        let rotations = layers.map(|layer| rotation(layer.rope, layer.heads?.size));
+        Ok(Pass {
+            rotations: rotations.collect(),
+            windows: windows.clone(),
+        })
+    }
+
+    /// The embeddings of all tokens: tokens x width.
+    ///
+    /// # Errors
+    /// When a token is not in the vocabulary or a window is too long.
+    pub fn embed(&self, windows: &Windows) -> Result<Tensor, TrainError> {
+        windows.check(self.vocabulary())?;
+        let width = self.config.width;
+        let scale = self.config.embedding_scale.unwrap_or(1.0);
+        let rows = |index: usize| self.parameters.list()[index].values().chunks_exact(width);
+        let table: Vec<&[f32]> = rows(self.slots.embedding).collect();
+        let positions: Option<Vec<&[f32]>> = self.slots.positions.map(|i| rows(i).collect());
+        let mut out = Vec::with_capacity(windows.tokens().len() * width);
+        for (i, &token) in windows.tokens().iter().enumerate() {
+            let start = out.len();
+            out.extend(table[token as usize].iter().map(|v| v * scale));
+            if let Some(positions) = &positions {
+                ops::add(&mut out[start..], positions[i % windows.length()]);
+            }
+        }
+        let shape = (windows.tokens().len(), width);
+        Ok(Tensor::from_vec(out, shape, &self.device)?)
+    }
+
+    /// A forward pass that [`backward`](Self::backward) can go back from.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    pub fn forward(&self, windows: &Windows) -> Result<Forward, TrainError> {
+        let mut inputs = Vec::with_capacity(self.config.layers.len() + 1);
+        let (hidden, pass) = self.run(windows, |input| inputs.push(input))?;
+        Ok(Forward {
+            inputs,
+            hidden,
+            pass,
+        })
+    }
+
+    /// The normalised output of the last layer: tokens x width.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    pub fn hidden(&self, windows: &Windows) -> Result<Tensor, TrainError> {
+        Ok(self.run(windows, drop)?.0)
+    }
+
+    fn run(
+        &self,
+        windows: &Windows,
+        mut keep: impl FnMut(Tensor),
+    ) -> Result<(Tensor, Pass), TrainError> {
+        let pass = self.pass(windows)?;
+        let mut weights = Weights {
+            model: self,
+            sums: None,
+            given: Vec::new(),
+        };
+        let mut x = self.embed(windows)?;
+        for layer in 0..self.config.layers.len() {
+            let next = self.layer(layer, &x, &pass, &mut weights)?;
+            weights.given.clear();
+            keep(std::mem::replace(&mut x, next));
+        }
+        let hidden = weights.norm(&x, &self.slots.output_norm)?;
+        keep(x);
+        Ok((hidden, pass))
+    }
+
+    /// Logits of all tokens: tokens x vocabulary, row after row. For a look at few
+    /// windows; training never has all of them at once.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    pub fn logits(&self, windows: &Windows) -> Result<Vec<f32>, TrainError> {
+        let hidden = self.hidden(windows)?.to_device(&Device::Cpu)?;
+        let (tokens, width) = (windows.tokens().len(), self.config.width);
+        let vocabulary = self.vocabulary();
+        let mut logits = vec![0.0; tokens * vocabulary];
+        let head = self.parameters.list()[self.slots.head].values();
+        ops::with(&hidden, |hidden| {
+            let out = ops::matrix_mut(&mut logits, tokens, vocabulary);
+            let hidden = ops::matrix(hidden, tokens, width);
+            let head = ops::matrix(head, vocabulary, width);
+            ops::product(out, false, hidden, head.transpose(), 1.0);
+            Ok(())
+        })?;
+        if let Some(cap) = self.config.final_softcap {
+            for logit in &mut logits {
+                *logit = cap * ops::tanh(*logit / cap);
+            }
+        }
+        Ok(logits)
+    }
+
+    /// Goes back from `gradient`, the loss's with regard to [`Forward::hidden`], and
+    /// adds the gradients of the parameters to `sums`.
+    ///
+    /// # Errors
+    /// When an operation fails.
+    pub fn backward(
+        &self,
+        forward: Forward,
+        gradient: &Tensor,
+        sums: &Gradients,
+    ) -> Result<(), TrainError> {
+        let Forward {
+            mut inputs, pass, ..
+        } = forward;
+        let mut gradient = gradient.clone();
+        for at in (0..inputs.len()).rev() {
+            let Some(input) = inputs.pop() else { break };
+            let x = Var::from_tensor(&input)?;
+            drop(input);
+            let mut weights = Weights {
+                model: self,
+                sums: Some(sums),
+                given: Vec::new(),
+            };
+            let y = match at == self.config.layers.len() {
+                true => weights.norm(&x, &self.slots.output_norm)?,
+                false => self.layer(at, &x, &pass, &mut weights)?,
+            };
+            let mut found = self.kernels.start(&y, &gradient)?.backward()?;
+            gradient = match found.remove(&x) {
+                Some(gradient) => gradient,
+                None => x.zeros_like()?,
+            };
+            for weight in &weights.given {
+                let Some(tensor) = &weight.tensor else {
+                    continue;
+                };
+                if let Some(found) = found.get(tensor) {
+                    let found = found.to_device(&Device::Cpu)?;
+                    ops::with(&found, |found| {
+                        weight.add_gradient(|sum| ops::add(sum, found));
+                        Ok(())
+                    })?;
+                }
+            }
+        }
+        self.embedding_backward(&pass.windows, &gradient, sums)
+    }
+
+    fn embedding_backward(
+        &self,
+        windows: &Windows,
+        gradient: &Tensor,
+        sums: &Gradients,
+    ) -> Result<(), TrainError> {
+        let width = self.config.width;
+        let scale = self.config.embedding_scale.unwrap_or(1.0);
+        let gradient = gradient.to_device(&Device::Cpu)?;
+        ops::with(&gradient, |gradient| {
+            let rows = || windows.tokens().iter().zip(gradient.chunks_exact(width));
+            sums.with(self.slots.embedding, |sum| {
+                for (&token, row) in rows() {
+                    let at = token as usize * width;
+                    for (sum, g) in sum[at..at + width].iter_mut().zip(row) {
+                        *sum += g * scale;
+                    }
+                }
+            });
+            if let Some(positions) = self.slots.positions {
+                sums.with(positions, |sum| {
+                    for (i, (_, row)) in rows().enumerate() {
+                        let at = i % windows.length() * width;
+                        ops::add(&mut sum[at..at + width], row);
+                    }
+                });
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn layer(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        pass: &Pass,
+        weights: &mut Weights<'_>,
+    ) -> Result<Tensor, TrainError> {
+        let slots = &self.slots.layers[layer];
+        let mut x = x.clone();
+        if let Some(slots) = &slots.attention {
+            let branch = self.attention(layer, &x, slots, pass, weights)?;
+            x = (&x + branch)?;
+        }
+        if let Some(slots) = &slots.feed_forward {
+            let branch = self.feed_forward(&x, slots, weights)?;
+            x = (&x + branch)?;
+        }
+        Ok(x)
+    }
+
+    fn attention(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        slots: &AttentionSlots,
+        pass: &Pass,
+        weights: &mut Weights<'_>,
+    ) -> Result<Tensor, TrainError> {
+        let x = weights.norm(x, &slots.norm)?;
+        let q = weights.linear(&x, &slots.q)?;
+        let k = weights.linear(&x, &slots.k)?;
+        let v = weights.linear(&x, &slots.v)?;
+        let mut q = weights.maybe_norm(q, &slots.q_norm)?;
+        let mut k = weights.maybe_norm(k, &slots.k_norm)?;
+        if let Some(rotation) = &pass.rotations[layer] {
+            q = self.kernels.rope(&q, rotation)?;
+            k = self.kernels.rope(&k, rotation)?;
+        }
+        let Heads {
+            heads,
+            kv_heads,
+            size,
+            ..
+        } = slots.heads;
+        let op = Attention {
+            window: pass.windows.length(),
+            heads,
+            kv_heads,
+            key: size,
+            value: size,
+            scale: self.config.attention_scale,
+            softcap: self.config.attention_softcap,
+            sliding: self.config.layers[layer].sliding,
+        };
+        let out = self.kernels.attention(&q, &k, &v, op)?;
+        let out = weights.linear(&out, &slots.output)?;
+        weights.maybe_norm(out, &slots.post_norm)
+    }
+
+    fn feed_forward(
+        &self,
+        x: &Tensor,
+        slots: &FeedForwardSlots,
+        weights: &mut Weights<'_>,
+    ) -> Result<Tensor, TrainError> {
+        let x = weights.norm(x, &slots.norm)?;
+        let function = self.config.kind.activation;
+        let up = weights.linear(&x, &slots.up)?;
+        let middle = match &slots.gate {
+            Some(gate) => {
+                let gate = weights.linear(&x, gate)?;
+                self.kernels.gated(&gate, &up, function)?
+            }
+            None => self.kernels.activation(&up, function)?,
+        };
+        let out = weights.linear(&middle, &slots.down)?;
+        weights.maybe_norm(out, &slots.post_norm)
+    }
+}

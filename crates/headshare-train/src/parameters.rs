@@ -1,0 +1,309 @@
+//! The named parameters of a model, in f32, and the sums of their gradients.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use candle_core::{Device, Tensor, Var};
+use headshare_convert::convert::variant::Variant;
+use headshare_convert::model::RowsRange;
+use headshare_runtime::quants::dequantize_row;
+
+use crate::error::TrainError;
+use crate::ops::{Numbers, Sum, Weight, add, lock};
+
+/// A tensor of the model.
+#[derive(Debug, Clone)]
+pub struct Parameter {
+    /// Its name in the file.
+    pub name: String,
+    /// Rows; 1 for a vector.
+    pub rows: usize,
+    /// Numbers of a row.
+    pub columns: usize,
+    values: Arc<Numbers>,
+}
+
+impl Parameter {
+    /// Its numbers, for products.
+    pub(crate) fn numbers(&self) -> &Numbers {
+        &self.values
+    }
+
+    /// Its numbers, row after row.
+    pub fn values(&self) -> &[f32] {
+        self.values.as_slice()
+    }
+
+    /// Of a matrix: [rows, columns]; of a vector: [columns].
+    pub fn shape(&self) -> Vec<usize> {
+        match self.rows {
+            1 => vec![self.columns],
+            rows => vec![rows, self.columns],
+        }
+    }
+}
+
+/// Rows that are another tensor's rows: one parameter under two names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tie {
+    /// The parameter whose rows are taken from elsewhere, and these.
+    pub alias: (usize, Range<usize>),
+    /// Where they are: never an alias itself.
+    pub donor: (usize, Range<usize>),
+}
+
+/// The parameters of a model.
+///
+/// Rows of [ties](Tie) are there under both names and kept equal.
+#[derive(Debug, Clone)]
+pub struct Parameters {
+    list: Vec<Parameter>,
+    by_name: BTreeMap<String, usize>,
+    ties: Vec<Tie>,
+}
+
+impl Parameters {
+    /// Reads every tensor of the model that `variant` is, of any type. `ties` are
+    /// rows of its tensors (alias, donor) that are one parameter from now on: the
+    /// donor's numbers.
+    ///
+    /// # Errors
+    /// When a tensor has no numbers, or a tie no rows.
+    pub fn read(
+        variant: &Variant<'_>,
+        ties: &[(RowsRange, RowsRange)],
+    ) -> Result<Self, TrainError> {
+        let path = variant.source.path();
+        let mut this = Self {
+            list: Vec::new(),
+            by_name: BTreeMap::new(),
+            ties: Vec::new(),
+        };
+        for (i, info) in variant.gguf().tensors().iter().enumerate() {
+            let columns = info.row_elems() as usize;
+            let rows = info.rows() as usize;
+            let mut values = vec![0.0; rows * columns];
+            let bytes = variant.tensor_data(i)?;
+            dequantize_row(info.ggml_type.id(), &bytes, &mut values).map_err(|error| {
+                TrainError::Weights {
+                    path: path.to_owned(),
+                    tensor: info.name.clone(),
+                    error,
+                }
+            })?;
+            this.by_name.insert(info.name.clone(), i);
+            this.list.push(Parameter {
+                name: info.name.clone(),
+                rows,
+                columns,
+                values: Arc::new(Numbers::new(values)),
+            });
+        }
+        for (alias, donor) in ties {
+            let rows = |range: &RowsRange| rows_in(variant, range);
+            let tie = Tie {
+                alias: rows(alias)?,
+                donor: rows(donor)?,
+            };
+            this.ties.push(tie);
+        }
+        this.check_ties()?;
+        this.copy_ties();
+        Ok(this)
+    }
+
+    fn check_ties(&self) -> Result<(), TrainError> {
+        for tie in &self.ties {
+            let (alias, donor) = (&tie.alias, &tie.donor);
+            let name = &self.list[alias.0].name;
+            if alias.1.len() != donor.1.len()
+                || self.list[alias.0].columns != self.list[donor.0].columns
+            {
+                let problem = format!("rows of {name} and of their donor are not alike");
+                return Err(TrainError::option("ties", problem));
+            }
+            let chained = |other: &Tie| {
+                other.alias.0 == donor.0
+                    && other.alias.1.start < donor.1.end
+                    && donor.1.start < other.alias.1.end
+            };
+            if self.ties.iter().any(chained) {
+                let problem = format!("rows of {name} are tied to rows that are tied themselves");
+                return Err(TrainError::option("ties", problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes aliases equal to their donors.
+    fn copy_ties(&mut self) {
+        for tie in &self.ties {
+            let numbers = self.numbers(&tie.donor);
+            let donor = self.list[tie.donor.0].values()[numbers].to_vec();
+            let numbers = self.numbers(&tie.alias);
+            let alias = Arc::make_mut(&mut self.list[tie.alias.0].values);
+            alias.as_mut_slice()[numbers].copy_from_slice(&donor);
+        }
+    }
+
+    fn numbers(&self, (parameter, rows): &(usize, Range<usize>)) -> Range<usize> {
+        let columns = self.list[*parameter].columns;
+        rows.start * columns..rows.end * columns
+    }
+
+    /// All of them, in the file's order.
+    pub fn list(&self) -> &[Parameter] {
+        &self.list
+    }
+
+    /// Which one is called `name`.
+    pub fn index(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The ties.
+    pub fn ties(&self) -> &[Tie] {
+        &self.ties
+    }
+
+    /// Lets `change` write the numbers of some parameters, and makes aliases equal to
+    /// their donors again.
+    pub(crate) fn change(&mut self, mut change: impl FnMut(usize, &mut [f32])) {
+        for (i, parameter) in self.list.iter_mut().enumerate() {
+            change(i, Arc::make_mut(&mut parameter.values).as_mut_slice());
+        }
+        self.copy_ties();
+    }
+
+    /// Replaces the numbers of one parameter; of its tied rows, the donor's stay.
+    ///
+    /// # Errors
+    /// When they are not as many.
+    pub fn set(&mut self, index: usize, values: Vec<f32>) -> Result<(), TrainError> {
+        let parameter = &mut self.list[index];
+        if values.len() != parameter.values().len() {
+            return Err(TrainError::Parameter {
+                name: parameter.name.clone(),
+                problem: format!("{} numbers for {}", values.len(), parameter.values().len()),
+            });
+        }
+        parameter.values = Arc::new(Numbers::new(values));
+        self.copy_ties();
+        Ok(())
+    }
+
+    /// Some `numbers` of a parameter, `rows` of them, as operations take them; with a
+    /// tensor of the device where operations are candle's.
+    pub(crate) fn weight(
+        &self,
+        (index, range, rows): (usize, Range<usize>, usize),
+        sums: Option<&Gradients>,
+        device: Option<&Device>,
+    ) -> Result<Weight, TrainError> {
+        let parameter = &self.list[index];
+        let tensor = match device {
+            Some(device) => {
+                let values = &parameter.values()[range.clone()];
+                let tensor = match parameter.rows {
+                    1 => Tensor::from_slice(values, values.len(), device)?,
+                    _ => Tensor::from_slice(values, (rows, parameter.columns), device)?,
+                };
+                let wanted = sums.is_some_and(|sums| sums.list[index].is_some());
+                Some(match wanted {
+                    true => Var::from_tensor(&tensor)?.as_tensor().clone(),
+                    false => tensor,
+                })
+            }
+            None => None,
+        };
+        Ok(Weight {
+            values: Arc::clone(&parameter.values),
+            range,
+            rows,
+            sum: sums.and_then(|sums| sums.list[index].clone()),
+            tensor,
+        })
+    }
+}
+
+/// The rows of a tensor that `range`, in bytes, is.
+pub(crate) fn rows_in(
+    variant: &Variant<'_>,
+    range: &RowsRange,
+) -> Result<(usize, Range<usize>), TrainError> {
+    let info = variant.gguf().tensors().get(range.tensor);
+    let info = info.ok_or_else(|| TrainError::option("ties", "a tensor that is not there"))?;
+    let row = info.row_bytes().max(1);
+    let (first, rows) = (range.offset / row, range.len / row);
+    if first + rows > info.rows() {
+        let problem = format!("{} has {} rows", info.name, info.rows());
+        return Err(TrainError::option("ties", problem));
+    }
+    Ok((range.tensor, first as usize..(first + rows) as usize))
+}
+
+/// Sums of the gradients of those parameters that are wanted.
+#[derive(Debug)]
+pub struct Gradients {
+    list: Vec<Option<Sum>>,
+}
+
+impl Gradients {
+    /// Zeros for each parameter that `wanted` (by index) says yes to, and for donors
+    /// of those.
+    pub fn zeros(parameters: &Parameters, wanted: impl Fn(usize) -> bool) -> Self {
+        let mut all: Vec<bool> = (0..parameters.list.len()).map(&wanted).collect();
+        for tie in &parameters.ties {
+            all[tie.donor.0] |= all[tie.alias.0];
+        }
+        let zeros = |(parameter, wanted): (&Parameter, bool)| {
+            wanted.then(|| Arc::new(Mutex::new(vec![0.0; parameter.values().len()])))
+        };
+        Self {
+            list: parameters.list.iter().zip(all).map(zeros).collect(),
+        }
+    }
+
+    /// Whether parameter `index` has a sum.
+    pub fn has(&self, index: usize) -> bool {
+        self.list[index].is_some()
+    }
+
+    /// Hands the sum of parameter `index` to `with`, where there is one.
+    pub fn with<T>(&self, index: usize, with: impl FnOnce(&mut [f32]) -> T) -> Option<T> {
+        let sum = self.list[index].as_ref()?;
+        Some(with(&mut lock(sum)))
+    }
+
+    /// Adds up what aliases have for their donors, whose rows they are, and leaves
+    /// them none.
+    pub fn fold_ties(&self, parameters: &Parameters) {
+        for tie in &parameters.ties {
+            let alias = parameters.numbers(&tie.alias);
+            let taken = self.with(tie.alias.0, |sum| {
+                let taken = sum[alias.clone()].to_vec();
+                sum[alias].fill(0.0);
+                taken
+            });
+            let donor = parameters.numbers(&tie.donor);
+            if let Some(taken) = taken {
+                self.with(tie.donor.0, |sum| add(&mut sum[donor], &taken));
+            }
+        }
+    }
+
+    /// Makes all zeros again.
+    pub fn clear(&self) {
+        for index in 0..self.list.len() {
+            self.with(index, |sum| sum.fill(0.0));
+        }
+    }
+
+    /// Multiplies all by `factor`.
+    pub fn scale(&self, factor: f32) {
+        for index in 0..self.list.len() {
+            self.with(index, |sum| sum.iter_mut().for_each(|v| *v *= factor));
+        }
+    }
+}

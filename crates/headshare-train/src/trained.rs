@@ -1,0 +1,348 @@
+//! Which tensors training changes, and how a model follows from them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::adam::{AdamOptions, AdamStep, Moments};
+use crate::error::TrainError;
+use crate::model::Model;
+use crate::ops::{self, matrix, matrix_mut, product};
+use crate::parameters::{Gradients, Parameter};
+use crate::random::SplitMix64;
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Train {
+    /// Every parameter.
+    All,
+    /// Matrices and biases of q, k, v and attention's output.
+    Attention,
+    /// The scales and shifts of norms.
+    Norms,
+    /// Of every matrix of a layer a change of this rank (LoRA, Hu et al. 2021): W + 2 B
+    /// A, which is added to W as training goes on, so that nothing has to be merged
+    /// afterwards.
+    Lora(usize),
+}
+
+/// What B A is multiplied by: LoRA's alpha over its rank.
+const LORA_SCALE: f32 = 2.0;
+
+impl fmt::Display for Train {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Attention => f.write_str("attention"),
+            Self::Norms => f.write_str("norms"),
+            Self::Lora(rank) => write!(f, "lora:{rank}"),
+        }
+    }
+}
+
+impl FromStr for Train {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("lora:").map(str::parse)) {
+            ("all", _) => Ok(Self::All),
+            ("attention", _) => Ok(Self::Attention),
+            ("norms", _) => Ok(Self::Norms),
+            (_, Some(Ok(rank @ 1..))) => Ok(Self::Lora(rank)),
+            _ => Err(format!(
+                "{text:?} is none of all, attention, norms, lora:RANK"
+            )),
+        }
+    }
+}
+
+impl Train {
+    /// Whether a parameter's own gradient is needed.
+    pub fn wants(self, parameter: &Parameter) -> bool {
+        let name = parameter.name.as_str();
+        let part = name
+            .strip_prefix("blk.")
+            .and_then(|rest| rest.split_once('.'));
+        let part = part.map_or("", |(_, part)| part);
+        let stem = part.rsplit_once('.').map_or("", |(stem, _)| stem);
+        let is_norm = name.contains("norm");
+        match self {
+            Self::All => true,
+            Self::Attention => {
+                matches!(
+                    stem,
+                    "attn_q" | "attn_k" | "attn_v" | "attn_qkv" | "attn_output"
+                )
+            }
+            Self::Norms => is_norm,
+            Self::Lora(_) => !part.is_empty() && parameter.rows > 1,
+        }
+    }
+}
+
+/// A tensor that the optimiser changes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainedTensor {
+    /// The parameter's name; of LoRA's matrices with `.lora_a` or `.lora_b` after it.
+    pub name: String,
+    /// Its numbers, row after row. Empty where they are the model's own parameter,
+    /// which is then read and changed in place.
+    pub values: Vec<f32>,
+    /// What the optimiser remembers.
+    pub moments: Moments,
+    index: usize,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Whole,
+    /// rank x columns.
+    Down,
+    /// rows x rank.
+    Up,
+}
+
+/// All tensors that the optimiser changes.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    train: Train,
+    list: Vec<TrainedTensor>,
+    /// For LoRA: each parameter as it was.
+    base: Vec<(usize, Vec<f32>)>,
+}
+
+impl Trained {
+    /// Those of `model` that `train` names. LoRA's A is random by `seed`, its B zero,
+    /// so that the model is not changed yet.
+    ///
+    /// # Errors
+    /// When the model has none.
+    pub fn new(model: &Model, train: Train, seed: u64) -> Result<Self, TrainError> {
+        let mut this = Self {
+            train,
+            list: Vec::new(),
+            base: Vec::new(),
+        };
+        for (index, parameter) in model.parameters().list().iter().enumerate() {
+            if model.is_constant(index) || !train.wants(parameter) {
+                continue;
+            }
+            let tensor = |name: String, values: Vec<f32>, len, kind| TrainedTensor {
+                name,
+                values,
+                moments: Moments::zeros(len),
+                index,
+                kind,
+            };
+            let name = &parameter.name;
+            let Train::Lora(rank) = train else {
+                let len = parameter.values().len();
+                this.list
+                    .push(tensor(name.clone(), Vec::new(), len, Kind::Whole));
+                continue;
+            };
+            let mut random = SplitMix64::new(seed, 1 << 32 | index as u64);
+            // As Kaiming's with a slope of sqrt(5), LoRA's own: uniform within this.
+            let bound = 1.0 / (parameter.columns as f32).sqrt();
+            let (down, up) = (rank * parameter.columns, parameter.rows * rank);
+            let a: Vec<f32> = (0..down).map(|_| random.signed() * bound).collect();
+            this.list
+                .push(tensor(format!("{name}.lora_a"), a, down, Kind::Down));
+            this.list.push(tensor(
+                format!("{name}.lora_b"),
+                vec![0.0; up],
+                up,
+                Kind::Up,
+            ));
+            this.base.push((index, parameter.values().to_vec()));
+        }
+        if this.list.is_empty() {
+            let problem = format!("the model has nothing that {train} names");
+            return Err(TrainError::option("train", problem));
+        }
+        Ok(this)
+    }
+
+    /// What is trained.
+    pub fn train(&self) -> Train {
+        self.train
+    }
+
+    /// The tensors, in an order that depends on the model only.
+    pub fn list(&self) -> &[TrainedTensor] {
+        &self.list
+    }
+
+    /// The tensors, to set their moments.
+    pub(crate) fn list_mut(&mut self) -> &mut [TrainedTensor] {
+        &mut self.list
+    }
+
+    /// The numbers of a tensor of the list.
+    pub fn values<'a>(&'a self, tensor: &'a TrainedTensor, model: &'a Model) -> &'a [f32] {
+        match tensor.kind {
+            Kind::Whole => model.parameters().list()[tensor.index].values(),
+            Kind::Down | Kind::Up => &tensor.values,
+        }
+    }
+
+    /// Zeros for the gradients that are needed.
+    pub fn sums(&self, model: &Model) -> Gradients {
+        Gradients::zeros(model.parameters(), |i| {
+            self.list.iter().any(|tensor| tensor.index == i)
+        })
+    }
+
+    /// Numbers that are trained.
+    pub fn count(&self) -> usize {
+        self.list
+            .iter()
+            .map(|tensor| tensor.moments.first.len())
+            .sum()
+    }
+
+    /// The gradient of each tensor from those of the model's parameters, whose ties
+    /// are folded: of W + s B A, s B^T dW for A and s dW A^T for B.
+    fn gradients(&self, model: &Model, sums: &Gradients) -> Vec<Vec<f32>> {
+        let of = |(i, tensor): (usize, &TrainedTensor)| {
+            let parameter = &model.parameters().list()[tensor.index];
+            let (rows, columns) = (parameter.rows, parameter.columns);
+            let gradient = |sum: &mut [f32]| match tensor.kind {
+                Kind::Whole => Vec::new(),
+                Kind::Down => {
+                    let b = &self.list[i + 1].values;
+                    let rank = b.len() / rows;
+                    let mut out = vec![0.0; rank * columns];
+                    let b = matrix(b, rows, rank).transpose();
+                    let sum = matrix(sum, rows, columns);
+                    product(
+                        matrix_mut(&mut out, rank, columns),
+                        false,
+                        b,
+                        sum,
+                        LORA_SCALE,
+                    );
+                    out
+                }
+                Kind::Up => {
+                    let a = &self.list[i - 1].values;
+                    let rank = a.len() / columns;
+                    let mut out = vec![0.0; rows * rank];
+                    let a = matrix(a, rank, columns).transpose();
+                    let sum = matrix(sum, rows, columns);
+                    product(matrix_mut(&mut out, rows, rank), false, sum, a, LORA_SCALE);
+                    out
+                }
+            };
+            sums.with(tensor.index, gradient).unwrap_or_default()
+        };
+        self.list.iter().enumerate().map(of).collect()
+    }
+
+    /// One step: clips the gradients to a norm of `clip`, changes the tensors and the
+    /// model, and gives the norm from before. Nothing is changed where it is not
+    /// finite.
+    ///
+    /// # Errors
+    /// When LoRA's sum is not the parameter's size, which cannot be.
+    pub fn step(
+        &mut self,
+        model: &mut Model,
+        sums: &Gradients,
+        (options, rate, step): (AdamOptions, f64, u64),
+        clip: Option<f32>,
+    ) -> Result<f64, TrainError> {
+        let gradients = self.gradients(model, sums);
+        let square = |(tensor, own): (&TrainedTensor, &Vec<f32>)| match tensor.kind {
+            Kind::Whole => sums
+                .with(tensor.index, |sum| ops::squares(sum))
+                .unwrap_or(0.0),
+            Kind::Down | Kind::Up => ops::squares(own),
+        };
+        let squares = self.list.iter().zip(&gradients).map(square);
+        let norm = squares.sum::<f64>().sqrt();
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
+        let scale = match clip {
+            Some(clip) if norm > f64::from(clip) => (f64::from(clip) / norm) as f32,
+            _ => 1.0,
+        };
+        let of = |decays| AdamStep {
+            options,
+            rate,
+            step,
+            scale,
+            decays,
+        };
+        if let Train::Lora(_) = self.train {
+            for (tensor, gradient) in self.list.iter_mut().zip(&gradients) {
+                of(true).apply(&mut tensor.values, gradient, &mut tensor.moments);
+            }
+            self.merge(model)?;
+            return Ok(norm);
+        }
+        let mut tensors = self.list.iter_mut();
+        let mut next = tensors.next();
+        let decays: Vec<bool> = model
+            .parameters()
+            .list()
+            .iter()
+            .map(|p| p.rows > 1)
+            .collect();
+        model.parameters_mut().change(|index, values| {
+            let Some(tensor) = next.take_if(|tensor| tensor.index == index) else {
+                return;
+            };
+            sums.with(index, |sum| {
+                of(decays[index]).apply(values, sum, &mut tensor.moments);
+            });
+            next = tensors.next();
+        });
+        Ok(norm)
+    }
+
+    /// Puts LoRA's W + s B A into the model.
+    fn merge(&self, model: &mut Model) -> Result<(), TrainError> {
+        for ((index, base), pair) in self.base.iter().zip(self.list.chunks_exact(2)) {
+            let parameter = &model.parameters().list()[*index];
+            let (rows, columns) = (parameter.rows, parameter.columns);
+            let (a, b) = (&pair[0].values, &pair[1].values);
+            let rank = a.len() / columns;
+            let mut values = base.clone();
+            let a = matrix(a, rank, columns);
+            let b = matrix(b, rows, rank);
+            product(
+                matrix_mut(&mut values, rows, columns),
+                true,
+                b,
+                a,
+                LORA_SCALE,
+            );
+            model.parameters_mut().set(*index, values)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the numbers of all tensors, in the list's order, and the model with them.
+    ///
+    /// # Errors
+    /// When they are not as many.
+    pub fn restore(&mut self, model: &mut Model, values: Vec<Vec<f32>>) -> Result<(), TrainError> {
+        for (tensor, values) in self.list.iter_mut().zip(values) {
+            match tensor.kind {
+                Kind::Whole => model.parameters_mut().set(tensor.index, values)?,
+                Kind::Down | Kind::Up if values.len() == tensor.values.len() => {
+                    tensor.values = values;
+                }
+                Kind::Down | Kind::Up => {
+                    return Err(TrainError::Parameter {
+                        name: tensor.name.clone(),
+                        problem: format!("{} numbers", values.len()),
+                    });
+                }
+            }
+        }
+        self.merge(model)
+    }
+}

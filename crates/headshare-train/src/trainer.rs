@@ -1,0 +1,471 @@
+//! The training loop as a value: steps, evaluations, checkpoints.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use headshare_format::alias::format_digest;
+use serde::{Deserialize, Serialize};
+
+use crate::adam::AdamOptions;
+use crate::checkpoint::{self, Checkpoint, Position, VERSION};
+use crate::error::TrainError;
+use crate::loss::pairs::HeadPairs;
+use crate::loss::{self, Losses, Objective};
+use crate::model::Model;
+use crate::pack::Packed;
+use crate::parameters::Gradients;
+use crate::random::shuffled;
+use crate::schedule::Schedule;
+use crate::trained::{Train, Trained};
+use crate::windows::Windows;
+
+/// How a model is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// What is trained, as [`Train`] is written.
+    pub train: String,
+    /// Learning rates, and the number of steps.
+    pub schedule: Schedule,
+    /// The optimiser's options.
+    pub adam: AdamOptions,
+    /// The largest norm of all gradients together.
+    pub clip: Option<f32>,
+    /// Windows computed at once: they decide what memory it takes.
+    pub batch: usize,
+    /// Batches of a step.
+    pub accumulate: usize,
+    /// Weight of the language-model loss.
+    pub language: f32,
+    /// Weight of the divergence from the other model; needs one.
+    pub distillation: f32,
+    /// Weight of the distance of paired heads; needs pairs.
+    pub gamma: f32,
+    /// Evaluate after every so many steps, and after the last; 0 for never.
+    pub evaluate_every: u64,
+    /// Decides the order of windows, and LoRA's beginning.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    /// The paper's, but for the number of steps, which is 1.
+    fn default() -> Self {
+        Self {
+            train: Train::All.to_string(),
+            schedule: Schedule {
+                peak: 5e-5,
+                floor: 0.1,
+                warmup: 0,
+                steps: 1,
+            },
+            adam: AdamOptions::default(),
+            clip: Some(1.0),
+            batch: 4,
+            accumulate: 1,
+            language: 1.0,
+            distillation: 0.0,
+            gamma: 0.5,
+            evaluate_every: 0,
+            seed: 0,
+        }
+    }
+}
+
+impl Settings {
+    fn check(&self, teacher: bool, pairs: bool) -> Result<Train, TrainError> {
+        let wrong = |field, problem: &str| Err(TrainError::option(field, problem));
+        let train = self.train.parse();
+        let train = train.map_err(|problem: String| TrainError::option("train", problem))?;
+        let is_weight = |w: f32| w.is_finite() && w >= 0.0;
+        if self.batch == 0 || self.accumulate == 0 {
+            return wrong("batch", "a step needs at least one window");
+        }
+        if ![self.language, self.distillation, self.gamma]
+            .into_iter()
+            .all(is_weight)
+        {
+            return wrong("language", "weights of losses are finite and not negative");
+        }
+        if self.distillation > 0.0 && !teacher {
+            return wrong("distillation", "there is no other model to learn from");
+        }
+        if self.language == 0.0 && self.distillation == 0.0 && !(pairs && self.gamma > 0.0) {
+            return wrong("language", "every loss has the weight 0");
+        }
+        let betas = [self.adam.beta1, self.adam.beta2];
+        if !betas.iter().all(|beta| (0.0..1.0).contains(beta)) {
+            return wrong("adam", "betas are at least 0 and below 1");
+        }
+        if !(self.schedule.peak.is_finite() && self.schedule.peak >= 0.0) {
+            return wrong("schedule", "the learning rate is finite and not negative");
+        }
+        if self.clip.is_some_and(|clip| clip.is_nan() || clip <= 0.0) {
+            return wrong("clip", "the largest norm is more than 0");
+        }
+        Ok(train)
+    }
+}
+
+/// What a run says of itself after each step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// The language-model loss over the step's tokens, in nats a token.
+    pub language: f64,
+    /// The divergence from the other model, in nats a token.
+    pub distillation: Option<f64>,
+    /// L_w before the step.
+    pub distance: Option<f64>,
+    /// The weighted sum, which is what was made smaller.
+    pub loss: f64,
+    /// The same over the held-out windows after the step, without L_w, where it was
+    /// evaluated.
+    pub evaluation: Option<f64>,
+    /// The step's learning rate.
+    pub rate: f64,
+    /// The norm of the gradients before they were clipped.
+    pub gradient_norm: f64,
+    /// Tokens a second.
+    pub tokens_per_second: f64,
+}
+
+/// Where a run's state is written, and how often.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    /// The file.
+    pub path: PathBuf,
+    /// After every so many steps; 0 for never, and after the last in any case.
+    pub every: u64,
+    /// Digest of the model, as plans state it.
+    pub model: String,
+    /// Whatever else decides the run besides the settings and the windows: the other
+    /// model, the plan.
+    pub arguments: String,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps are done.
+    Done,
+    /// It was asked to stop, and its state is in the checkpoint.
+    Stopped,
+}
+
+/// A model in training.
+pub struct Trainer<'a> {
+    model: Model,
+    settings: Settings,
+    data: Packed,
+    teacher: Option<&'a Model>,
+    pairs: Option<HeadPairs>,
+    checkpoints: Option<Checkpoints>,
+    trained: Trained,
+    sums: Gradients,
+    position: Position,
+    /// The trained tensors' numbers at the best evaluation.
+    best: Vec<Vec<f32>>,
+    /// The order of this pass over the windows, with its number.
+    order: Option<(u64, Vec<usize>)>,
+}
+
+impl<'a> Trainer<'a> {
+    /// Begins to train `model`; `teacher` is the other model of the distillation, and
+    /// `pairs` are heads to pull together.
+    ///
+    /// # Errors
+    /// When the settings make no sense together, or the model has nothing of what is
+    /// to be trained.
+    pub fn new(
+        model: Model,
+        settings: Settings,
+        data: Packed,
+        teacher: Option<&'a Model>,
+        pairs: Option<HeadPairs>,
+        checkpoints: Option<Checkpoints>,
+    ) -> Result<Self, TrainError> {
+        let train = settings.check(teacher.is_some(), pairs.is_some())?;
+        data.train.check(model.vocabulary())?;
+        let trained = Trained::new(&model, train, settings.seed)?;
+        let position = Position {
+            version: VERSION,
+            model: checkpoints
+                .as_ref()
+                .map_or(String::new(), |c| c.model.clone()),
+            arguments: arguments(&settings, &data, checkpoints.as_ref()),
+            seed: settings.seed,
+            step: 0,
+            windows: 0,
+            best: None,
+        };
+        Ok(Self {
+            sums: trained.sums(&model),
+            model,
+            settings,
+            data,
+            teacher,
+            pairs,
+            checkpoints,
+            trained,
+            position,
+            best: Vec::new(),
+            order: None,
+        })
+    }
+
+    /// Goes on where the checkpoint at `path` was written; the rest of the run is the
+    /// same, byte for byte.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be read, or is of another model or other arguments.
+    pub fn resume(&mut self, path: &Path) -> Result<(), TrainError> {
+        let mut read = Checkpoint::read(path)?;
+        read.check(path, &self.position)?;
+        let mut values = Vec::new();
+        let mut best = Vec::new();
+        for tensor in self.trained.list_mut() {
+            let len = tensor.moments.first.len();
+            let mut take = |kind| read.take(path, kind, &tensor.name, len);
+            values.push(take("values")?);
+            let (first, second) = (take("first")?, take("second")?);
+            if read.position.best.is_some() {
+                best.push(read.take(path, "best", &tensor.name, len)?);
+            }
+            tensor.moments.first = first;
+            tensor.moments.second = second;
+        }
+        self.trained.restore(&mut self.model, values)?;
+        self.best = best;
+        self.position = read.position;
+        Ok(())
+    }
+
+    /// The model as it is now.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Steps done.
+    pub fn step_count(&self) -> u64 {
+        self.position.step
+    }
+
+    /// The best evaluation: after which step it was, and its loss.
+    pub fn best(&self) -> Option<(u64, f64)> {
+        self.position.best
+    }
+
+    /// The heads to pull together.
+    pub fn pairs(&self) -> Option<&HeadPairs> {
+        self.pairs.as_ref()
+    }
+
+    /// The model at its best evaluation, or as it is where there was none.
+    ///
+    /// # Errors
+    /// As [`Trained::restore`].
+    pub fn into_best(mut self) -> Result<Model, TrainError> {
+        if self.position.best.is_some() {
+            self.trained.restore(&mut self.model, self.best)?;
+        }
+        Ok(self.model)
+    }
+
+    /// Runs the steps that are left. `progress` is called after each; when `stop` is
+    /// set, the run ends after the step.
+    ///
+    /// # Errors
+    /// When a loss or a gradient is no number, which says at which step, or the
+    /// checkpoint cannot be written. A checkpoint that is there is of a good state.
+    pub fn run(
+        &mut self,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(&Progress),
+    ) -> Result<Ended, TrainError> {
+        while self.position.step < self.settings.schedule.steps {
+            let said = self.step()?;
+            progress(&said);
+            let last = self.position.step == self.settings.schedule.steps;
+            let stopped = !last && stop.load(Ordering::Relaxed);
+            let every = self.checkpoints.as_ref().map_or(0, |c| c.every);
+            let due = every > 0 && self.position.step.is_multiple_of(every);
+            if last || stopped || due {
+                self.write_checkpoint()?;
+            }
+            if stopped {
+                return Ok(Ended::Stopped);
+            }
+        }
+        Ok(Ended::Done)
+    }
+
+    /// One step, and the evaluation that may follow it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn step(&mut self) -> Result<Progress, TrainError> {
+        let start = Instant::now();
+        let step = self.position.step + 1;
+        let (batch, accumulate) = (self.settings.batch, self.settings.accumulate);
+        self.sums.clear();
+        let batches: Vec<Windows> = (0..accumulate)
+            .map(|i| self.batch(self.position.windows + (i * batch) as u64))
+            .collect();
+        let tokens: usize = batches.iter().map(loss::predicted).sum();
+        let objective = self.objective();
+        let mut losses = Losses::default();
+        if objective.language > 0.0 || objective.distillation.is_some() {
+            for windows in &batches {
+                let weight = 1.0 / tokens as f32;
+                let more =
+                    loss::add_gradients(&self.model, windows, &objective, weight, &self.sums)?;
+                losses.add(&more);
+            }
+        }
+        let gamma = self.settings.gamma;
+        let pairs = self.pairs.as_ref();
+        let distance = pairs.map(|pairs| pairs.add_gradients(&self.model, gamma, &self.sums));
+        let loss = losses.total(&objective) + f64::from(gamma) * distance.unwrap_or(0.0);
+        self.finite(step, "loss", loss)?;
+        self.sums.fold_ties(self.model.parameters());
+        let rate = self.settings.schedule.rate(self.position.step);
+        let optimiser = (self.settings.adam, rate, step);
+        let (sums, clip) = (&self.sums, self.settings.clip);
+        let norm = self.trained.step(&mut self.model, sums, optimiser, clip)?;
+        self.finite(step, "norm of the gradients", norm)?;
+        self.position.step = step;
+        self.position.windows += (batch * accumulate) as u64;
+        let seconds = start.elapsed().as_secs_f64();
+        let every = self.settings.evaluate_every;
+        let due = every > 0 && (step.is_multiple_of(every) || step == self.settings.schedule.steps);
+        let a_token = |sum: f64| sum / losses.tokens.max(1) as f64;
+        Ok(Progress {
+            step,
+            steps: self.settings.schedule.steps,
+            language: a_token(losses.language),
+            distillation: self.teacher.map(|_| a_token(losses.distillation)),
+            distance,
+            loss,
+            evaluation: match due {
+                true => self.evaluate(step)?,
+                false => None,
+            },
+            rate,
+            gradient_norm: norm,
+            tokens_per_second: (batch * accumulate * self.data.train.length()) as f64 / seconds,
+        })
+    }
+
+    fn objective(&self) -> Objective<'a> {
+        let teacher = self.teacher.filter(|_| self.settings.distillation > 0.0);
+        Objective {
+            language: self.settings.language,
+            distillation: teacher.map(|teacher| (teacher, self.settings.distillation)),
+        }
+    }
+
+    /// The windows from number `first` on, counted over all passes over the text, each
+    /// of which has its own order.
+    fn batch(&mut self, first: u64) -> Windows {
+        let count = self.data.train.count();
+        let mut which = Vec::with_capacity(self.settings.batch);
+        for i in first..first + self.settings.batch as u64 {
+            let pass = i / count as u64;
+            if self.order.as_ref().is_none_or(|(of, _)| *of != pass) {
+                self.order = Some((pass, shuffled(count, self.settings.seed, pass)));
+            }
+            if let Some((_, order)) = &self.order {
+                which.push(order[(i % count as u64) as usize]);
+            }
+        }
+        self.data.train.pick(&which)
+    }
+
+    /// The loss over the held-out windows; keeps the numbers that are the best so far.
+    fn evaluate(&mut self, step: u64) -> Result<Option<f64>, TrainError> {
+        let Some(held_out) = &self.data.held_out else {
+            return Ok(None);
+        };
+        let mut objective = self.objective();
+        if objective.language == 0.0 && objective.distillation.is_none() {
+            objective.language = 1.0;
+        }
+        let all: Vec<usize> = (0..held_out.count()).collect();
+        let mut losses = Losses::default();
+        for which in all.chunks(self.settings.batch) {
+            losses.add(&loss::losses(
+                &self.model,
+                &held_out.pick(which),
+                &objective,
+            )?);
+        }
+        let loss = losses.total(&objective);
+        self.finite(step, "held-out loss", loss)?;
+        if self.position.best.is_none_or(|(_, best)| loss < best) {
+            self.position.best = Some((step, loss));
+            let tensors = self.trained.list().iter();
+            let values = tensors.map(|t| self.trained.values(t, &self.model).to_vec());
+            self.best = values.collect();
+        }
+        Ok(Some(loss))
+    }
+
+    fn finite(&self, step: u64, what: &'static str, value: f64) -> Result<(), TrainError> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let path = self.checkpoints.as_ref().map(|c| &c.path);
+        let kept = path
+            .filter(|path| path.exists())
+            .map_or(String::new(), |path| {
+                format!("; the last good state is in {}", path.display())
+            });
+        Err(TrainError::NotFinite {
+            step,
+            what,
+            value,
+            kept,
+        })
+    }
+
+    /// Writes the state to the checkpoint, where there is to be one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_checkpoint(&self) -> Result<(), TrainError> {
+        let Some(checkpoints) = &self.checkpoints else {
+            return Ok(());
+        };
+        let mut tensors = Vec::new();
+        let best = self.best.iter().map(Some).chain(std::iter::repeat(None));
+        for (tensor, best) in self.trained.list().iter().zip(best) {
+            let name = |kind: &str| format!("{kind}.{}", tensor.name);
+            tensors.push((name("values"), self.trained.values(tensor, &self.model)));
+            tensors.push((name("first"), &tensor.moments.first[..]));
+            tensors.push((name("second"), &tensor.moments.second[..]));
+            tensors.extend(best.map(|best| (name("best"), &best[..])));
+        }
+        checkpoint::write(&checkpoints.path, &self.position, &tensors)
+    }
+}
+
+/// The digest of what decides a run besides the model.
+fn arguments(settings: &Settings, data: &Packed, checkpoints: Option<&Checkpoints>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let settings = serde_json::to_vec(settings).unwrap_or_default();
+    let more = checkpoints.map_or("", |c| c.arguments.as_str());
+    for part in [&settings[..], more.as_bytes()] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    for windows in [Some(&data.train), data.held_out.as_ref()] {
+        hasher.update(&windows.map_or(0, |w| w.length() as u64).to_le_bytes());
+        for token in windows.map_or(&[][..], Windows::tokens) {
+            hasher.update(&token.to_le_bytes());
+        }
+    }
+    format_digest(&hasher.finalize())
+}

@@ -1,0 +1,9 @@
+//! What a training stack has to hold: the same function as llama.cpp, gradients that
+//! reach every parameter, and runs that are the same byte for byte.
+
+mod checkpoint;
+mod gradients;
+mod logits;
+mod refused;
+mod support;
+mod training;

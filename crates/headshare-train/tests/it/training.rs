@@ -1,0 +1,241 @@
+//! Runs: they learn, they repeat, they go on where they stopped.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::Device;
+use headshare_convert::convert::variant::Variant;
+use headshare_convert::input::ModelFile;
+use headshare_convert::model::AttentionMap;
+use headshare_train::loss::pairs::HeadPairs;
+use headshare_train::{
+    Checkpoints, Ended, Model, Packed, Progress, Schedule, Settings, Train, TrainError, Trainer,
+    pack,
+};
+
+use crate::gradients::{blocks, unit};
+use crate::support::{loaded, preset, written};
+
+/// A text with something to learn: few tokens, which follow each other in few ways.
+pub fn text() -> Packed {
+    let token = |i: u32| 10 + (i * i + i / 7) % 23;
+    let tokens: Vec<u32> = (0..1000).map(token).collect();
+    pack(&tokens, 16, Some(1), 0.1).unwrap()
+}
+
+pub fn settings(train: Train, steps: u64) -> Settings {
+    Settings {
+        train: train.to_string(),
+        schedule: Schedule {
+            peak: 3e-3,
+            floor: 0.1,
+            warmup: 2,
+            steps,
+        },
+        accumulate: 2,
+        evaluate_every: 4,
+        seed: 3,
+        ..Settings::default()
+    }
+}
+
+pub fn checkpoints(path: &Path) -> Checkpoints {
+    Checkpoints {
+        path: path.to_owned(),
+        every: 0,
+        model: "blake3:model".to_owned(),
+        arguments: "nothing more".to_owned(),
+    }
+}
+
+fn trainer<'a>(file: &ModelFile, settings: Settings, to: &Path) -> Trainer<'a> {
+    let at = Some(checkpoints(to));
+    Trainer::new(loaded(file), settings, text(), None, None, at).unwrap()
+}
+
+fn all(trainer: &mut Trainer<'_>) -> Vec<Progress> {
+    let mut said = Vec::new();
+    let ended = trainer.run(&AtomicBool::new(false), &mut |p| said.push(p.clone()));
+    assert_eq!(ended.unwrap(), Ended::Done);
+    said
+}
+
+#[test]
+fn a_model_learns_whatever_of_it_is_trained() {
+    for (train, least) in [
+        (Train::All, 0.5),
+        (Train::Attention, 0.1),
+        (Train::Norms, 0.02),
+        (Train::Lora(4), 0.2),
+    ] {
+        let (folder, file) = written(&preset("tiny-gqa"));
+        let mut trainer = trainer(&file, settings(train, 24), &folder.path().join("state"));
+        let said = all(&mut trainer);
+        assert_eq!(said.len(), 24);
+        let (first, last) = (&said[0], &said[23]);
+        println!("{train}: {:.3} to {:.3}", first.loss, last.loss);
+        assert!(last.loss < first.loss - least, "{train}: {said:?}");
+        assert!(first.evaluation.is_none() && said[3].evaluation.is_some());
+        assert!(first.rate == 1.5e-3 && said[2].rate == 3e-3);
+        let before = loaded(&file);
+        let now = trainer.model().parameters().list();
+        for (before, now) in before.parameters().list().iter().zip(now) {
+            let changed = before.values() != now.values();
+            assert_eq!(changed, train.wants(before), "{train}: {}", before.name);
+        }
+    }
+}
+
+#[test]
+fn what_is_trained_is_read_as_it_is_written() {
+    for text in ["all", "attention", "norms", "lora:16"] {
+        assert_eq!(text.parse::<Train>().unwrap().to_string(), text);
+    }
+    for text in ["", "lora", "lora:0", "lora:x", "heads"] {
+        let error = text.parse::<Train>().unwrap_err();
+        assert!(
+            error.contains("none of all, attention, norms, lora:RANK"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn two_runs_and_a_resumed_one_give_the_same_bytes() {
+    for train in [Train::All, Train::Lora(2)] {
+        let (folder, file) = written(&preset("tiny-qwen2"));
+        let path = |name: &str| folder.path().join(name);
+        let bytes = |name: &str| std::fs::read(path(name)).unwrap();
+        let settings = settings(train, 9);
+        let said = all(&mut trainer(&file, settings.clone(), &path("a")));
+        all(&mut trainer(&file, settings.clone(), &path("b")));
+        assert!(bytes("a") == bytes("b"), "{train}");
+
+        for stopped_after in [1, 4, 6] {
+            let stop = AtomicBool::new(false);
+            let mut first = trainer(&file, settings.clone(), &path("c"));
+            let mut progress = |p: &Progress| {
+                stop.store(p.step == stopped_after, Ordering::Relaxed);
+            };
+            assert_eq!(first.run(&stop, &mut progress).unwrap(), Ended::Stopped);
+            drop(first);
+            let mut second = trainer(&file, settings.clone(), &path("c"));
+            second.resume(&path("c")).unwrap();
+            assert_eq!(second.step_count(), stopped_after);
+            let rest = all(&mut second);
+            assert!(bytes("a") == bytes("c"), "{train} {stopped_after}");
+            for (a, b) in said[stopped_after as usize..].iter().zip(&rest) {
+                assert_eq!((a.loss, a.evaluation), (b.loss, b.evaluation));
+            }
+            assert_eq!(second.best().unwrap().0, {
+                let evaluated = said.iter().filter_map(|p| Some((p.evaluation?, p.step)));
+                evaluated.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap().1
+            });
+        }
+    }
+}
+
+#[test]
+fn the_best_evaluation_is_kept() {
+    let (folder, file) = written(&preset("tiny-gqa"));
+    // So fast that the end is worse than the middle.
+    let mut settings = settings(Train::All, 40);
+    settings.schedule.peak = 2e-2;
+    settings.schedule.floor = 1.0;
+    let mut trainer = trainer(&file, settings, &folder.path().join("state"));
+    let said = all(&mut trainer);
+    let (step, loss) = trainer.best().unwrap();
+    assert_eq!(said[step as usize - 1].evaluation, Some(loss));
+    let best = trainer.into_best().unwrap();
+    let objective = headshare_train::loss::Objective {
+        language: 1.0,
+        distillation: None,
+    };
+    let held_out = text().held_out.unwrap();
+    let again = headshare_train::loss::losses(&best, &held_out, &objective).unwrap();
+    assert!((again.total(&objective) - loss).abs() < 1e-6);
+}
+
+#[test]
+fn heads_are_pulled_together_and_ties_stay_tied() {
+    let (_folder, file) = written(&preset("tiny-gqa"));
+    let variant = Variant::unchanged(&file);
+    let map = AttentionMap::of(&file.gguf).unwrap();
+    let ties = blocks(&map, unit(3, 0), unit(1, 0));
+    let model = Model::load(&variant, &ties, &Device::Cpu).unwrap();
+    let pair = vec![blocks(&map, unit(2, 1), unit(0, 0))];
+    let pairs = HeadPairs::new(&model, &variant, &pair).unwrap();
+    let before = pairs.loss(&model);
+    let teacher = loaded(&file);
+    let settings = Settings {
+        gamma: 0.5,
+        language: 0.5,
+        distillation: 0.5,
+        ..settings(Train::Attention, 20)
+    };
+    let mut trainer =
+        Trainer::new(model, settings, text(), Some(&teacher), Some(pairs), None).unwrap();
+    let said = all(&mut trainer);
+    let after = trainer.pairs().unwrap().loss(trainer.model());
+    assert_eq!(said[0].distance, Some(before));
+    assert!(after < 0.9 * before, "{before} to {after}");
+    assert!(said.iter().all(|p| p.distillation.is_some()));
+    let values = |name: &str, rows: std::ops::Range<usize>| {
+        let parameters = trainer.model().parameters();
+        let of = &parameters.list()[parameters.index(name).unwrap()];
+        of.values()[rows.start * 64..rows.end * 64].to_vec()
+    };
+    assert_eq!(
+        values("blk.3.attn_q.weight", 0..32),
+        values("blk.1.attn_q.weight", 0..32)
+    );
+    assert_eq!(
+        values("blk.3.attn_v.weight", 0..8),
+        values("blk.1.attn_v.weight", 0..8)
+    );
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state() {
+    let (folder, file) = written(&preset("tiny-gqa"));
+    let path = folder.path().join("state");
+    let mut settings = settings(Train::All, 9);
+    settings.schedule.peak = 1e30;
+    settings.schedule.warmup = 0;
+    let at = Checkpoints {
+        every: 1,
+        ..checkpoints(&path)
+    };
+    let mut trainer = Trainer::new(loaded(&file), settings, text(), None, None, Some(at)).unwrap();
+    let error = trainer
+        .run(&AtomicBool::new(false), &mut |_| ())
+        .unwrap_err();
+    let TrainError::NotFinite { step, .. } = error else {
+        panic!("{error}")
+    };
+    let words = error.to_string();
+    assert!(words.contains(&format!("step {step}: the ")), "{words}");
+    assert!(words.contains("the last good state is in"), "{words}");
+    let kept = headshare_train::checkpoint::Checkpoint::read(&path).unwrap();
+    assert_eq!(kept.position.step, step - 1);
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let (_folder, file) = written(&preset("tiny-gqa"));
+    let wrong = |change: &dyn Fn(&mut Settings), field: &str| {
+        let mut settings = settings(Train::All, 1);
+        change(&mut settings);
+        let made = Trainer::new(loaded(&file), settings, text(), None, None, None);
+        let error = made.err().unwrap().to_string();
+        assert!(error.starts_with(field), "{error}");
+    };
+    wrong(&|s| s.train = "heads".to_owned(), "train: ");
+    wrong(&|s| s.batch = 0, "batch: ");
+    wrong(&|s| s.language = f32::NAN, "language: ");
+    wrong(&|s| s.language = 0.0, "language: ");
+    wrong(&|s| s.distillation = 1.0, "distillation: ");
+    wrong(&|s| s.adam.beta2 = 1.0, "adam: ");
+    wrong(&|s| s.schedule.peak = -1.0, "schedule: ");
+    wrong(&|s| s.clip = Some(0.0), "clip: ");
+}
