@@ -22,6 +22,8 @@ mod repair;
 mod report;
 mod run;
 mod stdio;
+#[cfg(feature = "train")]
+mod train;
 mod values;
 mod verify;
 
@@ -70,6 +72,9 @@ enum Command {
     /// generated text.
     Eval(eval::Args),
     Report(report::Args),
+    /// Train a model to share its heads, or to do with shared ones.
+    #[cfg(feature = "train")]
+    Train(train::Args),
     #[command(hide = true)]
     Worker,
     /// Look at a model's heads, in numbers and pictures.
@@ -84,6 +89,10 @@ enum Command {
 impl Command {
     /// Whether the work is shared among threads of this program's own.
     fn shares_its_work(&self) -> bool {
+        #[cfg(feature = "train")]
+        if let Self::Train(_) = self {
+            return true;
+        }
         matches!(
             self,
             Self::Plan(_)
@@ -110,6 +119,8 @@ impl Command {
             Self::Bench(args) => args.run(out),
             Self::Eval(args) => args.run(out),
             Self::Report(args) => args.run(out),
+            #[cfg(feature = "train")]
+            Self::Train(args) => args.run(out),
             Self::Worker => {
                 headshare_jobs::worker::serve(out, end_worker)?;
                 Ok(Exit::Done)

@@ -13,4 +13,6 @@ pub(crate) mod perf;
 pub(crate) mod plan;
 mod quantize;
 mod repair;
+#[cfg(feature = "train")]
+pub(crate) mod train;
 pub(crate) mod verify;

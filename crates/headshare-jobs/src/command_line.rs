@@ -39,6 +39,8 @@ impl Job {
             Self::Bench(job) => bench(job),
             Self::Measure(job) => measure(job),
             Self::Report(job) => report(job),
+            #[cfg(feature = "train")]
+            Self::Train(job) => train(job),
         }
         .0
     }
@@ -145,8 +147,20 @@ fn convert(job: &Convert) -> Line {
         .flag("--keep-duplicates", job.keep_duplicates)
         .flag("--dry-run", job.dry_run)
         .flag("--force", job.force);
-    line = match &job.change {
-        Change::Lossless => line.flag("--lossless", job.quantize.is_none()),
+    line = changed(line, &job.change, job.quantize.is_none());
+    if let Some(calibration) = &job.repair {
+        line = spent(line.value("--repair", &calibration.text), calibration);
+    }
+    if let Some(quantization) = &job.quantize {
+        line = quantize(line, quantization, job.repair.is_some());
+    }
+    line.file(&job.source)
+}
+
+/// `lossless` says that a change of nothing has to be asked for.
+fn changed(line: Line, change: &Change, lossless: bool) -> Line {
+    match change {
+        Change::Lossless => line.flag("--lossless", lossless),
         Change::Match { ratio, function } => line
             .number("--ratio", ratio)
             .value("--match", function.as_str()),
@@ -162,13 +176,53 @@ fn convert(job: &Convert) -> Line {
             measured(line, *units, stats)
         }
         Change::Plan { file } => line.value("--plan", file),
+    }
+}
+
+#[cfg(feature = "train")]
+fn train(job: &crate::TrainModel) -> Line {
+    let settings = &job.settings;
+    let method = match job.method {
+        crate::Method::Tied => "tied",
+        crate::Method::Postshare => "postshare",
     };
-    if let Some(calibration) = &job.repair {
-        line = spent(line.value("--repair", &calibration.text), calibration);
-    }
-    if let Some(quantization) = &job.quantize {
-        line = quantize(line, quantization, job.repair.is_some());
-    }
+    let line = Line::of(&["train", method])
+        .value("--output", &job.output)
+        .flag("--force", job.force);
+    let line = changed(line, &job.change, false);
+    let line = match &job.repair {
+        Some(repair) => line.value("--repair", &repair.text),
+        None => line,
+    };
+    let line = spent(line.value("--text", &job.text.text), &job.text)
+        .number("--held-out", job.held_out)
+        .option("--steps", job.steps)
+        .number("--rate", settings.schedule.peak)
+        .number("--floor", settings.schedule.floor)
+        .number("--warmup", settings.schedule.warmup)
+        .number("--beta1", settings.adam.beta1)
+        .number("--beta2", settings.adam.beta2)
+        .number("--weight-decay", settings.adam.weight_decay)
+        .number("--clip", settings.clip.unwrap_or(0.0))
+        .number("--batch", settings.batch)
+        .number("--accumulate", settings.accumulate)
+        .number("--language", settings.language)
+        .number("--distill", settings.distillation)
+        .number("--seed", settings.seed)
+        .number("--eval-every", settings.evaluate_every)
+        .value("--train", &settings.train)
+        .path("--log", job.log.as_deref());
+    let line = match job.method {
+        crate::Method::Tied => line,
+        crate::Method::Postshare => line.number("--gamma", settings.gamma),
+    };
+    let line = match &job.checkpoint {
+        Some(checkpoint) => line
+            .value("--checkpoint", &checkpoint.file)
+            .number("--checkpoint-every", checkpoint.every)
+            .flag("--resume", checkpoint.resume),
+        None => line,
+    };
     line.file(&job.source)
 }
 

@@ -49,6 +49,9 @@ pub enum Job {
     Measure(Measure),
     /// Measures what sharing does to a model, next to what else could be done.
     Report(MakeReport),
+    /// Trains a model whose heads share, or shall share.
+    #[cfg(feature = "train")]
+    Train(Box<crate::TrainModel>),
 }
 
 /// What came of a job; as JSON it is what the program prints for `--json`.
@@ -86,6 +89,9 @@ pub enum Outcome {
     Measure(Box<Measured>),
     /// Of [`Job::Report`].
     Report(Box<headshare_eval::report::Report>),
+    /// Of [`Job::Train`].
+    #[cfg(feature = "train")]
+    Train(Box<crate::TrainedModel>),
 }
 
 impl Job {
@@ -110,6 +116,8 @@ impl Job {
             Self::Bench(job) => Outcome::Bench(job.run(ui)?),
             Self::Measure(job) => Outcome::Measure(Box::new(job.run(ui)?)),
             Self::Report(job) => Outcome::Report(Box::new(job.run(ui)?)),
+            #[cfg(feature = "train")]
+            Self::Train(job) => Outcome::Train(Box::new(job.run(ui)?)),
         })
     }
 

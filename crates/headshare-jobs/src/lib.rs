@@ -44,6 +44,8 @@ mod plan;
 mod pool;
 mod report;
 mod text;
+#[cfg(feature = "train")]
+mod train;
 mod ui;
 mod verify;
 pub mod worker;
@@ -72,5 +74,7 @@ pub use plan::{DuplicateCount, MakePlan, Planned, Sizes};
 pub use pool::start_pool;
 pub use report::{MakeReport, MeasuredChoice, PICTURE};
 pub use text::{read_input, without_line_end};
+#[cfg(feature = "train")]
+pub use train::{Checkpoint, Method, TrainModel, TrainedModel};
 pub use ui::{Bar, Quiet, Ui, Unit};
 pub use verify::Verify;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use headshare_files::AtomicFile;
+use headshare_files::{AtomicFile, FileError, ScratchFile};
 use headshare_format::alias::{Digests, format_digest};
 use headshare_format::layout::{PhysicalLayout, StoredTensor};
 
@@ -40,7 +40,8 @@ pub fn write(
         _ => digest_of(source),
     };
     let Some(headshare) = &prepared.headshare else {
-        put_plain(variant, prepared.made_by.as_ref(), &output, progress)?;
+        let write_at = |at, bytes: &[u8]| output.write_at(at, bytes);
+        put_plain(variant, prepared.made_by.as_ref(), &write_at, progress)?;
         output.commit()?;
         return Ok(digest());
     };
@@ -109,9 +110,29 @@ pub fn write_plain(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(), ConvertError> {
     let output = AtomicFile::create(out, variant.len(), force, &[variant.source.file.id()])?;
-    put_plain(variant, None, &output, progress)?;
+    put_plain(
+        variant,
+        None,
+        &|at, bytes| output.write_at(at, bytes),
+        progress,
+    )?;
     output.commit()?;
     Ok(())
+}
+
+/// Writes `variant` as a plain GGUF to a file that goes away with what is returned.
+///
+/// # Errors
+/// When weights cannot be encoded, or there is no room for it.
+pub fn write_to_scratch(variant: &Variant<'_>) -> Result<ScratchFile, ConvertError> {
+    let scratch = ScratchFile::create(variant.len())?;
+    put_plain(
+        variant,
+        None,
+        &|at, bytes| scratch.write_at(at, bytes),
+        &|_| {},
+    )?;
+    Ok(scratch)
 }
 
 /// The variant as a plain file, but for padding: a new file has zeros already.
@@ -119,7 +140,7 @@ pub fn write_plain(
 fn put_plain(
     variant: &Variant<'_>,
     made_by: Option<&MadeBy>,
-    output: &AtomicFile,
+    write_at: &dyn Fn(u64, &[u8]) -> Result<(), FileError>,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(), ConvertError> {
     let gguf = variant.gguf();
@@ -130,7 +151,7 @@ fn put_plain(
         let mut at = place.start;
         let mut hasher = named.contains(&info.name).then(blake3::Hasher::new);
         variant.stream::<ConvertError>(place, |bytes| {
-            output.write_at(at, bytes)?;
+            write_at(at, bytes)?;
             if let Some(hasher) = &mut hasher {
                 hasher.update(bytes);
             }
@@ -151,7 +172,7 @@ fn put_plain(
         gguf.header_bytes().len(),
         "the header's length does not depend on its digests"
     );
-    output.write_at(0, &header)?;
+    write_at(0, &header)?;
     Ok(())
 }
 

@@ -174,63 +174,19 @@ impl Convert {
             ));
         }
         let source = ModelFile::open_plain(&self.source)?;
-        let plan_file = match &self.change {
-            Change::Plan { file } => Some(Contents::open(file)?),
-            _ => None,
-        };
+        let plan_file = self.plan_file()?;
         let inputs = self.inputs(&source, plan_file.as_ref())?;
         if !self.dry_run {
             AtomicFile::check(&self.output, self.force, &inputs)?;
         }
-        let prepared_repair = match &self.repair {
-            Some(calibration) => {
-                check_supported(&convert::attention_map(&source)?)?;
-                let takes = match &self.quantize {
-                    Some(_) => quantize_takes(&source),
-                    None => repair::takes(),
-                };
-                // Units are chosen by measuring in a dry run, too.
-                let is_read = !self.dry_run || matches!(self.change, Change::Measure { .. });
-                Some(calibration.prepare(&source, takes, is_read, ui)?)
-            }
-            None => None,
-        };
-        let mut choice = None;
-        let mut plan = match &self.change {
-            Change::Lossless => None,
-            Change::Match { ratio, function } => Some(match_units(&source, *function, *ratio, ui)?),
-            Change::Baseline { ratio, by } => {
-                let map = convert::attention_map(&source)?;
-                let limits = Limits::of(&source, &map).map_err(|e| cannot_cut(&source, e))?;
-                let plan = baseline::plan(&source, &map, limits, *by, *ratio);
-                Some(plan.about(|| source.path().display())?)
-            }
-            Change::Measure {
-                ratio,
-                units,
-                stats,
-            } => {
-                let Some(repair) = &prepared_repair else {
-                    return Err(Error::usage(
-                        "units can be chosen by measuring only with a text to repair with",
-                    ));
-                };
-                let wanted = choose::Wanted {
-                    ratio: *ratio,
-                    units: *units,
-                    stats,
-                    force: self.force,
-                    inputs: &inputs,
-                };
-                let (plan, record) = wanted.choose(&source, repair, ui)?;
-                choice = Some(record);
-                Some(plan)
-            }
-            Change::Plan { file } => {
-                let contents = plan_file.as_deref().unwrap_or_default();
-                Some(Plan::from_json(contents).about(|| text::name(file))?)
-            }
-        };
+        let prepared_repair = self.prepare_repair(&source, ui)?;
+        let (mut plan, choice) = self.choose(
+            &source,
+            plan_file.as_ref(),
+            prepared_repair.as_ref(),
+            &inputs,
+            ui,
+        )?;
         if self.keep_duplicates {
             plan.get_or_insert_with(unplanned).keep_duplicates = true;
         }
@@ -272,6 +228,91 @@ impl Convert {
             ));
         }
         Ok(done)
+    }
+
+    /// Reads the text of a repair, where one is wanted.
+    fn prepare_repair(&self, source: &ModelFile, ui: &dyn Ui) -> Result<Option<Ready>, Error> {
+        let Some(calibration) = &self.repair else {
+            return Ok(None);
+        };
+        check_supported(&convert::attention_map(source)?)?;
+        let takes = match &self.quantize {
+            Some(_) => quantize_takes(source),
+            None => repair::takes(),
+        };
+        // Units are chosen by measuring in a dry run, too.
+        let is_read = !self.dry_run || matches!(self.change, Change::Measure { .. });
+        calibration.prepare(source, takes, is_read, ui).map(Some)
+    }
+
+    /// The plan of what changes, and what it was chosen by where that was measured.
+    fn choose(
+        &self,
+        source: &ModelFile,
+        plan_file: Option<&Contents>,
+        repair: Option<&Ready>,
+        inputs: &[FileId],
+        ui: &dyn Ui,
+    ) -> Result<(Option<Plan>, Option<SurveyRecord>), Error> {
+        let plan = match &self.change {
+            Change::Lossless => return Ok((None, None)),
+            Change::Match { ratio, function } => match_units(source, *function, *ratio, ui)?,
+            Change::Baseline { ratio, by } => {
+                let map = convert::attention_map(source)?;
+                let limits = Limits::of(source, &map).map_err(|e| cannot_cut(source, e))?;
+                let plan = baseline::plan(source, &map, limits, *by, *ratio);
+                plan.about(|| source.path().display())?
+            }
+            Change::Measure {
+                ratio,
+                units,
+                stats,
+            } => {
+                let Some(repair) = repair else {
+                    return Err(Error::usage(
+                        "units can be chosen by measuring only with a text to repair with",
+                    ));
+                };
+                let wanted = choose::Wanted {
+                    ratio: *ratio,
+                    units: *units,
+                    stats,
+                    force: self.force,
+                    inputs,
+                };
+                let (plan, record) = wanted.choose(source, repair, ui)?;
+                return Ok((Some(plan), Some(record)));
+            }
+            Change::Plan { file } => {
+                let contents = plan_file.map_or(&[][..], |contents| contents);
+                Plan::from_json(contents).about(|| text::name(file))?
+            }
+        };
+        Ok((Some(plan), None))
+    }
+
+    /// The plan, and what a repair makes of the layers after it, without writing
+    /// anything.
+    #[cfg(feature = "train")]
+    pub(crate) fn planned(
+        &self,
+        source: &ModelFile,
+        ui: &dyn Ui,
+    ) -> Result<(Option<Plan>, Fitted), Error> {
+        let plan_file = self.plan_file()?;
+        let inputs = self.inputs(source, plan_file.as_ref())?;
+        let repair = self.prepare_repair(source, ui)?;
+        let (mut plan, choice) =
+            self.choose(source, plan_file.as_ref(), repair.as_ref(), &inputs, ui)?;
+        let (fitted, ..) = self.fit(source, &mut plan, choice, repair.as_ref(), ui)?;
+        Ok((plan, fitted))
+    }
+
+    fn plan_file(&self) -> Result<Option<Contents>, Error> {
+        match &self.change {
+            Change::Plan { file } => Ok(Some(Contents::open(file)?)),
+            _ => Ok(None),
+        }
     }
 
     /// Fits what `plan` makes of `source`; adds the types of a quantized model to it.

@@ -282,6 +282,34 @@ impl Classify for RepairError {
     }
 }
 
+#[cfg(feature = "train")]
+impl Classify for headshare_train::TrainError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Heads { error, .. } => error.kind(),
+            Self::Format { .. } | Self::Checkpoint { .. } | Self::Windows(_) => Kind::BadInput,
+            Self::Options { .. } => Kind::Usage,
+            Self::Convert(error) => error.kind(),
+            Self::File(error) => error.kind(),
+            Self::Unsupported { .. }
+            | Self::Weights { .. }
+            | Self::Tensor(_)
+            | Self::Parameter { .. }
+            | Self::NotFinite { .. } => Kind::Failed,
+        }
+    }
+
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Heads { error, .. } => error.advice(),
+            Self::Format { error, .. } => of_format(error),
+            Self::Convert(error) => error.advice(),
+            Self::File(error) => error.advice(),
+            _ => None,
+        }
+    }
+}
+
 impl Classify for AnalyzeError {
     fn kind(&self) -> Kind {
         match self {

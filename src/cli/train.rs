@@ -1,0 +1,215 @@
+//! `train`: a model learns to share its heads, or to do without.
+
+use std::path::PathBuf;
+
+use headshare_jobs::{Change, Checkpoint, Error, Method, TrainModel};
+use headshare_train::{Schedule, Settings, Train};
+
+use super::Exit;
+use super::plan::{MatchArgs, parse_ratio};
+use super::repair::RepairArgs;
+use super::stdio;
+use crate::process::output::Output;
+use crate::render::train::render;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) method: Way,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Way {
+    /// Share first: what is shared is one parameter, and the model learns to do with it.
+    Tied(Box<Options>),
+    /// Share last: pairs of heads are pulled together while the model is trained (the
+    /// paper's PostShare).
+    Postshare(Box<Pulled>),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Pulled {
+    /// What the distance between paired heads counts beside the other losses.
+    #[arg(long, value_name = "GAMMA", default_value_t = 0.5)]
+    gamma: f32,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// The model is trained in F32 on the CPU. Its tensors then get the types that they had,
+/// fitted to the same text.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("text").args(["repair", "on"]).multiple(true))]
+#[command(group = clap::ArgGroup::new("which").args(["ratio", "plan"]).required(true))]
+pub(super) struct Options {
+    /// The model, a plain GGUF file.
+    src: PathBuf,
+    /// The file to write.
+    #[arg(short, long, value_name = "OUT.gguf")]
+    output: PathBuf,
+    /// The text to train on (UTF-8).
+    #[arg(long = "text", value_name = "TEXT", required = true)]
+    on: PathBuf,
+    /// Let this share of all units, from 0 to 1, use another unit's weights.
+    #[arg(long, value_name = "A", value_parser = parse_ratio, allow_negative_numbers = true)]
+    ratio: Option<f64>,
+    /// Carry out this plan.
+    #[arg(long, value_name = "PLAN.json", conflicts_with = "function")]
+    plan: Option<PathBuf>,
+    #[command(flatten)]
+    matching: MatchArgs,
+    #[command(flatten)]
+    repair: RepairArgs,
+    /// The part of the text, its end, to evaluate on instead of training.
+    #[arg(long, value_name = "PART", default_value_t = 0.1, value_parser = parse_ratio)]
+    held_out: f64,
+    /// Steps [default: half a pass over the text]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// The highest learning rate.
+    #[arg(long, value_name = "RATE", default_value_t = 5e-5)]
+    rate: f64,
+    /// The part of it that is left at the end, down along a cosine.
+    #[arg(long, value_name = "PART", default_value_t = 0.1, value_parser = parse_ratio)]
+    floor: f64,
+    /// Steps in which the learning rate rises.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    warmup: u64,
+    /// How much AdamW keeps of the mean of gradients in each step.
+    #[arg(long, value_name = "B", default_value_t = 0.9)]
+    beta1: f64,
+    /// How much it keeps of the mean of their squares.
+    #[arg(long, value_name = "B", default_value_t = 0.95)]
+    beta2: f64,
+    /// The part of each matrix, times the learning rate, that is taken off in each step.
+    #[arg(long, value_name = "PART", default_value_t = 0.0)]
+    weight_decay: f64,
+    /// The largest norm of all gradients together; 0 for any.
+    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
+    clip: f32,
+    /// Windows that are computed at once. Fewer need less memory.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    batch: usize,
+    /// Batches of a step.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    accumulate: usize,
+    /// What the loss of a language model counts.
+    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0)]
+    language: f32,
+    /// What the divergence from the original model counts.
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0)]
+    distill: f32,
+    /// What is trained: all, attention, norms, or lora:RANK.
+    #[arg(long, value_name = "WHAT", default_value = "all",
+        value_parser = |text: &str| text.parse::<Train>().map(|train| train.to_string()))]
+    train: String,
+    /// Decides the order of the windows.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Evaluate on what is held out after every so many steps, and after the last; the
+    /// best weights are taken. 0 for never.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    eval_every: u64,
+    /// Keep the state of the run in this file (safetensors).
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Write the state after every so many steps, and after the last.
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "checkpoint")]
+    checkpoint_every: u64,
+    /// Go on from the state in the file of --checkpoint; the result is the same, byte for
+    /// byte, as without a break.
+    #[arg(long, requires = "checkpoint")]
+    resume: bool,
+    /// Write the figures of each step to this file, as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Replace outputs that exist.
+    #[arg(long)]
+    force: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn run(self, out: &Output) -> Result<Exit, Error> {
+        let json = match &self.method {
+            Way::Tied(options) => options.json,
+            Way::Postshare(pulled) => pulled.options.json,
+        };
+        let done = self.job()?.run(out)?;
+        out.result(&done, json, render)?;
+        Ok(Exit::Done)
+    }
+
+    pub(super) fn job(self) -> Result<TrainModel, Error> {
+        let (method, gamma, options) = match self.method {
+            Way::Tied(options) => (Method::Tied, 0.0, *options),
+            Way::Postshare(pulled) => (Method::Postshare, pulled.gamma, pulled.options),
+        };
+        stdio::refuse(
+            &options.output,
+            "-o",
+            "a converted file's header is written last",
+        )?;
+        options.repair.check_outputs()?;
+        let plan = options.plan.as_deref().map(|path| ("--plan", path));
+        let text = Some(("--text", options.on.as_path()));
+        stdio::check_inputs(plan.into_iter().chain(text).chain(options.repair.streams()))?;
+        let measures =
+            (options.repair).measures(options.matching.is_given(), options.plan.is_some())?;
+        let repair = options.repair.calibration();
+        let change = match (options.ratio, options.plan) {
+            (_, Some(file)) => Change::Plan { file },
+            (Some(ratio), _) if measures && repair.is_some() => Change::Measure {
+                ratio,
+                units: options.repair.units(),
+                stats: options.repair.stats(),
+            },
+            (ratio, _) => Change::Match {
+                ratio: ratio.unwrap_or_default(),
+                function: options.matching.function(),
+            },
+        };
+        let mut settings = Settings {
+            train: options.train,
+            schedule: Schedule {
+                peak: options.rate,
+                floor: options.floor,
+                warmup: options.warmup,
+                steps: 1,
+            },
+            clip: (options.clip > 0.0).then_some(options.clip),
+            batch: options.batch,
+            accumulate: options.accumulate,
+            language: options.language,
+            distillation: options.distill,
+            gamma,
+            evaluate_every: options.eval_every,
+            seed: options.seed,
+            ..Settings::default()
+        };
+        settings.adam.beta1 = options.beta1;
+        settings.adam.beta2 = options.beta2;
+        settings.adam.weight_decay = options.weight_decay;
+        let (every, resume) = (options.checkpoint_every, options.resume);
+        Ok(TrainModel {
+            source: options.src,
+            output: options.output,
+            method,
+            change,
+            text: options.repair.calibrate_on(&options.on),
+            repair,
+            held_out: options.held_out,
+            settings,
+            steps: options.steps,
+            checkpoint: options.checkpoint.map(|file| Checkpoint {
+                file,
+                every,
+                resume,
+            }),
+            log: options.log,
+            force: options.force,
+        })
+    }
+}

@@ -1,0 +1,40 @@
+//! What `train` says.
+
+use headshare_jobs::TrainedModel;
+
+use super::convert::render as render_converted;
+use super::numbers::grouped;
+
+/// What training has made.
+pub(crate) fn render(done: &TrainedModel) -> String {
+    let [trained, held_out] = done.windows;
+    let mut text = format!(
+        "{} steps on {} windows of {} tokens, {} held out\n",
+        grouped(i128::from(done.steps)),
+        grouped(trained as i128),
+        done.window,
+        grouped(held_out as i128),
+    );
+    if let (Some(first), Some(last)) = (&done.first, &done.last) {
+        text += &format!("loss: {:.4} -> {:.4}", first.loss, last.loss);
+        text += &match done.best {
+            Some((step, loss)) => {
+                format!("; held out: {loss:.4} after step {step}, whose weights were taken\n")
+            }
+            None => "\n".to_owned(),
+        };
+    }
+    if !done.distances.is_empty() {
+        let mean = |which: usize| {
+            let sum: f64 = done.distances.iter().map(|pair| pair[which]).sum();
+            sum / done.distances.len() as f64
+        };
+        text += &format!(
+            "distance of {} pairs: {:.4} -> {:.4} on average\n",
+            done.distances.len(),
+            mean(0),
+            mean(1)
+        );
+    }
+    text + &render_converted(&done.converted)
+}
