@@ -31,6 +31,7 @@ pub mod adam;
 pub mod checkpoint;
 pub mod config;
 pub mod error;
+pub mod export;
 pub mod loss;
 pub mod model;
 mod ops;

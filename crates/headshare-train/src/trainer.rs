@@ -7,6 +7,7 @@ use std::time::Instant;
 use headshare_format::alias::format_digest;
 use serde::Serialize;
 
+use crate::adam::Moments;
 use crate::checkpoint::{self, Checkpoint, Position, VERSION};
 use crate::error::TrainError;
 use crate::loss::pairs::HeadPairs;
@@ -137,19 +138,21 @@ impl<'a> Trainer<'a> {
     pub fn resume(&mut self, path: &Path) -> Result<(), TrainError> {
         let mut read = Checkpoint::read(path)?;
         read.check(path, &self.position)?;
-        let mut values = Vec::new();
-        let mut best = Vec::new();
-        for tensor in self.trained.list_mut() {
+        let (mut values, mut moments, mut best) = (Vec::new(), Vec::new(), Vec::new());
+        let has_best = read.position.best.is_some();
+        for tensor in self.trained.list() {
             let len = tensor.moments.first.len();
             let mut take = |kind| read.take(path, kind, &tensor.name, len);
             values.push(take("values")?);
-            let (first, second) = (take("first")?, take("second")?);
-            if read.position.best.is_some() {
-                best.push(read.take(path, "best", &tensor.name, len)?);
+            moments.push(Moments {
+                first: take("first")?,
+                second: take("second")?,
+            });
+            if has_best {
+                best.push(take("best")?);
             }
-            tensor.moments.first = first;
-            tensor.moments.second = second;
         }
+        self.trained.set_moments(moments)?;
         self.trained.restore(&mut self.model, values)?;
         self.best = best;
         self.position = read.position;

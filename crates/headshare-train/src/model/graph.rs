@@ -119,11 +119,11 @@ impl Graph {
         let mut x = x.clone();
         if let Some(slots) = &slots.attention {
             let branch = self.attention(layer, &x, slots, pass, weights)?;
-            x = (&x + branch)?;
+            x = self.kernels.add(&x, &branch)?;
         }
         if let Some(slots) = &slots.feed_forward {
             let branch = self.feed_forward(&x, slots, weights)?;
-            x = (&x + branch)?;
+            x = self.kernels.add(&x, &branch)?;
         }
         Ok(x)
     }
