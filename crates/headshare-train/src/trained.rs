@@ -173,9 +173,27 @@ impl Trained {
         &self.list
     }
 
-    /// The tensors, to set their moments.
-    pub(crate) fn list_mut(&mut self) -> &mut [TrainedTensor] {
-        &mut self.list
+    /// Sets what the optimiser remembers of the tensors, in the list's order.
+    ///
+    /// # Errors
+    /// When they are not as many.
+    pub fn set_moments(&mut self, moments: Vec<Moments>) -> Result<(), TrainError> {
+        if moments.len() != self.list.len() {
+            let (found, len) = (moments.len(), self.list.len());
+            let problem = format!("of {found} tensors, where {len} are trained");
+            return Err(TrainError::option("moments", problem));
+        }
+        for (tensor, new) in self.list.iter_mut().zip(moments) {
+            let len = tensor.moments.first.len();
+            if new.first.len() != len || new.second.len() != len {
+                return Err(TrainError::Parameter {
+                    name: tensor.name.clone(),
+                    problem: format!("{len} moments are needed"),
+                });
+            }
+            tensor.moments = new;
+        }
+        Ok(())
     }
 
     /// The numbers of a tensor of the list.

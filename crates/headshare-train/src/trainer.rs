@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use headshare_format::alias::format_digest;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::adam::AdamOptions;
+use crate::adam::Moments;
 use crate::checkpoint::{self, Checkpoint, Position, VERSION};
 use crate::error::TrainError;
 use crate::loss::pairs::HeadPairs;
@@ -16,95 +16,9 @@ use crate::model::Model;
 use crate::pack::Packed;
 use crate::parameters::Gradients;
 use crate::random::shuffled;
-use crate::schedule::Schedule;
-use crate::trained::{Train, Trained};
+use crate::settings::Settings;
+use crate::trained::Trained;
 use crate::windows::Windows;
-
-/// How a model is trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    /// What is trained, as [`Train`] is written.
-    pub train: String,
-    /// Learning rates, and the number of steps.
-    pub schedule: Schedule,
-    /// The optimiser's options.
-    pub adam: AdamOptions,
-    /// The largest norm of all gradients together.
-    pub clip: Option<f32>,
-    /// Windows computed at once: they decide what memory it takes.
-    pub batch: usize,
-    /// Batches of a step.
-    pub accumulate: usize,
-    /// Weight of the language-model loss.
-    pub language: f32,
-    /// Weight of the divergence from the other model; needs one.
-    pub distillation: f32,
-    /// Weight of the distance of paired heads; needs pairs.
-    pub gamma: f32,
-    /// Evaluate after every so many steps, and after the last; 0 for never.
-    pub evaluate_every: u64,
-    /// Decides the order of windows, and LoRA's beginning.
-    pub seed: u64,
-}
-
-impl Default for Settings {
-    /// The paper's, but for the number of steps, which is 1.
-    fn default() -> Self {
-        Self {
-            train: Train::All.to_string(),
-            schedule: Schedule {
-                peak: 5e-5,
-                floor: 0.1,
-                warmup: 0,
-                steps: 1,
-            },
-            adam: AdamOptions::default(),
-            clip: Some(1.0),
-            batch: 4,
-            accumulate: 1,
-            language: 1.0,
-            distillation: 0.0,
-            gamma: 0.5,
-            evaluate_every: 0,
-            seed: 0,
-        }
-    }
-}
-
-impl Settings {
-    fn check(&self, teacher: bool, pairs: bool) -> Result<Train, TrainError> {
-        let wrong = |field, problem: &str| Err(TrainError::option(field, problem));
-        let train = self.train.parse();
-        let train = train.map_err(|problem: String| TrainError::option("train", problem))?;
-        let is_weight = |w: f32| w.is_finite() && w >= 0.0;
-        if self.batch == 0 || self.accumulate == 0 {
-            return wrong("batch", "a step needs at least one window");
-        }
-        if ![self.language, self.distillation, self.gamma]
-            .into_iter()
-            .all(is_weight)
-        {
-            return wrong("language", "weights of losses are finite and not negative");
-        }
-        if self.distillation > 0.0 && !teacher {
-            return wrong("distillation", "there is no other model to learn from");
-        }
-        if self.language == 0.0 && self.distillation == 0.0 && !(pairs && self.gamma > 0.0) {
-            return wrong("language", "every loss has the weight 0");
-        }
-        let betas = [self.adam.beta1, self.adam.beta2];
-        if !betas.iter().all(|beta| (0.0..1.0).contains(beta)) {
-            return wrong("adam", "betas are at least 0 and below 1");
-        }
-        if !(self.schedule.peak.is_finite() && self.schedule.peak >= 0.0) {
-            return wrong("schedule", "the learning rate is finite and not negative");
-        }
-        if self.clip.is_some_and(|clip| clip.is_nan() || clip <= 0.0) {
-            return wrong("clip", "the largest norm is more than 0");
-        }
-        Ok(train)
-    }
-}
 
 /// What a run says of itself after each step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -224,19 +138,21 @@ impl<'a> Trainer<'a> {
     pub fn resume(&mut self, path: &Path) -> Result<(), TrainError> {
         let mut read = Checkpoint::read(path)?;
         read.check(path, &self.position)?;
-        let mut values = Vec::new();
-        let mut best = Vec::new();
-        for tensor in self.trained.list_mut() {
+        let (mut values, mut moments, mut best) = (Vec::new(), Vec::new(), Vec::new());
+        let has_best = read.position.best.is_some();
+        for tensor in self.trained.list() {
             let len = tensor.moments.first.len();
             let mut take = |kind| read.take(path, kind, &tensor.name, len);
             values.push(take("values")?);
-            let (first, second) = (take("first")?, take("second")?);
-            if read.position.best.is_some() {
-                best.push(read.take(path, "best", &tensor.name, len)?);
+            moments.push(Moments {
+                first: take("first")?,
+                second: take("second")?,
+            });
+            if has_best {
+                best.push(take("best")?);
             }
-            tensor.moments.first = first;
-            tensor.moments.second = second;
         }
+        self.trained.set_moments(moments)?;
         self.trained.restore(&mut self.model, values)?;
         self.best = best;
         self.position = read.position;

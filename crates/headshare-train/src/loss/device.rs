@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::{CHUNK, Losses, Part, Predictor};
+use super::part::{CHUNK, Losses, Part, Predictor};
 use crate::error::TrainError;
 use crate::ops;
 

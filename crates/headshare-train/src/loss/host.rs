@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{CHUNK, Losses, Part, Predictor, on_cpu};
+use super::part::{CHUNK, Losses, Part, Predictor, on_cpu};
 use crate::error::TrainError;
 use crate::ops::{self, Numbers, exp, largest, matrix, matrix_mut, product, sum, tanh};
 

@@ -5,29 +5,26 @@
 //! checkpointing, Chen et al. 2016), so that the activations of one layer are there
 //! at once.
 
+mod graph;
 mod slots;
-
-use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 use headshare_convert::convert::variant::Variant;
 use headshare_convert::model::{RowsRange, architecture};
 
-use crate::config::{Config, Heads};
+use crate::config::Config;
 use crate::error::TrainError;
-use crate::ops::{self, Attention, Kernels, Linear, Norm, Rotation, Weight};
+use crate::ops::{self, Kernels};
 use crate::parameters::{Gradients, Parameters};
 use crate::windows::Windows;
-use slots::{AttentionSlots, FeedForwardSlots, LinearSlots, NormSlots, Slot, Slots};
+use graph::{Graph, Pass, Weights};
+use slots::Slots;
 
 /// A model that can be trained.
 #[derive(Debug)]
 pub struct Model {
-    config: Config,
     parameters: Parameters,
-    slots: Slots,
-    device: Device,
-    kernels: Kernels,
+    graph: Graph,
 }
 
 /// What is kept of a forward pass.
@@ -38,59 +35,6 @@ pub struct Forward {
     /// The normalised output: tokens x width.
     pub hidden: Tensor,
     pass: Pass,
-}
-
-/// What all layers of one pass need.
-#[derive(Debug)]
-struct Pass {
-    windows: Windows,
-    /// Each layer's.
-    rotations: Vec<Option<Arc<Rotation>>>,
-}
-
-/// Gives operations their weights, and remembers which.
-struct Weights<'a> {
-    model: &'a Model,
-    sums: Option<&'a Gradients>,
-    given: Vec<Weight>,
-}
-
-impl Weights<'_> {
-    fn weight(&mut self, slot: &Slot) -> Result<Weight, TrainError> {
-        let device = (self.model.kernels == Kernels::Candle).then_some(&self.model.device);
-        let parameters = &self.model.parameters;
-        let part = (slot.index, slot.numbers.clone(), slot.rows);
-        let weight = parameters.weight(part, self.sums, device)?;
-        self.given.push(weight.clone());
-        Ok(weight)
-    }
-
-    fn linear(&mut self, x: &Tensor, slots: &LinearSlots) -> Result<Tensor, TrainError> {
-        let bias = slots.bias.as_ref().map(|bias| self.weight(bias));
-        let op = Linear {
-            weight: self.weight(&slots.weight)?,
-            bias: bias.transpose()?,
-        };
-        Ok(self.model.kernels.linear(x, op)?)
-    }
-
-    fn norm(&mut self, x: &Tensor, slots: &NormSlots) -> Result<Tensor, TrainError> {
-        let bias = slots.bias.as_ref().map(|bias| self.weight(bias));
-        let op = Norm {
-            kind: self.model.config.kind.norm,
-            epsilon: self.model.config.epsilon,
-            weight: self.weight(&slots.weight)?,
-            bias: bias.transpose()?,
-        };
-        Ok(self.model.kernels.norm(x, op)?)
-    }
-
-    fn maybe_norm(&mut self, x: Tensor, slots: &Option<NormSlots>) -> Result<Tensor, TrainError> {
-        match slots {
-            Some(slots) => self.norm(&x, slots),
-            None => Ok(x),
-        }
-    }
 }
 
 impl Model {
@@ -115,26 +59,26 @@ impl Model {
             true => Kernels::Own,
             false => Kernels::Candle,
         };
-        Ok(Self {
+        let graph = Graph {
             config,
-            parameters,
             slots,
             device: device.clone(),
             kernels,
-        })
+        };
+        Ok(Self { parameters, graph })
     }
 
     /// With candle's own operations instead of ours, as on other devices: slower here,
     /// and to hold ours against.
     #[must_use]
     pub fn with_candle_operations(mut self) -> Self {
-        self.kernels = Kernels::Candle;
+        self.graph.kernels = Kernels::Candle;
         self
     }
 
     /// Its hyperparameters.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.graph.config
     }
 
     /// Its parameters.
@@ -162,59 +106,28 @@ impl Model {
 
     /// Where it computes.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.graph.device
     }
 
     /// Tokens in the vocabulary.
     pub fn vocabulary(&self) -> usize {
-        self.parameters.list()[self.slots.head].rows
+        self.parameters.list()[self.graph.slots.head].rows
     }
 
     /// Whose operations it computes with.
     pub(crate) fn kernels(&self) -> Kernels {
-        self.kernels
+        self.graph.kernels
     }
 
     /// The output head, vocabulary x width; which parameter it is tells
     /// [`Gradients`].
     pub(crate) fn head(&self) -> usize {
-        self.slots.head
+        self.graph.slots.head
     }
 
     /// Whether this is no parameter, but constants of the graph.
     pub fn is_constant(&self, parameter: usize) -> bool {
-        self.slots.factors == Some(parameter)
-    }
-
-    fn pass(&self, windows: &Windows) -> Result<Pass, TrainError> {
-        windows.check(self.vocabulary())?;
-        let length = windows.length();
-        if self.slots.positions.is_some() && length > self.config.positions {
-            let positions = self.config.positions;
-            let problem = format!("{length} tokens, where the model has {positions} positions");
-            return Err(TrainError::Windows(problem));
-        }
-        let factors = self
-            .slots
-            .factors
-            .map(|i| self.parameters.list()[i].values());
-        let mut made: Vec<((f32, f32), Arc<Rotation>)> = Vec::new();
-        let mut rotation = |turns: (f32, f32), size: usize| {
-            let pairs = self.config.kind.rope?;
-            if let Some((_, there)) = made.iter().find(|(of, _)| *of == turns) {
-                return Some(Arc::clone(there));
-            }
-            let rotated = self.config.rotated;
-            let new = Rotation::new(pairs, size, rotated, length, turns, factors);
-            made.push((turns, Arc::new(new)));
-            made.last().map(|(_, new)| Arc::clone(new))
-        };
-        let layers = self.config.layers.iter();
-        let rotations = layers.map(|layer| rotation(layer.rope, layer.heads?.size));
-        Ok(Pass {
-            rotations: rotations.collect(),
-            windows: windows.clone(),
-        })
+        self.graph.slots.factors == Some(parameter)
     }
 
     /// The embeddings of all tokens: tokens x width.
@@ -223,11 +136,11 @@ impl Model {
     /// When a token is not in the vocabulary or a window is too long.
     pub fn embed(&self, windows: &Windows) -> Result<Tensor, TrainError> {
         windows.check(self.vocabulary())?;
-        let width = self.config.width;
-        let scale = self.config.embedding_scale.unwrap_or(1.0);
+        let width = self.graph.config.width;
+        let scale = self.graph.config.embedding_scale.unwrap_or(1.0);
         let rows = |index: usize| self.parameters.list()[index].values().chunks_exact(width);
-        let table: Vec<&[f32]> = rows(self.slots.embedding).collect();
-        let positions: Option<Vec<&[f32]>> = self.slots.positions.map(|i| rows(i).collect());
+        let table: Vec<&[f32]> = rows(self.graph.slots.embedding).collect();
+        let positions: Option<Vec<&[f32]>> = self.graph.slots.positions.map(|i| rows(i).collect());
         let mut out = Vec::with_capacity(windows.tokens().len() * width);
         for (i, &token) in windows.tokens().iter().enumerate() {
             let start = out.len();
@@ -237,7 +150,7 @@ impl Model {
             }
         }
         let shape = (windows.tokens().len(), width);
-        Ok(Tensor::from_vec(out, shape, &self.device)?)
+        Ok(Tensor::from_vec(out, shape, &self.graph.device)?)
     }
 
     /// A forward pass that [`backward`](Self::backward) can go back from.
@@ -245,7 +158,7 @@ impl Model {
     /// # Errors
     /// As [`embed`](Self::embed).
     pub fn forward(&self, windows: &Windows) -> Result<Forward, TrainError> {
-        let mut inputs = Vec::with_capacity(self.config.layers.len() + 1);
+        let mut inputs = Vec::with_capacity(self.graph.config.layers.len() + 1);
         let (hidden, pass) = self.run(windows, |input| inputs.push(input))?;
         Ok(Forward {
             inputs,
@@ -267,19 +180,20 @@ impl Model {
         windows: &Windows,
         mut keep: impl FnMut(Tensor),
     ) -> Result<(Tensor, Pass), TrainError> {
-        let pass = self.pass(windows)?;
+        let pass = self.graph.pass(windows, &self.parameters)?;
         let mut weights = Weights {
-            model: self,
+            graph: &self.graph,
+            parameters: &self.parameters,
             sums: None,
             given: Vec::new(),
         };
         let mut x = self.embed(windows)?;
-        for layer in 0..self.config.layers.len() {
-            let next = self.layer(layer, &x, &pass, &mut weights)?;
+        for layer in 0..self.graph.config.layers.len() {
+            let next = self.graph.layer(layer, &x, &pass, &mut weights)?;
             weights.given.clear();
             keep(std::mem::replace(&mut x, next));
         }
-        let hidden = weights.norm(&x, &self.slots.output_norm)?;
+        let hidden = weights.norm(&x, &self.graph.slots.output_norm)?;
         keep(x);
         Ok((hidden, pass))
     }
@@ -291,10 +205,10 @@ impl Model {
     /// As [`embed`](Self::embed).
     pub fn logits(&self, windows: &Windows) -> Result<Vec<f32>, TrainError> {
         let hidden = self.hidden(windows)?.to_device(&Device::Cpu)?;
-        let (tokens, width) = (windows.tokens().len(), self.config.width);
+        let (tokens, width) = (windows.tokens().len(), self.graph.config.width);
         let vocabulary = self.vocabulary();
         let mut logits = vec![0.0; tokens * vocabulary];
-        let head = self.parameters.list()[self.slots.head].values();
+        let head = self.parameters.list()[self.graph.slots.head].values();
         ops::with(&hidden, |hidden| {
             let out = ops::matrix_mut(&mut logits, tokens, vocabulary);
             let hidden = ops::matrix(hidden, tokens, width);
@@ -302,7 +216,7 @@ impl Model {
             ops::product(out, false, hidden, head.transpose(), 1.0);
             Ok(())
         })?;
-        if let Some(cap) = self.config.final_softcap {
+        if let Some(cap) = self.graph.config.final_softcap {
             for logit in &mut logits {
                 *logit = cap * ops::tanh(*logit / cap);
             }
@@ -330,15 +244,16 @@ impl Model {
             let x = Var::from_tensor(&input)?;
             drop(input);
             let mut weights = Weights {
-                model: self,
+                graph: &self.graph,
+                parameters: &self.parameters,
                 sums: Some(sums),
                 given: Vec::new(),
             };
-            let y = match at == self.config.layers.len() {
-                true => weights.norm(&x, &self.slots.output_norm)?,
-                false => self.layer(at, &x, &pass, &mut weights)?,
+            let y = match at == self.graph.config.layers.len() {
+                true => weights.norm(&x, &self.graph.slots.output_norm)?,
+                false => self.graph.layer(at, &x, &pass, &mut weights)?,
             };
-            let mut found = self.kernels.start(&y, &gradient)?.backward()?;
+            let mut found = self.graph.kernels.start(&y, &gradient)?.backward()?;
             gradient = match found.remove(&x) {
                 Some(gradient) => gradient,
                 None => x.zeros_like()?,
@@ -365,12 +280,12 @@ impl Model {
         gradient: &Tensor,
         sums: &Gradients,
     ) -> Result<(), TrainError> {
-        let width = self.config.width;
-        let scale = self.config.embedding_scale.unwrap_or(1.0);
+        let width = self.graph.config.width;
+        let scale = self.graph.config.embedding_scale.unwrap_or(1.0);
         let gradient = gradient.to_device(&Device::Cpu)?;
         ops::with(&gradient, |gradient| {
             let rows = || windows.tokens().iter().zip(gradient.chunks_exact(width));
-            sums.with(self.slots.embedding, |sum| {
+            sums.with(self.graph.slots.embedding, |sum| {
                 for (&token, row) in rows() {
                     let at = token as usize * width;
                     for (sum, g) in sum[at..at + width].iter_mut().zip(row) {
@@ -378,7 +293,7 @@ impl Model {
                     }
                 }
             });
-            if let Some(positions) = self.slots.positions {
+            if let Some(positions) = self.graph.slots.positions {
                 sums.with(positions, |sum| {
                     for (i, (_, row)) in rows().enumerate() {
                         let at = i % windows.length() * width;
@@ -389,84 +304,5 @@ impl Model {
             Ok(())
         })?;
         Ok(())
-    }
-
-    fn layer(
-        &self,
-        layer: usize,
-        x: &Tensor,
-        pass: &Pass,
-        weights: &mut Weights<'_>,
-    ) -> Result<Tensor, TrainError> {
-        let slots = &self.slots.layers[layer];
-        let mut x = x.clone();
-        if let Some(slots) = &slots.attention {
-            let branch = self.attention(layer, &x, slots, pass, weights)?;
-            x = (&x + branch)?;
-        }
-        if let Some(slots) = &slots.feed_forward {
-            let branch = self.feed_forward(&x, slots, weights)?;
-            x = (&x + branch)?;
-        }
-        Ok(x)
-    }
-
-    fn attention(
-        &self,
-        layer: usize,
-        x: &Tensor,
-        slots: &AttentionSlots,
-        pass: &Pass,
-        weights: &mut Weights<'_>,
-    ) -> Result<Tensor, TrainError> {
-        let x = weights.norm(x, &slots.norm)?;
-        let q = weights.linear(&x, &slots.q)?;
-        let k = weights.linear(&x, &slots.k)?;
-        let v = weights.linear(&x, &slots.v)?;
-        let mut q = weights.maybe_norm(q, &slots.q_norm)?;
-        let mut k = weights.maybe_norm(k, &slots.k_norm)?;
-        if let Some(rotation) = &pass.rotations[layer] {
-            q = self.kernels.rope(&q, rotation)?;
-            k = self.kernels.rope(&k, rotation)?;
-        }
-        let Heads {
-            heads,
-            kv_heads,
-            size,
-            ..
-        } = slots.heads;
-        let op = Attention {
-            window: pass.windows.length(),
-            heads,
-            kv_heads,
-            key: size,
-            value: size,
-            scale: self.config.attention_scale,
-            softcap: self.config.attention_softcap,
-            sliding: self.config.layers[layer].sliding,
-        };
-        let out = self.kernels.attention(&q, &k, &v, op)?;
-        let out = weights.linear(&out, &slots.output)?;
-        weights.maybe_norm(out, &slots.post_norm)
-    }
-
-    fn feed_forward(
-        &self,
-        x: &Tensor,
-        slots: &FeedForwardSlots,
-        weights: &mut Weights<'_>,
-    ) -> Result<Tensor, TrainError> {
-        let x = weights.norm(x, &slots.norm)?;
-        let function = self.config.kind.activation;
-        let up = weights.linear(&x, &slots.up)?;
-        let middle = match &slots.gate {
-            Some(gate) => {
-                let gate = weights.linear(&x, gate)?;
-                self.kernels.gated(&gate, &up, function)?
-            }
-            None => self.kernels.activation(&up, function)?,
-        };
-        let out = weights.linear(&middle, &slots.down)?;
-        weights.maybe_norm(out, &slots.post_norm)
     }
 }

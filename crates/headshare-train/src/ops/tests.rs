@@ -207,6 +207,16 @@ fn activations_have_their_gradients() {
 }
 
 #[test]
+fn a_sum_has_its_gradient() {
+    check(
+        "add",
+        &[tensor(30, 40, 1), tensor(30, 40, 2)],
+        &[],
+        |kernels, x, _| kernels.add(&x[0], &x[1]).unwrap(),
+    );
+}
+
+#[test]
 fn nothing_is_lost_where_no_gradient_is_wanted() {
     let x = tensor(3, 4, 1);
     let op = Linear {

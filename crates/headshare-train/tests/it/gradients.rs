@@ -52,20 +52,20 @@ fn moved(file_model: &mut Model, sums: &Gradients, step: f64) -> f64 {
 
 #[test]
 fn every_parameter_of_every_architecture_has_one_and_it_is_right() {
-    for (n, spec) in every_architecture().into_iter().enumerate() {
-        let (_folder, file) = written(&spec);
+    let both = |spec| [(spec, false), (spec, true)];
+    for (spec, distil) in every_architecture().iter().flat_map(both) {
+        let (_folder, file) = written(spec);
         let windows = windows(spec.n_vocab as usize, 2, 24);
         let model = loaded(&file);
-        // Every other one learns from another model as well.
         let teacher_spec = headshare_testmodels::ModelSpec {
             seed: 5,
             ..spec.clone()
         };
         let (_other, teacher_file) = written(&teacher_spec);
         let teacher = loaded(&teacher_file);
-        let objective = match n % 2 {
-            0 => LANGUAGE,
-            _ => Objective {
+        let objective = match distil {
+            false => LANGUAGE,
+            true => Objective {
                 language: 0.6,
                 distillation: Some((&teacher, 0.7)),
             },

@@ -91,3 +91,40 @@ fn of_gemma() {
     needs!(GEMMA);
     real(&ModelFile::open(&GEMMA.path()).unwrap(), 0.03);
 }
+
+/// What training has made is what llama.cpp then runs.
+#[test]
+fn of_a_trained_model_that_is_a_variant_again() {
+    use headshare_train::{Packed, Settings, Train, Trainer, export};
+    let (_folder, file) = written(&crate::support::preset("tiny-qwen3"));
+    let windows = windows(320, 6, 16);
+    let data = Packed {
+        train: windows.clone(),
+        held_out: None,
+    };
+    let settings = Settings {
+        train: Train::Lora(2).to_string(),
+        ..Settings::default()
+    };
+    let mut settings = settings;
+    settings.schedule.peak = 1e-2;
+    settings.schedule.steps = 3;
+    let model = loaded(&file);
+    let before = model.logits(&windows).unwrap();
+    let mut trainer = Trainer::new(model, settings, data, None, None, None).unwrap();
+    trainer.run(&Default::default(), &mut |_| ()).unwrap();
+    let model = trainer.into_best().unwrap();
+    let ours = model.logits(&windows).unwrap();
+    assert!(difference(&ours, &before) > 0.01);
+    let mut variant = as_f32(&file);
+    export::fill(&mut variant, &model).unwrap();
+    let off = difference(&ours, &llama_cpp(&variant, &windows));
+    assert!(off < 1e-5, "{off}");
+
+    let (_folder, other) = written(&crate::support::preset("tiny-gqa"));
+    let error = export::fill(&mut as_f32(&other), &model).unwrap_err();
+    assert!(
+        error.to_string().contains("is not in the trained model"),
+        "{error}"
+    );
+}

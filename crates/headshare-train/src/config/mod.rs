@@ -5,114 +5,19 @@
 //! them is a row of [`GRAPHS`]. Source: the loaders and graphs of the bundled
 //! llama.cpp (`src/models`), whose defaults these are.
 
+mod keys;
+mod kind;
+
 use std::path::Path;
 
 use headshare_convert::model::{About, AttentionMap};
+use headshare_format::Gguf;
 use headshare_format::gguf::Value;
-use headshare_format::{FormatError, Gguf};
 
 use crate::error::TrainError;
-use crate::ops::{Activation, NormKind, RopePairs};
-
-/// How the layers of an architecture compute.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GraphKind {
-    /// `general.architecture`.
-    pub name: &'static str,
-    /// Its norms.
-    pub norm: NormKind,
-    /// Pairs of rotary positions; `None` for learned positions.
-    pub rope: Option<RopePairs>,
-    /// The feed-forward layer's function.
-    pub activation: Activation,
-    /// The feed-forward layer has a gate.
-    pub gated: bool,
-    /// Queries and keys are normalised.
-    pub qk_norms: bool,
-    /// Both branches are normalised before they are added.
-    pub post_norms: bool,
-    /// Embeddings are multiplied by the root of their width.
-    pub scaled_embedding: bool,
-    /// `rope_freqs.weight` divides the angles where it is there.
-    pub rope_factors: bool,
-    /// All of a head is rotated; llama.cpp refuses anything else.
-    pub whole_heads: bool,
-}
-
-const LLAMA: GraphKind = GraphKind {
-    name: "llama",
-    norm: NormKind::Rms,
-    rope: Some(RopePairs::Adjacent),
-    activation: Activation::Silu,
-    gated: true,
-    qk_norms: false,
-    post_norms: false,
-    scaled_embedding: false,
-    rope_factors: false,
-    whole_heads: true,
-};
-
-const GEMMA: GraphKind = GraphKind {
-    name: "gemma",
-    rope: Some(RopePairs::Halves),
-    activation: Activation::Gelu,
-    scaled_embedding: true,
-    whole_heads: false,
-    ..LLAMA
-};
-
-/// The architectures that can be trained.
-pub static GRAPHS: &[GraphKind] = &[
-    GraphKind {
-        rope_factors: true,
-        ..LLAMA
-    },
-    GraphKind {
-        name: "deci",
-        rope_factors: true,
-        ..LLAMA
-    },
-    GraphKind {
-        name: "internlm2",
-        ..LLAMA
-    },
-    GraphKind {
-        name: "xverse",
-        ..LLAMA
-    },
-    GraphKind {
-        name: "qwen2",
-        rope: Some(RopePairs::Halves),
-        ..LLAMA
-    },
-    GraphKind {
-        name: "qwen3",
-        rope: Some(RopePairs::Halves),
-        qk_norms: true,
-        ..LLAMA
-    },
-    GEMMA,
-    GraphKind {
-        name: "gemma2",
-        post_norms: true,
-        ..GEMMA
-    },
-    GraphKind {
-        name: "gemma3",
-        post_norms: true,
-        qk_norms: true,
-        ..GEMMA
-    },
-    GraphKind {
-        name: "gpt2",
-        norm: NormKind::Layer,
-        rope: None,
-        activation: Activation::Gelu,
-        gated: false,
-        whole_heads: false,
-        ..LLAMA
-    },
-];
+use crate::ops::NormKind;
+use keys::Keys;
+pub use kind::{GRAPHS, GraphKind};
 
 /// Heads of one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -245,113 +150,7 @@ impl Config {
     }
 }
 
-/// Reads the keys of one file's architecture.
-struct Keys<'a> {
-    gguf: &'a Gguf,
-    path: &'a Path,
-    name: &'static str,
-}
-
 impl Keys<'_> {
-    fn key(&self, suffix: &str) -> String {
-        format!("{}.{suffix}", self.name)
-    }
-
-    fn format(&self, error: FormatError) -> TrainError {
-        TrainError::Format {
-            path: self.path.to_owned(),
-            error,
-        }
-    }
-
-    fn key_error(&self, suffix: &str, problem: String) -> TrainError {
-        self.format(FormatError::key(&self.key(suffix), problem))
-    }
-
-    fn unsupported(&self, place: About, reason: String) -> TrainError {
-        TrainError::Unsupported {
-            path: self.path.to_owned(),
-            architecture: self.name.to_owned(),
-            place,
-            reason,
-        }
-    }
-
-    fn number(&self, suffix: &str) -> Result<Option<usize>, TrainError> {
-        let value = self.gguf.u64_value(&self.key(suffix));
-        let value = value.map_err(|error| self.format(error))?;
-        let fits = |n| usize::try_from(n).ok().filter(|&n| n <= u32::MAX as usize);
-        match value {
-            Some(n) => (fits(n).map(Some))
-                .ok_or_else(|| self.key_error(suffix, format!("{n} is too large"))),
-            None => Ok(None),
-        }
-    }
-
-    fn needed(&self, suffix: &str) -> Result<usize, TrainError> {
-        let number = self.number(suffix)?;
-        number.ok_or_else(|| self.key_error(suffix, "is missing".to_owned()))
-    }
-
-    fn float(&self, suffix: &str) -> Result<Option<f32>, TrainError> {
-        match self.gguf.value(&self.key(suffix)) {
-            None => Ok(None),
-            Some(Value::F32(v)) => Ok(Some(v)),
-            Some(other) => {
-                let found = other.describe();
-                Err(self.key_error(suffix, format!("expected f32, found {found}")))
-            }
-        }
-    }
-
-    fn refuse_what_is_not_built(&self, map: &AttentionMap) -> Result<(), TrainError> {
-        let about = |suffix: &str| About::Key(self.key(suffix));
-        if map.draft_layers > 0 {
-            let reason = "layers that only draft tokens are not built".to_owned();
-            return Err(self.unsupported(about("nextn_predict_layers"), reason));
-        }
-        if self.number("expert_count")?.is_some_and(|n| n > 1) {
-            let reason = "experts are not built".to_owned();
-            return Err(self.unsupported(about("expert_count"), reason));
-        }
-        if let Some(Value::Bool(false)) = self.gguf.value(&self.key("attention.causal")) {
-            let reason = "attention that sees later tokens is not built".to_owned();
-            return Err(self.unsupported(about("attention.causal"), reason));
-        }
-        let kind = self.gguf.str_value(&self.key("rope.scaling.type"));
-        let kind = kind.map_err(|error| self.format(error))?;
-        if let Some(kind) = kind.filter(|kind| !matches!(*kind, "linear" | "none")) {
-            let reason = format!("rope scaling {kind:?} is not built; \"linear\" and \"none\" are");
-            return Err(self.unsupported(about("rope.scaling.type"), reason));
-        }
-        for suffix in [
-            "rope.scaling.attn_factor",
-            "rope.scaling.yarn_attn_factor",
-            "rope.scaling.yarn_ext_factor",
-        ] {
-            let neutral = if suffix.ends_with("ext_factor") {
-                0.0
-            } else {
-                1.0
-            };
-            if self.float(suffix)?.is_some_and(|factor| factor != neutral) {
-                let reason = format!("a factor other than {neutral} is not built");
-                return Err(self.unsupported(about(suffix), reason));
-            }
-        }
-        for suffix in [
-            "attention.key_length_swa",
-            "attention.value_length_swa",
-            "rope.dimension_count_swa",
-        ] {
-            if self.gguf.kv(&self.key(suffix)).is_some() {
-                let reason = "other sizes in sliding layers are not built".to_owned();
-                return Err(self.unsupported(about(suffix), reason));
-            }
-        }
-        Ok(())
-    }
-
     fn layers(
         &self,
         kind: GraphKind,
