@@ -12,6 +12,7 @@ use headshare_convert::convert::{self, Fitted};
 use headshare_convert::input::ModelFile;
 use headshare_convert::model::{AttentionMap, RowsRange};
 use headshare_convert::plan::Plan;
+use headshare_eval::eval::EvalError;
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
 use headshare_runtime::{Model as LlamaModel, ModelParams};
@@ -245,7 +246,7 @@ impl TrainModel {
         let model = LlamaModel::load(&self.source, &params, None)?;
         let model = std::sync::Arc::new(model);
         let vocab = model.vocab();
-        let tokens = vocab.tokenize(&text, false, false)?;
+        let tokens = vocab.tokenize(&text, false, false).map_err(EvalError::from)?;
         let tokens: Vec<u32> = tokens.into_iter().map(i32::cast_unsigned).collect();
         let begin = vocab.leading_bos().map(i32::cast_unsigned);
         let packed = pack(&tokens, self.text.window as usize, begin, self.held_out);
