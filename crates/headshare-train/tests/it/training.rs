@@ -135,6 +135,67 @@ fn two_runs_and_a_resumed_one_give_the_same_bytes() {
     }
 }
 
+/// Names the folder that a run in a process of its own works in.
+const CHILD: &str = "HEADSHARE_TRAIN_CHILD";
+
+/// A run that writes its state after every step, and goes on from the last one.
+fn run_in(folder: &Path) {
+    let file = ModelFile::open(&folder.join("model.gguf")).unwrap();
+    let path = folder.join("state");
+    let at = Checkpoints {
+        every: 1,
+        ..checkpoints(&path)
+    };
+    let settings = settings(Train::All, 12);
+    let mut trainer = Trainer::new(loaded(&file), settings, text(), None, None, Some(at)).unwrap();
+    if path.exists() {
+        trainer.resume(&path).unwrap();
+    }
+    all(&mut trainer);
+}
+
+#[test]
+fn killed_at_any_moment_a_run_ends_in_the_same_bytes() {
+    if let Some(folder) = std::env::var_os(CHILD) {
+        return run_in(Path::new(&folder));
+    }
+    let (whole, _) = written(&preset("tiny-gqa"));
+    run_in(whole.path());
+    let (killed, _) = written(&preset("tiny-gqa"));
+    let mut finished = 0;
+    // Processes of a few tens of ms each: killed on the way in, in steps, in writing.
+    for delay in [1, 20, 35, 50, 65, 80, 120, 30_000] {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "training::killed_at_any_moment_a_run_ends_in_the_same_bytes",
+            ])
+            .env(CHILD, killed.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_millis(delay);
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if std::time::Instant::now() > end {
+                child.kill().unwrap();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        };
+        finished += usize::from(status.success());
+    }
+    assert!(finished > 0, "the last one was not killed");
+    let bytes = |folder: &tempfile::TempDir| std::fs::read(folder.path().join("state")).unwrap();
+    assert!(bytes(&whole) == bytes(&killed));
+    // Nothing else is left: no half-written state.
+    let names = std::fs::read_dir(killed.path()).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["model.gguf", "state"]);
+}
+
 #[test]
 fn the_best_evaluation_is_kept() {
     let (folder, file) = written(&preset("tiny-gqa"));
