@@ -3,7 +3,7 @@
 //! and a backward pass multiply; computing layers again is not counted).
 //!
 //! `cargo run --release -p headshare-train --example step_speed -- MODEL.gguf
-//! [WINDOWS] [TOKENS OF A WINDOW] [STEPS]`
+//! [WINDOWS] [TOKENS OF A WINDOW] [STEPS] [LAYERS THAT KEEP THEIR ACTIVATIONS]`
 
 use std::path::Path;
 use std::time::Instant;
@@ -21,12 +21,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         args.next()
             .map_or(Ok(default), |text| text.parse::<usize>())
     };
-    let (count, length, steps) = (number(4)?, number(512)?, number(3)?);
+    let (count, length, steps, kept) = (number(4)?, number(512)?, number(3)?, number(0)?);
     let rate = products()?;
     println!("products: {:.1} GFLOP/s", rate / 1e9);
 
     let file = ModelFile::open(Path::new(&path))?;
     let mut model = Model::load(&Variant::unchanged(&file), &[], &Device::Cpu)?;
+    model.keep_layers(kept);
+    let bytes = kept * model.layer_bytes(count * length);
+    println!("{kept} layers keep {:.2} GB", bytes as f64 / 1e9);
     let mut trained = Trained::new(&model, Train::All, 0)?;
     let sums = trained.sums(&model);
     let vocabulary = model.vocabulary();

@@ -40,6 +40,7 @@ pub mod parameters;
 pub mod random;
 pub mod schedule;
 pub mod settings;
+pub mod sharing;
 pub mod trained;
 pub mod trainer;
 pub mod windows;

@@ -109,7 +109,7 @@ impl Parameters {
             this.ties.push(tie);
         }
         this.check_ties()?;
-        this.copy_ties();
+        this.copy_ties(|_| true);
         Ok(this)
     }
 
@@ -136,9 +136,9 @@ impl Parameters {
         Ok(())
     }
 
-    /// Makes aliases equal to their donors.
-    fn copy_ties(&mut self) {
-        for tie in &self.ties {
+    /// Makes aliases equal to their donors, of those ties that `which` names.
+    fn copy_ties(&mut self, which: impl Fn(&Tie) -> bool) {
+        for tie in self.ties.iter().filter(|tie| which(tie)) {
             let numbers = self.numbers(&tie.donor);
             let donor = self.list[tie.donor.0].values()[numbers].to_vec();
             let numbers = self.numbers(&tie.alias);
@@ -173,7 +173,7 @@ impl Parameters {
         for (i, parameter) in self.list.iter_mut().enumerate() {
             change(i, Arc::make_mut(&mut parameter.values).as_mut_slice());
         }
-        self.copy_ties();
+        self.copy_ties(|_| true);
     }
 
     /// Replaces the numbers of one parameter; of its tied rows, the donor's stay.
@@ -189,7 +189,7 @@ impl Parameters {
             });
         }
         parameter.values = Arc::new(Numbers::new(values));
-        self.copy_ties();
+        self.copy_ties(|tie| tie.alias.0 == index || tie.donor.0 == index);
         Ok(())
     }
 

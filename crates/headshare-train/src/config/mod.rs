@@ -162,6 +162,10 @@ impl Keys<'_> {
             "gemma3" => self.number("attention.sliding_window")?.filter(|&n| n > 0),
             _ => None,
         };
+        if window == Some(0) {
+            let problem = "is 0: a token would not even see itself".to_owned();
+            return Err(self.key_error("attention.sliding_window", problem));
+        }
         let slides = self.sliding_layers(if kind.name == "gemma2" { 2 } else { 6 }, count)?;
         let base = self.float("rope.freq_base")?.unwrap_or(10_000.0);
         let scale = self.rope_scale()?;

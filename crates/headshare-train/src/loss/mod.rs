@@ -48,7 +48,7 @@ pub fn add_gradients(
     weight: f32,
     sums: &Gradients,
 ) -> Result<Losses, TrainError> {
-    let forward = model.forward(windows)?;
+    let forward = model.forward(windows, sums)?;
     let part = Part {
         objective,
         weight,

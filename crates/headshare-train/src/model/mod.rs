@@ -3,7 +3,7 @@
 //! Only the layers' inputs are kept from the forward pass. In the backward pass a
 //! layer is computed again with candle's autograd for that layer alone (gradient
 //! checkpointing, Chen et al. 2016), so that the activations of one layer are there
-//! at once.
+//! at once; where memory allows, of some layers more ([`Model::keep_layers`]).
 
 mod graph;
 mod slots;
@@ -12,9 +12,9 @@ use candle_core::{Device, Tensor, Var};
 use headshare_convert::convert::variant::Variant;
 use headshare_convert::model::{RowsRange, architecture};
 
-use crate::config::Config;
+use crate::config::{Config, LayerConfig};
 use crate::error::TrainError;
-use crate::ops::{self, Kernels};
+use crate::ops::{self, Kernels, Weight};
 use crate::parameters::{Gradients, Parameters};
 use crate::windows::Windows;
 use graph::{Graph, Pass, Weights};
@@ -25,16 +25,30 @@ use slots::Slots;
 pub struct Model {
     parameters: Parameters,
     graph: Graph,
+    kept_layers: usize,
 }
 
 /// What is kept of a forward pass.
 #[derive(Debug)]
 pub struct Forward {
-    /// Input of each layer, and what comes out of the last one: tokens x width.
-    inputs: Vec<Tensor>,
+    /// What is left of each layer, and what comes out of the last one.
+    kept: Vec<Kept>,
     /// The normalised output: tokens x width.
     pub hidden: Tensor,
     pass: Pass,
+}
+
+/// What is kept of a layer.
+#[derive(Debug)]
+enum Kept {
+    /// Its input, tokens x width: it is computed again.
+    Input(Tensor),
+    /// All that autograd needs to go back through it.
+    Whole {
+        x: Var,
+        y: Tensor,
+        given: Vec<Weight>,
+    },
 }
 
 impl Model {
@@ -65,7 +79,11 @@ impl Model {
             device: device.clone(),
             kernels,
         };
-        Ok(Self { parameters, graph })
+        Ok(Self {
+            parameters,
+            graph,
+            kept_layers: 0,
+        })
     }
 
     /// With candle's own operations instead of ours, as on other devices: slower here,
@@ -153,18 +171,45 @@ impl Model {
         Ok(Tensor::from_vec(out, shape, &self.graph.device)?)
     }
 
-    /// A forward pass that [`backward`](Self::backward) can go back from.
+    /// How many layers, the last ones, keep all their activations instead of being
+    /// computed again on the way back: a quarter of the work of each, for
+    /// [`layer_bytes`](Self::layer_bytes). The gradients are the same to the bit. 0 at
+    /// first.
+    pub fn keep_layers(&mut self, count: usize) {
+        self.kept_layers = count;
+    }
+
+    /// About the bytes that the activations of a layer take, the largest one's, with so
+    /// many tokens.
+    pub fn layer_bytes(&self, tokens: usize) -> usize {
+        let width = self.graph.config.width;
+        let kind = self.graph.config.kind;
+        let of = |layer: &LayerConfig| {
+            let heads = layer
+                .heads
+                .map_or(0, |h| (h.heads + 2 * h.kv_heads) * h.size);
+            let output = layer.heads.map_or(0, |h| h.heads * h.size);
+            // Before and after rotation, and before and after their norms.
+            let copies = 1 + usize::from(kind.rope.is_some()) + usize::from(kind.qk_norms);
+            let ffn = (2 + usize::from(kind.gated)) * layer.feed_forward;
+            copies * heads + output + ffn + (8 + 2 * usize::from(kind.post_norms)) * width
+        };
+        let widest = self.graph.config.layers.iter().map(of).max();
+        4 * tokens * widest.unwrap_or(0)
+    }
+
+    /// A forward pass that [`backward`](Self::backward) can go back from, with the same
+    /// `sums`.
     ///
     /// # Errors
     /// As [`embed`](Self::embed).
-    pub fn forward(&self, windows: &Windows) -> Result<Forward, TrainError> {
-        let mut inputs = Vec::with_capacity(self.graph.config.layers.len() + 1);
-        let (hidden, pass) = self.run(windows, |input| inputs.push(input))?;
-        Ok(Forward {
-            inputs,
-            hidden,
-            pass,
-        })
+    pub fn forward(&self, windows: &Windows, sums: &Gradients) -> Result<Forward, TrainError> {
+        let layers = self.graph.config.layers.len();
+        let mut kept = Vec::with_capacity(layers + 1);
+        let first = layers.saturating_sub(self.kept_layers);
+        let keep = |layer| (layer >= first).then_some(sums);
+        let (hidden, pass) = self.run(windows, keep, |one| kept.push(one))?;
+        Ok(Forward { kept, hidden, pass })
     }
 
     /// The normalised output of the last layer: tokens x width.
@@ -172,30 +217,50 @@ impl Model {
     /// # Errors
     /// As [`embed`](Self::embed).
     pub fn hidden(&self, windows: &Windows) -> Result<Tensor, TrainError> {
-        Ok(self.run(windows, drop)?.0)
+        Ok(self.run(windows, |_| None, drop)?.0)
     }
 
-    fn run(
-        &self,
+    /// Hands what is left of each layer to `kept`: all of it where `sums` gives those
+    /// that its gradients go to.
+    fn run<'a>(
+        &'a self,
         windows: &Windows,
-        mut keep: impl FnMut(Tensor),
+        sums: impl Fn(usize) -> Option<&'a Gradients>,
+        mut kept: impl FnMut(Kept),
     ) -> Result<(Tensor, Pass), TrainError> {
         let pass = self.graph.pass(windows, &self.parameters)?;
-        let mut weights = Weights {
-            graph: &self.graph,
-            parameters: &self.parameters,
-            sums: None,
-            given: Vec::new(),
-        };
         let mut x = self.embed(windows)?;
         for layer in 0..self.graph.config.layers.len() {
-            let next = self.graph.layer(layer, &x, &pass, &mut weights)?;
-            weights.given.clear();
-            keep(std::mem::replace(&mut x, next));
+            let mut weights = self.weights(sums(layer));
+            x = match weights.sums {
+                Some(_) => {
+                    let x = Var::from_tensor(&x)?;
+                    let y = self.graph.layer(layer, &x, &pass, &mut weights)?;
+                    let next = y.detach();
+                    let given = weights.given;
+                    kept(Kept::Whole { x, y, given });
+                    next
+                }
+                None => {
+                    let next = self.graph.layer(layer, &x, &pass, &mut weights)?;
+                    kept(Kept::Input(x));
+                    next
+                }
+            };
         }
+        let mut weights = self.weights(None);
         let hidden = weights.norm(&x, &self.graph.slots.output_norm)?;
-        keep(x);
+        kept(Kept::Input(x));
         Ok((hidden, pass))
+    }
+
+    fn weights<'a>(&'a self, sums: Option<&'a Gradients>) -> Weights<'a> {
+        Weights {
+            graph: &self.graph,
+            parameters: &self.parameters,
+            sums,
+            given: Vec::new(),
+        }
     }
 
     /// Logits of all tokens: tokens x vocabulary, row after row. For a look at few
@@ -235,30 +300,29 @@ impl Model {
         gradient: &Tensor,
         sums: &Gradients,
     ) -> Result<(), TrainError> {
-        let Forward {
-            mut inputs, pass, ..
-        } = forward;
+        let Forward { mut kept, pass, .. } = forward;
         let mut gradient = gradient.clone();
-        for at in (0..inputs.len()).rev() {
-            let Some(input) = inputs.pop() else { break };
-            let x = Var::from_tensor(&input)?;
-            drop(input);
-            let mut weights = Weights {
-                graph: &self.graph,
-                parameters: &self.parameters,
-                sums: Some(sums),
-                given: Vec::new(),
-            };
-            let y = match at == self.graph.config.layers.len() {
-                true => weights.norm(&x, &self.graph.slots.output_norm)?,
-                false => self.graph.layer(at, &x, &pass, &mut weights)?,
+        for at in (0..kept.len()).rev() {
+            let (x, y, given) = match kept.pop() {
+                None => break,
+                Some(Kept::Whole { x, y, given }) => (x, y, given),
+                Some(Kept::Input(input)) => {
+                    let x = Var::from_tensor(&input)?;
+                    drop(input);
+                    let mut weights = self.weights(Some(sums));
+                    let y = match at == self.graph.config.layers.len() {
+                        true => weights.norm(&x, &self.graph.slots.output_norm)?,
+                        false => self.graph.layer(at, &x, &pass, &mut weights)?,
+                    };
+                    (x, y, weights.given)
+                }
             };
             let mut found = self.graph.kernels.start(&y, &gradient)?.backward()?;
             gradient = match found.remove(&x) {
                 Some(gradient) => gradient,
                 None => x.zeros_like()?,
             };
-            for weight in &weights.given {
+            for weight in &given {
                 let Some(tensor) = &weight.tensor else {
                     continue;
                 };

@@ -116,7 +116,17 @@ fn every_parameter_of_every_architecture_has_one_and_it_is_right() {
         );
         assert!(off < 5e-3, "{}: {slope} {expected}", spec.arch);
 
-        let plain = loaded(&file).with_candle_operations();
+        // Keeping activations changes no bit.
+        let mut keeping = loaded(&file);
+        keeping.keep_layers(if distil { 2 } else { 99 });
+        let (kept_losses, kept_sums) = loss_and_gradients(&keeping, &windows, &objective).unwrap();
+        assert_eq!(kept_losses, found);
+        for i in (0..model.parameters().list().len()).filter(|&i| !model.is_constant(i)) {
+            assert!(gradient(&sums, i) == gradient(&kept_sums, i));
+        }
+
+        let mut plain = loaded(&file).with_candle_operations();
+        plain.keep_layers(usize::from(distil));
         let (plain_losses, plain_sums) = loss_and_gradients(&plain, &windows, &objective).unwrap();
         assert!((plain_losses.total(&objective) - loss).abs() < 1e-5 * loss.abs());
         for (i, parameter) in model.parameters().list().iter().enumerate() {

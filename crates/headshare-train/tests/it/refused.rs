@@ -60,6 +60,14 @@ fn architectures_and_details_that_are_not_built() {
             "key \"llama.rope.scaling.type\": rope scaling \"yarn\" is not built",
         ),
         (
+            ModelSpec {
+                numbers: vec![("attention.sliding_window", 0)],
+                tied_output: true,
+                ..called("gemma2", preset("tiny-gqa"))
+            },
+            "key \"gemma2.attention.sliding_window\": is 0",
+        ),
+        (
             // Only llama and deci have these.
             ModelSpec {
                 rope_factors: true,

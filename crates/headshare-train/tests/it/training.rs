@@ -6,15 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::Device;
 use headshare_convert::convert::variant::Variant;
 use headshare_convert::input::ModelFile;
-use headshare_convert::model::AttentionMap;
+use headshare_convert::model::{AttentionMap, Part, RowsRange};
+use headshare_convert::plan::{Choice, Drop, Edit, Plan, Share};
+use headshare_testmodels::ModelSpec;
+use headshare_train::checkpoint::Checkpoint;
 use headshare_train::loss::pairs::HeadPairs;
 use headshare_train::{
     Checkpoints, Ended, Model, Packed, Progress, Schedule, Settings, Train, TrainError, Trainer,
-    pack,
+    export, pack, sharing,
 };
 
 use crate::gradients::{blocks, unit};
-use crate::support::{loaded, preset, written};
+use crate::support::{llama_cpp, loaded, preset, windows, written};
 
 /// A text with something to learn: few tokens, which follow each other in few ways.
 pub fn text() -> Packed {
@@ -135,6 +138,73 @@ fn two_runs_and_a_resumed_one_give_the_same_bytes() {
     }
 }
 
+/// Names the folder that a run in a process of its own works in.
+const CHILD: &str = "HEADSHARE_TRAIN_CHILD";
+
+/// A run that writes its state after every step, and goes on from the last one.
+fn run_in(folder: &Path) {
+    let file = ModelFile::open(&folder.join("model.gguf")).unwrap();
+    let path = folder.join("state");
+    let at = Checkpoints {
+        every: 1,
+        ..checkpoints(&path)
+    };
+    let settings = settings(Train::All, 12);
+    let mut trainer = Trainer::new(loaded(&file), settings, text(), None, None, Some(at)).unwrap();
+    if path.exists() {
+        trainer.resume(&path).unwrap();
+    }
+    all(&mut trainer);
+}
+
+#[test]
+fn killed_at_any_moment_a_run_ends_in_the_same_bytes() {
+    if let Some(folder) = std::env::var_os(CHILD) {
+        return run_in(Path::new(&folder));
+    }
+    let (whole, _) = written(&preset("tiny-gqa"));
+    run_in(whole.path());
+    let (killed, _) = written(&preset("tiny-gqa"));
+    let mut finished = 0;
+    // Processes of a few tens of ms each: killed on the way in, in steps, in writing.
+    for delay in [1, 20, 35, 50, 65, 80, 120, 30_000] {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "training::killed_at_any_moment_a_run_ends_in_the_same_bytes",
+            ])
+            .env(CHILD, killed.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_millis(delay);
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if std::time::Instant::now() > end {
+                child.kill().unwrap();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        };
+        finished += usize::from(status.success());
+    }
+    assert!(finished > 0, "the last one was not killed");
+    let bytes = |folder: &tempfile::TempDir| std::fs::read(folder.path().join("state")).unwrap();
+    assert!(bytes(&whole) == bytes(&killed));
+    // No half-written state is left. A whole one may be, under another name: a file that
+    // takes another's place has a name of its own for a moment.
+    for entry in std::fs::read_dir(killed.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        match name {
+            "model.gguf" | "state" => (),
+            _ if name.starts_with(".state.") => drop(Checkpoint::read(&path).unwrap()),
+            _ => panic!("{name}"),
+        }
+    }
+}
+
 #[test]
 fn the_best_evaluation_is_kept() {
     let (folder, file) = written(&preset("tiny-gqa"));
@@ -195,6 +265,68 @@ fn heads_are_pulled_together_and_ties_stay_tied() {
     );
 }
 
+/// A plan that drops one unit and shares others: trained with ties, written as F32,
+/// run by llama.cpp.
+#[test]
+fn a_shared_and_narrower_model_is_trained_as_one() {
+    let (_folder, file) = written(&ModelSpec {
+        n_head: 8.into(),
+        n_head_kv: 4.into(),
+        key_length: Some(8),
+        value_length: Some(8),
+        ..preset("tiny-llama")
+    });
+    let share = |layer, unit, donor_unit| {
+        Edit::Share(Share {
+            layer,
+            unit,
+            donor_layer: 0,
+            donor_unit,
+            matched_layer: None,
+            matched_unit: None,
+            parts: Part::ALL.to_vec(),
+            score: None,
+        })
+    };
+    let drop = Edit::Drop(Drop {
+        layer: 2,
+        unit: 0,
+        score: None,
+    });
+    let edits = vec![share(1, 3, 1), drop, share(2, 2, 1)];
+    let plan = Plan::new(String::new(), Choice::default(), edits);
+    // Its weights are F32, so that trained numbers can be put into it.
+    let mut variant = Variant::new(&file, &plan, None).unwrap();
+    let shared = sharing::shared_blocks(&plan, &variant).unwrap();
+    assert_eq!(shared.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
+    let ties = shared.concat();
+    let model = Model::load(&variant, &ties, &Device::Cpu).unwrap();
+    assert_eq!(model.config().kind.name, "deci");
+    let mut trainer =
+        Trainer::new(model, settings(Train::All, 8), text(), None, None, None).unwrap();
+    let said = all(&mut trainer);
+    assert!(said[7].loss < said[0].loss - 0.2, "{said:?}");
+    let model = trainer.into_best().unwrap();
+    export::fill(&mut variant, &model).unwrap();
+    for (alias, donor) in &ties {
+        let data = |range: &RowsRange| {
+            let data = variant.tensor_data(range.tensor).unwrap();
+            data[range.offset as usize..(range.offset + range.len) as usize].to_vec()
+        };
+        assert!(data(alias) == data(donor));
+    }
+    let windows = windows(320, 2, 16);
+    let theirs = llama_cpp(&variant, &windows);
+    for (a, b) in model.logits(&windows).unwrap().iter().zip(&theirs) {
+        assert!((a - b).abs() < 1e-4, "{a} {b}");
+    }
+    let other = Plan::new(String::new(), Choice::default(), vec![share(9, 0, 0)]);
+    let error = sharing::shared_blocks(&other, &variant)
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with("plan: "), "{error}");
+}
+
 #[test]
 fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state() {
     let (folder, file) = written(&preset("tiny-gqa"));
@@ -216,7 +348,7 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state() {
     let words = error.to_string();
     assert!(words.contains(&format!("step {step}: the ")), "{words}");
     assert!(words.contains("the last good state is in"), "{words}");
-    let kept = headshare_train::checkpoint::Checkpoint::read(&path).unwrap();
+    let kept = Checkpoint::read(&path).unwrap();
     assert_eq!(kept.position.step, step - 1);
 }
 

@@ -1,0 +1,34 @@
+//! What a plan shares, as rows of the variant that is trained: ties, when it is shared
+//! already, or pairs to pull together before it is.
+
+use headshare_convert::convert::variant::Variant;
+use headshare_convert::model::{AttentionMap, Part, RowsRange};
+use headshare_convert::plan::{Plan, Share};
+
+use crate::error::TrainError;
+
+/// For each unit that `plan` shares, its blocks and those of its donor, as rows of the
+/// tensors of `variant`, which is made by the same plan. One after the other they are
+/// the ties of [`crate::Model::load`]; as they are, the pairs of
+/// [`crate::loss::pairs::HeadPairs::new`].
+///
+/// # Errors
+/// When the variant's heads cannot be found, or the plan does not fit it.
+pub fn shared_blocks(
+    plan: &Plan,
+    variant: &Variant<'_>,
+) -> Result<Vec<Vec<(RowsRange, RowsRange)>>, TrainError> {
+    let map = AttentionMap::of(variant.gguf()).map_err(|error| TrainError::Heads {
+        path: variant.source.path().to_owned(),
+        error,
+    })?;
+    let left = plan.renumbered();
+    let fits = left.check(&map);
+    fits.map_err(|error| TrainError::option("plan", error.to_string()))?;
+    let blocks = |share: &Share| {
+        let (alias, donor) = (share.alias(), share.donor());
+        let pair = |&part: &Part| Some((map.block(alias, part)?, map.block(donor, part)?));
+        share.parts.iter().filter_map(pair).collect()
+    };
+    Ok(left.shares().map(blocks).collect())
+}
