@@ -23,3 +23,4 @@ mod repair;
 mod report;
 mod run;
 mod stitched;
+mod train;

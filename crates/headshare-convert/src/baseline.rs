@@ -10,6 +10,7 @@ use std::fmt;
 use headshare_runtime::quants::QuantError;
 use serde::{Deserialize, Serialize};
 
+use crate::convert::UNKNOWN_DIGEST;
 use crate::convert::variant::Limits;
 use crate::engine::weights::dequantized;
 use crate::input::ModelFile;
@@ -117,7 +118,7 @@ pub fn plan(
         ..Choice::default()
     };
     let edits = dropped.iter().map(drop).collect();
-    Ok(Plan::new(String::new(), choice, edits))
+    Ok(Plan::new(UNKNOWN_DIGEST.to_owned(), choice, edits))
 }
 
 /// The units with the smallest weights, until `goal` parameters are gone, as closely as

@@ -60,9 +60,11 @@ fn broken_task_files_name_file_line_and_field() {
         &eval!("choice", model, "--task", folder.path().join("none")),
         "cannot read",
     );
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
     refused(
-        &eval!("choice", model, "--task", folder.path()),
-        "cannot read",
+        &eval!("choice", model, "--task", empty),
+        "empty: there are no items in it",
     );
     let out = eval!(
         "choice",

@@ -9,10 +9,10 @@ use headshare_convert::model::RowsRange;
 use headshare_convert::plan::{Choice, Edit, Plan, Store};
 use headshare_convert::quantize::types::Wanted;
 use headshare_format::{GgmlType, TensorInfo};
-use headshare_train::Model;
+use headshare_train::{Model, export};
 
 use super::TrainModel;
-use crate::convert::{Calibration, Change, Convert, Converted, FileSize, Quantization, With};
+use crate::convert::{Change, Convert, Converted, FileSize, Quantization, With};
 use crate::{Error, Ui};
 
 /// Writes `model`, which was trained from `variant`, whose `rows` (alias, donor) share.
@@ -21,17 +21,17 @@ pub(super) fn write(
     source: &ModelFile,
     variant: &Variant<'_>,
     plan: &Plan,
-    model: &Model,
+    mut model: Model,
     rows: &[Vec<(RowsRange, RowsRange)>],
     ui: &dyn Ui,
 ) -> Result<Converted, Error> {
-    let mut numbers: Vec<Vec<f32>> = (model.parameters().list().iter())
-        .map(|parameter| parameter.values().to_vec())
-        .collect();
     for (alias, donor) in rows.iter().flatten() {
         let [from, to] = [donor, alias].map(|range| elements(variant, range));
-        let taken = numbers[donor.tensor][from].to_vec();
-        numbers[alias.tensor][to].copy_from_slice(&taken);
+        let list = model.parameters().list();
+        let taken = list[donor.tensor].values()[from].to_vec();
+        let mut values = list[alias.tensor].values().to_vec();
+        values[to].copy_from_slice(&taken);
+        model.parameters_mut().set(alias.tensor, values)?;
     }
     // All of it in F32, with nothing shared by name: what is equal is found.
     let tensors = variant.gguf().tensors();
@@ -51,35 +51,11 @@ pub(super) fn write(
     let edits = kept.cloned().chain(stored.map(store)).collect();
     let plain = Plan::new(plan.source.clone(), Choice::default(), edits);
     let mut trained = Variant::new(source, &plain, None)?;
-    let bytes = |values: &Vec<f32>| values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let data: BTreeMap<String, Vec<u8>> = (tensors.iter().zip(&numbers))
-        .map(|(info, values)| (info.name.clone(), bytes(values)))
-        .collect();
-    trained.fill(data);
+    export::fill(&mut trained, &model)?;
     let scratch = convert::write_to_scratch(&trained)?;
-    drop((trained, numbers));
-    let quantize = Quantization {
-        wanted: types_of(tensors),
-        with: With::Calibration {
-            calibration: Calibration {
-                window: job.text.window.max(8),
-                ..job.text.clone()
-            },
-            settings: None,
-            save_imatrix: None,
-        },
-        allow_requantize: false,
-    };
-    let is_plain = |info: &TensorInfo| ["f32", "f16", "bf16"].contains(&info.ggml_type.name());
-    let quantize = match tensors.iter().all(is_plain) {
-        true => Quantization {
-            with: With::Rounding,
-            ..quantize
-        },
-        false => quantize,
-    };
+    drop((trained, model));
     let convert = Convert {
-        quantize: Some(quantize),
+        quantize: quantization(job, tensors),
         force: job.force,
         ..Convert::new(scratch.path(), &job.output, Change::Lossless)
     };
@@ -90,6 +66,31 @@ pub(super) fn write(
     };
     done.saved.file_bytes = source.len() as i64 - done.output.bytes as i64;
     Ok(done)
+}
+
+/// How weights get the types of `tensors` again: fitted to the text; rounded where all
+/// are plain numbers, and not at all where they are F32.
+fn quantization(job: &TrainModel, tensors: &[TensorInfo]) -> Option<Quantization> {
+    let all = |names: &[&str]| {
+        let is_one = |info: &TensorInfo| names.contains(&info.ggml_type.name());
+        tensors.iter().all(is_one)
+    };
+    if all(&["f32"]) {
+        return None;
+    }
+    let with = match all(&["f32", "f16", "bf16"]) {
+        true => With::Rounding,
+        false => With::Calibration {
+            calibration: job.text.clone(),
+            settings: None,
+            save_imatrix: None,
+        },
+    };
+    Some(Quantization {
+        wanted: types_of(tensors),
+        with,
+        allow_requantize: false,
+    })
 }
 
 /// The numbers of the tensor that `range` are.

@@ -10,14 +10,14 @@ use candle_core::Device;
 use headshare_convert::convert::variant::Variant;
 use headshare_convert::convert::{self, Fitted};
 use headshare_convert::input::ModelFile;
-use headshare_convert::model::{AttentionMap, RowsRange};
 use headshare_convert::plan::Plan;
 use headshare_eval::eval::EvalError;
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
 use headshare_runtime::{Model as LlamaModel, ModelParams};
 use headshare_train::loss::pairs::HeadPairs;
-use headshare_train::{Checkpoints, Model, Packed, Progress, Settings, TrainError, Trainer, pack};
+use headshare_train::sharing::shared_blocks;
+use headshare_train::{Checkpoints, Model, Packed, Progress, Settings, Trainer, Windows, pack};
 use serde::{Deserialize, Serialize};
 
 use crate::convert::{Calibration, Change, Convert, Converted, read_text};
@@ -137,16 +137,13 @@ impl TrainModel {
         let prepared = convert::prepare(&source, Some(plan.clone()), fitted, PageSize::KIB_4)?;
         let unchanged = Variant::unchanged(&source);
         let (variant, rows) = match self.method {
-            Method::Tied => (
-                &prepared.variant,
-                shared_rows(&prepared.variant, &plan.renumbered())?,
-            ),
+            Method::Tied => (&prepared.variant, shared_blocks(&plan, &prepared.variant)?),
             Method::Postshare if plan.reshapes() => {
                 return Err(Error::usage(
                     "postshare pulls units together; what else a plan changes is for tied",
                 ));
             }
-            Method::Postshare => (&unchanged, shared_rows(&unchanged, &plan)?),
+            Method::Postshare => (&unchanged, shared_blocks(&plan, &unchanged)?),
         };
         let ties = match self.method {
             Method::Tied => rows.concat(),
@@ -190,11 +187,8 @@ impl TrainModel {
             .flatten()
             .zip(after.into_iter().flatten());
         let distances = distances.map(|(before, after)| [before, after]).collect();
-        let converted = encode::write(self, &source, variant, &plan, &model, &rows, ui)?;
-        let held = data
-            .held_out
-            .as_ref()
-            .map_or(0, headshare_train::Windows::count);
+        let converted = encode::write(self, &source, variant, &plan, model, &rows, ui)?;
+        let held = data.held_out.as_ref().map_or(0, Windows::count);
         Ok(TrainedModel {
             converted,
             windows: [data.train.count(), held],
@@ -246,7 +240,9 @@ impl TrainModel {
         let model = LlamaModel::load(&self.source, &params, None)?;
         let model = std::sync::Arc::new(model);
         let vocab = model.vocab();
-        let tokens = vocab.tokenize(&text, false, false).map_err(EvalError::from)?;
+        let tokens = vocab
+            .tokenize(&text, false, false)
+            .map_err(EvalError::from)?;
         let tokens: Vec<u32> = tokens.into_iter().map(i32::cast_unsigned).collect();
         let begin = vocab.leading_bos().map(i32::cast_unsigned);
         let packed = pack(&tokens, self.text.window as usize, begin, self.held_out);
@@ -306,26 +302,4 @@ impl TrainModel {
             None => Ok((first, last)),
         }
     }
-}
-
-/// The rows that each share of `plan` takes from elsewhere in the model that `variant`
-/// is: (alias, donor).
-fn shared_rows(
-    variant: &Variant<'_>,
-    plan: &Plan,
-) -> Result<Vec<Vec<(RowsRange, RowsRange)>>, TrainError> {
-    let map = AttentionMap::of(variant.gguf()).map_err(|error| TrainError::Heads {
-        path: variant.source.path().to_owned(),
-        error,
-    })?;
-    let of_share = |share: &headshare_convert::plan::Share| {
-        let rows = share.parts.iter().filter_map(|&part| {
-            Some((
-                map.block(share.alias(), part)?,
-                map.block(share.donor(), part)?,
-            ))
-        });
-        rows.collect()
-    };
-    Ok(plan.shares().map(of_share).collect())
 }
