@@ -38,6 +38,8 @@ fn asked_for(arguments: Vec<OsString>) -> Job {
             eval::Measure::Generate(args) => Job::ContinuePrompts(args.job()),
         },
         Command::Bench(args) => Job::Bench(args.job().unwrap()),
+        #[cfg(feature = "train")]
+        Command::Train(args) => Job::Train(Box::new(args.job().unwrap())),
         Command::Report(args) => Job::Report(args.job().unwrap()),
         Command::Analyze(args) => match args.what {
             analyze::What::Weights(args) => Job::AnalyzeWeights(args.job()),
@@ -409,5 +411,89 @@ fn reports() {
             keep: true,
             ..plain.clone()
         }));
+    }
+}
+
+#[cfg(feature = "train")]
+#[test]
+fn training() {
+    use headshare_jobs::{Checkpoint, Method, TrainModel};
+    use headshare_train::{Schedule, Settings};
+    let calibration = |name: &str| Calibration {
+        text: path(name),
+        windows: 7,
+        window: 65,
+        memory: Some(1 << 33),
+    };
+    let matched = Change::Match {
+        ratio: 0.3,
+        function: MatchFunction::Qkv,
+    };
+    let checkpoint = |resume| Checkpoint {
+        file: path("-state"),
+        every: 3,
+        resume,
+    };
+    let measured = Change::Measure {
+        ratio: 0.25,
+        units: Units::Auto,
+        stats: Stats::Load(path("-s")),
+    };
+    let cases = [
+        (Method::Tied, 0.0, matched.clone(), None, None),
+        (
+            Method::Postshare,
+            0.25,
+            matched,
+            None,
+            Some(checkpoint(true)),
+        ),
+        (
+            Method::Tied,
+            0.0,
+            measured,
+            Some(calibration("-r")),
+            Some(checkpoint(false)),
+        ),
+        (
+            Method::Tied,
+            0.0,
+            Change::Plan { file: path("-") },
+            None,
+            None,
+        ),
+    ];
+    for (i, (method, gamma, change, repair, checkpoint)) in cases.into_iter().enumerate() {
+        check(Job::Train(Box::new(TrainModel {
+            source: path("-m.gguf"),
+            output: path("o.gguf"),
+            method,
+            change,
+            repair,
+            text: calibration("-t"),
+            held_out: 0.1 + 0.2,
+            settings: Settings {
+                train: ["all", "lora:4"][i % 2].to_owned(),
+                schedule: Schedule {
+                    peak: 1e-9,
+                    floor: 0.5,
+                    warmup: 3,
+                    steps: 1,
+                },
+                clip: [None, Some(0.1)][i % 2],
+                batch: 3,
+                accumulate: 2,
+                language: 0.7,
+                distillation: 0.1,
+                gamma,
+                evaluate_every: 0,
+                seed: u64::MAX,
+                ..Settings::default()
+            },
+            steps: [None, Some(9)][i % 2],
+            checkpoint,
+            log: [None, Some(path("-l"))][i % 2].clone(),
+            force: i % 2 == 1,
+        })));
     }
 }

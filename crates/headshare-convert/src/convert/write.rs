@@ -135,12 +135,15 @@ pub fn write_to_scratch(variant: &Variant<'_>) -> Result<ScratchFile, ConvertErr
     Ok(scratch)
 }
 
+/// Writes bytes at a place of a file.
+type WriteAt<'a> = dyn Fn(u64, &[u8]) -> Result<(), FileError> + 'a;
+
 /// The variant as a plain file, but for padding: a new file has zeros already.
 /// `made_by` is what it says about itself, with the digests of what was computed.
 fn put_plain(
     variant: &Variant<'_>,
     made_by: Option<&MadeBy>,
-    write_at: &dyn Fn(u64, &[u8]) -> Result<(), FileError>,
+    write_at: &WriteAt<'_>,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(), ConvertError> {
     let gguf = variant.gguf();
