@@ -2,8 +2,8 @@
 
 use headshare_jobs::TrainedModel;
 
-use super::convert::render as render_converted;
-use super::numbers::grouped;
+use super::numbers::{grouped, percent};
+use super::quantize::render as render_quantized;
 
 /// What training has made.
 pub(crate) fn render(done: &TrainedModel) -> String {
@@ -36,5 +36,16 @@ pub(crate) fn render(done: &TrainedModel) -> String {
             mean(1)
         );
     }
-    text + &render_converted(&done.converted)
+    let converted = &done.converted;
+    text += &render_quantized(converted.quantized.as_ref());
+    text += &format!(
+        "{} -> {}\n  file:     {} -> {} bytes ({} saved)\n  resident: {} bytes saved",
+        converted.source.path,
+        converted.output.path,
+        grouped(converted.source.bytes),
+        grouped(converted.output.bytes),
+        percent(converted.saved.file_bytes, converted.source.bytes),
+        grouped(converted.saved.resident_bytes),
+    );
+    text
 }

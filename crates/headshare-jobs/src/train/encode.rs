@@ -52,6 +52,7 @@ pub(super) fn write(
     let plain = Plan::new(plan.source.clone(), Choice::default(), edits);
     let mut trained = Variant::new(source, &plain, None)?;
     export::fill(&mut trained, &model)?;
+    let in_f32 = trained.tensor_bytes();
     let scratch = convert::write_to_scratch(&trained)?;
     drop((trained, model));
     let convert = Convert {
@@ -64,6 +65,9 @@ pub(super) fn write(
         path: source.path().display().to_string(),
         bytes: source.len(),
     };
+    // It was made of numbers in F32; what it saves is less than the source's bytes.
+    let resident = (done.saved.resident_bytes + source.tensor_bytes()).saturating_sub(in_f32);
+    done.saved.resident_bytes = resident;
     done.saved.file_bytes = source.len() as i64 - done.output.bytes as i64;
     Ok(done)
 }
