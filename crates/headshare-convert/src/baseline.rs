@@ -5,10 +5,8 @@
 //! columns of `attn_output` together, the sum of squares, as LLM-Pruner's "l2" does.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use headshare_runtime::quants::QuantError;
-use serde::{Deserialize, Serialize};
 
 use crate::convert::UNKNOWN_DIGEST;
 use crate::convert::variant::Limits;
@@ -16,33 +14,8 @@ use crate::engine::weights::dequantized;
 use crate::input::ModelFile;
 use crate::matching::{MatchError, aliases_for};
 use crate::model::{AttentionLayer, AttentionMap, Part, UnitId};
+pub use crate::plan::Baseline;
 use crate::plan::{Choice, ChosenBy, Drop, Edit, Plan};
-
-/// What units are dropped by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Baseline {
-    /// The size of their weights.
-    Magnitude,
-}
-
-impl Baseline {
-    /// All of them.
-    pub const ALL: [Self; 1] = [Self::Magnitude];
-
-    /// Its name in plans and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Magnitude => "magnitude",
-        }
-    }
-}
-
-impl fmt::Display for Baseline {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 /// Why units cannot be chosen.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::baseline::Baseline;
 use crate::matching::{MatchFunction, UnknownMatchFunction};
 
 /// How the edits were chosen, and among how many units.
@@ -42,6 +41,32 @@ pub enum ChosenBy {
 
 const CALIBRATED: &str = "calibrated";
 const HAND: &str = "hand";
+
+/// What units are dropped by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Baseline {
+    /// The size of their weights.
+    Magnitude,
+}
+
+impl Baseline {
+    /// All of them.
+    pub const ALL: [Self; 1] = [Self::Magnitude];
+
+    /// Its name in plans and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Magnitude => "magnitude",
+        }
+    }
+}
+
+impl fmt::Display for Baseline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
 
 impl Default for Choice {
     fn default() -> Self {

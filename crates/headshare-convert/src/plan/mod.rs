@@ -27,7 +27,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-pub use choice::{Choice, ChosenBy};
+pub use choice::{Baseline, Choice, ChosenBy};
 pub use edit::{Drop, Edit, Narrow, Share, Store};
 
 use crate::matching::{MatchFunction, Matching};

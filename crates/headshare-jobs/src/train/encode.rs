@@ -2,6 +2,7 @@
 //! to the text, and what shares is stored once.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use headshare_convert::convert::{self, variant::Variant};
 use headshare_convert::input::ModelFile;
@@ -11,13 +12,22 @@ use headshare_convert::quantize::types::Wanted;
 use headshare_format::{GgmlType, TensorInfo};
 use headshare_train::{Model, export};
 
-use super::TrainModel;
-use crate::convert::{Change, Convert, Converted, FileSize, Quantization, With};
+use crate::convert::{Calibration, Change, Convert, Converted, FileSize, Quantization, With};
 use crate::{Error, Ui};
+
+/// The file to be written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Output<'a> {
+    pub path: &'a Path,
+    /// Replaces one that is there.
+    pub force: bool,
+    /// The text that weights are fitted to.
+    pub text: &'a Calibration,
+}
 
 /// Writes `model`, which was trained from `variant`, whose `rows` (alias, donor) share.
 pub(super) fn write(
-    job: &TrainModel,
+    output: Output<'_>,
     source: &ModelFile,
     variant: &Variant<'_>,
     plan: &Plan,
@@ -56,9 +66,9 @@ pub(super) fn write(
     let scratch = convert::write_to_scratch(&trained)?;
     drop((trained, model));
     let convert = Convert {
-        quantize: quantization(job, tensors),
-        force: job.force,
-        ..Convert::new(scratch.path(), &job.output, Change::Lossless)
+        quantize: quantization(output.text, tensors),
+        force: output.force,
+        ..Convert::new(scratch.path(), output.path, Change::Lossless)
     };
     let mut done = convert.run(ui)?;
     done.source = FileSize {
@@ -74,7 +84,7 @@ pub(super) fn write(
 
 /// How weights get the types of `tensors` again: fitted to the text; rounded where all
 /// are plain numbers, and not at all where they are F32.
-fn quantization(job: &TrainModel, tensors: &[TensorInfo]) -> Option<Quantization> {
+fn quantization(text: &Calibration, tensors: &[TensorInfo]) -> Option<Quantization> {
     let all = |names: &[&str]| {
         let is_one = |info: &TensorInfo| names.contains(&info.ggml_type.name());
         tensors.iter().all(is_one)
@@ -85,7 +95,7 @@ fn quantization(job: &TrainModel, tensors: &[TensorInfo]) -> Option<Quantization
     let with = match all(&["f32", "f16", "bf16"]) {
         true => With::Rounding,
         false => With::Calibration {
-            calibration: job.text.clone(),
+            calibration: text.clone(),
             settings: None,
             save_imatrix: None,
         },

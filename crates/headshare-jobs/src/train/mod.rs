@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::convert::{Calibration, Change, Convert, Converted, read_text};
 use crate::error::Context as _;
 use crate::{Error, Ui, Unit};
+use encode::Output;
 use log::Log;
 
 /// The paper trains for this part of a pass over the text.
@@ -187,7 +188,12 @@ impl TrainModel {
             .flatten()
             .zip(after.into_iter().flatten());
         let distances = distances.map(|(before, after)| [before, after]).collect();
-        let converted = encode::write(self, &source, variant, &plan, model, &rows, ui)?;
+        let output = Output {
+            path: &self.output,
+            force: self.force,
+            text: &self.text,
+        };
+        let converted = encode::write(output, &source, variant, &plan, model, &rows, ui)?;
         let held = data.held_out.as_ref().map_or(0, Windows::count);
         Ok(TrainedModel {
             converted,
