@@ -78,11 +78,16 @@ pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
     let solved = all.solve(&prior, lambda).ok_or(QuantizeError::Singular)?;
     let solved = towards(&now, &solved, strength);
     let coded = requantize(&solved, &all.ridged(lambda), &coder, stored, par)?;
+    let after = all.error(&coded.weights) / size(&all);
+    // What little there is to win can be lost to rounding.
+    if after >= before {
+        return Ok(kept());
+    }
     Ok(Refit {
         bytes: coded.bytes,
         lambda: Some(lambda),
         before,
-        after: all.error(&coded.weights) / size(&all),
+        after,
     })
 }
 
