@@ -82,17 +82,17 @@ pub(super) struct Options {
     #[arg(long, value_name = "B", default_value_t = 0.95)]
     beta2: f64,
     /// The part of each matrix, times the learning rate, that is taken off in each step.
-    #[arg(long, value_name = "PART", default_value_t = 0.0)]
+    #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = not_negative)]
     weight_decay: f64,
     /// The largest norm of all gradients together; 0 for any.
-    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
-    clip: f32,
+    #[arg(long, value_name = "NORM", default_value_t = 1.0, value_parser = not_negative)]
+    clip: f64,
     /// Windows that are computed at once. Fewer need less memory.
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    batch: usize,
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: u32,
     /// Batches of a step.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    accumulate: usize,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    accumulate: u32,
     /// What the loss of a language model counts.
     #[arg(long, value_name = "WEIGHT", default_value_t = 1.0)]
     language: f32,
@@ -129,6 +129,13 @@ pub(super) struct Options {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
+        _ => Err("must be a number, not less than 0".to_owned()),
+    }
 }
 
 impl Args {
@@ -179,9 +186,9 @@ impl Args {
                 warmup: options.warmup,
                 steps: 1,
             },
-            clip: (options.clip > 0.0).then_some(options.clip),
-            batch: options.batch,
-            accumulate: options.accumulate,
+            clip: (options.clip > 0.0).then_some(options.clip as f32),
+            batch: options.batch as usize,
+            accumulate: options.accumulate as usize,
             language: options.language,
             distillation: options.distill,
             gamma,

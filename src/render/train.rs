@@ -17,6 +17,9 @@ pub(crate) fn render(done: &TrainedModel) -> String {
     );
     if let (Some(first), Some(last)) = (&done.first, &done.last) {
         text += &format!("loss: {:.4} -> {:.4}", first.loss, last.loss);
+        if first.step > 1 {
+            text += &format!(" since step {}", first.step);
+        }
         text += &match done.best {
             Some((step, loss)) => {
                 format!("; held out: {loss:.4} after step {step}, whose weights were taken\n")

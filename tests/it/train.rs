@@ -196,6 +196,22 @@ fn a_run_that_was_broken_off_ends_in_the_same_file() {
         std::fs::read(at("whole")).unwrap(),
         std::fs::read(at("resumed")).unwrap()
     );
+    // One that is over is only written again; and nothing that is read is written to.
+    json(&mut train("tied", &source, &text, &at("resumed"), &resumed));
+    assert_eq!(
+        std::fs::read(at("whole")).unwrap(),
+        std::fs::read(at("resumed")).unwrap()
+    );
+    let before = std::fs::read(&source).unwrap();
+    for victim in [&source, &text] {
+        let victim = victim.to_str().unwrap();
+        let over = [&resumed[..], &["--log", victim]].concat();
+        let out = train("tied", &source, &text, &at("other"), &over).output();
+        assert_eq!(out.unwrap().status.code(), Some(1));
+        let out = train("tied", &source, &text, Path::new(victim), &resumed).output();
+        assert_eq!(out.unwrap().status.code(), Some(1));
+    }
+    assert_eq!(std::fs::read(&source).unwrap(), before);
     // Another run has nothing to go on from there.
     let other = [&resumed[..], &["--seed", "7"]].concat();
     let out = train("tied", &source, &text, &at("other"), &other)

@@ -174,7 +174,7 @@ fn add_output(
     let index = source.gguf.tensor_index(&name);
     let index = index.ok_or(BaselineError::Missing { name })?;
     let columns = source.gguf.tensors()[index].row_elems() as usize;
-    let width = columns / layer.n_head_kv.max(1) as usize;
+    let width = (columns / layer.n_head_kv.max(1) as usize).max(1);
     for row in numbers(source, index)?.chunks(columns) {
         for (unit, of_unit) in layer.units().zip(row.chunks(width)) {
             let weight = weights.entry(unit).or_default();

@@ -320,7 +320,9 @@ impl<'a> Trainer<'a> {
         }
         let loss = losses.total(&objective);
         self.finite(step, "held-out loss", loss)?;
-        if self.position.best.is_none_or(|(_, best)| loss < best) {
+        // Heads that are pulled together are no better for being apart.
+        let keeps = self.pairs.is_none();
+        if keeps && self.position.best.is_none_or(|(_, best)| loss < best) {
             self.position.best = Some((step, loss));
             let tensors = self.trained.list().iter();
             let values = tensors.map(|t| self.trained.values(t, &self.model).to_vec());

@@ -7,6 +7,7 @@ use headshare_jobs::{ContinuePrompts, Error};
 use super::common::Common;
 use crate::cli::Exit;
 use crate::cli::llama_cpp::{OneModel, context_size};
+use crate::cli::stdio;
 use crate::process::output::Output;
 use crate::render::eval::generate::render;
 
@@ -49,6 +50,11 @@ pub(in crate::cli) struct Args {
 impl Args {
     pub(in crate::cli) fn run(self, out: &Output) -> Result<Exit, Error> {
         self.common.begin(out);
+        let synonyms = self
+            .synonyms
+            .iter()
+            .map(|path| ("--synonyms", path.as_path()));
+        stdio::check_inputs(synonyms.chain([("--task", self.task.as_path())]))?;
         let json = self.common.json;
         out.result(&self.job().run(out)?, json, render)?;
         Ok(Exit::Done)

@@ -150,7 +150,7 @@ fn stage(
     for (i, fixed) in before.iter().enumerate() {
         let mut next = Vec::new();
         for so_far in beam {
-            let free = |j: &usize| !taken[*j] && !so_far.contains(&Some(*j)) && fits(i, *j);
+            let free = |j: &usize| !taken[*j] && fits(i, *j) && !so_far.contains(&Some(*j));
             let others = (0..reference).filter(free).map(Some);
             let ways: Vec<Option<usize>> = match fixed {
                 Some(_) => vec![*fixed],

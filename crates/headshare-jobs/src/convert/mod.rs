@@ -308,6 +308,12 @@ impl Convert {
         Ok((plan, fitted))
     }
 
+    /// The files that are read, which nothing may overwrite.
+    #[cfg(feature = "train")]
+    pub(crate) fn input_files(&self, source: &ModelFile) -> Result<Vec<FileId>, Error> {
+        self.inputs(source, self.plan_file()?.as_ref())
+    }
+
     fn plan_file(&self) -> Result<Option<Contents>, Error> {
         match &self.change {
             Change::Plan { file } => Ok(Some(Contents::open(file)?)),

@@ -13,6 +13,7 @@ use headshare_format::{GgmlType, TensorInfo};
 use headshare_train::{Model, export};
 
 use crate::convert::{Calibration, Change, Convert, Converted, FileSize, Quantization, With};
+use crate::error::Context as _;
 use crate::{Error, Ui};
 
 /// The file to be written.
@@ -70,7 +71,9 @@ pub(super) fn write(
         force: output.force,
         ..Convert::new(scratch.path(), output.path, Change::Lossless)
     };
-    let mut done = convert.run(ui)?;
+    let done = convert.run(ui);
+    let mut done = done.about(|| source.path().display())?;
+    done.plan = Some(plan.clone());
     done.source = FileSize {
         path: source.path().display().to_string(),
         bytes: source.len(),
@@ -79,6 +82,12 @@ pub(super) fn write(
     let resident = (done.saved.resident_bytes + source.tensor_bytes()).saturating_sub(in_f32);
     done.saved.resident_bytes = resident;
     done.saved.file_bytes = source.len() as i64 - done.output.bytes as i64;
+    if done.saved.file_bytes < 0 {
+        ui.warning(&format!(
+            "the output is {} bytes larger than the source",
+            -done.saved.file_bytes
+        ));
+    }
     Ok(done)
 }
 
@@ -92,7 +101,7 @@ fn quantization(text: &Calibration, tensors: &[TensorInfo]) -> Option<Quantizati
     if all(&["f32"]) {
         return None;
     }
-    let with = match all(&["f32", "f16", "bf16"]) {
+    let with = match all(&PLAIN) {
         true => With::Rounding,
         false => With::Calibration {
             calibration: text.clone(),
@@ -115,10 +124,16 @@ fn elements(variant: &Variant<'_>, range: &RowsRange) -> std::ops::Range<usize> 
     of(range.offset)..of(range.offset + range.len)
 }
 
+/// Types that are not quantized.
+const PLAIN: [&str; 3] = ["f32", "f16", "bf16"];
+
 /// The types that tensors have now.
 fn types_of(tensors: &[TensorInfo]) -> Wanted {
+    // Patterns count only where the main type is a quantized one.
+    let is_plain = |info: &&TensorInfo| PLAIN.contains(&info.ggml_type.name());
+    let none = tensors.iter().all(|info| is_plain(&info));
     let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
-    for info in tensors {
+    for info in tensors.iter().filter(|info| none || !is_plain(info)) {
         *bytes.entry(info.ggml_type.name()).or_default() += info.byte_len();
     }
     let most = bytes.into_iter().max_by_key(|(_, bytes)| *bytes);

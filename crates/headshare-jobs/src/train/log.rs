@@ -2,9 +2,10 @@
 //! a run goes on.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
+use headshare_files::AtomicFile;
 use headshare_train::Progress;
 use serde_json::Value;
 
@@ -20,9 +21,14 @@ impl Log {
         let Some(path) = path else {
             return Ok(Self(None));
         };
-        let said = match step {
-            0 => String::new(),
-            _ => std::fs::read_to_string(path).unwrap_or_default(),
+        let said = match std::fs::read_to_string(path) {
+            _ if step == 0 => String::new(),
+            Ok(said) => said,
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                let what = format!("cannot read the figures in {}", path.display());
+                return Err(Error::failed(error).about(what));
+            }
         };
         let is_before = |line: &&str| {
             let line = serde_json::from_str::<Value>(line);
@@ -31,22 +37,23 @@ impl Log {
         let kept: String = (said.lines().filter(is_before))
             .flat_map(|line| [line, "\n"])
             .collect();
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).open(path);
-        let mut this = Self(Some((path.to_owned(), file.map_err(|e| cannot(path, e))?)));
-        this.put(&kept)?;
-        Ok(this)
+        let file = AtomicFile::create(path, kept.len() as u64, true, &[])?;
+        file.write_at(0, kept.as_bytes())?;
+        file.commit()?;
+        let file = OpenOptions::new().append(true).open(path);
+        Ok(Self(Some((
+            path.to_owned(),
+            file.map_err(|e| cannot(path, e))?,
+        ))))
     }
 
     /// Adds a step.
     pub fn add(&mut self, progress: &Progress) -> Result<(), Error> {
         let line = serde_json::to_string(progress).map_err(Error::failed)?;
-        self.put(&(line + "\n"))
-    }
-
-    fn put(&mut self, text: &str) -> Result<(), Error> {
         match &mut self.0 {
-            Some((path, file)) => (file.write_all(text.as_bytes())).map_err(|e| cannot(path, e)),
+            Some((path, file)) => {
+                (file.write_all((line + "\n").as_bytes())).map_err(|e| cannot(path, e))
+            }
             None => Ok(()),
         }
     }

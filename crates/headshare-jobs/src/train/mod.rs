@@ -3,18 +3,20 @@
 mod encode;
 mod log;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use headshare_convert::convert::variant::Variant;
 use headshare_convert::convert::{self, Fitted};
-use headshare_convert::input::ModelFile;
+use headshare_convert::input::text::is_stdio;
+use headshare_convert::input::{InputError, ModelFile};
 use headshare_convert::plan::Plan;
 use headshare_eval::eval::EvalError;
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
 use headshare_runtime::{Model as LlamaModel, ModelParams};
+use headshare_stitch::MappedFile;
 use headshare_train::loss::pairs::HeadPairs;
 use headshare_train::sharing::shared_blocks;
 use headshare_train::{Checkpoints, Model, Packed, Progress, Settings, Trainer, Windows, pack};
@@ -98,9 +100,10 @@ pub struct TrainedModel {
     /// Steps that were taken.
     pub steps: u64,
     /// The step with the lowest loss on what was held out, whose weights were taken, and
-    /// that loss in nats a token; absent where nothing was held out.
+    /// that loss in nats a token; absent where nothing was held out, and where heads are
+    /// pulled together: the last weights are taken then.
     pub best: Option<(u64, f64)>,
-    /// The first step's figures.
+    /// The figures of the first step, of this run where it went on from another.
     pub first: Option<Progress>,
     /// The last step's.
     pub last: Option<Progress>,
@@ -109,18 +112,21 @@ pub struct TrainedModel {
 }
 
 impl TrainModel {
-    /// Does it.
+    /// Does it. The state and the figures are written meanwhile.
     ///
     /// # Errors
     /// When a file is bad, the model cannot be trained, the loss is no number any more, or
     /// an output cannot be written.
     pub fn run(&self, ui: &dyn Ui) -> Result<TrainedModel, Error> {
         let source = ModelFile::open_plain(&self.source)?;
-        self.check_outputs(&source)?;
+        let resumes = self.checkpoint.as_ref().is_some_and(|c| c.resume);
         let change = Convert {
             repair: self.repair.clone(),
+            // A run that goes on writes again what it has written.
+            force: self.force || resumes,
             ..Convert::new(&self.source, &self.output, self.change.clone())
         };
+        self.check(&change.input_files(&source)?, resumes)?;
         let (plan, fitted) = change.planned(&source, ui)?;
         let Some(mut plan) = plan else {
             return Err(Error::usage("there is no plan to train for"));
@@ -207,30 +213,38 @@ impl TrainModel {
         })
     }
 
-    fn check_outputs(&self, source: &ModelFile) -> Result<(), Error> {
-        let inputs: Vec<FileId> = vec![source.file.id()];
-        AtomicFile::check(&self.output, self.force, &inputs)?;
-        let log = self.log.iter().map(|path| ("the figures", path));
-        let state = self.checkpoint.iter().map(|c| ("the state", &c.file));
-        let mut taken = vec![&self.output, &self.source, &self.text.text];
-        for (what, path) in log.chain(state) {
-            if taken.contains(&path) {
-                let file = path.display();
-                return Err(Error::usage(format!(
-                    "{what} cannot be written to {file}: that is another file of this run"
-                )));
-            }
-            taken.push(path);
+    /// Finds out early what cannot be; `inputs` are files beside the text that are read.
+    fn check(&self, inputs: &[FileId], resumes: bool) -> Result<(), Error> {
+        let text = &self.text.text;
+        if is_stdio(text) || text == Path::new("self") {
+            return Err(Error::usage(
+                "the text to train on is read twice: it must be a file",
+            ));
         }
-        let resumes = self.checkpoint.as_ref().is_some_and(|c| c.resume);
-        for path in self
-            .log
-            .iter()
-            .chain(self.checkpoint.iter().map(|c| &c.file))
-        {
-            if !resumes {
-                AtomicFile::check(path, self.force, &inputs)?;
+        let measures = matches!(self.change, Change::Measure { .. });
+        if self.method == Method::Postshare && self.repair.is_some() && !measures {
+            return Err(Error::usage(
+                "postshare trains the model as it is: there is nothing to repair before",
+            ));
+        }
+        let mut inputs = inputs.to_vec();
+        inputs.push(MappedFile::open(text).map_err(InputError::from)?.id());
+        AtomicFile::check(&self.output, self.force, &inputs)?;
+        let mut taken = vec![std::path::absolute(&self.output).ok()];
+        let state = self.checkpoint.iter().map(|c| &c.file);
+        for path in self.log.iter().chain(state) {
+            if is_stdio(path) {
+                return Err(Error::usage(
+                    "figures and the state of a run go to files, not to standard output",
+                ));
             }
+            let absolute = std::path::absolute(path).ok();
+            if taken.contains(&absolute) {
+                let file = path.display();
+                return Err(Error::usage(format!("{file} is named for two outputs")));
+            }
+            taken.push(absolute);
+            AtomicFile::check(path, self.force || resumes, &inputs)?;
         }
         Ok(())
     }

@@ -91,8 +91,16 @@ impl Form {
         let chinese = || row.text("sentence1").is_ok_and(labelled::is_chinese);
         match self {
             Self::Stem => row.get("question").is_ok_and(Value::is_object),
-            Self::Relation => chinese(),
-            Self::AxB => !chinese(),
+            // Numbers mean other things in other data sets.
+            Self::Relation => chinese() && row.text("label").is_ok(),
+            Self::AxB => !chinese() && row.text("label").is_ok(),
+            Self::AxG | Self::Rte => row.text("label").is_ok(),
+            Self::Tnews => {
+                row.has("label_desc") || row.text("sentence").is_ok_and(labelled::is_chinese)
+            }
+            Self::Fact => {
+                row.has("question_stem") || row.get("question").is_ok_and(Value::is_object)
+            }
             _ => true,
         }
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 /// Answers to whether one sentence follows from another, by label.
 const ENTAILED: [&str; 2] = ["entailment", "not_entailment"];
 
-/// Relations of two sentences, by label, in the order in which they are numbered.
+/// Relations of two sentences, by label.
 const RELATIONS: [(&str, &str); 3] = [
     ("neutral", "无关"),
     ("entailment", "蕴含"),
@@ -137,18 +137,15 @@ pub(super) fn with_fact(row: &Row, mut question: Question) -> FieldResult<Questi
     Ok(question)
 }
 
-/// Which of `names` the label is; their numbers are labels as well.
+/// Which of `names` the label is.
 fn label(row: &Row, names: &[&str]) -> FieldResult<usize> {
-    let value = row.get("label")?;
-    match value.as_str() {
-        Some(text) => match names.iter().position(|name| *name == text.trim()) {
-            Some(at) => Ok(at),
-            None => Err(format!(
-                "field \"label\" is {text:?}, but the labels are {}",
-                names.join(", ")
-            )),
-        },
-        None => row.gold("label", names.len()),
+    let label = row.text("label")?;
+    match names.iter().position(|name| *name == label.trim()) {
+        Some(at) => Ok(at),
+        None => Err(format!(
+            "field \"label\" is {label:?}, but the labels are {}",
+            names.join(", ")
+        )),
     }
 }
 

@@ -161,6 +161,10 @@ impl Reading {
         } = found;
         let name = task_name(path);
         let has_subjects = !subjects.contains_key("");
+        if !has_subjects && subjects.len() > 1 {
+            let problem = "there are files beside folders of subjects: name one of them";
+            return Err(TaskError::content(path, problem));
+        }
         let subjects = (subjects.into_iter())
             .map(|(subject, items)| match has_subjects {
                 // Examples would stand in a file of their own.
