@@ -100,17 +100,31 @@ impl Parameters {
                 values: Arc::new(Numbers::new(values)),
             });
         }
-        for (alias, donor) in ties {
-            let rows = |range: &RowsRange| rows_in(variant, range);
-            let tie = Tie {
-                alias: rows(alias)?,
-                donor: rows(donor)?,
-            };
-            this.ties.push(tie);
-        }
-        this.check_ties()?;
-        this.copy_ties(|_| true);
+        this.tie(variant, ties)?;
         Ok(this)
+    }
+
+    /// Makes one parameter each of rows (alias, donor) of the tensors of `variant`, which
+    /// these are the parameters of: with the donor's numbers, and in the place of the ties
+    /// that there were.
+    ///
+    /// # Errors
+    /// When a tie has no rows, or they are not alike.
+    pub fn tie(
+        &mut self,
+        variant: &Variant<'_>,
+        ties: &[(RowsRange, RowsRange)],
+    ) -> Result<(), TrainError> {
+        let tie = |(alias, donor): &(RowsRange, RowsRange)| {
+            Ok(Tie {
+                alias: rows_in(variant, alias)?,
+                donor: rows_in(variant, donor)?,
+            })
+        };
+        self.ties = ties.iter().map(tie).collect::<Result<_, TrainError>>()?;
+        self.check_ties()?;
+        self.copy_ties(|_| true);
+        Ok(())
     }
 
     fn check_ties(&self) -> Result<(), TrainError> {
@@ -297,13 +311,6 @@ impl Gradients {
     pub fn clear(&self) {
         for index in 0..self.list.len() {
             self.with(index, |sum| sum.fill(0.0));
-        }
-    }
-
-    /// Multiplies all by `factor`.
-    pub fn scale(&self, factor: f32) {
-        for index in 0..self.list.len() {
-            self.with(index, |sum| sum.iter_mut().for_each(|v| *v *= factor));
         }
     }
 }

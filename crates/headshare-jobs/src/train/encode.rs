@@ -36,14 +36,7 @@ pub(super) fn write(
     rows: &[Vec<(RowsRange, RowsRange)>],
     ui: &dyn Ui,
 ) -> Result<Converted, Error> {
-    for (alias, donor) in rows.iter().flatten() {
-        let [from, to] = [donor, alias].map(|range| elements(variant, range));
-        let list = model.parameters().list();
-        let taken = list[donor.tensor].values()[from].to_vec();
-        let mut values = list[alias.tensor].values().to_vec();
-        values[to].copy_from_slice(&taken);
-        model.parameters_mut().set(alias.tensor, values)?;
-    }
+    model.parameters_mut().tie(variant, &rows.concat())?;
     // All of it in F32, with nothing shared by name: what is equal is found.
     let tensors = variant.gguf().tensors();
     let kept = plan
@@ -114,14 +107,6 @@ fn quantization(text: &Calibration, tensors: &[TensorInfo]) -> Option<Quantizati
         with,
         allow_requantize: false,
     })
-}
-
-/// The numbers of the tensor that `range` are.
-fn elements(variant: &Variant<'_>, range: &RowsRange) -> std::ops::Range<usize> {
-    let info = &variant.gguf().tensors()[range.tensor];
-    let row = info.row_bytes().max(1);
-    let of = |bytes: u64| (bytes / row * info.row_elems()) as usize;
-    of(range.offset)..of(range.offset + range.len)
 }
 
 /// Types that are not quantized.
