@@ -49,8 +49,9 @@ always evaluated choice by choice.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     model: OneModel,
-    /// File with questions: JSON lines, a JSON array, or the zip file of MMLU
-    /// or C-Eval; - reads standard input. Can be given several times.
+    /// File with questions: JSON lines, a JSON array, or the zip file of MMLU,
+    /// C-Eval or CMMLU; or a folder of such files as RACE has; - reads standard
+    /// input. Can be given several times.
     #[arg(long = "task", value_name = "FILE", required = true)]
     tasks: Vec<PathBuf>,
     /// How to score, if the fields of the file do not tell.
