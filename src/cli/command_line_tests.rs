@@ -473,7 +473,7 @@ fn training() {
             text: calibration("-t"),
             held_out: 0.1 + 0.2,
             settings: Settings {
-                train: ["all", "lora:4"][i % 2].to_owned(),
+                train: ["scales", "lora:4"][i % 2].to_owned(),
                 schedule: Schedule {
                     peak: 1e-9,
                     floor: 0.5,
@@ -491,6 +491,13 @@ fn training() {
                 ..Settings::default()
             },
             steps: [None, Some(9)][i % 2],
+            teacher: [None, Some(path("-big.gguf"))][i % 2].clone(),
+            apart: method == Method::Postshare,
+            quantize: (i == 2).then(|| Wanted {
+                to: "q4_0".to_owned(),
+                pure: true,
+                overrides: vec![("-a=b".to_owned(), "q8_0".to_owned())],
+            }),
             checkpoint,
             log: [None, Some(path("-l"))][i % 2].clone(),
             force: i % 2 == 1,

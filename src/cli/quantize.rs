@@ -10,12 +10,37 @@ use super::stdio;
 use crate::quantize::Settings;
 use crate::quantize::types::Wanted;
 
+/// Which types tensors get.
 #[derive(Debug, clap::Args)]
-pub(super) struct QuantizeArgs {
+pub(super) struct TypeArgs {
     /// Quantize the model to one of llama-quantize's mixtures, such as q4_K_M or
     /// q4_0, or to a type of ggml, such as mxfp4.
     #[arg(long, value_name = "TYPE")]
     quantize: Option<String>,
+    /// The type of the tensors whose names contain a match of a regular expression,
+    /// such as 'ffn_down=q6_K'. Can be given several times; the first match counts.
+    #[arg(long, value_name = "PATTERN=TYPE", requires = "quantize", value_parser = tensor_type)]
+    tensor_type: Vec<(String, String)>,
+    /// Give all tensors the same type, as far as their rows allow.
+    #[arg(long, requires = "quantize")]
+    pure: bool,
+}
+
+impl TypeArgs {
+    /// The types that are wanted, if any are.
+    pub(super) fn wanted(self) -> Option<Wanted> {
+        Some(Wanted {
+            to: self.quantize?,
+            pure: self.pure,
+            overrides: self.tensor_type,
+        })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct QuantizeArgs {
+    #[command(flatten)]
+    types: TypeArgs,
     /// Fit the weights that are quantized to this text (UTF-8); - reads standard
     /// input, `self` is what the model writes itself. Without it and --imatrix they
     /// are rounded.
@@ -34,13 +59,6 @@ pub(super) struct QuantizeArgs {
     /// llama-quantize and --imatrix read. A dry run does not.
     #[arg(long, value_name = "FILE", requires = "text", requires = "quantize")]
     save_imatrix: Option<PathBuf>,
-    /// The type of the tensors whose names contain a match of a regular expression,
-    /// such as 'ffn_down=q6_K'. Can be given several times; the first match counts.
-    #[arg(long, value_name = "PATTERN=TYPE", requires = "quantize", value_parser = tensor_type)]
-    tensor_type: Vec<(String, String)>,
-    /// Give all tensors the same type, as far as their rows allow.
-    #[arg(long, requires = "quantize")]
-    pure: bool,
     /// Quantize a model that is quantized already, too.
     #[arg(long, requires = "quantize")]
     allow_requantize: bool,
@@ -76,7 +94,7 @@ impl QuantizeArgs {
     /// What is to be quantized; `repair` has what may be spent on a text.
     pub(super) fn job(self, repair: &RepairArgs) -> Result<Option<Quantization>, Error> {
         let settings = self.settings();
-        let Some(to) = self.quantize else {
+        let Some(wanted) = self.types.wanted() else {
             return Ok(None);
         };
         // A repair has a text already.
@@ -91,11 +109,7 @@ impl QuantizeArgs {
             (None, None) => With::Rounding,
         };
         Ok(Some(Quantization {
-            wanted: Wanted {
-                to,
-                pure: self.pure,
-                overrides: self.tensor_type,
-            },
+            wanted,
             with,
             allow_requantize: self.allow_requantize,
         }))

@@ -7,6 +7,7 @@ use headshare_train::{Schedule, Settings, Train};
 
 use super::Exit;
 use super::plan::{MatchArgs, parse_ratio};
+use super::quantize::TypeArgs;
 use super::repair::RepairArgs;
 use super::stdio;
 use crate::process::output::Output;
@@ -32,12 +33,16 @@ pub(super) struct Pulled {
     /// What the distance between paired heads counts beside the other losses.
     #[arg(long, value_name = "GAMMA", default_value_t = 0.5)]
     gamma: f32,
+    /// Leave the pairs apart in the end, to see what training alone has done.
+    #[arg(long)]
+    no_share: bool,
     #[command(flatten)]
     options: Options,
 }
 
-/// The model is trained in F32 on the CPU. Its tensors then get the types that they had,
-/// fitted to the same text.
+/// The model is trained in F32 on the CPU. Quantized tensors then get the types that they
+/// had, fitted to the same text, or others. With --train scales or norms their codes stay,
+/// and the file computes what was trained.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("text").args(["repair", "on"]).multiple(true))]
 #[command(group = clap::ArgGroup::new("which").args(["ratio", "plan"]).required(true))]
@@ -99,7 +104,11 @@ pub(super) struct Options {
     /// What the divergence from the original model counts.
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0)]
     distill: f32,
-    /// What is trained: all, attention, norms, or lora:RANK.
+    /// The model to learn from by --distill, with the same vocabulary [default: SRC]
+    #[arg(long, value_name = "GGUF")]
+    teacher: Option<PathBuf>,
+    /// What is trained: all, attention, norms, scales (the scales in front of the codes of
+    /// quantized tensors, and all vectors), or lora:RANK.
     #[arg(long, value_name = "WHAT", default_value = "all",
         value_parser = |text: &str| text.parse::<Train>().map(|train| train.to_string()))]
     train: String,
@@ -120,6 +129,8 @@ pub(super) struct Options {
     /// byte, as without a break.
     #[arg(long, requires = "checkpoint")]
     resume: bool,
+    #[command(flatten)]
+    types: TypeArgs,
     /// Write the figures of each step to this file, as JSON lines.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -150,9 +161,14 @@ impl Args {
     }
 
     pub(super) fn job(self) -> Result<TrainModel, Error> {
-        let (method, gamma, options) = match self.method {
-            Way::Tied(options) => (Method::Tied, 0.0, *options),
-            Way::Postshare(pulled) => (Method::Postshare, pulled.gamma, pulled.options),
+        let (method, gamma, apart, options) = match self.method {
+            Way::Tied(options) => (Method::Tied, 0.0, false, *options),
+            Way::Postshare(pulled) => (
+                Method::Postshare,
+                pulled.gamma,
+                pulled.no_share,
+                pulled.options,
+            ),
         };
         stdio::refuse(
             &options.output,
@@ -162,7 +178,13 @@ impl Args {
         options.repair.check_outputs()?;
         let plan = options.plan.as_deref().map(|path| ("--plan", path));
         let text = Some(("--text", options.on.as_path()));
-        stdio::check_inputs(plan.into_iter().chain(text).chain(options.repair.streams()))?;
+        let teacher = options.teacher.as_deref().map(|path| ("--teacher", path));
+        stdio::check_inputs(
+            plan.into_iter()
+                .chain(text)
+                .chain(teacher)
+                .chain(options.repair.streams()),
+        )?;
         let measures =
             (options.repair).measures(options.matching.is_given(), options.plan.is_some())?;
         let repair = options.repair.calibration();
@@ -210,6 +232,9 @@ impl Args {
             held_out: options.held_out,
             settings,
             steps: options.steps,
+            teacher: options.teacher,
+            apart,
+            quantize: options.types.wanted(),
             checkpoint: options.checkpoint.map(|file| Checkpoint {
                 file,
                 every,

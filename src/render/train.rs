@@ -21,8 +21,16 @@ pub(crate) fn render(done: &TrainedModel) -> String {
             text += &format!(" since step {}", first.step);
         }
         text += &match done.best {
+            Some((0, loss)) => {
+                format!("; held out: {loss:.4} before, and never less: nothing was changed\n")
+            }
             Some((step, loss)) => {
-                format!("; held out: {loss:.4} after step {step}, whose weights were taken\n")
+                let start = done
+                    .start
+                    .map_or(String::new(), |start| format!("{start:.4} -> "));
+                format!(
+                    "; held out: {start}{loss:.4} after step {step}, whose weights were taken\n"
+                )
             }
             None => "\n".to_owned(),
         };

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use headshare_convert::quantize::types::Wanted;
 use headshare_convert::repair::choose::Units;
 
 use crate::analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
@@ -211,10 +212,17 @@ fn train(job: &crate::TrainModel) -> Line {
         .number("--seed", settings.seed)
         .number("--eval-every", settings.evaluate_every)
         .value("--train", &settings.train)
+        .path("--teacher", job.teacher.as_deref())
         .path("--log", job.log.as_deref());
     let line = match job.method {
         crate::Method::Tied => line,
-        crate::Method::Postshare => line.number("--gamma", settings.gamma),
+        crate::Method::Postshare => line
+            .number("--gamma", settings.gamma)
+            .flag("--no-share", job.apart),
+    };
+    let line = match &job.quantize {
+        Some(wanted) => types(line, wanted),
+        None => line,
     };
     let line = match &job.checkpoint {
         Some(checkpoint) => line
@@ -226,15 +234,19 @@ fn train(job: &crate::TrainModel) -> Line {
     line.file(&job.source)
 }
 
-/// `repaired` says that what may be spent on a text was said already.
-fn quantize(line: Line, job: &Quantization, repaired: bool) -> Line {
+fn types(line: Line, wanted: &Wanted) -> Line {
     let mut line = line
-        .value("--quantize", &job.wanted.to)
-        .flag("--pure", job.wanted.pure)
-        .flag("--allow-requantize", job.allow_requantize);
-    for (pattern, to) in &job.wanted.overrides {
+        .value("--quantize", &wanted.to)
+        .flag("--pure", wanted.pure);
+    for (pattern, to) in &wanted.overrides {
         line = line.value("--tensor-type", format!("{pattern}={to}"));
     }
+    line
+}
+
+/// `repaired` says that what may be spent on a text was said already.
+fn quantize(line: Line, job: &Quantization, repaired: bool) -> Line {
+    let line = types(line, &job.wanted).flag("--allow-requantize", job.allow_requantize);
     match &job.with {
         With::Rounding => line,
         With::Imatrix { file } => line.value("--imatrix", file),

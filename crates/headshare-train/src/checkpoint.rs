@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::TrainError;
 
 /// The version that is written.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The key of the metadata.
 const KEY: &str = "headshare-train";
@@ -42,6 +42,8 @@ pub struct Position {
     pub step: u64,
     /// Windows taken: with the seed it tells which come next.
     pub windows: u64,
+    /// The held-out loss before the first step.
+    pub start: Option<f64>,
     /// The best evaluation: the step after which it was, and its loss.
     pub best: Option<(u64, f64)>,
 }

@@ -1,43 +1,73 @@
-//! A trained model back as a variant, which is written, quantised or run like any
-//! other.
+//! A trained model back as the tensors of a file.
 
 use std::collections::BTreeMap;
 
 use headshare_convert::convert::variant::Variant;
-use headshare_convert::model::About;
-use headshare_format::GgmlType;
+use headshare_format::TensorInfo;
+use headshare_runtime::quants::{QuantError, dequantize_row, quantize_rows, type_info};
 
 use crate::error::TrainError;
 use crate::model::Model;
+use crate::parameters::Parameter;
 
-/// Puts the model's numbers in the place of the tensors of `variant`, all of which are
-/// F32: the variant that the model was loaded from, with its types changed
-/// ([`Variant::with_types`]). Quantising is for those who know how.
+/// What training has changed.
+#[derive(Debug, Clone, Default)]
+pub struct Changed {
+    /// Tensors as they are stored, at the types that they had, by name: plain numbers,
+    /// and codes whose scales were trained.
+    pub stored: BTreeMap<String, Vec<u8>>,
+    /// Numbers of quantized tensors, row after row, which codes have to be found for.
+    pub numbers: BTreeMap<String, Vec<f32>>,
+}
+
+/// What `model`, which was loaded from `variant`, has other than that: beside rows that
+/// are tied, which are their donors' in any case.
 ///
 /// # Errors
-/// Names the tensor that is not F32, or not the model's.
-pub fn fill(variant: &mut Variant<'_>, model: &Model) -> Result<(), TrainError> {
-    let error = |name: &str, reason: String| TrainError::Unsupported {
-        path: variant.source.path().to_owned(),
-        architecture: model.config().kind.name.to_owned(),
-        place: About::Tensor(name.to_owned()),
-        reason,
+/// Names the tensor whose numbers its type cannot hold.
+pub fn changed(variant: &Variant<'_>, model: &Model) -> Result<Changed, TrainError> {
+    let mut changed = Changed::default();
+    let list = model.parameters().list();
+    let tensors = variant.gguf().tensors();
+    let is_one = |(info, p): (&TensorInfo, &Parameter)| {
+        info.name == p.name && info.dims.iter().product::<u64>() == p.values().len() as u64
     };
-    let mut data = BTreeMap::new();
-    for info in variant.gguf().tensors() {
-        let name = info.name.as_str();
-        if info.ggml_type != GgmlType::F32 {
-            let reason = format!("is {}; trained numbers are put into F32", info.ggml_type);
-            return Err(error(name, reason));
-        }
-        let parameter = model.parameters().index(name);
-        let values = parameter.map(|i| model.parameters().list()[i].values());
-        let bytes: Option<Vec<u8>> = values
-            .filter(|values| 4 * values.len() as u64 == info.byte_len())
-            .map(|values| values.iter().flat_map(|v| v.to_le_bytes()).collect());
-        let bytes = bytes.ok_or_else(|| error(name, "is not in the trained model".to_owned()))?;
-        data.insert(info.name.clone(), bytes);
+    if list.len() != tensors.len() || !tensors.iter().zip(list).all(is_one) {
+        let path = variant.source.path().display();
+        let problem = format!("the trained model is not one of the tensors of {path}");
+        return Err(TrainError::option("variant", problem));
     }
-    variant.fill(data);
-    Ok(())
+    for (i, (info, parameter)) in tensors.iter().zip(list).enumerate() {
+        let was = model.parameters().stored(variant, i)?;
+        let about = |error| TrainError::Weights {
+            path: variant.source.path().to_owned(),
+            tensor: info.name.clone(),
+            error,
+        };
+        let is_plain = type_info(info.ggml_type.id()).is_some_and(|t| !t.is_quantized);
+        if is_plain {
+            let bytes = encoded(info.ggml_type.id(), parameter).map_err(about)?;
+            if bytes != was {
+                changed.stored.insert(info.name.clone(), bytes);
+            }
+            continue;
+        }
+        let mut numbers = vec![0.0; parameter.values().len()];
+        dequantize_row(info.ggml_type.id(), &was, &mut numbers).map_err(about)?;
+        if numbers == parameter.values() {
+            continue;
+        }
+        match model.parameters().codes(i)? {
+            Some(bytes) => changed.stored.insert(info.name.clone(), bytes).is_some(),
+            None => (changed.numbers)
+                .insert(info.name.clone(), parameter.values().to_vec())
+                .is_some(),
+        };
+    }
+    Ok(changed)
+}
+
+/// Numbers at a type that is not quantized.
+fn encoded(ggml_type: u32, parameter: &Parameter) -> Result<Vec<u8>, QuantError> {
+    quantize_rows(ggml_type, parameter.values(), parameter.columns, None)
 }

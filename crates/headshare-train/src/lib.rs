@@ -29,6 +29,7 @@
 
 pub mod adam;
 pub mod checkpoint;
+pub mod codes;
 pub mod config;
 pub mod error;
 pub mod export;
@@ -46,6 +47,7 @@ pub mod trainer;
 pub mod windows;
 
 pub use adam::AdamOptions;
+pub use codes::Codes;
 pub use config::Config;
 pub use error::TrainError;
 pub use model::{Forward, Model};

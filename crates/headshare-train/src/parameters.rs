@@ -9,6 +9,7 @@ use headshare_convert::convert::variant::Variant;
 use headshare_convert::model::RowsRange;
 use headshare_runtime::quants::dequantize_row;
 
+use crate::codes::Codes;
 use crate::error::TrainError;
 use crate::ops::{Numbers, Sum, Weight, add, lock};
 
@@ -22,9 +23,16 @@ pub struct Parameter {
     /// Numbers of a row.
     pub columns: usize,
     values: Arc<Numbers>,
+    /// As it is stored, where that is kept.
+    codes: Option<Codes>,
 }
 
 impl Parameter {
+    /// Its stored form, where that is kept ([`Parameters::keep_codes`]).
+    pub fn codes(&self) -> Option<&Codes> {
+        self.codes.as_ref()
+    }
+
     /// Its numbers, for products.
     pub(crate) fn numbers(&self) -> &Numbers {
         &self.values
@@ -98,6 +106,7 @@ impl Parameters {
                 rows,
                 columns,
                 values: Arc::new(Numbers::new(values)),
+                codes: None,
             });
         }
         this.tie(variant, ties)?;
@@ -164,6 +173,90 @@ impl Parameters {
     fn numbers(&self, (parameter, rows): &(usize, Range<usize>)) -> Range<usize> {
         let columns = self.list[*parameter].columns;
         rows.start * columns..rows.end * columns
+    }
+
+    /// Keeps the stored form of the quantized tensors of `variant`, which these are the
+    /// parameters of, so that the scales in it can be trained; rows that are tied are
+    /// their donors'.
+    ///
+    /// # Errors
+    /// When a tensor's data cannot be had.
+    pub fn keep_codes(&mut self, variant: &Variant<'_>) -> Result<(), TrainError> {
+        for (i, info) in variant.gguf().tensors().iter().enumerate() {
+            let bytes = self.stored(variant, i)?;
+            self.list[i].codes = Codes::new(info.ggml_type, bytes);
+        }
+        Ok(())
+    }
+
+    /// A tensor of `variant`, which these are the parameters of, as it is stored, with
+    /// the donors' rows where rows are tied.
+    ///
+    /// # Errors
+    /// When its data cannot be had.
+    pub(crate) fn stored(
+        &self,
+        variant: &Variant<'_>,
+        index: usize,
+    ) -> Result<Vec<u8>, TrainError> {
+        let mut bytes = variant.tensor_data(index)?.into_owned();
+        let tensors = variant.gguf().tensors();
+        for tie in self.ties.iter().filter(|tie| tie.alias.0 == index) {
+            let donor = variant.tensor_data(tie.donor.0)?;
+            let of = |(tensor, of): &(usize, Range<usize>)| {
+                rows(of, tensors[*tensor].row_bytes() as usize)
+            };
+            if tensors[tie.donor.0].ggml_type != tensors[index].ggml_type {
+                let problem = format!("{} and its donor have other types", tensors[index].name);
+                return Err(TrainError::option("ties", problem));
+            }
+            bytes[of(&tie.alias)].copy_from_slice(&donor[of(&tie.donor)]);
+        }
+        Ok(bytes)
+    }
+
+    /// The stored form of parameter `index` where that is kept, with the donors' rows
+    /// where rows are tied.
+    ///
+    /// # Errors
+    /// When a donor's is not kept.
+    pub(crate) fn codes(&self, index: usize) -> Result<Option<Vec<u8>>, TrainError> {
+        let Some(codes) = self.list[index].codes() else {
+            return Ok(None);
+        };
+        let mut codes = codes.clone();
+        for tie in self.ties.iter().filter(|tie| tie.alias.0 == index) {
+            let row = codes.bytes().len() / self.list[index].rows;
+            let donor = self.list[tie.donor.0].codes();
+            let donor = donor.map(|donor| &donor.bytes()[rows(&tie.donor.1, row)]);
+            let donor = donor.ok_or_else(|| {
+                let problem = format!(
+                    "{} is not kept as it is stored",
+                    self.list[tie.donor.0].name
+                );
+                TrainError::option("ties", problem)
+            })?;
+            codes.copy(rows(&tie.alias.1, row).start, donor);
+        }
+        Ok(Some(codes.into_bytes()))
+    }
+
+    /// Sets the scales of a parameter whose stored form is kept, and its numbers with
+    /// them; of its tied rows, the donor's stay.
+    ///
+    /// # Errors
+    /// When its stored form is not kept.
+    pub(crate) fn set_fields(&mut self, index: usize, fields: &[f32]) -> Result<(), TrainError> {
+        let parameter = &mut self.list[index];
+        let error = |problem: String| TrainError::Parameter {
+            name: parameter.name.clone(),
+            problem,
+        };
+        let codes = parameter.codes.as_mut();
+        let codes = codes.ok_or_else(|| error("its stored form is not kept".to_owned()))?;
+        codes.set(fields);
+        let weights = codes.weights().map_err(|e| error(e.to_string()))?;
+        self.set(index, weights)
     }
 
     /// All of them, in the file's order.
@@ -239,6 +332,11 @@ impl Parameters {
             tensor,
         })
     }
+}
+
+/// Where rows of `len` are.
+fn rows(of: &Range<usize>, len: usize) -> Range<usize> {
+    of.start * len..of.end * len
 }
 
 /// The rows of a tensor that `range`, in bytes, is.

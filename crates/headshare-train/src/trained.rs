@@ -19,6 +19,9 @@ pub enum Train {
     Attention,
     /// The scales and shifts of norms.
     Norms,
+    /// What is in front of the codes of quantized tensors ([`crate::Codes`]), and all
+    /// vectors (norms, biases): what is trained is what a file of the same types stores.
+    Scales,
     /// Of every matrix of a layer a change of this rank (LoRA, Hu et al. 2021): W + 2 B
     /// A, which is added to W as training goes on, so that nothing has to be merged
     /// afterwards.
@@ -34,6 +37,7 @@ impl fmt::Display for Train {
             Self::All => f.write_str("all"),
             Self::Attention => f.write_str("attention"),
             Self::Norms => f.write_str("norms"),
+            Self::Scales => f.write_str("scales"),
             Self::Lora(rank) => write!(f, "lora:{rank}"),
         }
     }
@@ -47,9 +51,10 @@ impl FromStr for Train {
             ("all", _) => Ok(Self::All),
             ("attention", _) => Ok(Self::Attention),
             ("norms", _) => Ok(Self::Norms),
+            ("scales", _) => Ok(Self::Scales),
             (_, Some(Ok(rank @ 1..))) => Ok(Self::Lora(rank)),
             _ => Err(format!(
-                "{text:?} is none of all, attention, norms, lora:RANK"
+                "{text:?} is none of all, attention, norms, scales, lora:RANK"
             )),
         }
     }
@@ -74,6 +79,7 @@ impl Train {
                 )
             }
             Self::Norms => is_norm,
+            Self::Scales => parameter.rows == 1 || parameter.codes().is_some(),
             Self::Lora(_) => !part.is_empty() && parameter.rows > 1,
         }
     }
@@ -84,8 +90,9 @@ impl Train {
 pub struct TrainedTensor {
     /// The parameter's name; of LoRA's matrices with `.lora_a` or `.lora_b` after it.
     pub name: String,
-    /// Its numbers, row after row. Empty where they are the model's own parameter,
-    /// which is then read and changed in place.
+    /// Its numbers, row after row; of scales, how many [units](crate::Codes::units) they have
+    /// moved. Empty where they are the model's own parameter, which is then read and
+    /// changed in place.
     pub values: Vec<f32>,
     /// What the optimiser remembers.
     pub moments: Moments,
@@ -100,6 +107,8 @@ enum Kind {
     Down,
     /// rows x rank.
     Up,
+    /// Fields of the stored form.
+    Scales,
 }
 
 /// All tensors that the optimiser changes.
@@ -107,7 +116,8 @@ enum Kind {
 pub struct Trained {
     train: Train,
     list: Vec<TrainedTensor>,
-    /// For LoRA: each parameter as it was.
+    /// Each parameter that is computed from trained numbers, as it was: for LoRA its
+    /// own numbers, for scales its fields.
     base: Vec<(usize, Vec<f32>)>,
 }
 
@@ -135,6 +145,14 @@ impl Trained {
                 kind,
             };
             let name = &parameter.name;
+            if let (Train::Scales, Some(codes)) = (train, parameter.codes()) {
+                let fields = codes.fields();
+                let (len, kind) = (fields.len(), Kind::Scales);
+                this.list
+                    .push(tensor(name.clone(), vec![0.0; len], len, kind));
+                this.base.push((index, fields));
+                continue;
+            }
             let Train::Lora(rank) = train else {
                 let len = parameter.values().len();
                 this.list
@@ -200,7 +218,7 @@ impl Trained {
     pub fn values<'a>(&'a self, tensor: &'a TrainedTensor, model: &'a Model) -> &'a [f32] {
         match tensor.kind {
             Kind::Whole => model.parameters().list()[tensor.index].values(),
-            Kind::Down | Kind::Up => &tensor.values,
+            Kind::Down | Kind::Up | Kind::Scales => &tensor.values,
         }
     }
 
@@ -221,12 +239,18 @@ impl Trained {
 
     /// The gradient of each tensor from those of the model's parameters, whose ties
     /// are folded: of W + s B A, s B^T dW for A and s dW A^T for B.
-    fn gradients(&self, model: &Model, sums: &Gradients) -> Vec<Vec<f32>> {
+    fn gradients(&self, model: &Model, sums: &Gradients) -> Result<Vec<Vec<f32>>, TrainError> {
         let of = |(i, tensor): (usize, &TrainedTensor)| {
             let parameter = &model.parameters().list()[tensor.index];
             let (rows, columns) = (parameter.rows, parameter.columns);
+            if tensor.kind == Kind::Scales {
+                let gradient = |sum: &mut [f32]| self.of_fields(tensor, parameter, sum);
+                return sums
+                    .with(tensor.index, gradient)
+                    .unwrap_or_else(|| Ok(Vec::new()));
+            }
             let gradient = |sum: &mut [f32]| match tensor.kind {
-                Kind::Whole => Vec::new(),
+                Kind::Whole | Kind::Scales => Vec::new(),
                 Kind::Down => {
                     let b = &self.list[i + 1].values;
                     let rank = b.len() / rows;
@@ -252,9 +276,36 @@ impl Trained {
                     out
                 }
             };
-            sums.with(tensor.index, gradient).unwrap_or_default()
+            Ok(sums.with(tensor.index, gradient).unwrap_or_default())
         };
         self.list.iter().enumerate().map(of).collect()
+    }
+
+    /// The gradients of scales, in their units, from those of the weights.
+    fn of_fields(
+        &self,
+        tensor: &TrainedTensor,
+        parameter: &Parameter,
+        of_weights: &[f32],
+    ) -> Result<Vec<f32>, TrainError> {
+        let (Some(codes), Some(base)) = (parameter.codes(), self.base(tensor.index)) else {
+            return Ok(Vec::new());
+        };
+        let mut gradients =
+            (codes.gradients(of_weights)).map_err(|error| TrainError::Parameter {
+                name: parameter.name.clone(),
+                problem: error.to_string(),
+            })?;
+        for (gradient, unit) in gradients.iter_mut().zip(codes.units(base)) {
+            *gradient *= unit;
+        }
+        Ok(gradients)
+    }
+
+    /// What parameter `index` was computed from at first.
+    fn base(&self, index: usize) -> Option<&[f32]> {
+        let found = self.base.binary_search_by_key(&index, |(index, _)| *index);
+        found.ok().map(|at| &self.base[at].1[..])
     }
 
     /// One step: clips the gradients to a norm of `clip`, changes the tensors and the
@@ -270,12 +321,12 @@ impl Trained {
         (options, rate, step): (AdamOptions, f64, u64),
         clip: Option<f32>,
     ) -> Result<f64, TrainError> {
-        let gradients = self.gradients(model, sums);
+        let gradients = self.gradients(model, sums)?;
         let square = |(tensor, own): (&TrainedTensor, &Vec<f32>)| match tensor.kind {
             Kind::Whole => sums
                 .with(tensor.index, |sum| ops::squares(sum))
                 .unwrap_or(0.0),
-            Kind::Down | Kind::Up => ops::squares(own),
+            Kind::Down | Kind::Up | Kind::Scales => ops::squares(own),
         };
         let squares = self.list.iter().zip(&gradients).map(square);
         let norm = squares.sum::<f64>().sqrt();
@@ -293,14 +344,17 @@ impl Trained {
             scale,
             decays,
         };
-        if let Train::Lora(_) = self.train {
-            for (tensor, gradient) in self.list.iter_mut().zip(&gradients) {
-                of(true).apply(&mut tensor.values, gradient, &mut tensor.moments);
+        for (tensor, gradient) in self.list.iter_mut().zip(&gradients) {
+            if tensor.kind != Kind::Whole {
+                let decays = tensor.kind != Kind::Scales;
+                of(decays).apply(&mut tensor.values, gradient, &mut tensor.moments);
             }
-            self.merge(model)?;
+        }
+        self.merge(model)?;
+        if self.list.iter().all(|tensor| tensor.kind != Kind::Whole) {
             return Ok(norm);
         }
-        let mut tensors = self.list.iter_mut();
+        let mut tensors = self.list.iter_mut().filter(|t| t.kind == Kind::Whole);
         let mut next = tensors.next();
         let decays: Vec<bool> = model
             .parameters()
@@ -320,8 +374,20 @@ impl Trained {
         Ok(norm)
     }
 
-    /// Puts LoRA's W + s B A into the model.
+    /// Puts LoRA's W + s B A, or weights with their new scales, into the model.
     fn merge(&self, model: &mut Model) -> Result<(), TrainError> {
+        if self.train == Train::Scales {
+            for tensor in self.list.iter().filter(|t| t.kind == Kind::Scales) {
+                let codes = model.parameters().list()[tensor.index].codes();
+                let (Some(codes), Some(base)) = (codes, self.base(tensor.index)) else {
+                    continue;
+                };
+                let moved = base.iter().zip(codes.units(base)).zip(&tensor.values);
+                let fields: Vec<f32> = moved.map(|((base, unit), by)| base + unit * by).collect();
+                model.parameters_mut().set_fields(tensor.index, &fields)?;
+            }
+            return Ok(());
+        }
         for ((index, base), pair) in self.base.iter().zip(self.list.chunks_exact(2)) {
             let parameter = &model.parameters().list()[*index];
             let (rows, columns) = (parameter.rows, parameter.columns);
@@ -350,10 +416,10 @@ impl Trained {
         for (tensor, values) in self.list.iter_mut().zip(values) {
             match tensor.kind {
                 Kind::Whole => model.parameters_mut().set(tensor.index, values)?,
-                Kind::Down | Kind::Up if values.len() == tensor.values.len() => {
+                Kind::Down | Kind::Up | Kind::Scales if values.len() == tensor.values.len() => {
                     tensor.values = values;
                 }
-                Kind::Down | Kind::Up => {
+                Kind::Down | Kind::Up | Kind::Scales => {
                     return Err(TrainError::Parameter {
                         name: tensor.name.clone(),
                         problem: format!("{} numbers", values.len()),

@@ -113,6 +113,7 @@ impl<'a> Trainer<'a> {
             seed: settings.seed,
             step: 0,
             windows: 0,
+            start: None,
             best: None,
         };
         Ok(Self {
@@ -169,6 +170,11 @@ impl<'a> Trainer<'a> {
         self.position.step
     }
 
+    /// The held-out loss before the first step, where it was evaluated.
+    pub fn start(&self) -> Option<f64> {
+        self.position.start
+    }
+
     /// The best evaluation: after which step it was, and its loss.
     pub fn best(&self) -> Option<(u64, f64)> {
         self.position.best
@@ -190,7 +196,8 @@ impl<'a> Trainer<'a> {
         Ok(self.model)
     }
 
-    /// Runs the steps that are left. `progress` is called after each; when `stop` is
+    /// Runs the steps that are left, after an evaluation where there were none: training
+    /// that makes nothing better changes nothing. `progress` is called after each; when `stop` is
     /// set, the run ends after the step.
     ///
     /// # Errors
@@ -201,6 +208,9 @@ impl<'a> Trainer<'a> {
         stop: &AtomicBool,
         progress: &mut dyn FnMut(&Progress),
     ) -> Result<Ended, TrainError> {
+        if self.position.step == 0 && self.settings.evaluate_every > 0 {
+            self.position.start = self.evaluate(0)?;
+        }
         while self.position.step < self.settings.schedule.steps {
             let said = self.step()?;
             progress(&said);

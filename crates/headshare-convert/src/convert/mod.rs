@@ -149,7 +149,9 @@ fn prepare_for<'a>(
         plan.check(&attention_map(source)?)?;
     }
     let made_by = MadeBy::new(&plan, &fitted.by, &fitted.room.by, Vec::new(), &[]);
-    let made_by = plan.reshapes().then(|| made_by.unknown());
+    // New data alone make a plain file, too, which says how it was made.
+    let is_own = plan.reshapes() || as_plain && plan.edits.is_empty() && !tensors.is_empty();
+    let made_by = is_own.then(|| made_by.unknown());
     let mut variant = Variant::new(source, &plan, made_by)?;
     variant.fill(tensors);
     variant.wait_for(unknown.data.iter());

@@ -22,18 +22,26 @@ pub struct FittedBy {
     pub repair: Option<String>,
     /// Of quantizing.
     pub quantized: Option<String>,
+    /// Of training.
+    pub trained: Option<String>,
 }
 
 impl FittedBy {
     /// As a converted file says it, in `headshare.replaced.by`.
     pub(super) fn json(&self) -> String {
-        match (&self.repair, &self.quantized) {
-            (None, None) => ENCODED.to_owned(),
-            (Some(repair), None) => repair.clone(),
-            (None, Some(quantized)) => format!("{{\"quantized\":{quantized}}}"),
-            (Some(repair), Some(quantized)) => {
-                format!("{{\"quantized\":{quantized},\"repair\":{repair}}}")
-            }
+        let named = [
+            ("quantized", &self.quantized),
+            ("repair", &self.repair),
+            ("trained", &self.trained),
+        ];
+        let member = |(name, json): &(&str, &Option<String>)| {
+            json.as_ref().map(|json| format!("\"{name}\":{json}"))
+        };
+        let members: Vec<String> = named.iter().filter_map(member).collect();
+        match (&members[..], &self.repair) {
+            ([], _) => ENCODED.to_owned(),
+            ([_], Some(repair)) => repair.clone(),
+            _ => format!("{{{}}}", members.join(",")),
         }
     }
 }
@@ -48,6 +56,7 @@ pub(super) struct MadeBy {
     plan: Plan,
     repair: Option<Box<RawValue>>,
     quantized: Option<Box<RawValue>>,
+    trained: Option<Box<RawValue>>,
     /// The tensors whose digests it states.
     pub tensors: Vec<String>,
     len: usize,
@@ -60,6 +69,8 @@ struct Json<'a> {
     repair: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     quantized: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trained: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tensors: BTreeMap<&'a str, &'a str>,
 }
@@ -82,6 +93,7 @@ impl MadeBy {
             plan: plan.clone(),
             repair: raw(&by.repair),
             quantized: raw(&by.quantized),
+            trained: raw(&by.trained),
             tensors,
             len: 0,
         };
@@ -103,6 +115,7 @@ impl MadeBy {
             plan: &self.plan,
             repair: self.repair.as_deref(),
             quantized: self.quantized.as_deref(),
+            trained: self.trained.as_deref(),
             tensors: tensors.collect(),
         };
         let mut json = serde_json::to_string(&json).expect("a plan is plain data");

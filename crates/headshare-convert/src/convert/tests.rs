@@ -11,7 +11,7 @@ use super::*;
 fn record(len: usize) -> FittedBy {
     FittedBy {
         repair: Some(format!("{{\"fit\":\"{}\"}}", "x".repeat(len - 10))),
-        quantized: None,
+        ..FittedBy::default()
     }
 }
 

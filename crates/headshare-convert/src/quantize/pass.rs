@@ -74,6 +74,7 @@ impl NewTensors {
         let by = |repair: Option<&Record>| FittedBy {
             repair: repair.map(Record::to_json),
             quantized: Some(record.to_json()),
+            trained: None,
         };
         let tensors: BTreeSet<String> = typed.assigned.types.keys().cloned().collect();
         Fitted {

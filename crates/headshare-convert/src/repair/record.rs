@@ -42,7 +42,7 @@ impl Record {
     fn fitted_by(&self) -> FittedBy {
         FittedBy {
             repair: Some(self.to_json()),
-            quantized: None,
+            ..FittedBy::default()
         }
     }
 

@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 pub use calibrate::{Calibration, read_text};
 use calibrate::{Ready, cannot_cut};
 pub use choose::Stats;
-use quantize::{Beside, unplanned};
+use quantize::Beside;
+pub(crate) use quantize::unplanned;
 pub use quantize::{FellBack, Quantization, Quantized, With};
 
 use crate::error::Context as _;
@@ -129,6 +130,14 @@ pub struct Converted {
     /// any llama.cpp runs.
     #[serde(skip)]
     pub plain: Option<String>,
+}
+
+/// A conversion that is not laid out yet.
+#[cfg(feature = "train")]
+pub(crate) struct Planned {
+    pub plan: Option<Plan>,
+    pub fitted: Fitted,
+    pub quantized: Option<Quantized>,
 }
 
 /// A file and its size.
@@ -291,21 +300,20 @@ impl Convert {
         Ok((Some(plan), None))
     }
 
-    /// The plan, and what a repair makes of the layers after it, without writing
-    /// anything.
+    /// The plan, and what is fitted to a text, without writing anything.
     #[cfg(feature = "train")]
-    pub(crate) fn planned(
-        &self,
-        source: &ModelFile,
-        ui: &dyn Ui,
-    ) -> Result<(Option<Plan>, Fitted), Error> {
+    pub(crate) fn planned(&self, source: &ModelFile, ui: &dyn Ui) -> Result<Planned, Error> {
         let plan_file = self.plan_file()?;
         let inputs = self.inputs(source, plan_file.as_ref())?;
         let repair = self.prepare_repair(source, ui)?;
         let (mut plan, choice) =
             self.choose(source, plan_file.as_ref(), repair.as_ref(), &inputs, ui)?;
-        let (fitted, ..) = self.fit(source, &mut plan, choice, repair.as_ref(), ui)?;
-        Ok((plan, fitted))
+        let (fitted, _, quantized) = self.fit(source, &mut plan, choice, repair.as_ref(), ui)?;
+        Ok(Planned {
+            plan,
+            fitted,
+            quantized,
+        })
     }
 
     /// The files that are read, which nothing may overwrite.
@@ -417,7 +425,8 @@ impl Convert {
         }
     }
 
-    fn converted(&self, source: &ModelFile, prepared: &Prepared<'_>) -> Converted {
+    /// What there is to say of `prepared`.
+    pub(crate) fn converted(&self, source: &ModelFile, prepared: &Prepared<'_>) -> Converted {
         let architecture = || prepared.variant.gguf().architecture().ok().flatten();
         let plain = prepared.headshare.is_none().then(architecture);
         Converted {

@@ -200,7 +200,7 @@ impl Quantization {
 }
 
 /// A plan that changes nothing yet.
-pub(super) fn unplanned() -> Plan {
+pub(crate) fn unplanned() -> Plan {
     Plan::new(UNKNOWN_DIGEST.to_owned(), Choice::default(), Vec::new())
 }
 

@@ -1,124 +1,157 @@
-//! What was trained becomes a file again: its weights get the types that they had, fitted
-//! to the text, and what shares is stored once.
+//! What was trained becomes data of a file again: plain numbers and scales as they are,
+//! other quantized tensors with codes that are fitted to the text, at the types that they
+//! had or at others.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 
-use headshare_convert::convert::{self, variant::Variant};
+use headshare_convert::convert::{self, Fitted, variant::Variant};
 use headshare_convert::input::ModelFile;
-use headshare_convert::model::RowsRange;
 use headshare_convert::plan::{Choice, Edit, Plan, Store};
 use headshare_convert::quantize::types::Wanted;
 use headshare_format::{GgmlType, TensorInfo};
-use headshare_train::{Model, export};
+use headshare_train::{Model, Train, export};
 
-use crate::convert::{Calibration, Change, Convert, Converted, FileSize, Quantization, With};
+use crate::convert::{Calibration, Change, Convert, Quantization, Quantized, With};
 use crate::error::Context as _;
 use crate::{Error, Ui};
 
-/// The file to be written.
+/// Types that are not quantized.
+const PLAIN: [&str; 3] = ["f32", "f16", "bf16"];
+
+/// How numbers are encoded.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Output<'a> {
-    pub path: &'a Path,
-    /// Replaces one that is there.
-    pub force: bool,
+pub(super) struct Encoding<'a> {
     /// The text that weights are fitted to.
     pub text: &'a Calibration,
+    /// Other types than the tensors had.
+    pub wanted: Option<&'a Wanted>,
 }
 
-/// Writes `model`, which was trained from `variant`, whose `rows` (alias, donor) share.
-pub(super) fn write(
-    output: Output<'_>,
-    source: &ModelFile,
-    variant: &Variant<'_>,
-    plan: &Plan,
-    mut model: Model,
-    rows: &[Vec<(RowsRange, RowsRange)>],
-    ui: &dyn Ui,
-) -> Result<Converted, Error> {
-    model.parameters_mut().tie(variant, &rows.concat())?;
-    // All of it in F32, with nothing shared by name: what is equal is found.
-    let tensors = variant.gguf().tensors();
-    let kept = plan
-        .edits
-        .iter()
-        .filter(|edit| !matches!(edit, Edit::Share(_) | Edit::Store(_)));
+/// New data of tensors, and what a plan says of their types.
+pub(super) struct Encoded {
+    pub fitted: Fitted,
+    /// Types that differ from those before.
+    pub stores: Vec<Edit>,
+    /// The mixture's number in `general.file_type`, where types were changed.
+    pub file_type: Option<u32>,
+    pub quantized: Option<Quantized>,
+}
+
+impl Encoding<'_> {
+    /// Whether weights have to be fitted to the text once `train` has changed those of
+    /// tensors like these.
+    pub fn fits(self, train: Train, tensors: &[TensorInfo]) -> bool {
+        let keeps_codes = matches!(train, Train::Scales | Train::Norms);
+        self.wanted.is_some() || !keeps_codes && tensors.iter().any(is_quantized)
+    }
+
+    /// The data of `model`, which was trained from `variant` of `source`: what `plan`
+    /// makes of it, with `start` data in it.
+    pub fn encode(
+        self,
+        (source, variant): (&ModelFile, &Variant<'_>),
+        plan: &Plan,
+        start: Fitted,
+        model: Model,
+        ui: &dyn Ui,
+    ) -> Result<Encoded, Error> {
+        let mut changed = export::changed(variant, &model)?;
+        let tensors = variant.gguf().tensors();
+        if self.wanted.is_some() {
+            // All of it is encoded anew, also what was not trained.
+            for info in tensors.iter().filter(|info| info.dims.len() > 1) {
+                changed.stored.remove(&info.name);
+                if let Some(index) = model.parameters().index(&info.name) {
+                    let numbers = model.parameters().list()[index].values().to_vec();
+                    changed.numbers.insert(info.name.clone(), numbers);
+                }
+            }
+        }
+        drop(model);
+        let mut encoded = Encoded {
+            fitted: start,
+            stores: Vec::new(),
+            file_type: None,
+            quantized: None,
+        };
+        let data = &mut encoded.fitted.tensors;
+        data.extend(changed.stored);
+        if changed.numbers.is_empty() {
+            return Ok(encoded);
+        }
+        let names: BTreeSet<String> = changed.numbers.keys().cloned().collect();
+        let in_f32 = in_f32(plan, tensors, &names);
+        let mut scratch = Variant::new(source, &in_f32, None)?;
+        let mut all: BTreeMap<String, Vec<u8>> = data.clone();
+        for (name, numbers) in changed.numbers {
+            all.insert(name, numbers.iter().flat_map(|v| v.to_le_bytes()).collect());
+        }
+        scratch.fill(all);
+        let scratch = convert::write_to_scratch(&scratch)?;
+        let change = Convert {
+            quantize: Some(self.quantization(tensors)),
+            ..Convert::new(scratch.path(), scratch.path(), Change::Lossless)
+        };
+        let file = ModelFile::open_plain(scratch.path())?;
+        let about = || source.path().display();
+        let planned = change.planned(&file, ui).about(about)?;
+        data.extend(planned.fitted.tensors);
+        encoded.fitted.by.quantized = planned.fitted.by.quantized;
+        encoded.quantized = planned.quantized;
+        if let (Some(_), Some(types)) = (self.wanted, planned.plan) {
+            encoded.file_type = types.choice.file_type;
+            encoded.stores = types.edits;
+        }
+        Ok(encoded)
+    }
+
+    /// What gives the numbers among `tensors` their types.
+    fn quantization(self, tensors: &[TensorInfo]) -> Quantization {
+        let plain = |name: &str| PLAIN.contains(&name);
+        let with = match self.wanted {
+            Some(wanted) if plain(&wanted.to) => With::Rounding,
+            _ => With::Calibration {
+                calibration: self.text.clone(),
+                settings: None,
+                save_imatrix: None,
+            },
+        };
+        Quantization {
+            wanted: self.wanted.map_or_else(|| types_of(tensors), Wanted::clone),
+            with,
+            allow_requantize: false,
+        }
+    }
+}
+
+fn is_quantized(info: &TensorInfo) -> bool {
+    !PLAIN.contains(&info.ggml_type.name())
+}
+
+/// `plan` without what it shares, and with tensors called `names` as F32.
+fn in_f32(plan: &Plan, tensors: &[TensorInfo], names: &BTreeSet<String>) -> Plan {
+    let stays = |edit: &&Edit| match edit {
+        Edit::Share(_) => false,
+        Edit::Store(store) => !names.contains(&store.tensor),
+        _ => true,
+    };
     let store = |info: &TensorInfo| {
         Edit::Store(Store {
             tensor: info.name.clone(),
             ggml_type: GgmlType::F32,
         })
     };
-    let stored = tensors
-        .iter()
-        .filter(|info| info.ggml_type != GgmlType::F32);
-    let edits = kept.cloned().chain(stored.map(store)).collect();
-    let plain = Plan::new(plan.source.clone(), Choice::default(), edits);
-    let mut trained = Variant::new(source, &plain, None)?;
-    export::fill(&mut trained, &model)?;
-    let in_f32 = trained.tensor_bytes();
-    let scratch = convert::write_to_scratch(&trained)?;
-    drop((trained, model));
-    let convert = Convert {
-        quantize: quantization(output.text, tensors),
-        force: output.force,
-        ..Convert::new(scratch.path(), output.path, Change::Lossless)
-    };
-    let done = convert.run(ui);
-    let mut done = done.about(|| source.path().display())?;
-    done.plan = Some(plan.clone());
-    done.source = FileSize {
-        path: source.path().display().to_string(),
-        bytes: source.len(),
-    };
-    // It was made of numbers in F32; what it saves is less than the source's bytes.
-    let resident = (done.saved.resident_bytes + source.tensor_bytes()).saturating_sub(in_f32);
-    done.saved.resident_bytes = resident;
-    done.saved.file_bytes = source.len() as i64 - done.output.bytes as i64;
-    if done.saved.file_bytes < 0 {
-        ui.warning(&format!(
-            "the output is {} bytes larger than the source",
-            -done.saved.file_bytes
-        ));
-    }
-    Ok(done)
+    let is_to_be =
+        |info: &&TensorInfo| names.contains(&info.name) && info.ggml_type != GgmlType::F32;
+    let stored = tensors.iter().filter(is_to_be).map(store);
+    let edits = plan.edits.iter().filter(stays).cloned().chain(stored);
+    Plan::new(plan.source.clone(), Choice::default(), edits.collect())
 }
-
-/// How weights get the types of `tensors` again: fitted to the text; rounded where all
-/// are plain numbers, and not at all where they are F32.
-fn quantization(text: &Calibration, tensors: &[TensorInfo]) -> Option<Quantization> {
-    let all = |names: &[&str]| {
-        let is_one = |info: &TensorInfo| names.contains(&info.ggml_type.name());
-        tensors.iter().all(is_one)
-    };
-    if all(&["f32"]) {
-        return None;
-    }
-    let with = match all(&PLAIN) {
-        true => With::Rounding,
-        false => With::Calibration {
-            calibration: text.clone(),
-            settings: None,
-            save_imatrix: None,
-        },
-    };
-    Some(Quantization {
-        wanted: types_of(tensors),
-        with,
-        allow_requantize: false,
-    })
-}
-
-/// Types that are not quantized.
-const PLAIN: [&str; 3] = ["f32", "f16", "bf16"];
 
 /// The types that tensors have now.
 fn types_of(tensors: &[TensorInfo]) -> Wanted {
-    // Patterns count only where the main type is a quantized one.
-    let is_plain = |info: &&TensorInfo| PLAIN.contains(&info.ggml_type.name());
-    let none = tensors.iter().all(|info| is_plain(&info));
     let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
-    for info in tensors.iter().filter(|info| none || !is_plain(info)) {
+    for info in tensors.iter().filter(|info| is_quantized(info)) {
         *bytes.entry(info.ggml_type.name()).or_default() += info.byte_len();
     }
     let most = bytes.into_iter().max_by_key(|(_, bytes)| *bytes);

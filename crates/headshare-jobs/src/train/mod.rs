@@ -11,25 +11,32 @@ use headshare_convert::convert::variant::Variant;
 use headshare_convert::convert::{self, Fitted};
 use headshare_convert::input::text::is_stdio;
 use headshare_convert::input::{InputError, ModelFile};
-use headshare_convert::plan::Plan;
+use headshare_convert::plan::{Edit, Plan};
+use headshare_convert::quantize::types::Wanted;
 use headshare_eval::eval::EvalError;
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
+use headshare_format::alias::format_digest;
 use headshare_runtime::{Model as LlamaModel, ModelParams};
 use headshare_stitch::MappedFile;
 use headshare_train::loss::pairs::HeadPairs;
 use headshare_train::sharing::shared_blocks;
-use headshare_train::{Checkpoints, Model, Packed, Progress, Settings, Trainer, Windows, pack};
+use headshare_train::{
+    Checkpoints, Model, Packed, Progress, Settings, Train, Trainer, Windows, pack,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::convert::{Calibration, Change, Convert, Converted, read_text};
+use crate::convert::{Calibration, Change, Convert, Converted, read_text, unplanned};
 use crate::error::Context as _;
-use crate::{Error, Ui, Unit};
-use encode::Output;
+use crate::{Error, Quiet, Ui, Unit};
+use encode::{Encoded, Encoding};
 use log::Log;
 
 /// The paper trains for this part of a pass over the text.
 const PASSES: f64 = 0.5;
+
+/// The pages of the file that is written.
+const PAGE: PageSize = PageSize::KIB_4;
 
 /// Trains a model and writes it, with its heads shared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +60,14 @@ pub struct TrainModel {
     pub held_out: f64,
     /// How it is trained.
     pub settings: Settings,
+    /// The model that distillation learns from, a plain GGUF file of the same
+    /// vocabulary; by default the source.
+    #[serde(with = "crate::path::option")]
+    pub teacher: Option<PathBuf>,
+    /// Whether pairs that were pulled together stay apart in the file.
+    pub apart: bool,
+    /// The types that tensors get; by default those that they had.
+    pub quantize: Option<Wanted>,
     /// Steps; by default half a pass over the text, as in the paper.
     pub steps: Option<u64>,
     /// A file for the state, to go on from.
@@ -87,6 +102,23 @@ pub struct Checkpoint {
     pub resume: bool,
 }
 
+/// What a file says of its training.
+#[derive(Serialize)]
+struct TrainedBy<'a> {
+    method: Method,
+    steps: u64,
+    /// The step whose weights were taken, and the loss on what was held out.
+    best: Option<(u64, f64)>,
+    settings: &'a Settings,
+    /// Digest of the text.
+    text: String,
+    windows: usize,
+    held_out: usize,
+    window: u32,
+    /// Digest of the model that was learned from, where that is not the source.
+    teacher: Option<String>,
+}
+
 /// What training has made.
 #[derive(Debug, Clone, Serialize)]
 pub struct TrainedModel {
@@ -99,8 +131,10 @@ pub struct TrainedModel {
     pub window: usize,
     /// Steps that were taken.
     pub steps: u64,
-    /// The step with the lowest loss on what was held out, whose weights were taken, and
-    /// that loss in nats a token; absent where nothing was held out, and where heads are
+    /// The loss on what was held out before the first step, in nats a token.
+    pub start: Option<f64>,
+    /// The step with the lowest such loss, whose weights were taken, and that loss: step 0
+    /// where training made nothing better; absent where nothing was held out, and where heads are
     /// pulled together: the last weights are taken then.
     pub best: Option<(u64, f64)>,
     /// The figures of the first step, of this run where it went on from another.
@@ -119,6 +153,11 @@ impl TrainModel {
     /// an output cannot be written.
     pub fn run(&self, ui: &dyn Ui) -> Result<TrainedModel, Error> {
         let source = ModelFile::open_plain(&self.source)?;
+        let teacher = self
+            .teacher
+            .as_deref()
+            .map(ModelFile::open_plain)
+            .transpose()?;
         let resumes = self.checkpoint.as_ref().is_some_and(|c| c.resume);
         let change = Convert {
             repair: self.repair.clone(),
@@ -126,58 +165,78 @@ impl TrainModel {
             force: self.force || resumes,
             ..Convert::new(&self.source, &self.output, self.change.clone())
         };
-        self.check(&change.input_files(&source)?, resumes)?;
-        let (plan, fitted) = change.planned(&source, ui)?;
-        let Some(mut plan) = plan else {
-            return Err(Error::usage("there is no plan to train for"));
-        };
+        let mut inputs = change.input_files(&source)?;
+        inputs.extend(teacher.iter().map(|file| file.file.id()));
+        self.check(&inputs, resumes)?;
+        let text = read_text(&self.text.text)?;
+        let data = self.windows(&text, ui)?;
+        let planned = change.planned(&source, ui)?;
+        let mut plan = planned.plan.unwrap_or_else(unplanned);
         let digest = convert::digest_of(&source);
         convert::check_source(&plan, &source, &digest)?;
         plan.source = digest;
-        let data = self.windows(ui)?;
-        let steps = self.steps_for(&data);
         // Postshare trains the model as it is.
-        let fitted = match self.method {
-            Method::Tied => fitted,
+        let start = match self.method {
+            Method::Tied => planned.fitted,
             Method::Postshare => Fitted::default(),
         };
-        let prepared = convert::prepare(&source, Some(plan.clone()), fitted, PageSize::KIB_4)?;
+        let prepared = convert::prepare(&source, Some(plan.clone()), start.clone(), PAGE)?;
         let unchanged = Variant::unchanged(&source);
-        let (variant, rows) = match self.method {
-            Method::Tied => (&prepared.variant, shared_blocks(&plan, &prepared.variant)?),
+        let variant = match self.method {
+            Method::Tied => &prepared.variant,
             Method::Postshare if plan.reshapes() => {
                 return Err(Error::usage(
                     "postshare pulls units together; what else a plan changes is for tied",
                 ));
             }
-            Method::Postshare => (&unchanged, shared_blocks(&plan, &unchanged)?),
+            Method::Postshare => &unchanged,
         };
+        let rows = match plan.shares().next() {
+            Some(_) => shared_blocks(&plan, variant)?,
+            None => Vec::new(),
+        };
+        let encoding = Encoding {
+            text: &self.text,
+            wanted: self.quantize.as_ref(),
+        };
+        let train: Train = self.settings.train.parse().map_err(Error::usage)?;
+        if encoding.fits(train, variant.gguf().tensors()) {
+            // That there is too little text or memory is not to come out at the end.
+            self.text.check(&source, text.clone(), &Quiet)?;
+        }
         let ties = match self.method {
             Method::Tied => rows.concat(),
             Method::Postshare => Vec::new(),
         };
-        let model = Model::load(variant, &ties, &Device::Cpu)?;
+        let mut model = Model::load(variant, &ties, &Device::Cpu)?;
+        if train == Train::Scales {
+            model.parameters_mut().keep_codes(variant)?;
+        }
+        let teacher_model = self.teacher_model(&unchanged, teacher.as_ref(), &model)?;
+        self.keep_layers(&mut model, teacher_model.is_some(), ui);
         let pairs = match self.method {
             Method::Tied => None,
             Method::Postshare => Some(HeadPairs::new(&model, variant, &rows)?),
         };
         let before = pairs.as_ref().map(|pairs| pairs.distances(&model));
-        let teacher = (self.settings.distillation > 0.0)
-            .then(|| Model::load(&unchanged, &[], &Device::Cpu))
-            .transpose()?;
         let mut settings = self.settings.clone();
-        settings.schedule.steps = steps;
-        let checkpoints = self.checkpoint.as_ref().map(|checkpoint| Checkpoints {
-            path: checkpoint.file.clone(),
-            every: checkpoint.every,
-            model: plan.source.clone(),
-            arguments: self.arguments(&plan),
-        });
+        settings.schedule.steps = self.steps_for(&data);
+        let steps = settings.schedule.steps;
+        let teacher_digest = teacher.as_ref().map(convert::digest_of);
+        let checkpoints = match &self.checkpoint {
+            Some(checkpoint) => Some(Checkpoints {
+                path: checkpoint.file.clone(),
+                every: checkpoint.every,
+                model: plan.source.clone(),
+                arguments: self.arguments(&plan, teacher_digest.as_deref())?,
+            }),
+            None => None,
+        };
         let mut trainer = Trainer::new(
             model,
             settings,
             data.clone(),
-            teacher.as_ref(),
+            teacher_model.as_ref(),
             pairs.clone(),
             checkpoints,
         )?;
@@ -186,31 +245,129 @@ impl TrainModel {
         }
         let mut log = Log::open(self.log.as_deref(), trainer.step_count())?;
         let (first, last) = self.train(&mut trainer, steps, &mut log, ui)?;
-        let best = trainer.best();
-        let model = trainer.into_best()?;
+        let (start_loss, best) = (trainer.start(), trainer.best());
+        let mut model = trainer.into_best()?;
         let after = pairs.as_ref().map(|pairs| pairs.distances(&model));
-        let distances = before
-            .into_iter()
-            .flatten()
-            .zip(after.into_iter().flatten());
+        let distances = before.into_iter().flatten();
+        let distances = distances.zip(after.into_iter().flatten());
         let distances = distances.map(|(before, after)| [before, after]).collect();
-        let output = Output {
-            path: &self.output,
-            force: self.force,
-            text: &self.text,
+        match (self.method, self.apart) {
+            (Method::Postshare, true) => plan.edits.clear(),
+            _ => model.parameters_mut().tie(variant, &rows.concat())?,
+        }
+        let held_out = data.held_out.as_ref().map_or(0, Windows::count);
+        let by = TrainedBy {
+            method: self.method,
+            steps,
+            best,
+            settings: &self.settings,
+            text: format_digest(&blake3::hash(text.as_bytes())),
+            windows: data.train.count(),
+            held_out,
+            window: self.text.window,
+            teacher: teacher_digest,
         };
-        let converted = encode::write(output, &source, variant, &plan, model, &rows, ui)?;
-        let held = data.held_out.as_ref().map_or(0, Windows::count);
+        let by = serde_json::to_string(&by).map_err(Error::failed)?;
+        let encoded = encoding.encode((&source, variant), &plan, start, model, ui)?;
+        let converted = self.write(&change, &source, plan, encoded, by, ui)?;
         Ok(TrainedModel {
             converted,
-            windows: [data.train.count(), held],
+            windows: [data.train.count(), held_out],
             window: data.train.length(),
             steps,
+            start: start_loss,
             best,
             first,
             last,
             distances,
         })
+    }
+
+    /// Writes what was trained and `encoded`.
+    fn write(
+        &self,
+        change: &Convert,
+        source: &ModelFile,
+        mut plan: Plan,
+        encoded: Encoded,
+        by: String,
+        ui: &dyn Ui,
+    ) -> Result<Converted, Error> {
+        let is_new = |edit: &Edit| match edit {
+            Edit::Store(old) => !encoded.stores.iter().any(|new| match new {
+                Edit::Store(new) => new.tensor == old.tensor,
+                _ => false,
+            }),
+            _ => true,
+        };
+        plan.edits.retain(is_new);
+        plan.edits.extend(encoded.stores);
+        if encoded.file_type.is_some() {
+            plan.choice.file_type = encoded.file_type;
+        }
+        let mut fitted = encoded.fitted;
+        fitted.by.trained = Some(by);
+        // What was written down before training has no room to be held against.
+        fitted.room = Default::default();
+        let prepared = convert::prepare(source, Some(plan), fitted, PAGE)?;
+        let mut done = change.converted(source, &prepared);
+        done.quantized = encoded.quantized;
+        let bar = ui.bar("writing", prepared.output_bytes, Unit::Bytes);
+        convert::write(&prepared, &self.output, change.force, &|n| bar.set(n))?;
+        if done.saved.file_bytes < 0 {
+            ui.warning(&format!(
+                "the output is {} bytes larger than the source",
+                -done.saved.file_bytes
+            ));
+        }
+        Ok(done)
+    }
+
+    /// The model to learn from, where there is one.
+    fn teacher_model(
+        &self,
+        source: &Variant<'_>,
+        teacher: Option<&ModelFile>,
+        model: &Model,
+    ) -> Result<Option<Model>, Error> {
+        if self.settings.distillation == 0.0 {
+            return match teacher {
+                Some(_) => Err(Error::usage("nothing is learned from the teacher")),
+                None => Ok(None),
+            };
+        }
+        let Some(file) = teacher else {
+            return Ok(Some(Model::load(source, &[], &Device::Cpu)?));
+        };
+        let other = Model::load(&Variant::unchanged(file), &[], &Device::Cpu)?;
+        if other.vocabulary() != model.vocabulary() {
+            let (has, needs) = (other.vocabulary(), model.vocabulary());
+            let problem = format!("has a vocabulary of {has} tokens, the model one of {needs}");
+            return Err(Error::bad_input(problem).about(file.path().display()));
+        }
+        Ok(Some(other))
+    }
+
+    /// Lets as many layers keep their activations as memory has room for: a quarter
+    /// less work for each.
+    fn keep_layers(&self, model: &mut Model, has_teacher: bool, ui: &dyn Ui) {
+        let numbers: usize = (model.parameters().list().iter())
+            .map(|parameter| parameter.values().len())
+            .sum();
+        // Numbers, gradients, two moments, the best so far; and the teacher's.
+        let fixed = 4 * numbers * (5 + usize::from(has_teacher)) + (512 << 20);
+        let tokens = self.settings.batch * self.text.window as usize;
+        // Layers' own estimate, and what is in use beside them.
+        let a_layer = model.layer_bytes(tokens) * 5 / 4;
+        let bound = usize::try_from(self.text.memory_bound()).unwrap_or(usize::MAX);
+        if bound < fixed {
+            ui.warning(&format!(
+                "training takes about {} MB, more than the {} MB that there are: fewer windows at once take less",
+                fixed / 1_000_000,
+                bound / 1_000_000
+            ));
+        }
+        model.keep_layers(bound.saturating_sub(fixed) / a_layer.max(1));
     }
 
     /// Finds out early what cannot be; `inputs` are files beside the text that are read.
@@ -250,8 +407,7 @@ impl TrainModel {
     }
 
     /// The text's windows.
-    fn windows(&self, ui: &dyn Ui) -> Result<Packed, Error> {
-        let text = read_text(&self.text.text)?;
+    fn windows(&self, text: &str, ui: &dyn Ui) -> Result<Packed, Error> {
         let params = ModelParams {
             use_extra_bufts: false,
             n_gpu_layers: 0,
@@ -261,7 +417,7 @@ impl TrainModel {
         let model = std::sync::Arc::new(model);
         let vocab = model.vocab();
         let tokens = vocab
-            .tokenize(&text, false, false)
+            .tokenize(text, false, false)
             .map_err(EvalError::from)?;
         let tokens: Vec<u32> = tokens.into_iter().map(i32::cast_unsigned).collect();
         let begin = vocab.leading_bos().map(i32::cast_unsigned);
@@ -280,9 +436,17 @@ impl TrainModel {
     }
 
     /// What decides the run beside settings and windows.
-    fn arguments(&self, plan: &Plan) -> String {
-        let of = (self.method, &self.repair, plan.to_json());
-        serde_json::to_string(&of).unwrap_or_default()
+    fn arguments(&self, plan: &Plan, teacher: Option<&str>) -> Result<String, Error> {
+        let text = |repair: &Calibration| -> Result<String, Error> {
+            let text = read_text(&repair.text)?;
+            Ok(format_digest(&blake3::hash(text.as_bytes())))
+        };
+        let repair = match &self.repair {
+            Some(repair) => Some((text(repair)?, repair.windows, repair.window)),
+            None => None,
+        };
+        let of = (self.method, repair, plan.to_json(), teacher);
+        serde_json::to_string(&of).map_err(Error::failed)
     }
 
     fn train(

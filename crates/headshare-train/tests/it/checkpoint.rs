@@ -8,12 +8,13 @@ use crate::training::{checkpoints, settings, text};
 
 fn position() -> Position {
     Position {
-        version: 1,
+        version: headshare_train::checkpoint::VERSION,
         model: "blake3:m".to_owned(),
         arguments: "blake3:a".to_owned(),
         seed: u64::MAX,
         step: 7,
         windows: 56,
+        start: Some(0.7),
         best: Some((4, 0.1 + 0.2)),
     }
 }
@@ -85,7 +86,7 @@ fn damaged_files_are_told() {
         field(&changed("headshare-train", "headshare-other")),
         "headshare-train"
     );
-    assert_eq!(field(&changed("version\\\":1", "version\\\":9")), "version");
+    assert_eq!(field(&changed("version\\\":2", "version\\\":9")), "version");
     assert_eq!(field(&changed("seed", "sead")), "headshare-train");
     let mut f64s = changed("F32", "F64");
     assert_eq!(field(&f64s), "header");

@@ -5,5 +5,6 @@ mod checkpoint;
 mod gradients;
 mod logits;
 mod refused;
+mod scales;
 mod support;
 mod training;

@@ -53,7 +53,8 @@ pub fn checkpoints(path: &Path) -> Checkpoints {
 
 fn trainer<'a>(file: &ModelFile, settings: Settings, to: &Path) -> Trainer<'a> {
     let at = Some(checkpoints(to));
-    Trainer::new(loaded(file), settings, text(), None, None, at).unwrap()
+    let model = crate::scales::model(&Variant::unchanged(file), &[]);
+    Trainer::new(model, settings, text(), None, None, at).unwrap()
 }
 
 fn all(trainer: &mut Trainer<'_>) -> Vec<Progress> {
@@ -91,13 +92,13 @@ fn a_model_learns_whatever_of_it_is_trained() {
 
 #[test]
 fn what_is_trained_is_read_as_it_is_written() {
-    for text in ["all", "attention", "norms", "lora:16"] {
+    for text in ["all", "attention", "norms", "scales", "lora:16"] {
         assert_eq!(text.parse::<Train>().unwrap().to_string(), text);
     }
     for text in ["", "lora", "lora:0", "lora:x", "heads"] {
         let error = text.parse::<Train>().unwrap_err();
         assert!(
-            error.contains("none of all, attention, norms, lora:RANK"),
+            error.contains("none of all, attention, norms, scales, lora:RANK"),
             "{error}"
         );
     }
@@ -105,8 +106,12 @@ fn what_is_trained_is_read_as_it_is_written() {
 
 #[test]
 fn two_runs_and_a_resumed_one_give_the_same_bytes() {
-    for train in [Train::All, Train::Lora(2)] {
-        let (folder, file) = written(&preset("tiny-qwen2"));
+    for train in [Train::All, Train::Lora(2), Train::Scales] {
+        let spec = match train {
+            Train::Scales => crate::scales::mixed(),
+            _ => preset("tiny-qwen2"),
+        };
+        let (folder, file) = written(&spec);
         let path = |name: &str| folder.path().join(name);
         let bytes = |name: &str| std::fs::read(path(name)).unwrap();
         let settings = settings(train, 9);
@@ -307,7 +312,7 @@ fn a_shared_and_narrower_model_is_trained_as_one() {
     let said = all(&mut trainer);
     assert!(said[7].loss < said[0].loss - 0.2, "{said:?}");
     let model = trainer.into_best().unwrap();
-    export::fill(&mut variant, &model).unwrap();
+    variant.fill(export::changed(&variant, &model).unwrap().stored);
     for (alias, donor) in &ties {
         let data = |range: &RowsRange| {
             let data = variant.tensor_data(range.tensor).unwrap();

@@ -70,8 +70,8 @@ impl<'a> Variant<'a> {
         }
     }
 
-    /// What `plan` makes of `source`, but for what it shares; where that has
-    /// other shapes or types, it says `made_by`.
+    /// What `plan` makes of `source`, but for what it shares. What says `made_by` is a
+    /// file of its own, also where shapes and types are the source's.
     ///
     /// # Errors
     /// When the plan does not fit the source; names the edit.
@@ -82,7 +82,7 @@ impl<'a> Variant<'a> {
     ) -> Result<Self, ConvertError> {
         let gguf = &source.gguf;
         let types = Types::of(plan, gguf)?;
-        if !plan.reshapes() {
+        if !plan.reshapes() && made_by.is_none() {
             return Ok(Self::unchanged(source));
         }
         let map = AttentionMap::of(gguf);
