@@ -103,6 +103,7 @@ fn tied_heads_learn_and_stay_one() {
     let saved = |of: &Value| of["saved"]["file_bytes"].as_i64().unwrap();
     assert!(saved(&done) > 0 && saved(&convert) > 0, "{done}");
     runs(&at("tied"), folder.path());
+    is_made_of(&at("tied"), &source);
     let said = |arguments: &[&str], status: i32, part: &str| {
         let out = train("tied", &source, &text, &at("no"), arguments)
             .output()
@@ -138,6 +139,108 @@ fn tied_heads_learn_and_stay_one() {
     );
 }
 
+/// `verify` against the file that it was made from finds nothing.
+#[track_caller]
+fn is_made_of(file: &Path, source: &Path) {
+    let mut command = program();
+    let report = json(
+        command
+            .arg("verify")
+            .arg(file)
+            .arg("--source")
+            .arg(source)
+            .arg("--json"),
+    );
+    assert_eq!(report["ok"], true, "{report}");
+}
+
+#[test]
+fn scales_are_trained_by_a_teacher_and_codes_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, text) = of(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let q4 = at("q4_0.gguf");
+    let mut convert = program();
+    convert.arg("convert").arg(&source).arg("-o").arg(&q4);
+    json(convert.args(["--quantize", "q4_0", "--pure", "--json"]));
+    let teacher = source.to_str().unwrap();
+    let more = [
+        "--ratio",
+        "0",
+        "--json",
+        "--distill",
+        "1",
+        "--language",
+        "0",
+        "--train",
+        "scales",
+        "--rate",
+        "1e-2",
+        "--steps",
+        "12",
+        "--teacher",
+        teacher,
+    ];
+    let done = json(&mut train("tied", &q4, &text, &at("refined"), &more));
+    let start = done["start"].as_f64().unwrap();
+    assert!(done["best"][1].as_f64().unwrap() < 0.9 * start, "{done}");
+    assert!(done["quantized"].is_null());
+    // Nothing shares, so it is a plain file of the same types that says how it was made.
+    is_made_of(&at("refined"), &q4);
+    assert!(!tokens(&at("refined")).as_array().unwrap().is_empty());
+    let bytes = std::fs::read(at("refined")).unwrap();
+    let says = |what: &str| bytes.windows(what.len()).any(|w| w == what.as_bytes());
+    assert!(says("\"trained\":{\"method\":\"tied\"") && !says("headshare.aliases"));
+    let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+    assert!(size(&at("refined")) < size(&q4) + 16_384);
+    // A teacher that teaches nothing, and one of another vocabulary.
+    let said = |arguments: &[&str], status: i32, part: &str| {
+        let out = train("tied", &q4, &text, &at("no"), arguments)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(status), "{stderr}");
+        assert!(stderr.contains(part) && !at("no").exists(), "{stderr}");
+    };
+    said(
+        &["--ratio", "0", "--teacher", teacher],
+        2,
+        "nothing is learned from the teacher",
+    );
+    let other = at("other.gguf");
+    let spec = headshare_testmodels::ModelSpec::preset("tiny-gqa").unwrap();
+    let n_vocab = spec.n_vocab * 2;
+    let spec = headshare_testmodels::ModelSpec { n_vocab, ..spec };
+    spec.write(&other).unwrap();
+    let other = other.to_str().unwrap();
+    said(
+        &["--ratio", "0", "--distill", "1", "--teacher", other],
+        3,
+        "a vocabulary of",
+    );
+}
+
+#[test]
+fn other_types_are_fitted_to_what_was_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, text) = of(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    for (name, more) in [
+        ("shared", &["--ratio", "0.5"][..]),
+        ("plain", &["--ratio", "0"][..]),
+    ] {
+        let more = [more, &["--json", "--quantize", "q8_0", "--pure"]].concat();
+        let done = json(&mut train("tied", &source, &text, &at(name), &more));
+        assert_eq!(done["quantized"]["to"], "q8_0", "{done}");
+        is_made_of(&at(name), &source);
+        match name {
+            "shared" => runs(&at(name), folder.path()),
+            _ => assert!(!tokens(&at(name)).as_array().unwrap().is_empty()),
+        }
+        assert!(done["saved"]["file_bytes"].as_i64().unwrap() > 0, "{done}");
+    }
+}
+
 #[test]
 fn pairs_are_pulled_together_and_share_then() {
     let folder = tempfile::tempdir().unwrap();
@@ -152,6 +255,21 @@ fn pairs_are_pulled_together_and_share_then() {
     }
     assert!(done["saved"]["file_bytes"].as_i64().unwrap() > 0);
     runs(&at("post"), folder.path());
+    is_made_of(&at("post"), &source);
+    // Apart they are as near, and nothing is stored once.
+    let apart = [&more[..], &["--no-share"]].concat();
+    let apart = json(&mut train(
+        "postshare",
+        &source,
+        &text,
+        &at("apart"),
+        &apart,
+    ));
+    assert_eq!(apart["distances"], done["distances"]);
+    let bytes = |of: &Value| of["output"]["bytes"].as_u64().unwrap();
+    assert!(bytes(&apart) > bytes(&done));
+    is_made_of(&at("apart"), &source);
+    assert!(!tokens(&at("apart")).as_array().unwrap().is_empty());
     // Twice the same command, the same bytes.
     json(&mut train("postshare", &source, &text, &at("again"), &more));
     assert_eq!(
