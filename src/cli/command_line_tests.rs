@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory as _, Parser as _};
 use headshare_jobs::{
-    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Bench, Calibration, Change, Choice,
+    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Bench, Budget, Calibration, Change, Choice,
     ContinuePrompts, Convert, Expand, Generate, Inspect, Job, MakePlan, MakeReport, MeasuredChoice,
     Perplexity, Quantization, Resolve, Setup, SpeedTest, Stats, Verify, With, from_json,
 };
@@ -143,6 +143,7 @@ fn conversions() {
             keep_duplicates: i % 3 == 1,
             repair,
             quantize: None,
+            fit: None,
             page_size: [4096, 16384, 65536][i % 3],
             dry_run: i % 2 == 0,
             force: i % 4 < 2,
@@ -203,9 +204,32 @@ fn quantizing() {
                 with,
                 allow_requantize: i % 2 == 1,
             }),
+            fit: None,
             page_size: 4096,
             dry_run: false,
             force: false,
+        }));
+    }
+}
+
+#[test]
+fn fitting() {
+    let calibration = Calibration {
+        text: path("-text.txt"),
+        windows: 7,
+        window: 65,
+        memory: None,
+    };
+    let names = vec!["q8_0".to_owned(), "q4_K".to_owned()];
+    for (i, types) in [None, Some(names)].into_iter().enumerate() {
+        check(Job::Convert(Convert {
+            fit: Some(Budget {
+                bytes: u64::MAX >> i,
+                types,
+                calibration: calibration.clone(),
+            }),
+            dry_run: i == 1,
+            ..Convert::new("-s.gguf", "o.gguf", Change::Lossless)
         }));
     }
 }

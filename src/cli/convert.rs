@@ -18,8 +18,9 @@ use crate::render::convert::render;
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("text").args(["repair", "calibrate"]).multiple(true))]
-#[command(group = clap::ArgGroup::new("work").args(["ratio", "lossless", "plan", "quantize"])
+#[command(group = clap::ArgGroup::new("work").args(["ratio", "lossless", "plan", "quantize", "fit"])
     .multiple(true).required(true))]
+#[command(group = clap::ArgGroup::new("typed").args(["quantize", "fit"]).multiple(true))]
 pub(super) struct Args {
     /// The model, a plain GGUF file.
     src: PathBuf,
@@ -114,9 +115,11 @@ impl Args {
             },
             (None, None, _) => Change::Lossless,
         };
+        let fit = self.quantize.budget(&self.repair);
         let quantize = self.quantize.job(&self.repair)?;
         Ok(Convert {
             quantize,
+            fit,
             source: self.src,
             output: self.output,
             change,

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use headshare_jobs::{Error, Quantization, With};
+use headshare_jobs::{Budget, Error, Quantization, With};
 
 use super::plan::parse_ratio;
-use super::repair::RepairArgs;
+use super::repair::{RepairArgs, bytes};
 use super::stdio;
 use crate::quantize::Settings;
 use crate::quantize::types::Wanted;
@@ -41,10 +41,26 @@ impl TypeArgs {
 pub(super) struct QuantizeArgs {
     #[command(flatten)]
     types: TypeArgs,
+    /// Make the best model that has at most so many bytes, such as 88000000 or 84M: types
+    /// are chosen by what their errors do to the running model, token embedding and output
+    /// head included, and everything is fitted to --calibrate.
+    #[arg(long, value_name = "BYTES", value_parser = bytes, requires = "calibrate",
+        conflicts_with_all = ["quantize", "imatrix", "save_imatrix", "strength", "ridge",
+            "damping", "ratio", "lossless", "plan", "repair"])]
+    fit: Option<u64>,
+    /// The types that --fit may give to tensors, separated by commas [default: those that
+    /// ggml is fast with and rounds well]
+    #[arg(
+        long = "types",
+        value_name = "TYPES",
+        requires = "fit",
+        value_delimiter = ','
+    )]
+    allowed: Vec<String>,
     /// Fit the weights that are quantized to this text (UTF-8); - reads standard
     /// input, `self` is what the model writes itself. Without it and --imatrix they
     /// are rounded.
-    #[arg(long, value_name = "TEXT", requires = "quantize")]
+    #[arg(long, value_name = "TEXT", requires = "typed")]
     calibrate: Option<PathBuf>,
     /// Round with this importance matrix, which llama-imatrix has written (GGUF),
     /// instead of fitting. Mixtures are the same with and without one.
@@ -91,6 +107,16 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 impl QuantizeArgs {
+    /// What the model is to fit into; `repair` has what may be spent on a text.
+    pub(super) fn budget(&self, repair: &RepairArgs) -> Option<Budget> {
+        let (bytes, text) = (self.fit?, self.calibrate.as_deref()?);
+        Some(Budget {
+            bytes,
+            types: (!self.allowed.is_empty()).then(|| self.allowed.clone()),
+            calibration: repair.calibrate_on(text),
+        })
+    }
+
     /// What is to be quantized; `repair` has what may be spent on a text.
     pub(super) fn job(self, repair: &RepairArgs) -> Result<Option<Quantization>, Error> {
         let settings = self.settings();

@@ -1,6 +1,6 @@
 //! What `convert` says.
 
-use headshare_jobs::Converted;
+use headshare_jobs::{Converted, MadeToFit};
 
 use super::numbers::{grouped, percent};
 use super::plan::{bounds, render as render_plan, render_saved};
@@ -11,7 +11,8 @@ use crate::plan::Plan;
 /// What was made of a model, or would be.
 pub(crate) fn render(done: &Converted) -> String {
     let fitted = render_quantized(done.quantized.as_ref()) + &render_repair(done.repair.as_ref());
-    fitted
+    render_fit(done.fit.as_ref())
+        + &fitted
         + &match &done.plan {
             Some(plan) if plan.reshapes() => render_variant(done, plan),
             Some(plan) => render_plan(plan, &done.sizes()),
@@ -21,6 +22,32 @@ pub(crate) fn render(done: &Converted) -> String {
                 render_saved(&done.sizes())
             ),
         }
+}
+
+/// What was chosen for so many bytes.
+fn render_fit(fit: Option<&MadeToFit>) -> String {
+    let Some(fit) = fit else {
+        return String::new();
+    };
+    let mut text = format!(
+        "at most {} bytes: of {} tensors",
+        grouped(fit.wanted),
+        fit.tensors
+    );
+    for (i, kind) in fit.types.iter().enumerate() {
+        let comma = if i == 0 { " " } else { ", " };
+        text += &match kind.from == kind.to {
+            true => format!("{comma}{} stay {}", kind.tensors, kind.from),
+            false => format!(
+                "{comma}{} go from {} to {}",
+                kind.tensors, kind.from, kind.to
+            ),
+        };
+    }
+    text + &format!(
+        "\n  predicted divergence, were they rounded: {:.4} nats a token\n",
+        fit.predicted
+    )
 }
 
 /// What is said about a model with other shapes or types.

@@ -5,6 +5,7 @@
 //! [`baseline`] what others would drop,
 //! [`repair`] chooses and fits with a text and [`quantize`] gives tensors other types
 //! (both led by the [`engine`] through the model's matrices, and by way of [`encode`]),
+//! [`fit`] decides which types are worth their bytes,
 //! and [`convert`] makes a variant of the model, lays it out and writes it. [`stats`] is for all that measure.
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,7 @@ pub mod baseline;
 pub mod convert;
 pub mod encode;
 pub mod engine;
+pub mod fit;
 pub mod input;
 pub mod matching;
 pub mod model;

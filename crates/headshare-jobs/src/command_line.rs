@@ -148,12 +148,21 @@ fn convert(job: &Convert) -> Line {
         .flag("--keep-duplicates", job.keep_duplicates)
         .flag("--dry-run", job.dry_run)
         .flag("--force", job.force);
-    line = changed(line, &job.change, job.quantize.is_none());
+    let has_types = job.quantize.is_some() || job.fit.is_some();
+    line = changed(line, &job.change, !has_types);
     if let Some(calibration) = &job.repair {
         line = spent(line.value("--repair", &calibration.text), calibration);
     }
     if let Some(quantization) = &job.quantize {
         line = quantize(line, quantization, job.repair.is_some());
+    }
+    if let Some(budget) = &job.fit {
+        line = line.number("--fit", budget.bytes);
+        for name in budget.types.iter().flatten() {
+            line = line.value("--types", name);
+        }
+        line = line.value("--calibrate", &budget.calibration.text);
+        line = spent(line, &budget.calibration);
     }
     line.file(&job.source)
 }

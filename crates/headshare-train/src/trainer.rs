@@ -82,6 +82,8 @@ pub struct Trainer<'a> {
     position: Position,
     /// The trained tensors' numbers at the best evaluation.
     best: Vec<Vec<f32>>,
+    /// Whether the checkpoint is this run's: read or written by it.
+    has_state: bool,
     /// The order of this pass over the windows, with its number.
     order: Option<(u64, Vec<usize>)>,
 }
@@ -127,6 +129,7 @@ impl<'a> Trainer<'a> {
             trained,
             position,
             best: Vec::new(),
+            has_state: false,
             order: None,
         })
     }
@@ -157,6 +160,7 @@ impl<'a> Trainer<'a> {
         self.trained.restore(&mut self.model, values)?;
         self.best = best;
         self.position = read.position;
+        self.has_state = self.checkpoints.as_ref().is_some_and(|c| c.path == path);
         Ok(())
     }
 
@@ -347,7 +351,7 @@ impl<'a> Trainer<'a> {
         }
         let path = self.checkpoints.as_ref().map(|c| &c.path);
         let kept = path
-            .filter(|path| path.exists())
+            .filter(|_| self.has_state)
             .map_or(String::new(), |path| {
                 format!("; the last good state is in {}", path.display())
             });
@@ -363,7 +367,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write_checkpoint(&self) -> Result<(), TrainError> {
+    pub fn write_checkpoint(&mut self) -> Result<(), TrainError> {
         let Some(checkpoints) = &self.checkpoints else {
             return Ok(());
         };
@@ -376,7 +380,9 @@ impl<'a> Trainer<'a> {
             tensors.push((name("second"), &tensor.moments.second[..]));
             tensors.extend(best.map(|best| (name("best"), &best[..])));
         }
-        checkpoint::write(&checkpoints.path, &self.position, &tensors)
+        checkpoint::write(&checkpoints.path, &self.position, &tensors)?;
+        self.has_state = true;
+        Ok(())
     }
 }
 

@@ -89,6 +89,26 @@ pub enum TypesError {
 }
 
 impl Wanted {
+    /// These types and no others, for tensors by name; the one of most elements is said
+    /// to be the model's.
+    pub fn exactly<'a>(tensors: impl Iterator<Item = (&'a str, GgmlType, u64)>) -> Self {
+        let mut elements: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut overrides = Vec::new();
+        for (name, to, count) in tensors {
+            if quants::type_info(to.id()).is_some_and(|info| info.is_quantized) {
+                *elements.entry(to.name()).or_default() += count;
+            }
+            let pattern = format!("^{}$", name.replace('.', "\\."));
+            overrides.push((pattern, to.name().to_owned()));
+        }
+        let most = elements.into_iter().max_by_key(|(_, count)| *count);
+        Self {
+            to: most.map_or("f16", |(name, _)| name).to_owned(),
+            pure: true,
+            overrides,
+        }
+    }
+
     /// The types of the tensors of `gguf`, but for those whose type `is_given` already.
     /// What else is quantized is refused unless `requantize`.
     ///

@@ -3,6 +3,7 @@
 
 mod calibrate;
 mod choose;
+mod fit;
 mod quantize;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use calibrate::{Calibration, read_text};
 use calibrate::{Ready, cannot_cut};
 pub use choose::Stats;
+pub use fit::{Budget, MadeToFit, Retyped};
 use quantize::Beside;
 pub(crate) use quantize::unplanned;
 pub use quantize::{FellBack, Quantization, Quantized, With};
@@ -51,6 +53,10 @@ pub struct Convert {
     /// Gives tensors other types.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantize: Option<Quantization>,
+    /// Chooses the types so that the file has at most so many bytes; nothing else changes
+    /// then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Budget>,
     /// Page size in bytes of the machines that will run the file.
     pub page_size: u64,
     /// Only says what would be done and what it saves.
@@ -122,6 +128,9 @@ pub struct Converted {
     /// How it was quantized, where it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantized: Option<Quantized>,
+    /// How it was made to fit, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<MadeToFit>,
     /// What is byte-equal and stored once.
     pub duplicates: DuplicateCount,
     /// What is saved.
@@ -159,6 +168,7 @@ impl Convert {
             keep_duplicates: false,
             repair: None,
             quantize: None,
+            fit: None,
             page_size: 4096,
             dry_run: false,
             force: false,
@@ -177,6 +187,9 @@ impl Convert {
                 self.page_size
             ))
         })?;
+        if let Some(budget) = &self.fit {
+            return budget.convert(self, ui);
+        }
         if self.keep_duplicates && self.change == Change::Lossless && self.quantize.is_none() {
             return Err(Error::usage(
                 "nothing would change if equal weights stay as often as they are there",
@@ -444,6 +457,7 @@ impl Convert {
             plan: prepared.plan.clone(),
             repair: None,
             quantized: None,
+            fit: None,
             duplicates: (&prepared.duplicates).into(),
             saved: prepared.saved,
             plain: plain.map(|name| name.unwrap_or_default().to_owned()),

@@ -4,6 +4,7 @@
 use headshare_convert::baseline::BaselineError;
 use headshare_convert::convert::{ConvertError, Damage};
 use headshare_convert::engine::EngineError;
+use headshare_convert::fit::FitError;
 use headshare_convert::input::InputError;
 use headshare_convert::matching::MatchError;
 use headshare_convert::model;
@@ -260,6 +261,27 @@ impl Classify for QuantizerError {
             Self::Repair(error) => error.advice(),
             Self::Tensor { .. } | Self::OneType { .. } | Self::Nothing(_) => None,
             Self::NotFinite { .. } => Some(Advice::GoodCopy),
+        }
+    }
+}
+
+impl Classify for FitError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::UnknownType { .. } | Self::TooSmall { .. } | Self::FitsAlready { .. } => {
+                Kind::Usage
+            }
+            Self::NoMoves | Self::Weights { .. } | Self::NotFinite { .. } => Kind::BadInput,
+            Self::Convert(error) => error.kind(),
+            Self::Run(error) => error.kind(),
+        }
+    }
+
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Convert(error) => error.advice(),
+            Self::Run(error) => error.advice(),
+            _ => None,
         }
     }
 }

@@ -78,6 +78,7 @@ impl Run<'_> {
         };
         let measured = self.job.measured.as_ref().filter(|_| repair.is_some());
         Convert {
+            fit: None,
             source: self.inputs.source.called(by),
             output: output.to_owned(),
             change: match measured {

@@ -150,19 +150,9 @@ fn in_f32(plan: &Plan, tensors: &[TensorInfo], names: &BTreeSet<String>) -> Plan
 
 /// The types that tensors have now.
 fn types_of(tensors: &[TensorInfo]) -> Wanted {
-    let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
-    for info in tensors.iter().filter(|info| is_quantized(info)) {
-        *bytes.entry(info.ggml_type.name()).or_default() += info.byte_len();
-    }
-    let most = bytes.into_iter().max_by_key(|(_, bytes)| *bytes);
-    let pattern = |info: &TensorInfo| {
-        let name = info.name.replace('.', "\\.");
-        (format!("^{name}$"), info.ggml_type.name().to_owned())
-    };
     let matrices = tensors.iter().filter(|info| info.dims.len() > 1);
-    Wanted {
-        to: most.map_or("f32", |(name, _)| name).to_owned(),
-        pure: true,
-        overrides: matrices.map(pattern).collect(),
-    }
+    Wanted::exactly(matrices.map(|info| {
+        let elements = info.row_elems() * info.rows();
+        (info.name.as_str(), info.ggml_type, elements)
+    }))
 }

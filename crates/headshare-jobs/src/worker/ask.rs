@@ -186,6 +186,7 @@ mod tests {
         };
         assert_eq!(told(&bench), Job::Bench(bench));
         let convert = Convert {
+            fit: None,
             source: "s.gguf".into(),
             output: "o.gguf".into(),
             change: Change::Match {

@@ -1,0 +1,62 @@
+//! What can go wrong when a model is to fit into so many bytes.
+
+use headshare_runtime::quants::QuantError;
+
+use crate::convert::ConvertError;
+use crate::engine::EngineError;
+
+/// Why a model cannot be made to fit.
+#[derive(Debug, thiserror::Error)]
+pub enum FitError {
+    /// No type has that name.
+    #[error(
+        "{name:?} is no type that ggml encodes without an importance matrix; there are {types}"
+    )]
+    UnknownType {
+        /// The name.
+        name: String,
+        /// What there is.
+        types: String,
+    },
+    /// All moves together do not save enough.
+    #[error("{wanted} bytes are less than the smallest that the moves reach: {smallest} bytes")]
+    TooSmall {
+        /// What is wanted.
+        wanted: u64,
+        /// The smallest.
+        smallest: u64,
+    },
+    /// The model fits as it is.
+    #[error("the model has {has} bytes and fits into {wanted} as it is: nothing is written")]
+    FitsAlready {
+        /// What it has.
+        has: u64,
+        /// What is wanted.
+        wanted: u64,
+    },
+    /// No tensor can have another type.
+    #[error("no tensor has rows that are whole blocks of a smaller type")]
+    NoMoves,
+    /// A tensor's weights cannot be read or encoded.
+    #[error("tensor {tensor:?}: {error}")]
+    Weights {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        error: QuantError,
+    },
+    /// A changed model gives no numbers.
+    #[error("with {tensor:?} as {ggml_type}, the model's logits are no numbers")]
+    NotFinite {
+        /// The tensor.
+        tensor: String,
+        /// The type that was probed.
+        ggml_type: String,
+    },
+    /// A changed model cannot be made.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// A model cannot be run.
+    #[error(transparent)]
+    Run(#[from] EngineError),
+}

@@ -1,0 +1,20 @@
+//! The best model for so many bytes.
+//!
+//! Data flows one way: [`moves`] says which types each tensor could have, what that saves
+//! and how large the error is; [`probe`] measures on the running model what an error in a
+//! tensor does to its predictions; [`select`] takes the moves that cost least for their
+//! bytes. What comes out are types, which [`crate::quantize`] carries out.
+//!
+//! The divergence that a small error in a tensor causes grows with the error's square, and
+//! divergences of several tensors add up, as long as they are small (the linearity that
+//! HIGGS rests on, Malinovskii et al. 2024, arXiv 2411.17525). So one probe a tensor serves
+//! all types.
+
+mod error;
+pub mod moves;
+pub mod probe;
+pub mod select;
+
+pub use error::FitError;
+pub use moves::{Movable, Move};
+pub use select::{Chosen, Point};

@@ -1,0 +1,156 @@
+//! What an error in a tensor does to the model's predictions, measured on the running
+//! model.
+
+use std::sync::Arc;
+
+use headshare_format::GgmlType;
+use headshare_runtime::calibrate::CalibrateError;
+use headshare_runtime::{Batch, Context, ContextParams, Model, ModelParams};
+
+use super::error::FitError;
+use super::moves::Movable;
+use crate::convert::variant::{Types, Variant};
+use crate::convert::{ConvertError, write_to_scratch};
+use crate::engine::{EngineError, Options, Windows};
+use crate::input::{InputError, ModelFile};
+use crate::stats::Reference;
+
+/// Tokens whose logits are compared, at most, and the bytes of those.
+const MAX_TOKENS: u64 = 512;
+const MAX_LOGITS_BYTES: u64 = 256 << 20;
+
+/// What was measured of a tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probe {
+    /// The type that it was rounded to.
+    pub to: GgmlType,
+    /// Mean divergence of the predictions from the original's, in nats.
+    pub divergence: f64,
+    /// The divergence for each unit of relative mean square error.
+    pub sensitivity: f64,
+}
+
+/// Rounds each of these tensors alone to the type that takes closest to `part` of its bytes,
+/// and measures what that does. What ggml multiplies slowly is F16 meanwhile, before and
+/// after: numbers so close that it makes no difference here.
+///
+/// # Errors
+/// When a model cannot be run, or gives no numbers.
+pub fn measure(
+    source: &ModelFile,
+    movable: &[Movable],
+    part: f64,
+    (windows, options): (&Windows, &Options),
+    progress: &dyn Fn(f64),
+) -> Result<Vec<Probe>, FitError> {
+    let tokens = picked(windows);
+    let rows = tokens.len();
+    let fast = Variant::with_types(source, &Types::fast(&source.gguf))
+        .map_err(InputError::content(source.path()))
+        .map_err(ConvertError::from)?;
+    let scratch = write_to_scratch(&fast)?;
+    drop(fast);
+    let source = &ModelFile::open_plain(scratch.path()).map_err(ConvertError::from)?;
+    let original = logits(&Variant::unchanged(source), &tokens, windows, options)?;
+    let reference = Reference::new(&original, rows);
+    drop(original);
+    let mut probes = Vec::with_capacity(movable.len());
+    for (i, tensor) in movable.iter().enumerate() {
+        let aim = tensor.bytes as f64 * part;
+        let distance = |bytes: u64| (bytes as f64 - aim).abs();
+        let closest = (tensor.moves.iter())
+            .filter(|m| m.error > 0.0)
+            .min_by(|a, b| distance(a.bytes).total_cmp(&distance(b.bytes)));
+        let Some(closest) = closest else {
+            // Nothing that rounding changes: any type does.
+            probes.push(Probe {
+                to: tensor.has,
+                divergence: 0.0,
+                sensitivity: 0.0,
+            });
+            continue;
+        };
+        let index = source.gguf.tensor_index(&tensor.name);
+        let types = Types {
+            tensors: index.into_iter().map(|i| (i, closest.to)).collect(),
+            untied_head: None,
+        };
+        let variant = Variant::with_types(source, &types)
+            .map_err(InputError::content(source.path()))
+            .map_err(ConvertError::from)?;
+        let divergence = reference.divergence(&logits(&variant, &tokens, windows, options)?);
+        if !divergence.is_finite() {
+            return Err(FitError::NotFinite {
+                tensor: tensor.name.clone(),
+                ggml_type: closest.to.to_string(),
+            });
+        }
+        probes.push(Probe {
+            to: closest.to,
+            divergence,
+            sensitivity: divergence / closest.error,
+        });
+        progress((i + 1) as f64 / movable.len() as f64);
+    }
+    Ok(probes)
+}
+
+/// The tokens of some windows, evenly spread.
+fn picked(windows: &Windows) -> Vec<i32> {
+    let row = 4 * u64::from(windows.vocabulary.max(1));
+    let most = MAX_TOKENS.min(MAX_LOGITS_BYTES / row).max(1);
+    let window = windows.window as usize;
+    let count = (most as usize / window).clamp(1, windows.count as usize);
+    let length = window.min(most as usize);
+    (0..count)
+        .flat_map(|i| {
+            let first = i * windows.count as usize / count * window;
+            windows.tokens[first..first + length].iter().copied()
+        })
+        .collect()
+}
+
+/// The logits of all `tokens`, each window by itself.
+fn logits(
+    variant: &Variant<'_>,
+    tokens: &[i32],
+    windows: &Windows,
+    options: &Options,
+) -> Result<Vec<f32>, FitError> {
+    let params = ModelParams {
+        use_extra_bufts: false,
+        n_gpu_layers: 0,
+        ..ModelParams::default()
+    };
+    let path = variant.source.path();
+    let model = Model::load_virtual(variant, variant.gguf(), path, &params);
+    let model = Arc::new(model.map_err(cannot)?);
+    let length = tokens.len().min(windows.window as usize);
+    let n = length as u32;
+    let params = ContextParams {
+        n_ctx: Some(n.max(256)),
+        n_batch: n,
+        n_ubatch: n,
+        n_seq_max: 1,
+        n_threads: options.n_threads,
+        ..ContextParams::default()
+    };
+    let mut out = Vec::with_capacity(tokens.len() * windows.vocabulary as usize);
+    for window in tokens.chunks(length) {
+        let mut context = Context::new(&model, &params).map_err(cannot)?;
+        let mut batch = Batch::new();
+        for (position, &token) in window.iter().enumerate() {
+            batch.add(token, position as u32, &[0], true);
+        }
+        context.decode_batch(&batch).map_err(cannot)?;
+        for i in 0..window.len() {
+            // Every token is an output.
+            out.extend_from_slice(context.logits_at(i).unwrap_or_default());
+        }
+    }
+    Ok(out)
+}
+
+fn cannot(error: impl Into<CalibrateError>) -> FitError {
+    EngineError::from(error.into()).into()
+}

@@ -1,0 +1,207 @@
+//! The best model for so many bytes: types are chosen by what their errors do to the
+//! running model, then everything is fitted and encoded in one pass.
+
+use std::collections::BTreeMap;
+
+use headshare_convert::fit::{FitError, Movable, Point, moves, probe, select};
+use headshare_convert::input::ModelFile;
+use headshare_convert::quantize::takes;
+use headshare_convert::quantize::types::Wanted;
+use headshare_files::AtomicFile;
+use headshare_format::GgmlType;
+use serde::{Deserialize, Serialize};
+
+use super::calibrate::{self, Calibration};
+use super::quantize::{Quantization, With};
+use super::{Change, Convert, Converted};
+use crate::{Error, Quiet, Ui};
+
+/// Attempts to come below a size whose header depends on what is chosen.
+const ATTEMPTS: usize = 8;
+
+/// What a model is to fit into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Bytes that the file may have.
+    pub bytes: u64,
+    /// The types that tensors may get; by default those that ggml is good at.
+    pub types: Option<Vec<String>>,
+    /// The text that is probed and fitted with.
+    pub calibration: Calibration,
+}
+
+/// How a model was made to fit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MadeToFit {
+    /// Bytes that it was to have at most.
+    pub wanted: u64,
+    /// The divergence from the source that rounding to these types was predicted to make,
+    /// in nats a token. Fitting makes less of it.
+    pub predicted: f64,
+    /// Tensors that could have other types.
+    pub tensors: usize,
+    /// What became of them.
+    pub types: Vec<Retyped>,
+    /// The bytes of the file, and the least predicted divergence, from the source down to
+    /// the smallest.
+    pub frontier: Vec<Point>,
+}
+
+/// Tensors that got another type, or kept theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retyped {
+    /// The type that they had.
+    pub from: String,
+    /// The type that they have.
+    pub to: String,
+    /// How many.
+    pub tensors: usize,
+}
+
+impl Budget {
+    /// Converts as `work` says, which changes nothing else.
+    pub(super) fn convert(&self, work: &Convert, ui: &dyn Ui) -> Result<Converted, Error> {
+        if work.change != Change::Lossless || work.repair.is_some() || work.quantize.is_some() {
+            return Err(Error::usage(
+                "what fits into so many bytes is chosen by itself: no other change goes with it",
+            ));
+        }
+        let source = ModelFile::open_plain(&work.source)?;
+        let mut inputs = vec![source.file.id()];
+        inputs.extend(calibrate::id(&self.calibration.text)?);
+        if !work.dry_run {
+            AtomicFile::check(&work.output, work.force, &inputs)?;
+        }
+        if source.len() <= self.bytes {
+            return Err(self.about(
+                &source,
+                FitError::FitsAlready {
+                    has: source.len(),
+                    wanted: self.bytes,
+                },
+            ));
+        }
+        let of_source = |error| self.about(&source, error);
+        let types = moves::types(self.types.as_deref()).map_err(Error::from)?;
+        let movable = moves::movable(&source, &types).map_err(of_source)?;
+        let rest = source.len() - movable.iter().map(|m| m.bytes).sum::<u64>();
+        let smallest = rest + movable.iter().map(smallest).sum::<u64>();
+        let too_small = |smallest| {
+            let wanted = self.bytes;
+            self.about(&source, FitError::TooSmall { wanted, smallest })
+        };
+        if smallest > self.bytes {
+            return Err(too_small(smallest));
+        }
+        let ready = self
+            .calibration
+            .prepare(&source, takes(&source), true, ui)?;
+        let bar = ui.bar("probing", 1000, crate::Unit::Parts);
+        let part = self.bytes as f64 / source.len() as f64;
+        let with = (&ready.windows, &ready.options);
+        let probes = probe::measure(&source, &movable, part, with, &|done| bar.part(done))
+            .map_err(of_source)?;
+        drop(bar);
+        drop(ready);
+        let all: Vec<select::Alternatives> = (movable.iter().zip(&probes))
+            .map(|(tensor, probe)| {
+                let moves = tensor.moves.iter();
+                let moves = moves.map(|m| (m.bytes, probe.sensitivity * m.error));
+                std::iter::once((tensor.bytes, 0.0)).chain(moves).collect()
+            })
+            .collect();
+        // What a header says of all this takes bytes, too.
+        let mut header = 0;
+        for _ in 0..ATTEMPTS {
+            let budget = self.bytes.saturating_sub(rest + header);
+            let Some(chosen) = select::choose(&all, budget) else {
+                return Err(too_small(smallest + header));
+            };
+            let to = types_of(&movable, &chosen.which);
+            let made = self.made(work, &source, &to);
+            let dry = Convert {
+                dry_run: true,
+                ..made.clone()
+            };
+            let dry = dry.run(&Quiet)?;
+            if let Some(over) = dry.output.bytes.checked_sub(self.bytes).filter(|n| *n > 0) {
+                header += over;
+                continue;
+            }
+            let mut done = match work.dry_run {
+                true => dry,
+                false => made.run(ui)?,
+            };
+            let frontier = select::frontier(&all).into_iter();
+            done.fit = Some(MadeToFit {
+                wanted: self.bytes,
+                predicted: chosen.cost,
+                tensors: movable.len(),
+                types: counted(&movable, &to),
+                frontier: frontier
+                    .map(|point| Point {
+                        bytes: point.bytes + rest + header,
+                        ..point
+                    })
+                    .collect(),
+            });
+            return Ok(done);
+        }
+        Err(too_small(smallest + header))
+    }
+
+    /// The conversion that gives tensors their types, those of `to` by name.
+    fn made(&self, work: &Convert, source: &ModelFile, to: &BTreeMap<&str, GgmlType>) -> Convert {
+        let tensors = source.gguf.tensors().iter();
+        let matrices = tensors.filter(|info| info.dims.len() > 1).map(|info| {
+            let name = info.name.as_str();
+            let to = to.get(name).copied().unwrap_or(info.ggml_type);
+            (name, to, info.row_elems() * info.rows())
+        });
+        Convert {
+            fit: None,
+            quantize: Some(Quantization {
+                wanted: Wanted::exactly(matrices),
+                with: With::Calibration {
+                    calibration: self.calibration.clone(),
+                    settings: None,
+                    save_imatrix: None,
+                },
+                allow_requantize: true,
+            }),
+            ..work.clone()
+        }
+    }
+
+    fn about(&self, source: &ModelFile, error: FitError) -> Error {
+        Error::from(error).about(source.path().display())
+    }
+}
+
+fn smallest(tensor: &Movable) -> u64 {
+    let moves = tensor.moves.iter().map(|m| m.bytes);
+    moves.chain([tensor.bytes]).min().unwrap_or_default()
+}
+
+/// The types of tensors by name, of which the alternatives were chosen.
+fn types_of<'m>(movable: &'m [Movable], which: &[usize]) -> BTreeMap<&'m str, GgmlType> {
+    let of = |(tensor, &which): (&'m Movable, &usize)| {
+        let to = which.checked_sub(1).and_then(|i| tensor.moves.get(i));
+        (tensor.name.as_str(), to.map_or(tensor.has, |m| m.to))
+    };
+    movable.iter().zip(which).map(of).collect()
+}
+
+fn counted(movable: &[Movable], to: &BTreeMap<&str, GgmlType>) -> Vec<Retyped> {
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for tensor in movable {
+        let now = to.get(tensor.name.as_str()).copied().unwrap_or(tensor.has);
+        *counts.entry((tensor.has.name(), now.name())).or_default() += 1;
+    }
+    let retyped = |((from, to), tensors): ((&str, &str), usize)| Retyped {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        tensors,
+    };
+    counts.into_iter().map(retyped).collect()
+}
