@@ -1,6 +1,7 @@
 //! Quantizing from end to end.
 
 mod bad_input;
+mod fit;
 
 use std::path::{Path, PathBuf};
 

@@ -19,6 +19,12 @@ use crate::stats::Reference;
 const MAX_TOKENS: u64 = 512;
 const MAX_LOGITS_BYTES: u64 = 256 << 20;
 
+/// Relative errors below this one do too little to be measured: they drown in the rounding
+/// of the computation itself.
+const COARSE: f64 = 2e-4;
+/// Divergences below this one are no less than this.
+const NOISE: f64 = 1e-9;
+
 /// What was measured of a tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
@@ -58,10 +64,15 @@ pub fn measure(
     for (i, tensor) in movable.iter().enumerate() {
         let aim = tensor.bytes as f64 * part;
         let distance = |bytes: u64| (bytes as f64 - aim).abs();
-        let closest = (tensor.moves.iter())
-            .filter(|m| m.error > 0.0)
-            .min_by(|a, b| distance(a.bytes).total_cmp(&distance(b.bytes)));
-        let Some(closest) = closest else {
+        let coarse = tensor.moves.iter().filter(|m| m.error >= COARSE);
+        let closest = coarse.min_by(|a, b| distance(a.bytes).total_cmp(&distance(b.bytes)));
+        let most = || {
+            tensor
+                .moves
+                .iter()
+                .max_by(|a, b| a.error.total_cmp(&b.error))
+        };
+        let Some(closest) = closest.or_else(most).filter(|m| m.error > 0.0) else {
             // Nothing that rounding changes: any type does.
             probes.push(Probe {
                 to: tensor.has,
@@ -88,7 +99,7 @@ pub fn measure(
         probes.push(Probe {
             to: closest.to,
             divergence,
-            sensitivity: divergence / closest.error,
+            sensitivity: divergence.max(NOISE) / closest.error,
         });
         progress((i + 1) as f64 / movable.len() as f64);
     }

@@ -1,0 +1,148 @@
+//! The best model for so many bytes.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{divergence, tokens_both_ways};
+use crate::repair::steps::{verify, words};
+use crate::support::{Ran, json, program, read, run, written};
+
+/// `convert SOURCE --fit BYTES`, of short windows.
+fn fitting(source: &Path, bytes: u64, out: &Path, more: &[&str]) -> assert_cmd::Command {
+    let text = words(out.parent().unwrap());
+    let mut command = program();
+    command.arg("convert").arg(source).arg("-o").arg(out);
+    command.args(["--fit", &bytes.to_string(), "--calibrate"]);
+    command.arg(text).args(["--windows", "6", "--window", "64"]);
+    command.args(more);
+    command
+}
+
+fn refused(source: &Path, bytes: u64, more: &[&str], code: i32, says: &[&str]) {
+    let out = source.with_extension("no");
+    let ran = fitting(source, bytes, &out, more).output().unwrap();
+    let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert_eq!(ran.status.code(), Some(code), "{stderr}");
+    for part in says {
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_model_is_made_to_fit_and_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = written(folder.path(), "tiny-gqa");
+    let size = read(&source).len() as u64;
+    let mut last: Option<(f64, f64)> = None;
+    for part in [70, 45, 32] {
+        let bytes = size * part / 100;
+        let out = at(&format!("fit-{part}"));
+        let dry = json(fitting(&source, bytes, &out, &["--json"]).arg("--dry-run"));
+        assert!(!out.exists());
+        let done = json(&mut fitting(&source, bytes, &out, &["--json"]));
+        let len = read(&out).len() as u64;
+        assert_eq!(done["output"]["bytes"], len);
+        // Nearly all the room is used.
+        assert!(
+            len <= bytes && len + size / 20 > bytes,
+            "{part}%: {len} of {bytes}"
+        );
+        assert_eq!(dry["fit"], done["fit"]);
+        let fit = &done["fit"];
+        assert_eq!(fit["wanted"], bytes);
+        let retyped = fit["types"].as_array().unwrap().iter();
+        let tensors: u64 = retyped.map(|r| r["tensors"].as_u64().unwrap()).sum();
+        assert_eq!(fit["tensors"], tensors);
+        let frontier = fit["frontier"].as_array().unwrap();
+        let bytes_of = |point: &Value| point["bytes"].as_u64().unwrap();
+        assert!(
+            frontier
+                .windows(2)
+                .all(|p| bytes_of(&p[0]) > bytes_of(&p[1]))
+        );
+        // Fewer bytes are predicted, and measured, to cost more.
+        let predicted = fit["predicted"].as_f64().unwrap();
+        let measured = divergence(&out, &source);
+        if let Some((before, lost)) = last {
+            assert!(
+                predicted > before && measured > lost,
+                "{part}%: {predicted} {measured}"
+            );
+        }
+        last = Some((predicted, measured));
+        verify(&out, &source);
+        tokens_both_ways(&out);
+    }
+    // Twice the same command, the same bytes.
+    let again = at("again");
+    json(&mut fitting(&source, size * 45 / 100, &again, &["--json"]));
+    assert!(read(&again) == read(&at("fit-45")));
+}
+
+#[test]
+fn types_can_be_restricted() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let bytes = read(&source).len() as u64 / 2;
+    let out = folder.path().join("out");
+    let more = ["--json", "--types", "q8_0,q4_0"];
+    let done = json(&mut fitting(&source, bytes, &out, &more));
+    for retyped in done["fit"]["types"].as_array().unwrap() {
+        let to = retyped["to"].as_str().unwrap();
+        assert!(
+            [retyped["from"].as_str().unwrap(), "q8_0", "q4_0"].contains(&to),
+            "{retyped}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_fit_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let size = read(&source).len() as u64;
+    let name = source.file_name().unwrap().to_str().unwrap();
+    refused(
+        &source,
+        1000,
+        &[],
+        2,
+        &[name, "smallest that the moves reach"],
+    );
+    refused(
+        &source,
+        size,
+        &[],
+        2,
+        &[name, "fits into", "nothing is written"],
+    );
+    refused(
+        &source,
+        size / 2,
+        &["--types", "q8_0,q17"],
+        2,
+        &["\"q17\"", "q4_0"],
+    );
+    refused(
+        &source,
+        size / 2,
+        &["--quantize", "q4_0"],
+        2,
+        &["--quantize"],
+    );
+    refused(&source, size / 2, &["--ratio", "0.5"], 2, &["--ratio"]);
+    let out = source.with_extension("no");
+    let ran: Ran = run(&[
+        "convert".as_ref(),
+        source.as_os_str(),
+        "-o".as_ref(),
+        out.as_os_str(),
+        "--fit".as_ref(),
+        "20K".as_ref(),
+    ]);
+    assert!(ran.exits(2).stderr.contains("--calibrate"));
+    assert!(!out.exists());
+}
