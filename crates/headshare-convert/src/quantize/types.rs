@@ -103,7 +103,8 @@ impl Wanted {
         }
         let most = elements.into_iter().max_by_key(|(_, count)| *count);
         Self {
-            to: most.map_or("f16", |(name, _)| name).to_owned(),
+            // Patterns count only where the main type is a quantized one.
+            to: most.map_or("q8_0", |(name, _)| name).to_owned(),
             pure: true,
             overrides,
         }
