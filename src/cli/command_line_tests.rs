@@ -505,6 +505,7 @@ fn training() {
             steps: [None, Some(9)][i % 2],
             checkpoint,
             log: [None, Some(path("-l"))][i % 2].clone(),
+            curves: [Some(path("-c.svg")), None][i % 2].clone(),
             force: i % 2 == 1,
         })));
     }

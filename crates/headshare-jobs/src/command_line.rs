@@ -211,7 +211,8 @@ fn train(job: &crate::TrainModel) -> Line {
         .number("--seed", settings.seed)
         .number("--eval-every", settings.evaluate_every)
         .value("--train", &settings.train)
-        .path("--log", job.log.as_deref());
+        .path("--log", job.log.as_deref())
+        .path("--curves", job.curves.as_deref());
     let line = match job.method {
         crate::Method::Tied => line,
         crate::Method::Postshare => line.number("--gamma", settings.gamma),

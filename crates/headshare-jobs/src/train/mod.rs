@@ -1,5 +1,6 @@
 //! Trains a model whose heads share weights, or shall share them.
 
+mod curves;
 mod encode;
 mod log;
 
@@ -60,6 +61,9 @@ pub struct TrainModel {
     /// A file for the figures of each step, as JSON lines.
     #[serde(with = "crate::path::option")]
     pub log: Option<PathBuf>,
+    /// A file for a picture of the losses over the steps, `.svg` or `.png`.
+    #[serde(with = "crate::path::option")]
+    pub curves: Option<PathBuf>,
     /// Replaces outputs that are there.
     pub force: bool,
 }
@@ -126,7 +130,7 @@ impl TrainModel {
             force: self.force || resumes,
             ..Convert::new(&self.source, &self.output, self.change.clone())
         };
-        self.check(&change.input_files(&source)?, resumes)?;
+        let inputs = self.check(&change.input_files(&source)?, resumes)?;
         let (plan, fitted) = change.planned(&source, ui)?;
         let Some(mut plan) = plan else {
             return Err(Error::usage("there is no plan to train for"));
@@ -185,7 +189,11 @@ impl TrainModel {
             trainer.resume(&checkpoint.file)?;
         }
         let mut log = Log::open(self.log.as_deref(), trainer.step_count())?;
-        let (first, last) = self.train(&mut trainer, steps, &mut log, ui)?;
+        let trained = self.train(&mut trainer, steps, &mut log, ui);
+        // Also of a run that failed: they may show why.
+        let drawn = self.draw(log.steps(), &inputs, ui);
+        let (first, last) = trained?;
+        drawn?;
         let best = trainer.best();
         let model = trainer.into_best()?;
         let after = pairs.as_ref().map(|pairs| pairs.distances(&model));
@@ -214,7 +222,9 @@ impl TrainModel {
     }
 
     /// Finds out early what cannot be; `inputs` are files beside the text that are read.
-    fn check(&self, inputs: &[FileId], resumes: bool) -> Result<(), Error> {
+    /// Returns all that are.
+    fn check(&self, inputs: &[FileId], resumes: bool) -> Result<Vec<FileId>, Error> {
+        self.check_curves()?;
         let text = &self.text.text;
         if is_stdio(text) || text == Path::new("self") {
             return Err(Error::usage(
@@ -232,7 +242,7 @@ impl TrainModel {
         AtomicFile::check(&self.output, self.force, &inputs)?;
         let mut taken = vec![std::path::absolute(&self.output).ok()];
         let state = self.checkpoint.iter().map(|c| &c.file);
-        for path in self.log.iter().chain(state) {
+        for path in self.log.iter().chain(&self.curves).chain(state) {
             if is_stdio(path) {
                 return Err(Error::usage(
                     "figures and the state of a run go to files, not to standard output",
@@ -246,7 +256,7 @@ impl TrainModel {
             taken.push(absolute);
             AtomicFile::check(path, self.force || resumes, &inputs)?;
         }
-        Ok(())
+        Ok(inputs)
     }
 
     /// The text's windows.
