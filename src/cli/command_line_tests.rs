@@ -391,9 +391,10 @@ fn reports() {
         ratios: vec![0.0, 0.1 + 0.2, 1.0],
         text: path("t.txt"),
         tasks: Vec::new(),
+        subjects: false,
         kind: None,
         output: path("-out"),
-        function: MatchFunction::V,
+        functions: vec![MatchFunction::V],
         repair: None,
         measured: None,
         ctx: 64,
@@ -415,6 +416,16 @@ fn reports() {
         repair: repair.clone(),
         ..plain.clone()
     }));
+    // No function stands for the default one, also for a repair; several are compared.
+    for functions in [Vec::new(), MatchFunction::ALL.to_vec()] {
+        for repair in [None, repair.clone()] {
+            check(Job::Report(MakeReport {
+                functions: functions.clone(),
+                repair,
+                ..plain.clone()
+            }));
+        }
+    }
     for stats in [
         Stats::Forget,
         Stats::Save(path("s")),
@@ -422,8 +433,9 @@ fn reports() {
     ] {
         check(Job::Report(MakeReport {
             tasks: vec![path("-t"), path("u.zip")],
+            subjects: true,
             kind: Some(Kind::LastWord),
-            function: MatchFunction::default(),
+            functions: Vec::new(),
             repair: repair.clone(),
             measured: Some(MeasuredChoice {
                 units: Units::Auto,
@@ -524,6 +536,7 @@ fn training() {
             }),
             checkpoint,
             log: [None, Some(path("-l"))][i % 2].clone(),
+            curves: [Some(path("-c.svg")), None][i % 2].clone(),
             force: i % 2 == 1,
         })));
     }

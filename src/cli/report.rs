@@ -9,11 +9,13 @@ use super::Exit;
 use super::bench::TestArgs;
 use super::eval::KindArg;
 use super::llama_cpp::Threads;
-use super::plan::{MatchArgs, parse_ratio};
+use super::plan::parse_ratio;
 use super::repair::RepairArgs;
 use super::stdio;
+use super::values::match_functions;
 use crate::eval::choice::Kind;
 use crate::eval::perplexity::MIN_CTX;
+use crate::matching::MatchFunction;
 use crate::process::output::Output;
 use crate::report::markdown;
 
@@ -25,8 +27,9 @@ use crate::report::markdown;
 /// with the source. Beside each file stands the plain alternative: the plain
 /// file that is as small because part of its tensors are stored one type lower.
 ///
-/// DIR holds the result (report.md, report.json, quality.svg, quality.png) and
-/// the measurements (cells). If a report was stopped, the same command
+/// DIR holds the result (report.md, report.json, quality.svg, quality.png, and
+/// match and subjects as pictures where they are asked for) and the measurements
+/// (cells). If a report was stopped, the same command
 /// continues it. What depends on a changed input, or on another build of this
 /// program, is measured again; nothing else is.
 #[derive(Debug, clap::Args)]
@@ -59,11 +62,24 @@ pub(super) struct Args {
     /// `eval choice --help`).
     #[arg(long, value_enum, requires = "tasks")]
     kind: Option<KindArg>,
+    /// Tell accuracies by subject, too, for tasks that have subjects, such as the
+    /// zip files of MMLU and CMMLU: in a table, and in DIR/subjects.svg, the source
+    /// and each converted file side by side.
+    #[arg(long, requires = "tasks")]
+    subjects: bool,
     /// The folder of the report. If there is a report in it, it is continued.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    #[command(flatten)]
-    matching: MatchArgs,
+    /// Which parts of two units are compared [default: qk]. Several can be given,
+    /// with commas between them: each has its files at every ratio, and
+    /// DIR/match.svg shows perplexity over ratio for each.
+    #[arg(
+        long = "match",
+        value_name = "FUNCTION,...",
+        value_parser = match_functions(),
+        value_delimiter = ','
+    )]
+    functions: Vec<MatchFunction>,
     #[command(flatten)]
     repair: RepairArgs,
     /// Tokens in each window of the text.
@@ -105,7 +121,7 @@ impl Args {
         let texts = std::iter::once(("--text", self.text.as_path()));
         let tasks = self.tasks.iter().map(|path| ("--task", path.as_path()));
         stdio::check_inputs(texts.chain(tasks).chain(self.repair.streams()))?;
-        let measures = self.repair.measures(self.matching.is_given(), false)?;
+        let measures = self.repair.measures(!self.functions.is_empty(), false)?;
         let repair = self.repair.calibration();
         Ok(MakeReport {
             measured: (measures && repair.is_some()).then(|| MeasuredChoice {
@@ -117,9 +133,10 @@ impl Args {
             ratios: self.ratios,
             text: self.text,
             tasks: self.tasks,
+            subjects: self.subjects,
             kind: self.kind.map(Kind::from),
             output: self.output,
-            function: self.matching.function(),
+            functions: self.functions,
             ctx: self.ctx,
             chunks: self.chunks,
             limit: self.limit,

@@ -134,6 +134,10 @@ pub(super) struct Options {
     /// Write the figures of each step to this file, as JSON lines.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// Draw the losses of the steps and on what is held out to this file (.svg or .png).
+    /// Of a run that goes on, --log has the figures of the steps before.
+    #[arg(long, value_name = "PICTURE")]
+    curves: Option<PathBuf>,
     /// Replace outputs that exist.
     #[arg(long)]
     force: bool,
@@ -241,6 +245,7 @@ impl Args {
                 resume,
             }),
             log: options.log,
+            curves: options.curves,
             force: options.force,
         })
     }

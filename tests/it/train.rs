@@ -9,7 +9,7 @@ use assert_cmd::Command;
 use serde_json::Value;
 
 use crate::repair::steps::{expand, tokens, words};
-use crate::support::{PROGRAM, json, program, written};
+use crate::support::{PROGRAM, json, program, svg_lines, written};
 
 /// `train METHOD` of `source` with few steps, unless `more` says otherwise.
 fn arguments(method: &str, source: &Path, text: &Path, out: &Path, more: &[&str]) -> Vec<OsString> {
@@ -70,6 +70,7 @@ fn tied_heads_learn_and_stay_one() {
         "0",
     ];
     let mut command = train("tied", &source, &text, &at("tied"), &more);
+    command.arg("--curves").arg(at("curves.svg"));
     let done = json(command.arg("--log").arg(&log));
     let lines = std::fs::read_to_string(&log).unwrap();
     let lines: Vec<Value> = lines
@@ -87,6 +88,18 @@ fn tied_heads_learn_and_stay_one() {
         .filter_map(held_out)
         .fold(f64::INFINITY, f64::min);
     assert_eq!(done["best"][1].as_f64(), Some(best));
+    // The picture has all of it: a line of six steps, one of three evaluations.
+    let svg = std::fs::read_to_string(at("curves.svg")).unwrap();
+    let drawn = svg_lines(&svg, 3);
+    let lengths: Vec<usize> = drawn.iter().map(Vec::len).collect();
+    assert_eq!(lengths, [6, 3], "{svg}");
+    let told = format!("{best:.4} after step {}", done["best"][0]);
+    assert!(svg.contains(&told), "{told}: {svg}");
+    // Higher losses stand higher.
+    for (i, j) in [(0, 5), (1, 2), (3, 4)] {
+        let order = loss(&lines[i]).total_cmp(&loss(&lines[j]));
+        assert!(order == drawn[0][j].1.cmp(&drawn[0][i].1) || drawn[0][i].1 == drawn[0][j].1);
+    }
     // As many blocks share as a conversion at this ratio lets share.
     let convert = json(
         program()
@@ -129,6 +142,18 @@ fn tied_heads_learn_and_stay_one() {
         1,
         "step",
     );
+    said(
+        &["--ratio", "0.5", "--curves", "c.pdf"],
+        2,
+        "use .svg or .png",
+    );
+    let there = at("curves.svg");
+    let there = there.to_str().unwrap();
+    said(&["--ratio", "0.5", "--curves", there], 2, "exists");
+    let twice = [
+        "--ratio", "0.5", "--force", "--curves", there, "--log", there,
+    ];
+    said(&twice, 2, "named for two outputs");
     let moe = written(folder.path(), "tiny-moe");
     let refused = train("tied", &moe, &text, &at("no"), &["--ratio", "0.5"])
         .output()
@@ -247,7 +272,13 @@ fn pairs_are_pulled_together_and_share_then() {
     let (source, text) = of(folder.path());
     let at = |name: &str| folder.path().join(name);
     let more = ["--ratio", "0.5", "--json", "--gamma", "2"];
-    let done = json(&mut train("postshare", &source, &text, &at("post"), &more));
+    let mut command = train("postshare", &source, &text, &at("post"), &more);
+    let done = json(command.arg("--curves").arg(at("curves.svg")));
+    // The losses, and the distance in a plot of its own.
+    let svg = std::fs::read_to_string(at("curves.svg")).unwrap();
+    let lengths: Vec<usize> = svg_lines(&svg, 3).iter().map(Vec::len).collect();
+    assert_eq!(lengths, [6, 3, 6], "{svg}");
+    assert!(svg.contains("without the distance of pairs"), "{svg}");
     let distances = done["distances"].as_array().unwrap();
     assert!(!distances.is_empty());
     for pair in distances {
@@ -338,4 +369,78 @@ fn a_run_that_was_broken_off_ends_in_the_same_file() {
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(3), "{stderr}");
     assert!(stderr.contains("checkpoint field"), "{stderr}");
+}
+
+#[test]
+fn curves_of_a_run_that_was_broken_off_are_whole_with_a_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, text) = of(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let more = |curves: &str, others: &[&str]| {
+        let curves = at(curves).to_str().unwrap().to_owned();
+        let own = ["--ratio", "0.5", "--json", "--steps", "40", "--curves"];
+        let own = own.into_iter().chain([&*curves]);
+        own.chain(others.iter().copied())
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let command = |name: &str, more: &[String]| {
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        arguments("tied", &source, &text, &at(name), &more)
+    };
+    json(program().args(command("whole", &more("whole.svg", &[]))));
+    let whole = std::fs::read_to_string(at("whole.svg")).unwrap();
+    let length = |svg: &str| svg_lines(svg, 2).iter().map(Vec::len).max().unwrap();
+    assert_eq!(length(&whole), 40);
+
+    let (state, log) = (at("state"), at("log.jsonl"));
+    let (state, log) = (state.to_str().unwrap(), log.to_str().unwrap());
+    let kept = ["--checkpoint", state, "--checkpoint-every", "1"];
+    let logged = [&kept[..], &["--log", log]].concat();
+    let mut child = std::process::Command::new(PROGRAM)
+        .args(command("resumed", &more("curves.svg", &logged)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !Path::new(state).exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!at("curves.svg").exists(), "it was too fast");
+    std::fs::copy(state, at("state-2")).unwrap();
+
+    // With the log, the same picture as without a break.
+    let resumed = [&logged[..], &["--resume"]].concat();
+    json(program().args(command("resumed", &more("curves.svg", &resumed))));
+    let drawn = std::fs::read_to_string(at("curves.svg")).unwrap();
+    assert_eq!(drawn, whole);
+
+    // Without it, what there is, and that this is not all.
+    let state = at("state-2");
+    let resumed = ["--checkpoint", state.to_str().unwrap(), "--resume"];
+    let run = || {
+        let mut run = program();
+        let out = run
+            .args(command("other", &more("part.svg", &resumed)))
+            .output();
+        let out = out.unwrap();
+        let stderr = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(0), "{stderr}");
+        let done: Value = serde_json::from_slice(&out.stdout).unwrap();
+        (done["first"]["step"].as_u64(), stderr)
+    };
+    let (first, stderr) = run();
+    let first = first.unwrap();
+    let said = format!("from step {first} to 40: the figures of the steps before were not kept");
+    assert!(stderr.contains(&said) && first > 1, "{stderr}");
+    let part = std::fs::read_to_string(at("part.svg")).unwrap();
+    assert!(part.contains(&said), "{part}");
+    assert_eq!(length(&part), 41 - first as usize);
+    // One that is over draws nothing, and leaves what is there.
+    let (first, stderr) = run();
+    assert_eq!(first, None);
+    assert!(stderr.contains("no step was taken"), "{stderr}");
+    assert_eq!(std::fs::read_to_string(at("part.svg")).unwrap(), part);
 }

@@ -222,7 +222,8 @@ fn train(job: &crate::TrainModel) -> Line {
         .number("--eval-every", settings.evaluate_every)
         .value("--train", &settings.train)
         .path("--teacher", job.teacher.as_deref())
-        .path("--log", job.log.as_deref());
+        .path("--log", job.log.as_deref())
+        .path("--curves", job.curves.as_deref());
     let line = match job.method {
         crate::Method::Tied => line,
         crate::Method::Postshare => line
@@ -471,10 +472,16 @@ fn report(job: &MakeReport) -> Line {
     }
     line = line
         .option("--kind", job.kind.map(|kind| kind.name()))
+        .flag("--subjects", job.subjects)
         .value("--output", &job.output);
     line = match &job.measured {
         Some(choice) => measured(line, choice.units, &choice.stats),
-        None => line.value("--match", job.function.as_str()),
+        None if job.functions.is_empty() && job.repair.is_some() => line.value("--choose", "match"),
+        None if job.functions.is_empty() => line,
+        None => {
+            let functions: Vec<_> = job.functions.iter().map(|f| f.as_str()).collect();
+            line.value("--match", functions.join(","))
+        }
     };
     if let Some(calibration) = &job.repair {
         line = spent(line.value("--repair", &calibration.text), calibration);

@@ -1,9 +1,7 @@
 //! What `eval choice` prints.
 
-use std::io::Write;
-
 use super::{data, eval, json};
-use crate::support::{PROGRAM, SMOLLM2, needs, smollm2, text, written};
+use crate::support::{PROGRAM, SMOLLM2, archive, needs, smollm2, text, written};
 
 #[test]
 fn json_is_one_object_as_the_contract_says() {
@@ -103,8 +101,7 @@ fn an_archive_is_counted_by_subjects() {
     needs!(SMOLLM2);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mmlu.zip");
-    let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
-    for (name, rows) in [
+    let files = [
         (
             "data/dev/colours_dev.csv",
             "The sky is,red,green,blue,brown,C\n",
@@ -114,12 +111,8 @@ fn an_archive_is_counted_by_subjects() {
             "Grass is,red,green,blue,brown,B\nBlood is,red,green,blue,brown,A\n",
         ),
         ("data/test/numbers_test.csv", "1 + 1 is,1,2,3,4,B\n"),
-    ] {
-        zip.start_file(name, zip::write::SimpleFileOptions::default())
-            .unwrap();
-        zip.write_all(rows.as_bytes()).unwrap();
-    }
-    zip.finish().unwrap();
+    ];
+    archive(&path, &files);
     let out = eval!("choice", smollm2(), "--task", path, "--json");
     let found = json(&out);
     assert_eq!((&found["form"], &found["n"]), (&"mmlu".into(), &3.into()));

@@ -99,6 +99,66 @@ fn texts_and_tasks() {
 }
 
 #[test]
+fn match_functions() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let ratios = ["--ratios", "0.5"];
+    for functions in ["qk,x", "", "qk,,v"] {
+        let ran = report(
+            &model,
+            &folder,
+            &[&ratios[..], &["--match", functions]].concat(),
+        );
+        let ran = ran.exits(2);
+        assert!(
+            ran.stderr
+                .contains("[possible values: qk, q, k, v, qkv, separate]"),
+            "{ran:#?}"
+        );
+        assert!(!folder.file("out").exists());
+    }
+    // Units that are chosen by measuring are not chosen by a function.
+    let text = valley();
+    let repair = ["--match", "q,k", "--repair", text.to_str().unwrap()];
+    for (more, part) in [
+        (
+            &["--choose", "calibrated"][..],
+            "--match is for --choose match",
+        ),
+        (
+            &["--units", "drop"],
+            "--units needs --choose calibrated, without --match",
+        ),
+        (
+            &["--save-stats", "s.json"],
+            "--save-stats needs --choose calibrated",
+        ),
+    ] {
+        let ran = report(&model, &folder, &[&ratios[..], &repair, more].concat());
+        refused(&folder, ran, 2, &[part]);
+    }
+}
+
+#[test]
+fn subjects() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let ran = report(&model, &folder, &["--ratios", "0.5", "--subjects"]).exits(2);
+    assert!(ran.stderr.contains("--task <FILE>"), "{ran:#?}");
+    let task = questions();
+    let more = [
+        "--ratios",
+        "0.5",
+        "--subjects",
+        "--task",
+        task.to_str().unwrap(),
+    ];
+    let ran = report(&model, &folder, &more);
+    let ran = refused(&folder, ran, 3, &["question.jsonl has no subjects"]);
+    assert!(ran.hint().contains("MMLU"), "{ran:#?}");
+}
+
+#[test]
 fn nothing_to_measure() {
     let folder = Folder::new();
     let model = model(&folder);

@@ -2,6 +2,7 @@
 //! where it was stopped, and what it refuses before any long work.
 
 mod bad_input;
+mod compared;
 mod output;
 mod resumed;
 

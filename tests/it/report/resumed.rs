@@ -26,7 +26,7 @@ fn cells(folder: &Folder) -> BTreeMap<String, (u64, i64, i64)> {
 }
 
 /// Measures that were taken from cells, and those that were taken anew.
-fn kept_and_new(ran: &Ran) -> (usize, usize) {
+pub(super) fn kept_and_new(ran: &Ran) -> (usize, usize) {
     let measures = |line: &&str| {
         let what = line.rsplit(": ").next().unwrap();
         ["perplexity", "speed", "question"]

@@ -1,5 +1,6 @@
 //! Files that tests write and read.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// A folder of a test's own.
@@ -33,6 +34,32 @@ impl Folder {
         names.sort();
         names
     }
+}
+
+/// A zip file of texts by name, such as one of MMLU's.
+pub fn archive(path: &Path, files: &[(&str, &str)]) {
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
+    for (name, text) in files {
+        zip.start_file(*name, zip::write::SimpleFileOptions::default())
+            .unwrap();
+        zip.write_all(text.as_bytes()).unwrap();
+    }
+    zip.finish().unwrap();
+}
+
+/// What `svg` has as thick lines of at least `least` points, by their points.
+pub fn svg_lines(svg: &str, least: usize) -> Vec<Vec<(i32, i32)>> {
+    let thick = |line: &&str| line.starts_with("<polyline") && line.contains("stroke-width=\"2\"");
+    let points = svg.lines().filter(thick).map(|line| {
+        let (_, from) = line.split_once("points=\"").unwrap();
+        let (all, _) = from.split_once('"').unwrap();
+        let point = |point: &str| {
+            let (x, y) = point.split_once(',').unwrap();
+            (x.parse().unwrap(), y.parse().unwrap())
+        };
+        all.split_whitespace().map(point).collect::<Vec<_>>()
+    });
+    points.filter(|line| line.len() >= least).collect()
 }
 
 #[track_caller]

@@ -10,7 +10,7 @@ mod wait;
 
 pub use alone::{alone, take_turns};
 pub use data::{data, questions, root, shared, valley};
-pub use files::{Folder, assert_bytes, assert_same, read};
+pub use files::{Folder, archive, assert_bytes, assert_same, read, svg_lines};
 pub use headshare_testmodels::needs;
 pub use models::{GEMMA, SMOLLM2, gemma, preset, small, smollm2, written};
 pub use program::{PROGRAM, Ran, json, program, run, text};

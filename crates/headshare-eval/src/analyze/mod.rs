@@ -6,6 +6,7 @@
 //! timestamps, no dependence on the number of threads.
 
 pub mod attention;
+pub mod curves;
 mod matrix;
 pub mod npy;
 pub mod picture;

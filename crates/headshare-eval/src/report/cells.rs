@@ -21,7 +21,16 @@ const CELLS: &str = "cells";
 /// The folder of the models in the report's.
 const FILES: &str = "files";
 /// The report itself.
-const RESULTS: [&str; 4] = ["report.md", "report.json", "quality.svg", "quality.png"];
+const RESULTS: [&str; 8] = [
+    "report.md",
+    "report.json",
+    "quality.svg",
+    "quality.png",
+    "match.svg",
+    "match.png",
+    "subjects.svg",
+    "subjects.png",
+];
 
 /// A report's folder.
 #[derive(Debug)]
@@ -186,6 +195,21 @@ impl Store {
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), ReportError> {
         debug_assert!(RESULTS.contains(&name));
         write(&self.folder.join(name), bytes)
+    }
+
+    /// Removes a file of an earlier report that this one does not have.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<(), ReportError> {
+        debug_assert!(RESULTS.contains(&name));
+        let path = self.folder.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(ReportError::Folder { path, error })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,9 +1,8 @@
 //! The report as Markdown.
 
-use std::path::Path;
-
-use super::rows::{Report, Row, RowKind, Speed, Throughput};
-use crate::analyze::file_name;
+use super::rows::{Report, Row, RowKind, SeriesTitle, Speed, Throughput};
+use super::words::{accuracy, escaped, line, title};
+use super::{functions, subjects};
 
 /// The whole report; `picture` is the picture's file name.
 pub fn render(report: &Report, picture: &str) -> String {
@@ -14,17 +13,23 @@ pub fn render(report: &Report, picture: &str) -> String {
     }
     text += &format!("\n![Perplexity against file size]({picture})\n\n");
     text += &table(report);
+    if !report.functions.is_empty() {
+        text += &format!(
+            "\n## By match function\n\n![Perplexity over ratio, by match function]({})\n\n{}",
+            functions::PICTURE,
+            functions::tables(report)
+        );
+    }
+    let subjects = subjects::tables(report);
+    if !subjects.is_empty() {
+        text += &format!(
+            "\n## By subject\n\n![Accuracy by subject]({})\n\n{subjects}",
+            subjects::PICTURE
+        );
+    }
     text += "\n";
     text += &notes(report);
     text
-}
-
-/// What the report is about.
-pub(super) fn title(report: &Report) -> String {
-    format!(
-        "Sharing heads of {}",
-        file_name(Path::new(&report.source.path))
-    )
 }
 
 /// One line for each form.
@@ -95,10 +100,8 @@ fn quality(row: &Row) -> Vec<String> {
         ],
         None => Default::default(),
     });
-    cells.extend(row.tasks.iter().map(|task| match task.stderr_norm {
-        Some(stderr) => format!("{:.3} ± {stderr:.3}", task.accuracy_norm),
-        None => format!("{:.3}", task.accuracy_norm),
-    }));
+    let tasks = row.tasks.iter();
+    cells.extend(tasks.map(|task| accuracy(task.accuracy_norm, task.stderr_norm)));
     cells
 }
 
@@ -115,12 +118,22 @@ fn speed(speed: &Speed) -> [String; 2] {
     })
 }
 
+/// What lines of a series are called, by its match function where `several` are
+/// compared.
+fn series_name(series: &SeriesTitle, several: bool) -> String {
+    match series.function.filter(|_| several) {
+        Some(function) => format!("{} by {function}", series.name),
+        None => series.name.to_string(),
+    }
+}
+
 /// What the numbers are.
 fn notes(report: &Report) -> String {
     let settings = &report.settings;
     let mut text = String::from("How to read it:\n\n");
     for series in &report.series {
-        text += &format!("- \"{}\": {}.\n", series.name, series.title);
+        let name = series_name(series, report.compares());
+        text += &format!("- \"{name}\": {}.\n", series.title);
     }
     text += "- A line that is not bold is the plain alternative to the bold ones above it: a plain GGUF \
              that is at most as large, because part of the body's tensors are requantized to the \
@@ -162,27 +175,6 @@ fn notes(report: &Report) -> String {
         }
     );
     text
-}
-
-fn line(cells: &[String]) -> String {
-    format!("| {} |\n", cells.join(" | "))
-}
-
-/// A name as text: whatever stands in it begins no markup, ends no cell and no
-/// line.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped += "&amp;",
-            '<' => escaped += "&lt;",
-            '>' => escaped += "&gt;",
-            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '$' => escaped.extend(['\\', c]),
-            c if c.is_control() => escaped.push(' '),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 fn code(text: &str) -> String {

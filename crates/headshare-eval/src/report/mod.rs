@@ -7,10 +7,14 @@
 //! of its tensors are stored one type lower. Each measure of a form is a cell
 //! ([`cells`]) that is kept, so that a report goes on where it was stopped. The
 //! measuring itself is the caller's; from rows of finished cells come the words
-//! ([`verdict`]), the table ([`markdown`]) and the picture ([`picture`]).
+//! ([`verdict`]), the table ([`markdown`]) and the pictures ([`picture`], of match
+//! functions [`functions`], of subjects [`subjects`]).
 
 pub mod cells;
+#[cfg(test)]
+mod compared_tests;
 mod error;
+pub mod functions;
 pub mod lower;
 #[cfg(test)]
 mod lowered_tests;
@@ -18,12 +22,14 @@ pub mod markdown;
 pub mod overlap;
 pub mod picture;
 mod rows;
+pub mod subjects;
 #[cfg(test)]
 mod tests;
 pub mod verdict;
+mod words;
 
 pub use error::ReportError;
 pub use rows::{
-    Against, File, FileFacts, LoadModeSpeed, Paired, Quality, Report, Row, RowKind, Series,
-    SeriesTitle, Settings, Speed, TaskScore, Throughput,
+    Against, File, FileFacts, FunctionCurve, FunctionPoint, LoadModeSpeed, Paired, Quality, Report,
+    Row, RowKind, Series, SeriesTitle, Settings, Speed, TaskScore, Throughput,
 };

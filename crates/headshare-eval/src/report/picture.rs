@@ -1,8 +1,8 @@
 //! The picture: quality against bytes.
 
-use super::markdown::title;
-use super::rows::{Report, Row, RowKind};
-use crate::analyze::picture::{LinePlot, LineSeries, MARGIN, Point, Scene, TITLE_SPACE};
+use super::rows::{Report, Row, RowKind, Series};
+use super::words::title;
+use crate::analyze::picture::{LinePlot, LineSeries, MARGIN, Marks, Point, Scene, TITLE_SPACE};
 
 /// Where points lie above this many times the source's perplexity, those below
 /// are drawn once more by themselves.
@@ -18,27 +18,42 @@ pub fn picture(report: &Report) -> Scene {
         at: (row.made.file_bytes as f64 / 1e6, row.quality.perplexity),
         label,
     };
+    let mut functions = Vec::new();
+    for of in &report.series {
+        if !functions.contains(&of.function) {
+            functions.push(of.function);
+        }
+    }
     let mut series = Vec::new();
     for (i, of) in report.series.iter().enumerate() {
         let mut points: Vec<Point> = report
             .rows
             .iter()
-            .filter(|row| row.series == Some(of.name))
+            .filter(|row| of.has(row))
             .map(|row| point(row, row.ratio.map(|r| r.to_string()).unwrap_or_default()))
             .collect();
         // Where nothing is shared the file is the source, differently laid out.
         if !report
             .rows
             .iter()
-            .any(|row| row.series == Some(of.name) && row.ratio == Some(0.0))
+            .any(|row| of.has(row) && row.ratio == Some(0.0))
         {
             points.insert(0, point(source, String::new()));
         }
+        // Where match functions are compared, each has one colour.
+        let compares = report.compares();
+        let repaired = compares && of.name != Series::Shared;
         series.push(LineSeries {
             name: format!("{} (points: ratio)", of.title),
             points,
-            colour: i,
-            open: false,
+            colour: match functions.iter().position(|f| *f == of.function) {
+                Some(function) if compares => function,
+                _ => i,
+            },
+            marks: match repaired {
+                true => Marks::Circles,
+                false => Marks::Dots,
+            },
         });
     }
     let mut lower: Vec<&Row> = report
@@ -59,7 +74,7 @@ pub fn picture(report: &Report) -> Scene {
                 .into(),
             points,
             colour: report.series.len(),
-            open: true,
+            marks: Marks::Circles,
         });
     }
     let plot = LinePlot {
@@ -68,6 +83,7 @@ pub fn picture(report: &Report) -> Scene {
         level: Some((source.quality.perplexity, "source".into())),
         series,
         heading: None,
+        counts: false,
     };
     let close = close_up(&plot, source.quality.perplexity * CLOSE);
     let (width, mut height) = plot.size();
@@ -126,7 +142,7 @@ mod tests {
                 })
                 .collect(),
             colour: 0,
-            open: false,
+            marks: Marks::Dots,
         });
         LinePlot {
             x_meaning: String::new(),
@@ -134,6 +150,7 @@ mod tests {
             level: None,
             series: series.collect(),
             heading: None,
+            counts: false,
         }
     }
 

@@ -3,9 +3,11 @@
 
 use std::fmt;
 
+use headshare_convert::matching::MatchFunction;
 use serde::{Deserialize, Serialize};
 
 use crate::eval::choice::Kind;
+use crate::eval::choice::summary::SubjectSummary;
 
 /// A report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +32,9 @@ pub struct Report {
     /// The forms: the source first, then by ratio, each with its plain
     /// alternative.
     pub rows: Vec<Row>,
+    /// Quality over ratio by match function; none where one function is all.
+    #[serde(rename = "by_match", default, skip_serializing_if = "Vec::is_empty")]
+    pub functions: Vec<FunctionCurve>,
     /// Who wins at which ratio.
     pub verdicts: Vec<Verdict>,
     /// Who wins, in a few sentences.
@@ -50,7 +55,7 @@ pub struct File {
 /// How forms are made and measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// The match function.
+    /// The match functions, with commas between them.
     #[serde(rename = "match")]
     pub function: String,
     /// The ratios, ascending.
@@ -106,8 +111,43 @@ impl fmt::Display for Series {
 pub struct SeriesTitle {
     /// Which it is.
     pub name: Series,
+    /// The match function that chooses its units; absent where they are chosen by
+    /// measuring.
+    #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<MatchFunction>,
     /// What it does, in a few words.
     pub title: String,
+}
+
+/// The quality of one series over the ratio, its units chosen by one match function.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FunctionCurve {
+    /// The match function.
+    #[serde(rename = "match")]
+    pub function: MatchFunction,
+    /// The series.
+    pub series: Series,
+    /// A point for each ratio, ascending.
+    pub points: Vec<FunctionPoint>,
+}
+
+/// One ratio of a [`FunctionCurve`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FunctionPoint {
+    /// The ratio.
+    pub ratio: f64,
+    /// Its row, which says the rest.
+    pub row: usize,
+    /// Units that use another unit's weights.
+    pub changed: u64,
+    /// The perplexity.
+    pub perplexity: f64,
+    /// Its standard error.
+    pub stderr: f64,
+    /// It over the source's.
+    pub ratio_to_source: f64,
+    /// Mean Kullback-Leibler divergence from the source.
+    pub kl_mean: f64,
 }
 
 /// A file loaded in one mode.
@@ -138,6 +178,9 @@ pub struct Row {
     pub form: RowKind,
     /// The series, of a converted form.
     pub series: Option<Series>,
+    /// The match function that chose what is shared, where one did.
+    #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<MatchFunction>,
     /// The ratio, of a converted form.
     pub ratio: Option<f64>,
     /// What it is in words.
@@ -243,6 +286,9 @@ pub struct TaskScore {
     pub stderr_norm: Option<f64>,
     /// Questions.
     pub n: usize,
+    /// Each subject, where the task has some and they are asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subjects: Vec<SubjectSummary>,
 }
 
 /// Speed and memory, measured in turns with the source.
@@ -275,6 +321,22 @@ pub struct Throughput {
     pub ratio_min: f64,
     /// The largest.
     pub ratio_max: f64,
+}
+
+impl SeriesTitle {
+    /// Whether a row is one of the series.
+    pub fn has(&self, row: &Row) -> bool {
+        (row.series, row.function) == (Some(self.name), self.function)
+    }
+}
+
+impl Report {
+    /// Whether several match functions are compared.
+    pub fn compares(&self) -> bool {
+        let mut functions = self.series.iter().filter_map(|series| series.function);
+        let first = functions.next();
+        functions.any(|function| Some(function) != first)
+    }
 }
 
 impl Row {

@@ -19,11 +19,12 @@ fn against(ln_ratio: f64, kl: f64) -> Against {
     }
 }
 
-fn row(form: RowKind, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
+pub(super) fn row(form: RowKind, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
     let against = (form != RowKind::Source).then(|| against(ln_ratio, ln_ratio.abs()));
     Row {
         form,
         series: None,
+        function: None,
         ratio: None,
         label: label.into(),
         rival: None,
@@ -51,6 +52,7 @@ fn row(form: RowKind, label: &str, file_bytes: u64, ln_ratio: f64) -> Row {
             stderr: Some(0.02),
             stderr_norm: Some(0.03),
             n: 100,
+            subjects: Vec::new(),
         }],
         speed: Speed {
             prefill: Some(Throughput {
@@ -317,7 +319,7 @@ fn what_cannot_be_compared_is_not_the_best() {
     assert_eq!((all[0].row, all[0].winner), (4, Winner::Alone));
 }
 
-fn report(rows: Vec<Row>) -> Report {
+pub(super) fn report(rows: Vec<Row>) -> Report {
     let file = |path: &str| File {
         path: path.into(),
         bytes: 100_000,
@@ -345,6 +347,7 @@ fn report(rows: Vec<Row>) -> Report {
         },
         series: vec![SeriesTitle {
             name: Series::Shared,
+            function: None,
             title: "DirectShare".into(),
         }],
         source_load_modes: vec![LoadModeSpeed {
@@ -352,6 +355,7 @@ fn report(rows: Vec<Row>) -> Report {
             speed: rows[0].speed.clone(),
         }],
         summary: summary(&rows, &verdicts),
+        functions: Vec::new(),
         verdicts,
         rows,
     }

@@ -1,6 +1,6 @@
 //! What a report is made of, checked before any long work.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use headshare_convert::convert;
 use headshare_convert::input::{ModelFile, text};
@@ -19,7 +19,7 @@ use crate::error::Context as _;
 use crate::eval::item_context;
 use crate::load::{Resolve, load};
 use crate::text::{read_input, without_line_end};
-use crate::{Error, Ui};
+use crate::{Advice, Error, Ui};
 
 /// The inputs, with their digests.
 #[derive(Debug)]
@@ -45,6 +45,9 @@ impl Inputs {
         let tasks = (job.tasks.iter())
             .map(|path| Task::read(stdin.path(path), job.kind, limit))
             .collect::<Result<Vec<_>, _>>()?;
+        if job.subjects && !tasks.iter().any(|task| task.has_subjects) {
+            return Err(without_subjects(&job.tasks));
+        }
         {
             let loaded = load(&job.source, Resolve::Auto, true, &mut |_| true, ui)?;
             perplexity::check(&loaded.model, &read, job.ctx)
@@ -101,6 +104,19 @@ fn read_by(job: &MakeReport) -> impl Iterator<Item = &Path> {
     let text = job.repair.as_ref().map(|repair| &repair.text);
     let all = std::iter::once(&job.text).chain(&job.tasks);
     all.chain(text).chain(stats).map(|path| path.as_path())
+}
+
+/// None of the tasks has what is to be told apart.
+fn without_subjects(tasks: &[PathBuf]) -> Error {
+    let names: Vec<String> = tasks.iter().map(|path| text::name(path)).collect();
+    let what = match names.len() {
+        0 => "no task is given, so there are no subjects".to_owned(),
+        1 => format!("{} has no subjects", names[0]),
+        _ => format!("none of {} has subjects", names.join(", ")),
+    };
+    let help = "subjects are those of MMLU's, C-Eval's or CMMLU's zip file, or of rows with the \
+                field `subject`";
+    Error::bad_input(what).advise(Advice::Words(help.into()))
 }
 
 /// Texts may have so much in common by chance, or by quoting a third.

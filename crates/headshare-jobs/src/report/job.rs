@@ -10,6 +10,7 @@ use headshare_eval::report::{Series, SeriesTitle, Settings};
 use headshare_runtime::threads::processor_name;
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
 use crate::convert::{Calibration, Stats};
 
 /// Measures what sharing does to a model, next to what else could be done for the
@@ -27,13 +28,16 @@ pub struct MakeReport {
     /// Questions: jsonl, or the zip of MMLU or C-Eval.
     #[serde(with = "crate::path::list")]
     pub tasks: Vec<PathBuf>,
+    /// Tells accuracies by subject, too, of tasks that have subjects.
+    pub subjects: bool,
     /// How to score the questions, where the fields do not tell.
     pub kind: Option<Kind>,
     /// The folder of the report; a report that is in it is continued.
     #[serde(with = "crate::path")]
     pub output: PathBuf,
-    /// Which parts of two units are compared.
-    pub function: MatchFunction,
+    /// Which parts of two units are compared; several functions have rows of their
+    /// own at each ratio, and none stands for the default one.
+    pub functions: Vec<MatchFunction>,
     /// Also refits the layers after what has changed.
     pub repair: Option<Calibration>,
     /// How a repair's units are chosen by measuring; null chooses them by the
@@ -67,14 +71,43 @@ pub struct MeasuredChoice {
 }
 
 impl MakeReport {
-    /// The ways to convert, the plain one first: it tells whether there is
-    /// anything to repair.
+    /// Finds arguments that contradict each other.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        match self.measured {
+            Some(_) if !self.functions.is_empty() => Err(Error::usage(
+                "units are chosen by measuring: there is no match function to compare",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The match functions, each once, in the order in which they were given.
+    pub(super) fn functions(&self) -> Vec<MatchFunction> {
+        let mut all = Vec::new();
+        for &function in &self.functions {
+            if !all.contains(&function) {
+                all.push(function);
+            }
+        }
+        if all.is_empty() {
+            all.push(MatchFunction::default());
+        }
+        all
+    }
+
+    /// The ways to convert, of each match function the plain one first: it tells
+    /// whether there is anything to repair.
     pub(super) fn series(&self) -> Vec<SeriesTitle> {
-        let mut all = vec![SeriesTitle {
-            name: Series::Shared,
-            title: format!("DirectShare, match {}", self.function),
-        }];
-        if self.repair.is_some() {
+        let mut all = Vec::new();
+        for function in self.functions() {
+            all.push(SeriesTitle {
+                name: Series::Shared,
+                function: Some(function),
+                title: format!("DirectShare, match {function}"),
+            });
+            if self.repair.is_none() {
+                continue;
+            }
             let (name, title) = match self.measured.as_ref().map(|choice| choice.units) {
                 None => (
                     Series::Repaired,
@@ -98,6 +131,7 @@ impl MakeReport {
             };
             all.push(SeriesTitle {
                 name,
+                function: self.measured.is_none().then_some(function),
                 title: title.to_owned(),
             });
         }
@@ -106,8 +140,10 @@ impl MakeReport {
 
     /// What the report says of itself; `ratios` ascend.
     pub(super) fn settings(&self, ratios: &[f64]) -> Settings {
+        let functions = self.functions();
+        let functions: Vec<_> = functions.iter().map(|f| f.as_str()).collect();
         Settings {
-            function: self.function.to_string(),
+            function: functions.join(","),
             ratios: ratios.to_vec(),
             ctx: self.ctx,
             chunks: self.chunks,

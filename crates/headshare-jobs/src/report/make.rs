@@ -6,6 +6,7 @@ use std::path::Path;
 use headshare_convert::convert;
 use headshare_convert::convert::variant::Variant;
 use headshare_convert::input::{InputError, ModelFile};
+use headshare_convert::matching::MatchFunction;
 use headshare_convert::plan::Plan;
 use headshare_eval::report::lower::{Lowered, Lowering};
 use headshare_eval::report::{FileFacts, Series};
@@ -45,12 +46,17 @@ impl Run<'_> {
                 let types = lowered.types.tensors.iter();
                 types.map(|(tensor, to)| (*tensor, to.name())).collect()
             }
-            Recipe::Convert { series, ratio } => {
+            Recipe::Convert {
+                series,
+                function,
+                ratio,
+            } => {
                 let decides = deciding.map_or(Stats::Forget, |d| Stats::Load(d.into()));
                 let kept = KeptStats::of(self)?.map_or(Stats::Forget, |kept| kept.stats());
+                let of = (*series, *function, *ratio);
                 let conversion = self.measure(name, |by| match by {
-                    By::Digest => self.conversion(*series, *ratio, by, Path::new(""), &decides),
-                    _ => self.conversion(*series, *ratio, by, &target.path, &kept),
+                    By::Digest => self.conversion(of, by, Path::new(""), &decides),
+                    _ => self.conversion(of, by, &target.path, &kept),
                 })?;
                 return Ok(conversion.cell);
             }
@@ -62,12 +68,11 @@ impl Run<'_> {
         })
     }
 
-    /// A conversion of `series`; `stats` is what one that measures does with what
-    /// it measures.
+    /// A conversion of a series, by a match function, at a ratio; `stats` is what
+    /// one that measures does with what it measures.
     fn conversion(
         &self,
-        series: Series,
-        ratio: f64,
+        (series, function, ratio): (Series, MatchFunction, f64),
         by: By,
         output: &Path,
         stats: &Stats,
@@ -87,10 +92,7 @@ impl Run<'_> {
                     units: choice.units,
                     stats: stats.clone(),
                 },
-                None => Change::Match {
-                    ratio,
-                    function: self.job.function,
-                },
+                None => Change::Match { ratio, function },
             },
             keep_duplicates: false,
             repair,
@@ -116,13 +118,18 @@ impl Run<'_> {
                     how: "the source as it is".into(),
                 })
             }
-            Recipe::Convert { series, ratio } => {
+            Recipe::Convert {
+                series,
+                function,
+                ratio,
+            } => {
                 let kept = match series {
                     Series::Shared => None,
                     Series::Repaired | Series::Dropped | Series::Auto => KeptStats::of(self)?,
                 };
                 let stats = kept.as_ref().map_or(Stats::Forget, KeptStats::stats);
-                let job = self.conversion(*series, *ratio, By::Place, &target.path, &stats);
+                let of = (*series, *function, *ratio);
+                let job = self.conversion(of, By::Place, &target.path, &stats);
                 let converted = ask(&job, None, self.ui).about(|| label)?;
                 if let Some(kept) = kept {
                     kept.record(self)?;

@@ -172,5 +172,6 @@ pub(super) fn score(found: ChoiceFigures) -> Result<TaskScore, Error> {
         stderr: accuracy.stderr,
         stderr_norm: accuracy.stderr_norm,
         n: accuracy.n,
+        subjects: task.summary.subjects,
     })
 }

@@ -22,13 +22,15 @@ mod target;
 mod tests;
 mod work;
 
+use std::path::Path;
+
 use headshare_convert::TOOL;
 use headshare_convert::input::ModelFile;
 use headshare_eval::analyze::picture::Format;
 use headshare_eval::report::cells::Store;
 use headshare_eval::report::lower::Lowering;
 use headshare_eval::report::verdict::{summary, verdicts};
-use headshare_eval::report::{Report, markdown, picture};
+use headshare_eval::report::{Report, functions, markdown, picture, subjects};
 use headshare_runtime::backend::llama_cpp_revision;
 
 use self::inputs::Inputs;
@@ -51,6 +53,7 @@ impl MakeReport {
         let mut ratios = self.ratios.clone();
         ratios.sort_by(f64::total_cmp);
         ratios.dedup();
+        self.check()?;
         let inputs = Inputs::read(self, ui)?;
         let store = Store::open(&self.output)?;
         let gguf = ModelFile::open(&self.source)?.gguf;
@@ -68,13 +71,25 @@ impl MakeReport {
             settings: self.settings(&ratios),
             series: self.series(),
             source_load_modes,
+            functions: functions::curves(&self.series(), &rows),
             summary: summary(&rows, &verdicts),
             verdicts,
             rows,
         };
-        let scene = picture::picture(&report);
-        store.write(PICTURE, &scene.encode(Format::Svg))?;
-        store.write("quality.png", &scene.encode(Format::Png))?;
+        for (name, scene) in [
+            (PICTURE, Some(picture::picture(&report))),
+            (functions::PICTURE, functions::picture(&report)),
+            (subjects::PICTURE, subjects::picture(&report)),
+        ] {
+            for (format, extension) in [(Format::Svg, "svg"), (Format::Png, "png")] {
+                let name = Path::new(name).with_extension(extension);
+                let name = name.to_string_lossy();
+                match &scene {
+                    Some(scene) => store.write(&name, &scene.encode(format))?,
+                    None => store.remove(&name)?,
+                }
+            }
+        }
         store.write("report.json", &json_lines(&report)?)?;
         let text = markdown::render(&report, PICTURE);
         store.write("report.md", text.as_bytes())?;

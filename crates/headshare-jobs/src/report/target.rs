@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use headshare_convert::matching::MatchFunction;
 use headshare_eval::report::lower::Lowered;
 use headshare_eval::report::{FileFacts, Series};
 
@@ -12,8 +13,13 @@ use super::input::Input;
 pub(super) enum Recipe {
     /// It is the source.
     Source,
-    /// By a conversion of this series.
-    Convert { series: Series, ratio: f64 },
+    /// By a conversion of this series; `function` chooses the units where they are
+    /// not chosen by measuring.
+    Convert {
+        series: Series,
+        function: MatchFunction,
+        ratio: f64,
+    },
     /// By storing tensors at these types.
     Lower(Box<Lowered>),
 }

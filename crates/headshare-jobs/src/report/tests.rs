@@ -52,9 +52,10 @@ impl Case {
             ratios: vec![0.5],
             text: self.path("t"),
             tasks: Vec::new(),
+            subjects: false,
             kind: None,
             output: self.path("out"),
-            function: Default::default(),
+            functions: Vec::new(),
             repair: Some(Calibration {
                 text: self.path("r.txt"),
                 windows: 2,
@@ -147,7 +148,11 @@ fn a_key_holds_digests_and_no_paths() {
     case.with(&job, |run| {
         let target = |series| Target {
             name: "x".into(),
-            recipe: Recipe::Convert { series, ratio: 0.5 },
+            recipe: Recipe::Convert {
+                series,
+                function: Default::default(),
+                ratio: 0.5,
+            },
             path: case.path("x.gguf"),
         };
         let repaired = run.file_cell(&target(Series::Repaired), None).unwrap();

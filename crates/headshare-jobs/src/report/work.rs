@@ -1,9 +1,10 @@
 //! Cell by cell: what is kept is taken, what is missing is made and measured.
 
+use headshare_convert::matching::MatchFunction;
 use headshare_eval::eval::task_file::task_name;
 use headshare_eval::report::lower::{Lowered, Lowering};
 use headshare_eval::report::{
-    FileFacts, LoadModeSpeed, Paired, Quality, Row, RowKind, Series, TaskScore,
+    FileFacts, LoadModeSpeed, Paired, Quality, Row, RowKind, Series, SeriesTitle, TaskScore,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,18 +28,13 @@ struct CellFigures {
     speeds: Speeds,
 }
 
-/// A conversion that was measured.
-struct Converted {
-    /// Its place among the rows.
-    row: usize,
-    file: Target,
-}
-
 /// A plain file that was measured.
 struct Rival {
     lowered: Lowered,
+    file: Target,
+    row: Row,
     /// Its place among the rows.
-    row: usize,
+    at: usize,
 }
 
 /// All that is done for a report.
@@ -84,72 +80,110 @@ impl<'a> Work<'a> {
         Ok((rows, stock))
     }
 
-    /// Adds the conversions at one ratio and their rivals, and holds each
-    /// against its own, for which both files are needed at once.
+    /// Adds the conversions at one ratio, then their rivals, and holds each
+    /// against its own, for which both files are needed at once. Of conversions, one
+    /// file is there at a time.
     fn rows_at(
         &self,
         ratio: f64,
         rows: &mut Vec<Row>,
         rivals: &mut Vec<Rival>,
     ) -> Result<(), Error> {
-        let mut all: Vec<Converted> = Vec::new();
+        let known = rivals.len();
+        let mut converted: Vec<(Row, Option<usize>)> = Vec::new();
         let mut shares_nothing = false;
         for series in self.run.job.series() {
             // Nothing is shared: nothing to repair.
             if shares_nothing && series.name != Series::Shared {
                 continue;
             }
-            let (row, file) = self.converted(series.name, ratio)?;
+            let (mut row, file) = self.converted(&series, ratio)?;
             if series.name == Series::Shared {
                 shares_nothing = row.made.changed == 0;
             }
-            all.push(Converted {
-                row: rows.len(),
-                file,
-            });
-            rows.push(row);
+            let rival = match self.rival_of(&row.made) {
+                Some(lowered) => {
+                    let i = self.rival(lowered, (&file, &row), rivals)?;
+                    let rival = &rivals[i];
+                    row.to_rival = Some(self.against(&file, &rival.file, (&row, &rival.row))?);
+                    Some(i)
+                }
+                None => None,
+            };
+            self.drop(&file);
+            converted.push((row, rival));
         }
-        let mut files: Vec<Target> = Vec::new();
-        for Converted { row: i, file } in all {
-            if let Some(lowered) = self.rival_of(&rows[i].made) {
-                let rival = self.lowered(&lowered)?;
-                let known = (rivals.iter()).find(|known| known.lowered.types == lowered.types);
-                let at = match known {
-                    Some(known) => known.row,
-                    None => {
-                        let label = self.label(&lowered);
-                        let of_rival = |_: &FileFacts| self.needs_rival(&file, &rows[i].made);
-                        let measured = self.measure(&rival, &label, &of_rival)?;
-                        let at = rows.len();
-                        rows.push(self::row(RowKind::Lower, label, measured));
-                        rivals.push(Rival { lowered, row: at });
-                        at
-                    }
-                };
-                rows[i].rival = Some(at);
-                rows[i].to_rival = Some(self.against(&file, &rival, (&rows[i], &rows[at]))?);
-                files.push(rival);
-            }
-            files.push(file);
+        for rival in rivals.iter() {
+            self.drop(&rival.file);
         }
-        if !self.run.job.keep {
-            for file in files {
-                let _ = std::fs::remove_file(&file.path);
-            }
+        let first = rows.len() + converted.len();
+        for (at, rival) in (first..).zip(&mut rivals[known..]) {
+            rival.at = at;
         }
+        for (row, rival) in converted {
+            let rival = rival.map(|i| rivals[i].at);
+            rows.push(Row { rival, ..row });
+        }
+        rows.extend(rivals[known..].iter().map(|rival| rival.row.clone()));
         Ok(())
     }
 
-    fn converted(&self, series: Series, ratio: f64) -> Result<(Row, Target), Error> {
-        let name = format!("{series}-{ratio}");
+    /// Where among `rivals` that of a conversion stands; it is measured if it is new.
+    fn rival(
+        &self,
+        lowered: Lowered,
+        (file, row): (&Target, &Row),
+        rivals: &mut Vec<Rival>,
+    ) -> Result<usize, Error> {
+        let known = (rivals.iter()).position(|known| known.lowered.types == lowered.types);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let target = self.lowered(&lowered)?;
+        let label = self.label(&lowered);
+        let needed = |_: &FileFacts| self.needs_rival(file, &row.made);
+        let measured = self.measure(&target, &label, &needed)?;
+        rivals.push(Rival {
+            lowered,
+            file: target,
+            row: self::row(RowKind::Lower, label, measured),
+            at: 0,
+        });
+        Ok(rivals.len() - 1)
+    }
+
+    /// Removes a model file that nobody wants to keep.
+    fn drop(&self, file: &Target) {
+        if !self.run.job.keep {
+            let _ = std::fs::remove_file(&file.path);
+        }
+    }
+
+    fn converted(&self, of: &SeriesTitle, ratio: f64) -> Result<(Row, Target), Error> {
+        let series = of.name;
+        let function = of.function.unwrap_or_default();
+        // The default function needs no name, so that a report that compares
+        // functions goes on from one that does not.
+        let name = match function == MatchFunction::default() {
+            true => format!("{series}-{ratio}"),
+            false => format!("{series}-{function}-{ratio}"),
+        };
+        let by = match self.run.job.functions().len() {
+            1 => String::new(),
+            _ => format!(" by {function}"),
+        };
         let label = match series {
-            Series::Shared => format!("{} shared", percent(ratio)),
-            Series::Repaired => format!("{} shared, repaired", percent(ratio)),
+            Series::Shared => format!("{} shared{by}", percent(ratio)),
+            Series::Repaired => format!("{} shared{by}, repaired", percent(ratio)),
             Series::Dropped => format!("{} dropped, repaired", percent(ratio)),
             Series::Auto => format!("as {} shared, auto", percent(ratio)),
         };
         let target = Target {
-            recipe: Recipe::Convert { series, ratio },
+            recipe: Recipe::Convert {
+                series,
+                function,
+                ratio,
+            },
             path: self.run.store.model(&name)?,
             name,
         };
@@ -157,6 +191,7 @@ impl<'a> Work<'a> {
         let measured = self.measure(&target, &label, &needed)?;
         let row = Row {
             series: Some(series),
+            function: of.function,
             ratio: Some(ratio),
             ..row(RowKind::Converted, label, measured)
         };
@@ -276,7 +311,11 @@ impl<'a> Work<'a> {
             let task = task_name(path);
             let shown = |t: &TaskScore| format!("{task} {:.4}", t.accuracy_norm);
             let score = self.cell(measure, label, score, shown)?;
-            tasks.push(TaskScore { task, ..score });
+            let mut score = TaskScore { task, ..score };
+            if !self.run.job.subjects {
+                score.subjects.clear();
+            }
+            tasks.push(score);
         }
         let source = self.run.inputs.source.called(By::Place);
         let taken = |rows: Vec<_>| speeds(&rows, &target.path, &source);
@@ -323,6 +362,7 @@ fn row(form: RowKind, label: String, measured: CellFigures) -> Row {
     Row {
         form,
         series: None,
+        function: None,
         ratio: None,
         label,
         rival: None,

@@ -1,25 +1,32 @@
 //! The figures of each step, as JSON lines: written as they come, and gone on with where
-//! a run goes on.
+//! a run goes on. What a picture needs of them is kept at hand.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
+use headshare_eval::analyze::curves::Step;
 use headshare_files::AtomicFile;
 use headshare_train::Progress;
 use serde_json::Value;
 
 use crate::Error;
 
-/// A file of figures, if one is wanted.
-pub(super) struct Log(Option<(PathBuf, File)>);
+/// The figures that are known, and a file of them, if one is wanted.
+pub(super) struct Log {
+    file: Option<(PathBuf, File)>,
+    steps: Vec<Step>,
+}
 
 impl Log {
     /// The file at `path`; of a run that goes on after `step`, what was said up to there
     /// stays.
     pub fn open(path: Option<&Path>, step: u64) -> Result<Self, Error> {
         let Some(path) = path else {
-            return Ok(Self(None));
+            return Ok(Self {
+                file: None,
+                steps: Vec::new(),
+            });
         };
         let said = match std::fs::read_to_string(path) {
             _ if step == 0 => String::new(),
@@ -41,16 +48,29 @@ impl Log {
         file.write_at(0, kept.as_bytes())?;
         file.commit()?;
         let file = OpenOptions::new().append(true).open(path);
-        Ok(Self(Some((
-            path.to_owned(),
-            file.map_err(|e| cannot(path, e))?,
-        ))))
+        let read = |line| serde_json::from_str::<Step>(line).ok();
+        Ok(Self {
+            file: Some((path.to_owned(), file.map_err(|e| cannot(path, e))?)),
+            steps: kept.lines().filter_map(read).collect(),
+        })
+    }
+
+    /// The steps whose figures are known: of this run, and what the file has of one
+    /// before it.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
     }
 
     /// Adds a step.
     pub fn add(&mut self, progress: &Progress) -> Result<(), Error> {
         let line = serde_json::to_string(progress).map_err(Error::failed)?;
-        match &mut self.0 {
+        self.steps.push(Step {
+            step: progress.step,
+            loss: progress.loss,
+            evaluation: progress.evaluation,
+            distance: progress.distance,
+        });
+        match &mut self.file {
             Some((path, file)) => {
                 (file.write_all((line + "\n").as_bytes())).map_err(|e| cannot(path, e))
             }

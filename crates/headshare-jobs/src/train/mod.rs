@@ -1,5 +1,6 @@
 //! Trains a model whose heads share weights, or shall share them.
 
+mod curves;
 mod encode;
 mod log;
 
@@ -75,6 +76,9 @@ pub struct TrainModel {
     /// A file for the figures of each step, as JSON lines.
     #[serde(with = "crate::path::option")]
     pub log: Option<PathBuf>,
+    /// A file for a picture of the losses over the steps, `.svg` or `.png`.
+    #[serde(with = "crate::path::option")]
+    pub curves: Option<PathBuf>,
     /// Replaces outputs that are there.
     pub force: bool,
 }
@@ -167,7 +171,7 @@ impl TrainModel {
         };
         let mut inputs = change.input_files(&source)?;
         inputs.extend(teacher.iter().map(|file| file.file.id()));
-        self.check(&inputs, resumes)?;
+        let inputs = self.check(&inputs, resumes)?;
         let text = read_text(&self.text.text)?;
         let data = self.windows(&text, ui)?;
         let planned = change.planned(&source, ui)?;
@@ -244,7 +248,11 @@ impl TrainModel {
             trainer.resume(&checkpoint.file)?;
         }
         let mut log = Log::open(self.log.as_deref(), trainer.step_count())?;
-        let (first, last) = self.train(&mut trainer, steps, &mut log, ui)?;
+        let trained = self.train(&mut trainer, steps, &mut log, ui);
+        // Also of a run that failed: they may show why.
+        let drawn = self.draw(log.steps(), &inputs, ui);
+        let (first, last) = trained?;
+        drawn?;
         let (start_loss, best) = (trainer.start(), trainer.best());
         let mut model = trainer.into_best()?;
         let after = pairs.as_ref().map(|pairs| pairs.distances(&model));
@@ -371,7 +379,9 @@ impl TrainModel {
     }
 
     /// Finds out early what cannot be; `inputs` are files beside the text that are read.
-    fn check(&self, inputs: &[FileId], resumes: bool) -> Result<(), Error> {
+    /// Returns all that are.
+    fn check(&self, inputs: &[FileId], resumes: bool) -> Result<Vec<FileId>, Error> {
+        self.check_curves()?;
         let text = &self.text.text;
         if is_stdio(text) || text == Path::new("self") {
             return Err(Error::usage(
@@ -389,7 +399,7 @@ impl TrainModel {
         AtomicFile::check(&self.output, self.force, &inputs)?;
         let mut taken = vec![std::path::absolute(&self.output).ok()];
         let state = self.checkpoint.iter().map(|c| &c.file);
-        for path in self.log.iter().chain(state) {
+        for path in self.log.iter().chain(&self.curves).chain(state) {
             if is_stdio(path) {
                 return Err(Error::usage(
                     "figures and the state of a run go to files, not to standard output",
@@ -403,7 +413,7 @@ impl TrainModel {
             taken.push(absolute);
             AtomicFile::check(path, self.force || resumes, &inputs)?;
         }
-        Ok(())
+        Ok(inputs)
     }
 
     /// The text's windows.

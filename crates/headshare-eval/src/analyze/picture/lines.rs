@@ -12,6 +12,17 @@ pub struct Point {
     pub label: String,
 }
 
+/// What stands at the points of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marks {
+    /// Discs.
+    Dots,
+    /// Open circles; what belongs to a point stands below it.
+    Circles,
+    /// Nothing: there are too many of them.
+    None,
+}
+
 /// A line through points.
 #[derive(Debug, Clone)]
 pub struct LineSeries {
@@ -21,8 +32,8 @@ pub struct LineSeries {
     pub points: Vec<Point>,
     /// Its colour, by number.
     pub colour: usize,
-    /// Its points are open circles.
-    pub open: bool,
+    /// What its points look like.
+    pub marks: Marks,
 }
 
 /// Series over the same axes.
@@ -38,6 +49,8 @@ pub struct LinePlot {
     pub series: Vec<LineSeries>,
     /// What stands above instead of the legend.
     pub heading: Option<String>,
+    /// Numbers along the lower edge count something: none between whole ones.
+    pub counts: bool,
 }
 
 const PLOT: (u32, u32) = (860, 460);
@@ -91,11 +104,11 @@ impl LinePlot {
             false => self.y_meaning.clone(),
         };
         frame.y_axis(scene, &ticks, &meaning);
-        frame.x_axis(
-            scene,
-            &round_ticks(frame.x.0, frame.x.1, 8),
-            &self.x_meaning,
-        );
+        let mut across = round_ticks(frame.x.0, frame.x.1, 8);
+        if self.counts {
+            across = whole(across);
+        }
+        frame.x_axis(scene, &across, &self.x_meaning);
         if let Some((level, name)) = &self.level {
             let y = frame.y_pixel(scale(*level));
             let mut x = frame.left;
@@ -127,8 +140,9 @@ impl LinePlot {
                 scene.line(points.iter().map(|p| p.0).collect::<Vec<_>>(), colour, 2);
             }
             for &(at, label) in &points {
-                dot(scene, at, colour, series.open);
-                if let Some(place) = labels.place(at, label, series.open) {
+                mark(scene, at, colour, series.marks);
+                let below = series.marks == Marks::Circles;
+                if let Some(place) = labels.place(at, label, below) {
                     scene.text(place, label, TICK, colour, Align::Start);
                 }
             }
@@ -137,7 +151,7 @@ impl LinePlot {
             }
             let y = at.1 as i32 + 12 + (LEGEND_LINE as usize * i) as i32;
             scene.line([(frame.left, y), (frame.left + 34, y)], colour, 2);
-            dot(scene, (frame.left + 17, y), colour, series.open);
+            mark(scene, (frame.left + 17, y), colour, series.marks);
             let name = (frame.left + 44, y);
             scene.text(name, &series.name, LABEL, Colour::INK, Align::Start);
         }
@@ -179,11 +193,21 @@ impl Labels {
     }
 }
 
-fn dot(scene: &mut Scene, at: (i32, i32), colour: Colour, open: bool) {
-    if open {
+fn mark(scene: &mut Scene, at: (i32, i32), colour: Colour, marks: Marks) {
+    if marks == Marks::Circles {
         scene.circle(at, 5, Colour::WHITE, true);
     }
-    scene.circle(at, 5, colour, !open);
+    if marks != Marks::None {
+        scene.circle(at, 5, colour, marks == Marks::Dots);
+    }
+}
+
+/// Those of the ticks that stand at whole numbers that can be counted to.
+fn whole(ticks: Vec<(f64, String)>) -> Vec<(f64, String)> {
+    let counted = |value: &f64| *value >= 0.0 && (value - value.round()).abs() < 1e-9;
+    let kept = ticks.into_iter().filter(|(value, _)| counted(value));
+    kept.map(|(value, _)| (value, format!("{value:.0}")))
+        .collect()
 }
 
 /// The smallest and the largest of some numbers.
@@ -264,5 +288,13 @@ mod tests {
         let (low, high) = widened(20.0, 20.0);
         assert!(low < 20.0 && high > 20.0);
         assert_eq!(range([].into_iter()), (0.0, 1.0));
+    }
+
+    #[test]
+    fn what_is_counted_has_no_halves() {
+        let texts: Vec<String> = (whole(round_ticks(-0.5, 2.2, 8)).into_iter())
+            .map(|tick| tick.1)
+            .collect();
+        assert_eq!(texts, ["0", "1", "2"]);
     }
 }

@@ -12,6 +12,7 @@ mod density;
 mod heatmap;
 mod histogram;
 mod lines;
+mod pairs;
 mod render;
 
 use std::path::Path;
@@ -21,7 +22,8 @@ pub use columns::{ColumnPlot, Series};
 pub use density::Density;
 pub use heatmap::{Band, Heatmap};
 pub use histogram::{Bars, HistogramPlot};
-pub use lines::{LinePlot, LineSeries, Point};
+pub use lines::{LinePlot, LineSeries, Marks, Point};
+pub use pairs::{Bar, BarPanel, PairedBars};
 
 /// What a picture is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,216 @@
+//! The course of a training: the loss of its steps and that on what is held out, the
+//! like of the paper's Figure 7.
+
+use serde::Deserialize;
+
+use super::picture::{LinePlot, LineSeries, MARGIN, Marks, Point, Scene, TITLE_SPACE};
+
+/// Pixels between two plots.
+const GAP: u32 = 24;
+
+/// The figures of one step, as a run says them after it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Step {
+    /// Its number, from 1.
+    pub step: u64,
+    /// What was made smaller: the weighted sum of all losses, in nats a token.
+    pub loss: f64,
+    /// The loss on what is held out, without the distance of pairs, where it was
+    /// evaluated after the step.
+    pub evaluation: Option<f64>,
+    /// The distance of the pairs of heads that are pulled together, L_w of the paper.
+    pub distance: Option<f64>,
+}
+
+/// The losses over the steps, and the distance of pairs where there are some; `gamma`
+/// is what it counts in the loss. None without a step.
+pub fn picture(title: &str, steps: &[Step], gamma: f64) -> Option<Scene> {
+    let last = steps.last()?;
+    let points = |of: &dyn Fn(&Step) -> Option<f64>| -> Vec<Point> {
+        let points = steps.iter().filter_map(|step| {
+            Some(Point {
+                at: (step.step as f64, of(step)?),
+                label: String::new(),
+            })
+        });
+        points.collect()
+    };
+    let distances = points(&|step| step.distance);
+    let pulled = !distances.is_empty();
+    // What is held out is measured without the distance, which may be many times the loss.
+    let plain = points(&|step| Some(step.loss - gamma * step.distance.unwrap_or(0.0)));
+    let mut held_out = points(&|step| step.evaluation);
+    let lowest = (0..held_out.len()).min_by(|a, b| {
+        let height = |i: &usize| held_out[*i].at.1;
+        height(a).total_cmp(&height(b))
+    });
+    if let Some(point) = lowest.map(|i| &mut held_out[i]) {
+        point.label = format!("{:.4} after step {}", point.at.1, point.at.0);
+    }
+    let mut series = vec![LineSeries {
+        name: match pulled {
+            true => "loss of each step, without the distance of pairs".to_owned(),
+            false => "loss of each step".to_owned(),
+        },
+        points: plain,
+        colour: 0,
+        marks: Marks::None,
+    }];
+    if !held_out.is_empty() {
+        series.push(LineSeries {
+            name: "loss on what is held out (its lowest is told)".to_owned(),
+            points: held_out,
+            colour: 1,
+            marks: Marks::Circles,
+        });
+    }
+    let mut plots = vec![plot("loss, nats a token", series)];
+    if pulled {
+        let line = LineSeries {
+            name: "distance of the pairs that are pulled together, before each step".to_owned(),
+            points: distances,
+            colour: 2,
+            marks: Marks::None,
+        };
+        plots.push(plot("distance", vec![line]));
+    }
+    let sizes = plots.iter().map(LinePlot::size);
+    let (width, height) = sizes.fold((0, 0), |(w, h), (width, height)| {
+        (w.max(width), h + height + GAP)
+    });
+    let small_print = match missing(steps) {
+        Some(missing) => missing,
+        None => format!("{} steps", last.step),
+    };
+    let size = (width + 2 * MARGIN, TITLE_SPACE + 8 + height);
+    let mut scene = Scene::new(size.0, size.1, title, &small_print);
+    let mut top = TITLE_SPACE + 8;
+    for plot in plots {
+        plot.draw(&mut scene, (MARGIN, top));
+        top += plot.size().1 + GAP;
+    }
+    Some(scene)
+}
+
+fn plot(meaning: &str, series: Vec<LineSeries>) -> LinePlot {
+    LinePlot {
+        x_meaning: "step".to_owned(),
+        y_meaning: meaning.to_owned(),
+        level: None,
+        series,
+        heading: None,
+        counts: true,
+    }
+}
+
+/// What is not drawn, in words: steps of an earlier run whose figures were not kept.
+pub fn missing(steps: &[Step]) -> Option<String> {
+    let (first, last) = (steps.first()?.step, steps.last()?.step);
+    let missing = last.saturating_sub(steps.len() as u64);
+    match missing {
+        0 => None,
+        n if n + 1 == first => Some(format!(
+            "from step {first} to {last}: the figures of the steps before were not kept"
+        )),
+        n => Some(format!(
+            "{last} steps; the figures of {n} of them were not kept"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::picture::Format;
+
+    fn step(step: u64) -> Step {
+        Step {
+            step,
+            loss: 3.0 + 1.0 / step as f64,
+            evaluation: step
+                .is_multiple_of(5)
+                .then(|| 3.5 + (step as f64 - 10.0).abs()),
+            distance: None,
+        }
+    }
+
+    fn svg(steps: &[Step], gamma: f64) -> String {
+        let scene = picture("Training", steps, gamma).unwrap();
+        String::from_utf8(scene.encode(Format::Svg)).unwrap()
+    }
+
+    /// The points of each thick line that is no part of the legend.
+    fn lines(svg: &str) -> Vec<Vec<(i32, i32)>> {
+        let thick =
+            |line: &&str| line.starts_with("<polyline") && line.contains("stroke-width=\"2\"");
+        let points = svg.lines().filter(thick).map(|line| {
+            let from = line.split_once("points=\"").unwrap().1;
+            let all = from.split_once('"').unwrap().0;
+            let point = |point: &str| {
+                let (x, y) = point.split_once(',').unwrap();
+                (x.parse().unwrap(), y.parse().unwrap())
+            };
+            all.split_whitespace().map(point).collect()
+        });
+        points.filter(|line: &Vec<_>| line.len() > 2).collect()
+    }
+
+    #[test]
+    fn steps_and_evaluations_are_lines() {
+        let steps: Vec<Step> = (1..=20).map(step).collect();
+        let svg = svg(&steps, 0.0);
+        let lines = lines(&svg);
+        let lengths: Vec<usize> = lines.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [20, 4]);
+        // Lower is further down, and an evaluation stands above its step.
+        assert!(
+            lines[0].windows(2).all(|two| two[0].1 <= two[1].1),
+            "{lines:?}"
+        );
+        assert_eq!(lines[1][1].0, lines[0][9].0);
+        assert!(svg.contains("3.5000 after step 10\n"), "{svg}");
+        assert!(
+            svg.contains("20 steps\n") && !svg.contains("distance"),
+            "{svg}"
+        );
+        assert!(svg.contains("loss on what is held out"));
+        assert_eq!(picture("Training", &[], 0.0), None);
+        // Nothing held out: no such line.
+        let bare: Vec<Step> = (steps.into_iter())
+            .map(|step| Step {
+                evaluation: None,
+                ..step
+            })
+            .collect();
+        assert!(!self::svg(&bare, 0.0).contains("held out"));
+    }
+
+    #[test]
+    fn the_distance_of_pairs_has_a_plot_of_its_own() {
+        let pulled = |step: Step| Step {
+            loss: step.loss + 0.5 * 40.0 / step.step as f64,
+            distance: Some(40.0 / step.step as f64),
+            ..step
+        };
+        let steps: Vec<Step> = (1..=20).map(step).map(pulled).collect();
+        let svg = svg(&steps, 0.5);
+        let drawn = lines(&svg);
+        let lengths: Vec<usize> = drawn.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [20, 4, 20]);
+        // Without the distance, the losses are those of a run that pulls nothing.
+        let plain: Vec<Step> = (1..=20).map(step).collect();
+        assert_eq!(drawn[..2], lines(&self::svg(&plain, 0.5)));
+        assert!(svg.contains("without the distance of pairs"));
+    }
+
+    #[test]
+    fn steps_that_are_not_there_are_told() {
+        let steps = |range: std::ops::RangeInclusive<u64>| range.map(step).collect::<Vec<_>>();
+        assert_eq!(missing(&steps(1..=6)), None);
+        let late = steps(4..=9);
+        assert!(missing(&late).unwrap().starts_with("from step 4 to 9"));
+        assert!(svg(&late, 0.0).contains("the figures of the steps before were not kept"));
+        let torn = [steps(1..=2), steps(5..=6)].concat();
+        assert!(missing(&torn).unwrap().contains("of 2 of them"));
+    }
+}
