@@ -53,8 +53,8 @@ pub mod worker;
 pub use analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
 pub use bench::{Bench, BenchRow, LoadMode, LoadedModel, Measure, Measured};
 pub use convert::{
-    Calibration, Change, Convert, Converted, FellBack, FileSize, Quantization, Quantized, Stats,
-    With, read_text,
+    Calibration, Change, Convert, Converted, FellBack, FileSize, Quantization, Quantized, Removal,
+    Stats, With, read_text,
 };
 pub use error::{Advice, Classify, Context, Error, Kind};
 pub use eval::{

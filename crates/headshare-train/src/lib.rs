@@ -32,6 +32,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod export;
+pub mod importance;
 pub mod loss;
 pub mod model;
 mod ops;

@@ -475,22 +475,25 @@ mod tests {
         let mut z = numbers(rows * p, 1);
         let y = numbers(rows * n, 2);
         let weights = vec![1.0; rows];
-        let of = |z: &[f32]| Rows {
-            inputs: (z, p),
-            targets: (&y, n),
-            weights: &weights,
-            held_from: 200,
+        let of = |z: &[f32]| {
+            let rows = Rows {
+                inputs: (z, p),
+                targets: (&y, n),
+                weights: &weights,
+                held_from: 200,
+            };
+            Sums::of(rows, Par::Seq)
         };
         let matrix = [0.0, 1.0, -0.0, 0.5, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0];
         let silent = silent_columns(&matrix, p);
         assert_eq!(silent, [true, false, true, false, true]);
-        let masked = Sums::of(of(&z), Par::Seq).without(&silent).all();
+        let masked = of(&z).without(&silent).all();
         for row in z.chunks_mut(p) {
             for i in [0, 2, 4] {
                 row[i] = 0.0;
             }
         }
-        let naive = Sums::of(of(&z), Par::Seq).all();
+        let naive = of(&z).all();
         assert_eq!((&masked.gram, &masked.cross), (&naive.gram, &naive.cross));
         let from = Mat::from_fn(p, n, |i, j| f64::from(matrix[j * p + i]));
         let solved = masked.solve(&from, 0.1).unwrap();

@@ -187,7 +187,10 @@ impl Quantizer<'_> {
                 }
                 Whose::Own => (sums(), None),
             };
-            let sums = (sums.0.without(&silent), sums.1.map(|all| all.without(&silent)));
+            let sums = (
+                sums.0.without(&silent),
+                sums.1.map(|all| all.without(&silent)),
+            );
             let (to_fit, to_encode) = (&sums.0, sums.1.as_ref().unwrap_or(&sums.0));
             let hessian = to_encode.all().ridged(self.settings.damping);
             let part = match is_fitted {

@@ -1,7 +1,9 @@
 //! Trains a model whose heads share weights, or shall share them.
 
 mod encode;
+mod importance;
 mod log;
+mod text;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -12,21 +14,21 @@ use headshare_convert::convert::{self, Fitted};
 use headshare_convert::input::text::is_stdio;
 use headshare_convert::input::{InputError, ModelFile};
 use headshare_convert::plan::Plan;
-use headshare_eval::eval::EvalError;
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
-use headshare_runtime::{Model as LlamaModel, ModelParams};
 use headshare_stitch::MappedFile;
 use headshare_train::loss::pairs::HeadPairs;
-use headshare_train::sharing::shared_blocks;
+use headshare_train::sharing::{keep_silent, shared_blocks};
 use headshare_train::{Checkpoints, Model, Packed, Progress, Settings, Trainer, Windows, pack};
 use serde::{Deserialize, Serialize};
 
-use crate::convert::{Calibration, Change, Convert, Converted, read_text};
+use crate::convert::{Calibration, Change, Convert, Converted};
 use crate::error::Context as _;
 use crate::{Error, Ui, Unit};
 use encode::Output;
+pub(crate) use importance::ranking;
 use log::Log;
+use text::Tokens;
 
 /// The paper trains for this part of a pass over the text.
 const PASSES: f64 = 0.5;
@@ -156,7 +158,8 @@ impl TrainModel {
             Method::Tied => rows.concat(),
             Method::Postshare => Vec::new(),
         };
-        let model = Model::load(variant, &ties, &Device::Cpu)?;
+        let mut model = Model::load(variant, &ties, &Device::Cpu)?;
+        keep_silent(&mut model, &plan, variant)?;
         let pairs = match self.method {
             Method::Tied => None,
             Method::Postshare => Some(HeadPairs::new(&model, variant, &rows)?),
@@ -251,21 +254,8 @@ impl TrainModel {
 
     /// The text's windows.
     fn windows(&self, ui: &dyn Ui) -> Result<Packed, Error> {
-        let text = read_text(&self.text.text)?;
-        let params = ModelParams {
-            use_extra_bufts: false,
-            n_gpu_layers: 0,
-            ..ModelParams::default()
-        };
-        let model = LlamaModel::load(&self.source, &params, None)?;
-        let model = std::sync::Arc::new(model);
-        let vocab = model.vocab();
-        let tokens = vocab
-            .tokenize(&text, false, false)
-            .map_err(EvalError::from)?;
-        let tokens: Vec<u32> = tokens.into_iter().map(i32::cast_unsigned).collect();
-        let begin = vocab.leading_bos().map(i32::cast_unsigned);
-        let packed = pack(&tokens, self.text.window as usize, begin, self.held_out);
+        let Tokens { text, begin } = Tokens::read(&self.source, &self.text.text)?;
+        let packed = pack(&text, self.text.window as usize, begin, self.held_out);
         let packed = packed.about(|| self.text.text.display())?;
         if packed.held_out.is_none() {
             ui.remark("note: nothing is held out, so the last step's weights are taken");

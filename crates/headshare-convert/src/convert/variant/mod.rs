@@ -256,7 +256,8 @@ impl<'a> Variant<'a> {
     /// The tensors whose data are neither rows nor columns of the source, nor zeros:
     /// encoded, or new.
     pub fn computed(&self) -> Vec<usize> {
-        let encoded = |i: &usize| self.origins[*i].is_encoded(self.source, &self.gguf.tensors()[*i]);
+        let encoded =
+            |i: &usize| self.origins[*i].is_encoded(self.source, &self.gguf.tensors()[*i]);
         (0..self.origins.len())
             .filter(|i| self.is_new(*i) || encoded(i))
             .collect()

@@ -204,8 +204,7 @@ mod tests {
             let id = ggml_type.id();
             let stated = quants::type_info(id);
             let floats = ["f32", "f16", "bf16"].contains(&ggml_type.name());
-            let Some(stated) =
-                stated.filter(|t| t.has_to_float && (t.is_quantized || floats))
+            let Some(stated) = stated.filter(|t| t.has_to_float && (t.is_quantized || floats))
             else {
                 continue;
             };
@@ -251,7 +250,11 @@ mod tests {
             if stated.block_elems == 1 {
                 assert_eq!(ours, [0.0; 2], "{name}");
             }
-            assert_eq!(cuts_blocks(&info, &columns), stated.block_elems > 1, "{name}");
+            assert_eq!(
+                cuts_blocks(&info, &columns),
+                stated.block_elems > 1,
+                "{name}"
+            );
         }
         assert!(types > 15, "{types}");
     }
