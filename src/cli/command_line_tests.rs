@@ -8,7 +8,7 @@ use clap::{CommandFactory as _, Parser as _};
 use headshare_jobs::{
     AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Bench, Budget, Calibration, Change, Choice,
     ContinuePrompts, Convert, Expand, Generate, Inspect, Job, MakePlan, MakeReport, MeasuredChoice,
-    Perplexity, Quantization, Resolve, Setup, SpeedTest, Stats, Verify, With, from_json,
+    Perplexity, Quantization, Removal, Resolve, Setup, SpeedTest, Stats, Verify, With, from_json,
 };
 use headshare_runtime::SamplerParams;
 
@@ -105,16 +105,28 @@ fn conversions() {
         ratio: 1e-9,
         function: MatchFunction::V,
     };
-    let baseline = Change::Baseline {
-        ratio: 0.5,
-        by: Baseline::Magnitude,
+    let baseline = |by, text: Option<&str>, silence| {
+        Change::Baseline(Removal {
+            ratio: 0.5,
+            by,
+            text: text.map(path),
+            silence,
+        })
     };
     let cases = [
         (Change::Lossless, None),
         (matched.clone(), None),
         (matched, Some(calibration(None))),
-        (baseline.clone(), None),
-        (baseline, Some(calibration(None))),
+        (baseline(Baseline::Magnitude, None, false), None),
+        (
+            baseline(Baseline::Magnitude, None, true),
+            Some(calibration(None)),
+        ),
+        (baseline(Baseline::LlmPruner, Some("-"), true), None),
+        (
+            baseline(Baseline::LlmPruner, Some("-other.txt"), false),
+            Some(calibration(None)),
+        ),
         (
             measure(Units::Share, Stats::Forget),
             Some(calibration(Some(1 << 33))),

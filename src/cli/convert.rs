@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
-use headshare_jobs::{Change, Convert, Error};
+use headshare_jobs::{Change, Convert, Error, Removal};
 
 use super::Exit;
 use super::plan::{MatchArgs, parse_ratio};
@@ -13,14 +13,16 @@ use super::repair::RepairArgs;
 use super::stdio;
 use super::values::baselines;
 use crate::baseline::Baseline;
+use crate::input::text::is_stdio;
 use crate::process::output::Output;
 use crate::render::convert::render;
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("text").args(["repair", "calibrate"]).multiple(true))]
+#[command(group = clap::ArgGroup::new("fitted").args(["repair", "quantize", "fit"]).multiple(true))]
+#[command(group = clap::ArgGroup::new("reader").args(["baseline", "quantize", "fit"]).multiple(true))]
 #[command(group = clap::ArgGroup::new("work").args(["ratio", "lossless", "plan", "quantize", "fit"])
     .multiple(true).required(true))]
-#[command(group = clap::ArgGroup::new("typed").args(["quantize", "fit"]).multiple(true))]
 pub(super) struct Args {
     /// The model, a plain GGUF file.
     src: PathBuf,
@@ -31,11 +33,15 @@ pub(super) struct Args {
     what: What,
     #[command(flatten)]
     matching: MatchArgs,
-    /// Drop units instead, as other methods do: as many parameters of attention as
-    /// sharing at --ratio saves, by this measure of importance.
+    /// Remove units instead, as other methods do: as many parameters of attention as
+    /// sharing at --ratio saves, by this measure of importance. They are dropped from
+    /// llama models and silenced in others, which saves nothing.
     #[arg(long, value_name = "HOW", value_parser = baselines(), requires = "ratio",
         conflicts_with_all = ["function", "choose", "units", "stats", "save_stats"])]
     baseline: Option<Baseline>,
+    /// With --baseline, silence units also where they could be dropped.
+    #[arg(long, requires = "baseline")]
+    silence: bool,
     #[command(flatten)]
     repair: RepairArgs,
     #[command(flatten)]
@@ -101,9 +107,15 @@ impl Args {
         stdio::check_inputs(plan_input.into_iter().chain(texts))?;
         let measures = (self.repair).measures(self.matching.is_given(), plan.is_some())?;
         let repair = self.repair.calibration();
+        let text = self.weighed_text()?;
         let change = match (self.what.ratio, self.what.plan, self.baseline) {
             (_, Some(file), _) => Change::Plan { file },
-            (Some(ratio), _, Some(by)) => Change::Baseline { ratio, by },
+            (Some(ratio), _, Some(by)) => Change::Baseline(Removal {
+                ratio,
+                by,
+                text,
+                silence: self.silence,
+            }),
             (Some(ratio), ..) if measures && repair.is_some() => Change::Measure {
                 ratio,
                 units: self.repair.units(),
@@ -129,5 +141,32 @@ impl Args {
             dry_run: self.dry_run,
             force: self.force,
         })
+    }
+
+    /// The text that a baseline weighs units with.
+    fn weighed_text(&self) -> Result<Option<PathBuf>, Error> {
+        let own = self.quantize.text();
+        let read_again = self.quantize.is_given() || self.repair.calibration().is_some();
+        let text = match self.baseline {
+            Some(Baseline::LlmPruner) => {
+                let repair = self.repair.calibration().map(|repair| repair.text);
+                own.map(PathBuf::from).or(repair)
+            }
+            Some(Baseline::Magnitude) if own.is_some() && !self.quantize.is_given() => {
+                return Err(Error::usage(
+                    "--baseline magnitude reads no text; --calibrate is for llm-pruner",
+                ));
+            }
+            _ => return Ok(None),
+        };
+        match text {
+            None => Err(Error::usage(
+                "--baseline llm-pruner needs a text for its gradients: --calibrate TEXT",
+            )),
+            Some(text) if is_stdio(&text) && read_again => Err(Error::usage(
+                "the text is read twice, by --baseline llm-pruner too: it must be a file",
+            )),
+            text => Ok(text),
+        }
     }
 }

@@ -57,10 +57,10 @@ pub(super) struct QuantizeArgs {
         value_delimiter = ','
     )]
     allowed: Vec<String>,
-    /// Fit the weights that are quantized to this text (UTF-8); - reads standard
-    /// input, `self` is what the model writes itself. Without it and --imatrix they
-    /// are rounded.
-    #[arg(long, value_name = "TEXT", requires = "typed")]
+    /// Fit the weights that are quantized to this text (UTF-8), and take the gradients
+    /// of --baseline llm-pruner from it; - reads standard input, `self` is what the model
+    /// writes itself. Without it and --imatrix weights are rounded.
+    #[arg(long, value_name = "TEXT", requires = "reader")]
     calibrate: Option<PathBuf>,
     /// Round with this importance matrix, which llama-imatrix has written (GGUF),
     /// instead of fitting. Mixtures are the same with and without one.
@@ -151,6 +151,16 @@ impl QuantizeArgs {
         })
     }
 
+    /// The text of --calibrate.
+    pub(super) fn text(&self) -> Option<&Path> {
+        self.calibrate.as_deref()
+    }
+
+    /// Whether anything is quantized.
+    pub(super) fn is_given(&self) -> bool {
+        self.types.quantize.is_some()
+    }
+
     /// Refuses to write an importance matrix to standard output.
     pub(super) fn check_outputs(&self) -> Result<(), Error> {
         match &self.save_imatrix {
@@ -161,7 +171,6 @@ impl QuantizeArgs {
 
     /// What may be read from standard input.
     pub(super) fn streams(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        let text = self.calibrate.as_deref();
-        text.map(|path| ("--calibrate", path)).into_iter()
+        self.text().map(|path| ("--calibrate", path)).into_iter()
     }
 }

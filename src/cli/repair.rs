@@ -39,15 +39,15 @@ pub(super) struct RepairArgs {
     /// The most memory that repair and quantizing may use, in bytes or such as 8G.
     /// The default is half of what the machine has, or of what its container or
     /// `ulimit -v` allows.
-    #[arg(long, value_name = "BYTES", requires = "text", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", requires = "text", requires = "fitted", value_parser = bytes)]
     memory: Option<u64>,
     /// Number of windows of the text that are read, 2 to 256. Fewer are read if the
     /// text is too short or --memory too small.
-    #[arg(long, value_name = "N", default_value = "128", requires = "text",
+    #[arg(long, value_name = "N", default_value = "128", requires = "text", requires = "fitted",
         value_parser = clap::value_parser!(u32).range(2..=256))]
     windows: u32,
     /// Tokens in each window, 8 to 65536.
-    #[arg(long, value_name = "TOKENS", default_value = "512", requires = "text",
+    #[arg(long, value_name = "TOKENS", default_value = "512", requires = "text", requires = "fitted",
         value_parser = clap::value_parser!(u32).range(8..=65536))]
     window: u32,
 }

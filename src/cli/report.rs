@@ -33,6 +33,7 @@ use crate::report::markdown;
 /// continues it. What depends on a changed input, or on another build of this
 /// program, is measured again; nothing else is.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("fitted").args(["repair"]))]
 #[command(after_long_help = "\
 Ratio 0 shares only what is byte-equal. In self-merges, that is a lot.
 

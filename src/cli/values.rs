@@ -26,6 +26,9 @@ pub(super) fn match_functions() -> impl TypedValueParser<Value = MatchFunction> 
 pub(super) fn baselines() -> impl TypedValueParser<Value = Baseline> {
     let help = |baseline| match baseline {
         Baseline::Magnitude => "Units with the smallest weights",
+        Baseline::LlmPruner => {
+            "Units whose weights the loss depends on least (LLM-Pruner's first-order Taylor importance); needs --calibrate or --repair"
+        }
     };
     let values = Baseline::ALL.map(|b| PossibleValue::new(b.as_str()).help(help(b)));
     PossibleValuesParser::new(values).map(|name| {

@@ -60,12 +60,20 @@ fn render_variant(done: &Converted, plan: &Plan) -> String {
     };
     say(plan.narrows().count(), "feed-forward layers are narrower");
     say(plan.stores().count(), "tensors are stored at another type");
-    let units = (plan.shares().count(), plan.drops().count());
-    if let Some(all) = plan.choice.units.filter(|_| units != (0, 0)) {
-        let (shared, gone) = units;
+    let units = (
+        plan.shares().count(),
+        plan.drops().count(),
+        plan.silences().count(),
+    );
+    if let Some(all) = plan.choice.units.filter(|_| units != (0, 0, 0)) {
+        let (shared, gone, silent) = units;
+        let silent = match silent {
+            0 => String::new(),
+            n => format!(", {n} do nothing any more"),
+        };
         doings.insert(
             0,
-            format!("of {all} units {gone} go and {shared} use another unit's weights"),
+            format!("of {all} units {gone} go and {shared} use another unit's weights{silent}"),
         );
     }
     let mut text = format!("{}: {}", done.source.path, doings.join(", "));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use assert_cmd::Command;
 use serde_json::Value;
 
+use crate::repair::silenced::is_silent;
 use crate::repair::steps::{expand, tokens, words};
 use crate::support::{PROGRAM, json, program, svg_lines, written};
 
@@ -443,4 +444,30 @@ fn curves_of_a_run_that_was_broken_off_are_whole_with_a_log() {
     assert_eq!(first, None);
     assert!(stderr.contains("no step was taken"), "{stderr}");
     assert_eq!(std::fs::read_to_string(at("part.svg")).unwrap(), part);
+}
+
+/// What a plan silences stays so, whatever is trained.
+#[test]
+fn silent_units_stay_silent() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, text) = of(folder.path());
+    let digest = blake3::hash(&std::fs::read(&source).unwrap()).to_hex();
+    let plan = serde_json::json!({"version": 2, "source": format!("blake3:{digest}"), "edits": [
+        {"drop": {"layer": 1, "unit": 0}},
+        {"silence": {"layer": 1, "unit": 1}},
+        {"silence": {"layer": 2, "unit": 0}},
+    ]});
+    let path = folder.path().join("plan.json");
+    std::fs::write(&path, plan.to_string()).unwrap();
+    for what in ["all", "attention", "lora:2"] {
+        let out = folder.path().join(what);
+        let more = ["--plan", path.to_str().unwrap(), "--train", what, "--json"];
+        let done = json(&mut train("tied", &source, &text, &out, &more));
+        assert!(done["last"]["loss"].as_f64() < done["first"]["loss"].as_f64());
+        assert!(is_silent(&out, 1, 0, 1), "{what}");
+        assert!(
+            is_silent(&out, 2, 0, 2) && !is_silent(&out, 2, 1, 2),
+            "{what}"
+        );
+    }
 }

@@ -153,8 +153,13 @@ fn convert(job: &Convert) -> Line {
     if let Some(calibration) = &job.repair {
         line = spent(line.value("--repair", &calibration.text), calibration);
     }
-    if let Some(quantization) = &job.quantize {
-        line = quantize(line, quantization, job.repair.is_some());
+    match (&job.quantize, &job.change) {
+        (Some(quantization), _) => line = quantize(line, quantization, job.repair.is_some()),
+        // Otherwise it is the text that is quantized with.
+        (None, Change::Baseline(removal)) => {
+            line = line.path("--calibrate", removal.text.as_deref());
+        }
+        _ => {}
     }
     if let Some(budget) = &job.fit {
         line = line.number("--fit", budget.bytes);
@@ -174,9 +179,10 @@ fn changed(line: Line, change: &Change, lossless: bool) -> Line {
         Change::Match { ratio, function } => line
             .number("--ratio", ratio)
             .value("--match", function.as_str()),
-        Change::Baseline { ratio, by } => line
-            .number("--ratio", ratio)
-            .value("--baseline", by.as_str()),
+        Change::Baseline(removal) => line
+            .number("--ratio", removal.ratio)
+            .value("--baseline", removal.by.as_str())
+            .flag("--silence", removal.silence),
         Change::Measure {
             ratio,
             units,

@@ -33,6 +33,7 @@ pub mod codes;
 pub mod config;
 pub mod error;
 pub mod export;
+pub mod importance;
 pub mod loss;
 pub mod model;
 mod ops;

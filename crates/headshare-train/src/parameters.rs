@@ -63,12 +63,15 @@ pub struct Tie {
 
 /// The parameters of a model.
 ///
-/// Rows of [ties](Tie) are there under both names and kept equal.
+/// Rows of [ties](Tie) are there under both names and kept equal. Columns that are
+/// [silent](Self::silence) are kept zero.
 #[derive(Debug, Clone)]
 pub struct Parameters {
     list: Vec<Parameter>,
     by_name: BTreeMap<String, usize>,
     ties: Vec<Tie>,
+    /// Columns that stay zero, by parameter.
+    silent: BTreeMap<usize, Vec<Range<usize>>>,
 }
 
 impl Parameters {
@@ -87,6 +90,7 @@ impl Parameters {
             list: Vec::new(),
             by_name: BTreeMap::new(),
             ties: Vec::new(),
+            silent: BTreeMap::new(),
         };
         for (i, info) in variant.gguf().tensors().iter().enumerate() {
             let columns = info.row_elems() as usize;
@@ -134,6 +138,31 @@ impl Parameters {
         self.check_ties()?;
         self.copy_ties(|_| true);
         Ok(())
+    }
+
+    /// Lets `columns` of the parameter `name` be zero from now on, and have no gradients.
+    ///
+    /// # Errors
+    /// When there are no such columns.
+    pub fn silence(&mut self, name: &str, columns: Range<usize>) -> Result<(), TrainError> {
+        let index = self.index(name);
+        let index = index.filter(|&i| columns.end <= self.list[i].columns);
+        let index = index.ok_or_else(|| TrainError::Parameter {
+            name: name.to_owned(),
+            problem: format!("has no columns {} to {}", columns.start, columns.end),
+        })?;
+        self.silent.entry(index).or_default().push(columns);
+        self.put_zeros(index);
+        Ok(())
+    }
+
+    /// Puts zeros into the silent columns of a parameter.
+    fn put_zeros(&mut self, index: usize) {
+        if let Some(silent) = self.silent.get(&index) {
+            let parameter = &mut self.list[index];
+            let values = Arc::make_mut(&mut parameter.values);
+            zero(values.as_mut_slice(), parameter.columns, silent);
+        }
     }
 
     fn check_ties(&self) -> Result<(), TrainError> {
@@ -275,15 +304,19 @@ impl Parameters {
     }
 
     /// Lets `change` write the numbers of some parameters, and makes aliases equal to
-    /// their donors again.
+    /// their donors, and silent columns zero again.
     pub(crate) fn change(&mut self, mut change: impl FnMut(usize, &mut [f32])) {
         for (i, parameter) in self.list.iter_mut().enumerate() {
             change(i, Arc::make_mut(&mut parameter.values).as_mut_slice());
         }
+        for index in 0..self.list.len() {
+            self.put_zeros(index);
+        }
         self.copy_ties(|_| true);
     }
 
-    /// Replaces the numbers of one parameter; of its tied rows, the donor's stay.
+    /// Replaces the numbers of one parameter; of its tied rows, the donor's stay, and its
+    /// silent columns stay zero.
     ///
     /// # Errors
     /// When they are not as many.
@@ -296,6 +329,7 @@ impl Parameters {
             });
         }
         parameter.values = Arc::new(Numbers::new(values));
+        self.put_zeros(index);
         self.copy_ties(|tie| tie.alias.0 == index || tie.donor.0 == index);
         Ok(())
     }
@@ -337,6 +371,15 @@ impl Parameters {
 /// Where rows of `len` are.
 fn rows(of: &Range<usize>, len: usize) -> Range<usize> {
     of.start * len..of.end * len
+}
+
+/// Puts zeros into some `columns` of rows of `width` numbers.
+fn zero(rows: &mut [f32], width: usize, columns: &[Range<usize>]) {
+    for row in rows.chunks_exact_mut(width) {
+        for columns in columns {
+            row[columns.clone()].fill(0.0);
+        }
+    }
 }
 
 /// The rows of a tensor that `range`, in bytes, is.
@@ -389,8 +432,12 @@ impl Gradients {
     }
 
     /// Adds up what aliases have for their donors, whose rows they are, and leaves
-    /// them none.
+    /// them none; nor silent columns any.
     pub fn fold_ties(&self, parameters: &Parameters) {
+        for (&index, silent) in &parameters.silent {
+            let columns = parameters.list[index].columns;
+            self.with(index, |sum| zero(sum, columns, silent));
+        }
         for tie in &parameters.ties {
             let alias = parameters.numbers(&tie.alias);
             let taken = self.with(tie.alias.0, |sum| {

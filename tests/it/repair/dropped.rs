@@ -9,7 +9,7 @@ use super::calibrated::convert;
 use super::steps::{SMALL, expand, repairing, tokens, words};
 use crate::support::{json, program, written};
 
-fn perplexity(file: &Path, text: &Path) -> f64 {
+pub(super) fn perplexity(file: &Path, text: &Path) -> f64 {
     let arguments = ["--ctx", "64", "--chunks", "4", "--json"];
     json(
         program()
@@ -25,22 +25,31 @@ fn perplexity(file: &Path, text: &Path) -> f64 {
 
 /// A plan that drops `units`, and lets `aliases` share.
 fn plan(source: &Path, folder: &Path, units: &[(u32, u32)], aliases: Value) -> PathBuf {
+    let drop = |(layer, unit): &(u32, u32)| object!({"drop": {"layer": layer, "unit": unit}});
+    let share = |share: &Value| object!({ "share": share });
+    let shares = aliases.as_array().unwrap().iter().map(share);
+    plan_of(
+        source,
+        folder,
+        shares.chain(units.iter().map(drop)).collect(),
+    )
+}
+
+/// A plan of these edits.
+pub(super) fn plan_of(source: &Path, folder: &Path, edits: Value) -> PathBuf {
     let mut plan = json(
         program()
             .arg("plan")
             .arg(source)
             .args(["--ratio", "0", "--json"]),
     );
-    let drop = |(layer, unit): &(u32, u32)| object!({"drop": {"layer": layer, "unit": unit}});
-    let share = |share: &Value| object!({ "share": share });
-    let shares = aliases.as_array().unwrap().iter().map(share);
-    plan["edits"] = shares.chain(units.iter().map(drop)).collect();
+    plan["edits"] = edits;
     let path = folder.join("plan.json");
     std::fs::write(&path, plan.to_string()).unwrap();
     path
 }
 
-fn by_plan(source: &Path, plan: &Path, out: &Path) -> assert_cmd::assert::Assert {
+pub(super) fn by_plan(source: &Path, plan: &Path, out: &Path) -> assert_cmd::assert::Assert {
     program()
         .arg("convert")
         .arg(source)
@@ -52,7 +61,7 @@ fn by_plan(source: &Path, plan: &Path, out: &Path) -> assert_cmd::assert::Assert
 }
 
 /// `source` with zeros in the columns of attn_output that belong to `units`.
-fn silenced(source: &Path, out: &Path, units: &[(u32, u32)], per_layer: u32) {
+pub(super) fn silenced(source: &Path, out: &Path, units: &[(u32, u32)], per_layer: u32) {
     let file = ModelFile::open_plain(source).unwrap();
     let mut bytes = std::fs::read(source).unwrap();
     for (layer, unit) in units {
@@ -195,55 +204,4 @@ fn what_cannot_go_is_refused() {
         3,
         "edits[0].share.donor_unit: layer 0, unit 0 is dropped",
     );
-}
-
-#[test]
-fn a_baseline_drops_units_by_their_weights() {
-    let folder = tempfile::tempdir().unwrap();
-    let text = words(folder.path());
-    let at = |name: &str| folder.path().join(name);
-    let source = written(folder.path(), "tiny-gqa");
-    let baseline = |out: &Path, more: &[&str]| {
-        let mut command = program();
-        command.arg("convert").arg(&source).arg("-o").arg(out);
-        command.args(["--ratio", "0.5", "--baseline", "magnitude", "--json"]);
-        command.args(more);
-        command
-    };
-    let result = json(&mut baseline(&at("small"), &[]));
-    let plan = &result["plan"];
-    assert_eq!(plan["choice"]["by"], "magnitude");
-    let edits = plan["edits"].as_array().unwrap();
-    assert!(!edits.is_empty());
-    assert!(edits.iter().all(|edit| edit.get("drop").is_some()));
-    // As a plan it does the same.
-    std::fs::write(at("plan.json"), plan.to_string()).unwrap();
-    by_plan(&source, &at("plan.json"), &at("by-plan")).success();
-    assert_eq!(
-        std::fs::read(at("small")).unwrap(),
-        std::fs::read(at("by-plan")).unwrap()
-    );
-    // And it can be repaired.
-    let text = text.to_str().unwrap();
-    let repaired = ["--repair", text, "--windows", "4", "--window", "32"];
-    let repaired = json(&mut baseline(&at("repaired"), &repaired));
-    assert_eq!(repaired["plan"]["edits"], plan["edits"]);
-    assert!(!repaired["repair"]["tensors"].as_array().unwrap().is_empty());
-    assert!(!tokens(&at("repaired")).as_array().unwrap().is_empty());
-    // Another way to choose is another thing; not every model can lose units.
-    for more in ["--match=qk", "--units=drop", "--choose=match"] {
-        let refused = baseline(&at("no"), &["--repair", text, more]).assert();
-        refused.code(2);
-    }
-    let gemma = written(folder.path(), "tiny-gemma3");
-    let refused = program()
-        .arg("convert")
-        .arg(gemma)
-        .arg("-o")
-        .arg(at("no"))
-        .args(["--ratio", "0.5", "--baseline", "magnitude"])
-        .assert()
-        .failure();
-    let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
-    assert!(said.contains("gemma3") && !at("no").exists(), "{said}");
 }

@@ -1,10 +1,12 @@
 //! Repair from end to end: what the engine reads, what the file holds.
 
+mod baselines;
 mod calibrated;
 mod dropped;
 mod kept;
 mod naive;
 mod shapes;
+pub mod silenced;
 pub mod steps;
 
 use std::ops::ControlFlow;

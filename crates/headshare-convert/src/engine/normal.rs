@@ -123,13 +123,43 @@ impl Sums {
         }
     }
 
+    /// The same as if zeros went into the columns that are `silent`.
+    #[must_use]
+    pub fn without(mut self, silent: &[bool]) -> Self {
+        if silent.contains(&true) {
+            self.fitted.silence(silent);
+            self.held.silence(silent);
+        }
+        self
+    }
+
     /// The sums over all tokens.
     pub fn all(&self) -> Normal {
         self.fitted.plus(&self.held)
     }
 }
 
+/// Of rows of `columns` weights, the columns that are zero in all: what goes into those
+/// counts for nothing.
+pub fn silent_columns(weights: &[f32], columns: usize) -> Vec<bool> {
+    let mut silent = vec![true; columns];
+    for row in weights.chunks(columns.max(1)) {
+        for (silent, &weight) in silent.iter_mut().zip(row) {
+            *silent &= weight == 0.0;
+        }
+    }
+    silent
+}
+
 impl Normal {
+    fn silence(&mut self, silent: &[bool]) {
+        for i in (0..silent.len()).filter(|&i| silent[i]) {
+            self.gram.row_mut(i).fill(0.0);
+            self.gram.col_mut(i).fill(0.0);
+            self.cross.row_mut(i).fill(0.0);
+        }
+    }
+
     /// The sums over the tokens of both.
     pub fn plus(&self, other: &Self) -> Self {
         Self {
@@ -436,6 +466,39 @@ mod tests {
                     assert!(cost(&other) > cost(&best), "a step at {i} {j} is better");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn silent_columns_stay_so() {
+        let (rows, p, n) = (300, 5, 2);
+        let mut z = numbers(rows * p, 1);
+        let y = numbers(rows * n, 2);
+        let weights = vec![1.0; rows];
+        let of = |z: &[f32]| {
+            let rows = Rows {
+                inputs: (z, p),
+                targets: (&y, n),
+                weights: &weights,
+                held_from: 200,
+            };
+            Sums::of(rows, Par::Seq)
+        };
+        let matrix = [0.0, 1.0, -0.0, 0.5, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0];
+        let silent = silent_columns(&matrix, p);
+        assert_eq!(silent, [true, false, true, false, true]);
+        let masked = of(&z).without(&silent).all();
+        for row in z.chunks_mut(p) {
+            for i in [0, 2, 4] {
+                row[i] = 0.0;
+            }
+        }
+        let naive = of(&z).all();
+        assert_eq!((&masked.gram, &masked.cross), (&naive.gram, &naive.cross));
+        let from = Mat::from_fn(p, n, |i, j| f64::from(matrix[j * p + i]));
+        let solved = masked.solve(&from, 0.1).unwrap();
+        for i in [0, 2, 4] {
+            assert!((0..n).all(|j| solved[(i, j)] == 0.0), "{solved:?}");
         }
     }
 

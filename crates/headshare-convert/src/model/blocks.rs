@@ -49,6 +49,17 @@ impl AttentionLayer {
         self.q.tensor == self.k.tensor
     }
 
+    /// Columns of `attn_output` that belong to a unit.
+    pub fn output_width(&self) -> u64 {
+        u64::from(self.heads_per_unit()) * self.value_length
+    }
+
+    /// Those of `unit`.
+    pub fn output_columns(&self, unit: u32) -> Range<u64> {
+        let width = self.output_width();
+        u64::from(unit) * width..u64::from(unit + 1) * width
+    }
+
     /// The heads of `part` that belong to `unit`.
     pub fn heads(&self, part: Part, unit: u32) -> Range<u32> {
         let n = match part {

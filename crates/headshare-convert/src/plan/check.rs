@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::edit::{Drop, Edit, Share};
+use super::edit::{Edit, Removed, Share};
 use super::{Plan, PlanError};
 use crate::model::{AttentionMap, Part, UnitId};
 
@@ -23,8 +23,8 @@ impl Plan {
                 format!("{stated}, but the model has {}", units.len()),
             ));
         }
-        let mut dropped = BTreeSet::new();
-        for (i, unit) in self.numbered_drops() {
+        let mut removed = BTreeSet::new();
+        for (i, unit) in self.numbered_removals() {
             let id = unit.id();
             if !units.contains(&id) {
                 return Err(PlanError::field(
@@ -32,13 +32,18 @@ impl Plan {
                     format!("the model has no {id}"),
                 ));
             }
-            if !dropped.insert(id) {
+            if !removed.insert(id) {
                 return Err(PlanError::field(
                     self.field_of(i, ""),
-                    format!("{id} goes twice"),
+                    match self.edits[i] {
+                        Edit::Drop(_) => format!("{id} goes twice"),
+                        _ => format!("{id} is silenced twice, or dropped as well"),
+                    },
                 ));
             }
         }
+        // A unit that only does nothing can share, and be shared.
+        let dropped = self.dropped_units();
         let mut shared = BTreeSet::new();
         for (i, share) in self.numbered_shares() {
             for (name, unit) in [("", share.alias()), ("donor_", share.donor())] {
@@ -108,12 +113,17 @@ impl Plan {
         })
     }
 
-    fn numbered_drops(&self) -> impl Iterator<Item = (usize, &Drop)> {
+    /// The units that are dropped, then those that are silenced.
+    fn numbered_removals(&self) -> impl Iterator<Item = (usize, &Removed)> {
         let edits = self.edits.iter().enumerate();
-        edits.filter_map(|(i, edit)| match edit {
+        let dropped = edits.clone().filter_map(|(i, edit)| match edit {
             Edit::Drop(unit) => Some((i, unit)),
             _ => None,
-        })
+        });
+        dropped.chain(edits.filter_map(|(i, edit)| match edit {
+            Edit::Silence(unit) => Some((i, unit)),
+            _ => None,
+        }))
     }
 
     fn units_field(&self) -> &'static str {
@@ -129,6 +139,7 @@ impl Plan {
         let kind = match &self.edits[i] {
             Edit::Share(_) => "share",
             Edit::Drop(_) => "drop",
+            Edit::Silence(_) => "silence",
             Edit::Narrow(_) => "narrow",
             Edit::Store(_) => "store",
         };

@@ -42,22 +42,26 @@ pub enum ChosenBy {
 const CALIBRATED: &str = "calibrated";
 const HAND: &str = "hand";
 
-/// What units are dropped by.
+/// What units are removed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Baseline {
     /// The size of their weights.
     Magnitude,
+    /// What the loss owes to each of their weights, to first order.
+    #[serde(rename = "llm-pruner")]
+    LlmPruner,
 }
 
 impl Baseline {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Magnitude];
+    pub const ALL: [Self; 2] = [Self::Magnitude, Self::LlmPruner];
 
     /// Its name in plans and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Magnitude => "magnitude",
+            Self::LlmPruner => "llm-pruner",
         }
     }
 }

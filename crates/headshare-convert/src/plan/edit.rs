@@ -15,7 +15,10 @@ pub enum Edit {
     /// A unit uses another unit's weights.
     Share(Share),
     /// A unit is dropped.
-    Drop(Drop),
+    Drop(Removed),
+    /// A unit stays where it is, and what it adds is nothing: its columns of
+    /// `attn_output` are zeros.
+    Silence(Removed),
     /// A feed-forward layer keeps some of its channels.
     Narrow(Narrow),
     /// A tensor is stored at a type.
@@ -75,20 +78,21 @@ impl Share {
     }
 }
 
-/// A unit that is dropped.
+/// A unit that does nothing any more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Drop {
+pub struct Removed {
     /// Its layer.
     pub layer: u32,
     /// Which of the layer.
     pub unit: u32,
-    /// Less the divergence, in nats, that its loss is expected to cause.
+    /// Less the divergence, in nats, that its loss is expected to cause, or less what a
+    /// baseline takes for its importance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
 }
 
-impl Drop {
+impl Removed {
     /// The unit.
     pub fn id(&self) -> UnitId {
         UnitId {

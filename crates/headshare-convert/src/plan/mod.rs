@@ -9,6 +9,7 @@
 //!  "edits": [{"share": {"layer": 3, "unit": 1, "donor_layer": 0, "donor_unit": 2,
 //!                       "parts": ["q", "k", "v"]}},
 //!            {"drop": {"layer": 4, "unit": 0}},
+//!            {"silence": {"layer": 5, "unit": 2}},
 //!            {"narrow": {"layer": 5, "channels": [[0, 512], [768, 1536]]}},
 //!            {"store": {"tensor": "token_embd.weight", "type": "q5_0"}}],
 //!  "expected": {"saved": {"file_bytes": 1000, "resident_bytes": 1000}}}
@@ -28,7 +29,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 pub use choice::{Baseline, Choice, ChosenBy};
-pub use edit::{Drop, Edit, Narrow, Share, Store};
+pub use edit::{Edit, Narrow, Removed, Share, Store};
 
 use crate::matching::{MatchFunction, Matching};
 use crate::model::{AttentionMap, RowsRange, UnitId};
@@ -207,9 +208,17 @@ impl Plan {
     }
 
     /// The units that are dropped.
-    pub fn drops(&self) -> impl Iterator<Item = &Drop> {
+    pub fn drops(&self) -> impl Iterator<Item = &Removed> {
         self.edits.iter().filter_map(|edit| match edit {
             Edit::Drop(unit) => Some(unit),
+            _ => None,
+        })
+    }
+
+    /// The units that stay and do nothing.
+    pub fn silences(&self) -> impl Iterator<Item = &Removed> {
+        self.edits.iter().filter_map(|edit| match edit {
+            Edit::Silence(unit) => Some(unit),
             _ => None,
         })
     }
@@ -232,22 +241,23 @@ impl Plan {
 
     /// The units that are dropped.
     pub fn dropped_units(&self) -> BTreeSet<UnitId> {
-        self.drops().map(Drop::id).collect()
+        self.drops().map(Removed::id).collect()
     }
 
-    /// Whether units share or go, or how many there are is stated.
+    /// Whether units share, go or do nothing, or how many there are is stated.
     pub fn is_about_units(&self) -> bool {
-        let of_units = |edit: &Edit| matches!(edit, Edit::Share(_) | Edit::Drop(_));
+        let of_units =
+            |edit: &Edit| matches!(edit, Edit::Share(_) | Edit::Drop(_) | Edit::Silence(_));
         self.choice.units.is_some() || self.edits.iter().any(of_units)
     }
 
-    /// Whether any tensor gets another shape or type.
+    /// Whether any tensor gets another shape or type, or loses what it held.
     pub fn reshapes(&self) -> bool {
         (self.edits.iter()).any(|edit| !matches!(edit, Edit::Share(_)))
     }
 
-    /// What the plan shares in the model that is left of its source: units are
-    /// counted without those that go.
+    /// What the plan shares and silences in the model that is left of its source:
+    /// units are counted without those that go.
     #[must_use]
     pub fn renumbered(&self) -> Self {
         let gone = self.dropped_units();
@@ -262,8 +272,14 @@ impl Plan {
                 ..share.clone()
             })
         });
+        let silences = self.silences().map(|unit| {
+            Edit::Silence(Removed {
+                unit: place(unit.id()),
+                ..unit.clone()
+            })
+        });
         Self {
-            edits: shares.collect(),
+            edits: shares.chain(silences).collect(),
             choice: Choice {
                 units: self
                     .choice

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::choice::{Choice, ChosenBy};
-use super::edit::{Drop, Edit, Share};
+use super::edit::{Edit, Removed, Share};
 use super::{Expected, Plan, Saved};
 use crate::model::Part;
 
@@ -62,7 +62,7 @@ impl From<PlanV1> for Plan {
             })
         });
         let drops = plan.dropped.into_iter().map(|unit| {
-            Edit::Drop(Drop {
+            Edit::Drop(Removed {
                 layer: unit.layer,
                 unit: unit.unit,
                 score: Some(unit.score),

@@ -21,7 +21,7 @@ use super::importance::mean_squares;
 use super::record::{Counts, Settings};
 use crate::convert::variant::Variant;
 use crate::encode::{self, Coded, Coder};
-use crate::engine::normal::{Normal, Sums, ridged, towards};
+use crate::engine::normal::{Normal, Sums, ridged, silent_columns, towards};
 use crate::engine::{EngineError, Frequencies, Role, Seen, Site, Table, Target, Visitor, Wants};
 
 /// Outputs that are encoded at a time, at most: an output head has very many.
@@ -165,6 +165,8 @@ impl Quantizer<'_> {
             true => self.counts.fitted += 1,
             false => self.counts.encoded += 1,
         }
+        // What does nothing is not to make up for anything.
+        let silent = silent_columns(weights, p);
         let mut made = Coded::default();
         for (rows, whose) in parts {
             let weights = &weights[rows.start * p..rows.end * p];
@@ -185,6 +187,10 @@ impl Quantizer<'_> {
                 }
                 Whose::Own => (sums(), None),
             };
+            let sums = (
+                sums.0.without(&silent),
+                sums.1.map(|all| all.without(&silent)),
+            );
             let (to_fit, to_encode) = (&sums.0, sums.1.as_ref().unwrap_or(&sums.0));
             let hessian = to_encode.all().ridged(self.settings.damping);
             let part = match is_fitted {

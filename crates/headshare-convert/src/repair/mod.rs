@@ -106,10 +106,11 @@ pub fn foresee(
     Ok(fitted)
 }
 
-/// Whether `plan` gives the stream other shapes or types: then the changed stream
-/// is the model that it makes.
+/// Whether `plan` gives the stream other shapes, types or zeros: then the changed
+/// stream is the model that it makes.
 fn is_of_other_shapes(plan: &Plan) -> bool {
-    plan.narrows().next().is_some() || plan.stores().next().is_some()
+    let own = |edit: &Edit| !matches!(edit, Edit::Share(_) | Edit::Drop(_));
+    plan.edits.iter().any(own)
 }
 
 /// The units that are dropped but still in the changed stream, without effect.
@@ -156,7 +157,7 @@ pub(crate) fn layers_to_repair(map: &AttentionMap, plan: &Plan) -> std::ops::Ran
     let end = map.layers.len() as u32 + map.headless_layers;
     let of_edit = |edit: &Edit| match edit {
         Edit::Share(share) => share.layer,
-        Edit::Drop(unit) => unit.layer,
+        Edit::Drop(unit) | Edit::Silence(unit) => unit.layer,
         Edit::Narrow(narrow) => narrow.layer,
         Edit::Store(store) => match Role::of(&store.tensor) {
             (Some(layer), _) => layer,

@@ -11,6 +11,7 @@ use super::error::RepairError;
 use super::record::{Repaired, TensorRecord};
 use super::refit::{self, Problem, Refit};
 use crate::convert::variant::{Heads, Variant, cut_columns, spread_columns};
+use crate::engine::normal::silent_columns;
 use crate::engine::{Role, Seen, Site, Target, Visitor, Wants};
 use crate::model::{AttentionMap, Part};
 use crate::plan::Plan;
@@ -89,6 +90,8 @@ impl Refitter<'_> {
                 what: format!("{what} {}", site.name),
             });
         }
+        // A unit that does nothing is not to come back.
+        let silent = silent_columns(&made_of, p);
         let mut prior = made_of;
         for columns in self.foreign_columns(site, p) {
             for row in prior.chunks_mut(p) {
@@ -108,7 +111,7 @@ impl Refitter<'_> {
                     narrow,
                 )
             }
-            None => (seen.sums(), weights, prior, stored, p),
+            None => (seen.sums().without(&silent), weights, prior, stored, p),
         };
         let problem = Problem {
             sums: &sums,

@@ -15,7 +15,7 @@ use headshare_convert::convert::{ConvertError, source_view};
 use headshare_convert::input::{InputError, ModelFile};
 use headshare_convert::model::AttentionMap;
 use headshare_convert::model::Part;
-use headshare_convert::plan::{ChosenBy, Drop, Plan};
+use headshare_convert::plan::{ChosenBy, Plan, Removed};
 
 /// What several converted files share, by layer.
 #[derive(Debug, Clone, Serialize)]
@@ -171,7 +171,7 @@ fn file_ratios(path: &Path) -> Result<FileRatios, AnalyzeError> {
 
 /// The units that a model was written without. The plan by which it shares
 /// counts what was left; its own key has the plan before that.
-fn dropped_from(model: &Gguf, path: &Path) -> Result<Vec<Drop>, AnalyzeError> {
+fn dropped_from(model: &Gguf, path: &Path) -> Result<Vec<Removed>, AnalyzeError> {
     #[derive(Deserialize)]
     struct MadeBy {
         plan: Box<serde_json::value::RawValue>,

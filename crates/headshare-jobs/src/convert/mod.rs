@@ -1,6 +1,7 @@
 //! A smaller file: some heads share their weights, or are gone, or whatever a plan
 //! says.
 
+mod baseline;
 mod calibrate;
 mod choose;
 mod fit;
@@ -8,8 +9,6 @@ mod quantize;
 
 use std::path::{Path, PathBuf};
 
-use headshare_convert::baseline::{self, Baseline};
-use headshare_convert::convert::variant::Limits;
 use headshare_convert::convert::{self, ConvertError, Fitted, Foreseen, Prepared};
 use headshare_convert::input::ModelFile;
 use headshare_convert::input::text::{self, Contents};
@@ -22,8 +21,9 @@ use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
 use serde::{Deserialize, Serialize};
 
+pub use baseline::Removal;
+use calibrate::Ready;
 pub use calibrate::{Calibration, read_text};
-use calibrate::{Ready, cannot_cut};
 pub use choose::Stats;
 pub use fit::{Budget, MadeToFit, Retyped};
 use quantize::Beside;
@@ -78,14 +78,8 @@ pub enum Change {
         /// Which parts of two units are compared.
         function: MatchFunction,
     },
-    /// Units are dropped by a measure of their importance, as many parameters as sharing
-    /// saves: what the paper compares with.
-    Baseline {
-        /// Share of the units, from 0 to 1, that sharing would be at.
-        ratio: f64,
-        /// The measure.
-        by: Baseline,
-    },
+    /// Units are removed by a measure of their importance.
+    Baseline(Removal),
     /// Units share or are dropped, chosen by what that does to the running model; needs the
     /// text of a repair.
     Measure {
@@ -279,12 +273,7 @@ impl Convert {
         let plan = match &self.change {
             Change::Lossless => return Ok((None, None)),
             Change::Match { ratio, function } => match_units(source, *function, *ratio, ui)?,
-            Change::Baseline { ratio, by } => {
-                let map = convert::attention_map(source)?;
-                let limits = Limits::of(source, &map).map_err(|e| cannot_cut(source, e))?;
-                let plan = baseline::plan(source, &map, limits, *by, *ratio);
-                plan.about(|| source.path().display())?
-            }
+            Change::Baseline(removal) => removal.plan(source, ui)?,
             Change::Measure {
                 ratio,
                 units,
@@ -408,8 +397,13 @@ impl Convert {
             Some(Stats::Load(path)) => Some(path),
             _ => None,
         };
+        let weighed = match &self.change {
+            Change::Baseline(removal) => removal.text.as_ref(),
+            _ => None,
+        };
         let calibrated = self.quantize.as_ref().and_then(Quantization::input);
-        for path in text.into_iter().chain(loaded).chain(calibrated) {
+        let texts = text.into_iter().chain(weighed);
+        for path in texts.chain(loaded).chain(calibrated) {
             inputs.extend(calibrate::id(path)?);
         }
         if let Some(path) = self.quantize.as_ref().and_then(Quantization::saved) {

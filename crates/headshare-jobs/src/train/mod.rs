@@ -2,7 +2,9 @@
 
 mod curves;
 mod encode;
+mod importance;
 mod log;
+mod text;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -14,14 +16,12 @@ use headshare_convert::input::text::is_stdio;
 use headshare_convert::input::{InputError, ModelFile};
 use headshare_convert::plan::{Edit, Plan};
 use headshare_convert::quantize::types::Wanted;
-use headshare_eval::eval::EvalError;
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
 use headshare_format::alias::format_digest;
-use headshare_runtime::{Model as LlamaModel, ModelParams};
 use headshare_stitch::MappedFile;
 use headshare_train::loss::pairs::HeadPairs;
-use headshare_train::sharing::shared_blocks;
+use headshare_train::sharing::{keep_silent, shared_blocks};
 use headshare_train::{
     Checkpoints, Model, Packed, Progress, Settings, Train, Trainer, Windows, pack,
 };
@@ -31,7 +31,9 @@ use crate::convert::{Calibration, Change, Convert, Converted, read_text, unplann
 use crate::error::Context as _;
 use crate::{Error, Quiet, Ui, Unit};
 use encode::{Encoded, Encoding};
+pub(crate) use importance::ranking;
 use log::Log;
+use text::Tokens;
 
 /// The paper trains for this part of a pass over the text.
 const PASSES: f64 = 0.5;
@@ -216,6 +218,7 @@ impl TrainModel {
         if train == Train::Scales {
             model.parameters_mut().keep_codes(variant)?;
         }
+        keep_silent(&mut model, &plan, variant)?;
         let teacher_model = self.teacher_model(&unchanged, teacher.as_ref(), &model)?;
         self.keep_layers(&mut model, teacher_model.is_some(), ui);
         let pairs = match self.method {
@@ -418,20 +421,8 @@ impl TrainModel {
 
     /// The text's windows.
     fn windows(&self, text: &str, ui: &dyn Ui) -> Result<Packed, Error> {
-        let params = ModelParams {
-            use_extra_bufts: false,
-            n_gpu_layers: 0,
-            ..ModelParams::default()
-        };
-        let model = LlamaModel::load(&self.source, &params, None)?;
-        let model = std::sync::Arc::new(model);
-        let vocab = model.vocab();
-        let tokens = vocab
-            .tokenize(text, false, false)
-            .map_err(EvalError::from)?;
-        let tokens: Vec<u32> = tokens.into_iter().map(i32::cast_unsigned).collect();
-        let begin = vocab.leading_bos().map(i32::cast_unsigned);
-        let packed = pack(&tokens, self.text.window as usize, begin, self.held_out);
+        let Tokens { text, begin } = Tokens::of(&self.source, text)?;
+        let packed = pack(&text, self.text.window as usize, begin, self.held_out);
         let packed = packed.about(|| self.text.text.display())?;
         if packed.held_out.is_none() {
             ui.remark("note: nothing is held out, so the last step's weights are taken");

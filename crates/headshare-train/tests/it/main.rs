@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod gradients;
+mod importance;
 mod logits;
 mod refused;
 mod scales;

@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 use headshare_convert::convert::variant::Variant;
-use headshare_convert::plan::{Choice, Drop, Edit, Plan};
+use headshare_convert::plan::{Choice, Edit, Plan, Removed};
 use headshare_testmodels::ModelSpec;
 use headshare_train::{Model, Windows};
 
@@ -118,7 +118,7 @@ fn a_variant_is_loaded_as_it_would_be_written() {
         ..preset("tiny-gqa")
     });
     let drops = [(1, 0), (2, 0), (2, 1)].map(|(layer, unit)| {
-        Edit::Drop(Drop {
+        Edit::Drop(Removed {
             layer,
             unit,
             score: None,

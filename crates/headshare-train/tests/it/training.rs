@@ -7,7 +7,7 @@ use candle_core::Device;
 use headshare_convert::convert::variant::Variant;
 use headshare_convert::input::ModelFile;
 use headshare_convert::model::{AttentionMap, Part, RowsRange};
-use headshare_convert::plan::{Choice, Drop, Edit, Plan, Share};
+use headshare_convert::plan::{Choice, Edit, Plan, Removed, Share};
 use headshare_testmodels::ModelSpec;
 use headshare_train::checkpoint::Checkpoint;
 use headshare_train::loss::pairs::HeadPairs;
@@ -293,7 +293,7 @@ fn a_shared_and_narrower_model_is_trained_as_one() {
             score: None,
         })
     };
-    let drop = Edit::Drop(Drop {
+    let drop = Edit::Drop(Removed {
         layer: 2,
         unit: 0,
         score: None,

@@ -7,6 +7,7 @@ use headshare_format::TensorInfo;
 use headshare_runtime::quants::{self, QuantError};
 use rayon::prelude::*;
 
+use super::silence::{cuts_blocks, zero_columns};
 use crate::input::ModelFile;
 
 /// Elements that a thread encodes at a time.
@@ -22,6 +23,8 @@ pub struct Origin {
     pub rows: Option<Vec<Range<u64>>>,
     /// The columns that stay.
     pub columns: Option<Vec<Range<u64>>>,
+    /// The columns in whose place zeros are, as the source counts them.
+    pub zeros: Vec<Range<u64>>,
 }
 
 impl Origin {
@@ -30,13 +33,26 @@ impl Origin {
             tensor,
             rows: None,
             columns: None,
+            zeros: Vec::new(),
         }
     }
 
     /// Whether these are runs of the source's bytes, at the same type.
     pub(super) fn is_copied(&self, source: &ModelFile, info: &TensorInfo) -> bool {
         let from = &source.gguf.tensors()[self.tensor];
-        self.columns.is_none() && from.ggml_type == info.ggml_type
+        self.columns.is_none() && self.zeros.is_empty() && from.ggml_type == info.ggml_type
+    }
+
+    /// Whether blocks of `info` are encoded: other than the source's, and not zeros.
+    pub(super) fn is_encoded(&self, source: &ModelFile, info: &TensorInfo) -> bool {
+        let from = &source.gguf.tensors()[self.tensor];
+        from.ggml_type != info.ggml_type || cuts_blocks(from, &self.zeros)
+    }
+
+    fn put_zeros(&self, row: &mut [f32]) {
+        for zeros in &self.zeros {
+            row[zeros.start as usize..zeros.end as usize].fill(0.0);
+        }
     }
 
     /// The runs of the source's file that make up `range` of the tensor, which
@@ -85,6 +101,9 @@ impl Origin {
         let rows = bytes.len() / from.row_bytes() as usize;
         let mut values = vec![0f32; rows * width];
         quants::dequantize_row(from.ggml_type.id(), &bytes, &mut values)?;
+        for row in values.chunks_mut(width) {
+            self.put_zeros(row);
+        }
         Ok(match &self.columns {
             None => values,
             Some(columns) => (values.chunks(width))
@@ -115,7 +134,13 @@ impl Origin {
             .flat_map(|run| source.bytes(run).chunks(bytes as usize))
             .collect();
         if from.ggml_type == info.ggml_type {
-            return Ok(self.pick_bytes(from, &old));
+            if self.zeros.is_empty() {
+                return Ok(self.pick_bytes(from, &old));
+            }
+            let mut rows = old.concat();
+            zero_columns(from, &mut rows, &self.zeros)?;
+            let rows: Vec<&[u8]> = rows.chunks(bytes as usize).collect();
+            return Ok(self.pick_bytes(from, &rows));
         }
         let width = info.row_elems() as usize;
         let at_a_time = (ENCODED / from.row_elems().max(1)).max(1) as usize;
@@ -126,6 +151,7 @@ impl Origin {
                 let mut values = Vec::with_capacity(old.len() * width);
                 for row in old {
                     quants::dequantize_row(from.ggml_type.id(), row, &mut wide)?;
+                    self.put_zeros(&mut wide);
                     match &self.columns {
                         None => values.extend_from_slice(&wide),
                         Some(columns) => {

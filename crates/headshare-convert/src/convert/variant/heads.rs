@@ -55,7 +55,7 @@ impl<'a> Limits<'a> {
         let Some((layer, output)) = self.map.layer(layer).zip(self.output(layer)) else {
             return 1;
         };
-        let width = width(layer);
+        let width = layer.output_width();
         let block = output.ggml_type.block_elems();
         let together = block / gcd(block, width);
         u32::try_from(together).unwrap_or(u32::MAX)
@@ -90,11 +90,6 @@ impl<'a> Limits<'a> {
             .gguf
             .tensor(&format!("blk.{layer}.attn_output.weight"))
     }
-}
-
-/// Columns of `attn_output` that belong to a unit.
-fn width(layer: &AttentionLayer) -> u64 {
-    u64::from(layer.heads_per_unit()) * layer.value_length
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -160,10 +155,9 @@ impl<'a> Heads<'a> {
         if kept.len() == layer.n_head_kv as usize {
             return None;
         }
-        let width = width(layer);
         Some(
             kept.into_iter()
-                .map(|unit| u64::from(unit) * width..u64::from(unit + 1) * width)
+                .map(|unit| layer.output_columns(unit))
                 .collect(),
         )
     }

@@ -13,6 +13,7 @@ mod heads;
 mod keys;
 mod narrow;
 mod shapes;
+mod silence;
 mod store;
 
 use std::borrow::Cow;
@@ -28,6 +29,7 @@ pub use data::{Origin, cut_columns, spread_columns};
 pub use error::ShapeError;
 pub use heads::{Heads, Limits};
 pub use keys::MADE_BY;
+pub use silence::zero_columns;
 pub use store::{Types, is_left_alone};
 
 use super::digest::{CHUNK, for_chunks};
@@ -38,6 +40,7 @@ use crate::plan::{Edit, Plan, PlanError};
 use keys::Keys;
 use narrow::{Channels, Lengths};
 use shapes::Shapes;
+use silence::Silent;
 
 /// A model that need not exist.
 #[derive(Debug)]
@@ -85,7 +88,11 @@ impl<'a> Variant<'a> {
         if !plan.reshapes() && made_by.is_none() {
             return Ok(Self::unchanged(source));
         }
-        let map = AttentionMap::of(gguf);
+        let map = || AttentionMap::of(gguf).map_err(|error| ConvertError::model(source, error));
+        let silent = match plan.silences().next() {
+            Some(_) => Silent::of(plan, gguf, &map()?)?,
+            None => Silent::default(),
+        };
         let dropped = plan.dropped_units();
         let mut shapes = Shapes::of(gguf);
         let stored = |name: &str| plan.stores().any(|store| store.tensor == name);
@@ -101,7 +108,7 @@ impl<'a> Variant<'a> {
         let deci = !dropped.is_empty()
             || each.is_some() && gguf.architecture().ok().flatten() == Some(deci::LLAMA);
         let mut keys = if deci {
-            let map = map.map_err(|error| ConvertError::model(source, error))?;
+            let map = map()?;
             let cut = |error| ConvertError::Shape {
                 path: source.path().to_owned(),
                 error,
@@ -124,6 +131,7 @@ impl<'a> Variant<'a> {
             }
             keys
         };
+        silent.shape(&mut shapes);
         types.shape(plan, gguf, &mut shapes)?;
         keys.mixture = plan.choice.file_type;
         keys.quantized = types.are_quantized();
@@ -245,13 +253,11 @@ impl<'a> Variant<'a> {
         self.as_source
     }
 
-    /// The tensors whose data are neither rows nor columns of the source:
-    /// encoded at another type, or new.
+    /// The tensors whose data are neither rows nor columns of the source, nor zeros:
+    /// encoded, or new.
     pub fn computed(&self) -> Vec<usize> {
-        let encoded = |i: &usize| {
-            let from = &self.source.gguf.tensors()[self.origins[*i].tensor];
-            from.ggml_type != self.gguf.tensors()[*i].ggml_type
-        };
+        let encoded =
+            |i: &usize| self.origins[*i].is_encoded(self.source, &self.gguf.tensors()[*i]);
         (0..self.origins.len())
             .filter(|i| self.is_new(*i) || encoded(i))
             .collect()
@@ -426,6 +432,7 @@ impl<'a> Variant<'a> {
         let made = RowsMade {
             ggml_type: from.ggml_type,
             columns: origin.columns.clone(),
+            zeros: origin.zeros.clone(),
         };
         let rows = row(range.start)..row(range.end);
         (Some(made), origin.bytes(self.source, rows))
@@ -447,6 +454,7 @@ impl VirtualFile for Variant<'_> {
 pub struct RowsMade {
     ggml_type: GgmlType,
     columns: Option<Vec<Range<u64>>>,
+    zeros: Vec<Range<u64>>,
 }
 
 /// The header of the plain file with `types` for some tensors of the one whose

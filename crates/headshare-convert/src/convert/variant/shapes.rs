@@ -15,6 +15,7 @@ pub(super) struct Shapes<'a> {
     gguf: &'a Gguf,
     rows: BTreeMap<usize, Vec<Range<u64>>>,
     columns: BTreeMap<usize, Vec<Range<u64>>>,
+    zeros: BTreeMap<usize, Vec<Range<u64>>>,
     types: BTreeMap<usize, GgmlType>,
     gone: BTreeSet<usize>,
     /// Tensors that the source has under another name only.
@@ -27,6 +28,7 @@ impl<'a> Shapes<'a> {
             gguf,
             rows: BTreeMap::new(),
             columns: BTreeMap::new(),
+            zeros: BTreeMap::new(),
             types: BTreeMap::new(),
             gone: BTreeSet::new(),
             copies: Vec::new(),
@@ -54,6 +56,13 @@ impl<'a> Shapes<'a> {
     pub fn keep_columns(&mut self, name: &str, columns: Vec<Range<u64>>) {
         if let Some(tensor) = self.gguf.tensor_index(name) {
             self.columns.insert(tensor, columns);
+        }
+    }
+
+    /// In the tensor's columns, as the source counts them, zeros are.
+    pub fn zero_columns(&mut self, name: &str, columns: Vec<Range<u64>>) {
+        if let Some(tensor) = self.gguf.tensor_index(name) {
+            self.zeros.insert(tensor, columns);
         }
     }
 
@@ -101,6 +110,7 @@ impl<'a> Shapes<'a> {
                     tensor,
                     rows,
                     columns,
+                    zeros: self.zeros.get(&tensor).cloned().unwrap_or_default(),
                 },
             ));
         }

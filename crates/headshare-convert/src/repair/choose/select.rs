@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::survey::{Survey, Unit};
 use crate::model::{Part, UnitId};
-use crate::plan::{Choice, ChosenBy, Drop, Edit, Expected, Plan, Share};
+use crate::plan::{Choice, ChosenBy, Edit, Expected, Plan, Removed, Share};
 
 /// What may become of units.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +76,7 @@ impl Chosen {
             })
         };
         let drop = |(unit, cost): (&UnitId, &f64)| {
-            Edit::Drop(Drop {
+            Edit::Drop(Removed {
                 layer: unit.layer,
                 unit: unit.unit,
                 score: Some(-cost),
