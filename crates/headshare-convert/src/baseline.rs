@@ -225,11 +225,14 @@ impl Ranking {
     }
 }
 
+/// The numbers of a tensor, which is known by its index and its description.
+type NumbersOf<'a> = &'a mut dyn FnMut(usize, &TensorInfo) -> Result<Vec<f32>, BaselineError>;
+
 /// Adds up `measure` of the `numbers` of each tensor, by unit.
 fn weigh(
     source: &ModelFile,
     map: &AttentionMap,
-    numbers: &mut dyn FnMut(usize, &TensorInfo) -> Result<Vec<f32>, BaselineError>,
+    numbers: NumbersOf<'_>,
     measure: fn(f64) -> f64,
 ) -> Result<BTreeMap<UnitId, Weight>, BaselineError> {
     let sum = |values: &[f32]| values.iter().map(|&v| measure(f64::from(v))).sum::<f64>();

@@ -150,8 +150,7 @@ fn improve(all: &[Alternatives], budget: u64, chosen: &mut Chosen) {
             }
         }
         // For each gain that does not fit, the cheapest of another that makes room.
-        smaller.sort_by(|a, b| b.0.cmp(&a.0));
-        dearer.sort_by(|a, b| b.0.cmp(&a.0));
+        smaller.sort_by_key(|s| std::cmp::Reverse(s.0));
         for &(takes, gain, tensor, to) in &dearer {
             let makes_room = smaller.iter().take_while(|s| s.0 + room >= takes);
             let cheapest = makes_room

@@ -43,11 +43,14 @@ fn point(at: usize, row: &Row) -> Option<FunctionPoint> {
     })
 }
 
+/// Reads a value and how it is written from a row.
+type Of<'a> = Box<dyn Fn(&Row) -> Option<(f64, String)> + 'a>;
+
 /// What a table of curves has in its cells.
 struct Measure<'a> {
     name: String,
     /// The number of a row, and how it is written.
-    of: Box<dyn Fn(&Row) -> Option<(f64, String)> + 'a>,
+    of: Of<'a>,
     /// Whether small numbers are good.
     falls: bool,
 }
