@@ -1,6 +1,5 @@
 //! What `eval choice` prints.
 
-
 use super::{data, eval, json};
 use crate::support::{PROGRAM, SMOLLM2, archive, needs, smollm2, text, written};
 
