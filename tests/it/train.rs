@@ -420,7 +420,8 @@ fn curves_of_a_run_that_was_broken_off_are_whole_with_a_log() {
 
     // Without it, what there is, and that this is not all.
     let state = at("state-2");
-    let resumed = ["--checkpoint", state.to_str().unwrap(), "--resume"];
+    let state = state.to_str().unwrap();
+    let resumed = ["--checkpoint", state, "--resume", "--force"];
     let run = || {
         let mut run = program();
         let out = run

@@ -130,8 +130,11 @@ impl Store {
     /// damaged cell is none.
     pub fn get<T: DeserializeOwned>(&self, name: &str, key: &Key) -> Option<T> {
         let text = std::fs::read(self.cell(name, key)).ok()?;
-        let stored: Stored<T> = serde_json::from_slice(&text).ok()?;
-        (stored.key == *key).then_some(stored.value)
+        // By way of a `Value`: types that are flattened cannot read the numbers that
+        // serde_json keeps as text because a crate of the workspace has it do so.
+        let stored: Stored<Value> = serde_json::from_slice(&text).ok()?;
+        let value = (stored.key == *key).then_some(stored.value)?;
+        serde_json::from_value(value).ok()
     }
 
     /// Whether there is the cell `name` whose key is `key`, whatever it holds.
@@ -244,6 +247,28 @@ mod tests {
         assert_eq!(store.get("shared-0.1.perplexity", &key), Some(1.25));
         std::fs::write(store.cell("shared-0.1.perplexity", &key), "{\"key\":").unwrap();
         assert_eq!(store.get::<f64>("shared-0.1.perplexity", &key), None);
+    }
+
+    #[test]
+    fn scores_of_subjects_come_back_as_they_were() {
+        use crate::eval::choice::summary::{Accuracy, SubjectSummary};
+
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("report")).unwrap();
+        let key = Key::of(&json!({"task": "a"})).unwrap();
+        let subject = SubjectSummary {
+            subject: "anatomy".to_owned(),
+            shots: None,
+            accuracy: Accuracy {
+                accuracy: 1.0 / 3.0,
+                accuracy_norm: 0.1 + 0.2,
+                stderr: Some(1e-17),
+                stderr_norm: None,
+                n: 3,
+            },
+        };
+        store.put("source.task", &key, &[], &subject).unwrap();
+        assert_eq!(store.get("source.task", &key), Some(subject));
     }
 
     #[test]
