@@ -152,14 +152,52 @@ fn silence_blocks(info: &TensorInfo, old: &[u8], silent: &[bool]) -> Result<Vec<
     });
     let even = Mat::identity(width, width);
     let encode = || requantize(&wanted, &even, &Coder::of(id)?, old, Par::Seq);
-    match encode() {
-        Ok(new) => Ok(new.bytes),
-        Err(QuantizeError::Ggml(error)) => Err(error),
+    let ours = match encode() {
+        Ok(new) => new.bytes,
+        Err(QuantizeError::Ggml(error)) => return Err(error),
         // Blocks are whole, and ones on a diagonal can be inverted.
         Err(QuantizeError::Shape { .. } | QuantizeError::Singular) => {
-            Err(QuantError::NotQuantizable(info.ggml_type.name()))
+            return Err(QuantError::NotQuantizable(info.ggml_type.name()));
+        }
+    };
+    for row in values.chunks_exact_mut(width) {
+        for (value, _) in row.iter_mut().zip(silent).filter(|(_, silent)| **silent) {
+            *value = 0.0;
         }
     }
+    let even = vec![1.0; width];
+    let even = quants::needs_importance(id).then_some(&even[..]);
+    let ggmls = quants::quantize_rows(id, &values, width, even)?;
+    better(info, &values, ours, &ggmls)
+}
+
+/// Of each block the one of two encodings that is closer to `wanted`.
+fn better(
+    info: &TensorInfo,
+    wanted: &[f32],
+    mut ours: Vec<u8>,
+    others: &[u8],
+) -> Result<Vec<u8>, QuantError> {
+    let (elems, bytes) = (
+        info.ggml_type.block_elems() as usize,
+        info.ggml_type.block_bytes() as usize,
+    );
+    let mut got = vec![0f32; elems];
+    let mut off = |block: &[u8], wanted: &[f32]| {
+        quants::dequantize_row(info.ggml_type.id(), block, &mut got)?;
+        let squares = got
+            .iter()
+            .zip(wanted)
+            .map(|(a, b)| f64::from(a - b).powi(2));
+        Ok::<f64, QuantError>(squares.sum())
+    };
+    let blocks = ours.chunks_exact_mut(bytes).zip(others.chunks_exact(bytes));
+    for ((ours, other), wanted) in blocks.zip(wanted.chunks_exact(elems)) {
+        if off(other, wanted)? < off(ours, wanted)? {
+            ours.copy_from_slice(other);
+        }
+    }
+    Ok(ours)
 }
 
 #[cfg(test)]
