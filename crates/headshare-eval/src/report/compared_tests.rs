@@ -151,10 +151,7 @@ fn the_picture_has_a_line_for_each_match_function() {
     assert!(self::svg(&both).contains("match v, repaired\n"));
     // Also beside all other files, one colour for each.
     let all = self::svg(&super::picture::picture(&compared(true)));
-    assert!(
-        all.contains("shared match separate (points: ratio)"),
-        "{all}"
-    );
+    assert!(all.contains("shared match separate"), "{all}");
     let nothing = super::tests::report(report.rows[..1].to_vec());
     assert!(functions::picture(&nothing).is_none());
 }

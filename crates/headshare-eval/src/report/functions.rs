@@ -43,50 +43,53 @@ fn point(at: usize, row: &Row) -> Option<FunctionPoint> {
     })
 }
 
-/// Reads a value and how it is written from a row.
-type Of<'a> = Box<dyn Fn(&Row) -> Option<(f64, String)> + 'a>;
-
 /// What a table of curves has in its cells.
-struct Measure<'a> {
-    name: String,
-    /// The number of a row, and how it is written.
-    of: Of<'a>,
-    /// Whether small numbers are good.
-    falls: bool,
+enum Measure {
+    Perplexity,
+    /// The accuracy in the task at this place.
+    Task(usize),
+}
+
+impl Measure {
+    /// A row's number, and how it is written.
+    fn of(&self, row: &Row) -> Option<(f64, String)> {
+        match self {
+            Self::Perplexity => {
+                let quality = &row.quality;
+                let text = format!("{:.3} ± {:.3}", quality.perplexity, quality.stderr);
+                Some((quality.perplexity, text))
+            }
+            Self::Task(i) => {
+                let task = row.tasks.get(*i)?;
+                let text = accuracy(task.accuracy_norm, task.stderr_norm);
+                Some((task.accuracy_norm, text))
+            }
+        }
+    }
+
+    /// What the number has to be multiplied by, so that less is better.
+    fn sign(&self) -> f64 {
+        match self {
+            Self::Perplexity => 1.0,
+            Self::Task(_) => -1.0,
+        }
+    }
 }
 
 /// A table of ratios for perplexity, and one for each task: the best number at
 /// each ratio is bold.
 pub(super) fn tables(report: &Report) -> String {
-    let perplexity = |row: &Row| {
-        let quality = &row.quality;
-        let text = format!("{:.3} ± {:.3}", quality.perplexity, quality.stderr);
-        Some((quality.perplexity, text))
-    };
-    let mut measures = vec![Measure {
-        name: "perplexity".to_owned(),
-        of: Box::new(perplexity),
-        falls: true,
-    }];
     let tasks = report.rows.first().map_or(&[][..], |row| &row.tasks);
+    let mut tables = vec![table(report, "perplexity", &Measure::Perplexity)];
     for (i, task) in tasks.iter().enumerate() {
-        measures.push(Measure {
-            name: task.task.clone(),
-            of: Box::new(move |row| {
-                let task = row.tasks.get(i)?;
-                let text = accuracy(task.accuracy_norm, task.stderr_norm);
-                Some((task.accuracy_norm, text))
-            }),
-            falls: false,
-        });
+        tables.push(table(report, &task.task, &Measure::Task(i)));
     }
-    let tables: Vec<String> = measures.iter().map(|of| table(report, of)).collect();
     tables.join("\n")
 }
 
-fn table(report: &Report, measure: &Measure<'_>) -> String {
+fn table(report: &Report, name: &str, measure: &Measure) -> String {
     let ratios = &report.settings.ratios;
-    let mut head = vec![format!("{} at ratio", escaped(&measure.name))];
+    let mut head = vec![format!("{} at ratio", escaped(name))];
     head.extend(ratios.iter().map(f64::to_string));
     let mut rules = vec!["---".to_owned()];
     rules.extend(ratios.iter().map(|_| "---:".to_owned()));
@@ -94,12 +97,12 @@ fn table(report: &Report, measure: &Measure<'_>) -> String {
         .map(|curve| {
             let at = |ratio: &f64| {
                 let point = curve.points.iter().find(|point| point.ratio == *ratio)?;
-                (measure.of)(report.rows.get(point.row)?)
+                measure.of(report.rows.get(point.row)?)
             };
             ratios.iter().map(at).collect()
         })
         .collect();
-    let sign = if measure.falls { 1.0 } else { -1.0 };
+    let sign = measure.sign();
     let best = |column: usize| {
         let numbers = found.iter().filter_map(|row| row[column].as_ref());
         let numbers = numbers.map(|(number, _)| sign * number);
@@ -107,13 +110,13 @@ fn table(report: &Report, measure: &Measure<'_>) -> String {
     };
     let best: Vec<f64> = (0..ratios.len()).map(best).collect();
     let mut lines = vec![line(&head), line(&rules)];
-    if let Some((_, text)) = report.rows.first().and_then(&measure.of) {
+    if let Some((_, text)) = report.rows.first().and_then(|row| measure.of(row)) {
         let mut cells = vec!["source".to_owned()];
         cells.extend(ratios.iter().map(|_| text.clone()));
         lines.push(line(&cells));
     }
     for (curve, found) in report.functions.iter().zip(&found) {
-        let mut cells = vec![name(curve)];
+        let mut cells = vec![curve_name(curve)];
         cells.extend(found.iter().zip(&best).map(|(cell, best)| match cell {
             Some((number, text)) if sign * number == *best => format!("**{text}**"),
             Some((_, text)) => text.clone(),
@@ -125,7 +128,7 @@ fn table(report: &Report, measure: &Measure<'_>) -> String {
 }
 
 /// What a curve is called.
-fn name(curve: &FunctionCurve) -> String {
+fn curve_name(curve: &FunctionCurve) -> String {
     match curve.series {
         Series::Shared => curve.function.to_string(),
         other => format!("{}, {other}", curve.function),
@@ -155,7 +158,7 @@ pub fn picture(report: &Report) -> Option<Scene> {
                 points.insert(0, point(0.0, source.quality.perplexity));
             }
             LineSeries {
-                name: format!("match {}", name(curve)),
+                name: format!("match {}", curve_name(curve)),
                 points,
                 colour: i,
                 marks: Marks::Dots,

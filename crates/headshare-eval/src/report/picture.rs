@@ -18,19 +18,26 @@ pub fn picture(report: &Report) -> Scene {
         at: (row.made.file_bytes as f64 / 1e6, row.quality.perplexity),
         label,
     };
+    // Where match functions are compared, each has one colour, and there is no room to
+    // say at each point which ratio it is.
+    let compares = report.compares();
     let mut functions = Vec::new();
     for of in &report.series {
         if !functions.contains(&of.function) {
             functions.push(of.function);
         }
     }
+    let label = |row: &Row| match row.ratio {
+        Some(ratio) if !compares => ratio.to_string(),
+        _ => String::new(),
+    };
     let mut series = Vec::new();
     for (i, of) in report.series.iter().enumerate() {
         let mut points: Vec<Point> = report
             .rows
             .iter()
             .filter(|row| of.has(row))
-            .map(|row| point(row, row.ratio.map(|r| r.to_string()).unwrap_or_default()))
+            .map(|row| point(row, label(row)))
             .collect();
         // Where nothing is shared the file is the source, differently laid out.
         if !report
@@ -40,19 +47,17 @@ pub fn picture(report: &Report) -> Scene {
         {
             points.insert(0, point(source, String::new()));
         }
-        // Where match functions are compared, each has one colour.
-        let compares = report.compares();
-        let repaired = compares && of.name != Series::Shared;
+        let function = functions.iter().position(|f| *f == of.function);
         series.push(LineSeries {
-            name: format!("{} (points: ratio)", of.title),
-            points,
-            colour: match functions.iter().position(|f| *f == of.function) {
-                Some(function) if compares => function,
-                _ => i,
+            name: match compares {
+                true => of.title.clone(),
+                false => format!("{} (points: ratio)", of.title),
             },
-            marks: match repaired {
-                true => Marks::Circles,
-                false => Marks::Dots,
+            points,
+            colour: function.filter(|_| compares).unwrap_or(i),
+            marks: match of.name {
+                Series::Repaired if compares => Marks::Circles,
+                _ => Marks::Dots,
             },
         });
     }
@@ -73,7 +78,10 @@ pub fn picture(report: &Report) -> Scene {
             name: "plain: part of the body stored one type lower (points: share of the body)"
                 .into(),
             points,
-            colour: report.series.len(),
+            colour: match compares {
+                true => functions.len(),
+                false => report.series.len(),
+            },
             marks: Marks::Circles,
         });
     }

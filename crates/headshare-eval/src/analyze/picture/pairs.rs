@@ -41,8 +41,8 @@ const COLOURS: [Colour; 2] = [Colour::DATA, Colour::ACCENT];
 /// Panels side by side; others go below.
 const ACROSS: usize = 3;
 const PANEL: u32 = 300;
-/// Space between two panels.
-const BETWEEN: u32 = 32;
+/// Space between two panels, also for the numbers below their edges.
+const BETWEEN: u32 = 56;
 /// Space for a name with its two bars.
 const ROW: u32 = 24;
 /// Thickness of a bar.
