@@ -7,14 +7,12 @@ use headshare_convert::fit::{FitError, Movable, Point, moves, probe, select};
 use headshare_convert::input::ModelFile;
 use headshare_convert::quantize::takes;
 use headshare_convert::quantize::types::Wanted;
-use headshare_files::AtomicFile;
 use headshare_format::GgmlType;
 use serde::{Deserialize, Serialize};
 
-use super::calibrate::{self, Calibration};
+use super::calibrate::Calibration;
 use super::quantize::{Quantization, With};
-use super::{Change, Convert, Converted};
-use crate::{Error, Quiet, Ui};
+use crate::{Error, Ui};
 
 /// Attempts to come below a size whose header depends on what is chosen.
 const ATTEMPTS: usize = 8;
@@ -59,47 +57,40 @@ pub struct Retyped {
 }
 
 impl Budget {
-    /// Converts as `work` says, which changes nothing else.
-    pub(super) fn convert(&self, work: &Convert, ui: &dyn Ui) -> Result<Converted, Error> {
-        if work.change != Change::Lossless || work.repair.is_some() || work.quantize.is_some() {
-            return Err(Error::usage(
-                "what fits into so many bytes is chosen by itself: no other change goes with it",
-            ));
-        }
-        let source = ModelFile::open_plain(&work.source)?;
-        let mut inputs = vec![source.file.id()];
-        inputs.extend(calibrate::id(&self.calibration.text)?);
-        if !work.dry_run {
-            AtomicFile::check(&work.output, work.force, &inputs)?;
-        }
+    /// What `source` is quantized to, and what was chosen. `size_of` is the size of what
+    /// comes out of a quantization.
+    pub(super) fn choose(
+        &self,
+        source: &ModelFile,
+        size_of: &dyn Fn(&Quantization) -> Result<u64, Error>,
+        ui: &dyn Ui,
+    ) -> Result<(Quantization, MadeToFit), Error> {
         if source.len() <= self.bytes {
             return Err(self.about(
-                &source,
+                source,
                 FitError::FitsAlready {
                     has: source.len(),
                     wanted: self.bytes,
                 },
             ));
         }
-        let of_source = |error| self.about(&source, error);
+        let of_source = |error| self.about(source, error);
         let types = moves::types(self.types.as_deref()).map_err(Error::from)?;
-        let movable = moves::movable(&source, &types).map_err(of_source)?;
+        let movable = moves::movable(source, &types).map_err(of_source)?;
         let rest = source.len() - movable.iter().map(|m| m.bytes).sum::<u64>();
         let smallest = rest + movable.iter().map(smallest).sum::<u64>();
         let too_small = |smallest| {
             let wanted = self.bytes;
-            self.about(&source, FitError::TooSmall { wanted, smallest })
+            self.about(source, FitError::TooSmall { wanted, smallest })
         };
         if smallest > self.bytes {
             return Err(too_small(smallest));
         }
-        let ready = self
-            .calibration
-            .prepare(&source, takes(&source), true, ui)?;
+        let ready = self.calibration.prepare(source, takes(source), true, ui)?;
         let bar = ui.bar("probing", 1000, crate::Unit::Parts);
         let part = self.bytes as f64 / source.len() as f64;
         let with = (&ready.windows, &ready.options);
-        let probes = probe::measure(&source, &movable, part, with, &|done| bar.part(done))
+        let probes = probe::measure(source, &movable, part, with, &|done| bar.part(done))
             .map_err(of_source)?;
         drop(bar);
         drop(ready);
@@ -118,22 +109,14 @@ impl Budget {
                 return Err(too_small(smallest + header));
             };
             let to = types_of(&movable, &chosen.which);
-            let made = self.made(work, &source, &to);
-            let dry = Convert {
-                dry_run: true,
-                ..made.clone()
-            };
-            let dry = dry.run(&Quiet)?;
-            if let Some(over) = dry.output.bytes.checked_sub(self.bytes).filter(|n| *n > 0) {
-                header += over;
+            let quantization = self.quantization(source, &to);
+            let size = size_of(&quantization)?;
+            if size > self.bytes {
+                header += size - self.bytes;
                 continue;
             }
-            let mut done = match work.dry_run {
-                true => dry,
-                false => made.run(ui)?,
-            };
             let frontier = select::frontier(&all).into_iter();
-            done.fit = Some(MadeToFit {
+            let fit = MadeToFit {
                 wanted: self.bytes,
                 predicted: chosen.cost,
                 tensors: movable.len(),
@@ -144,32 +127,28 @@ impl Budget {
                         ..point
                     })
                     .collect(),
-            });
-            return Ok(done);
+            };
+            return Ok((quantization, fit));
         }
         Err(too_small(smallest + header))
     }
 
-    /// The conversion that gives tensors their types, those of `to` by name.
-    fn made(&self, work: &Convert, source: &ModelFile, to: &BTreeMap<&str, GgmlType>) -> Convert {
+    /// What gives tensors their types, those of `to` by name.
+    fn quantization(&self, source: &ModelFile, to: &BTreeMap<&str, GgmlType>) -> Quantization {
         let tensors = source.gguf.tensors().iter();
         let matrices = tensors.filter(|info| info.dims.len() > 1).map(|info| {
             let name = info.name.as_str();
             let to = to.get(name).copied().unwrap_or(info.ggml_type);
             (name, to, info.row_elems() * info.rows())
         });
-        Convert {
-            fit: None,
-            quantize: Some(Quantization {
-                wanted: Wanted::exactly(matrices),
-                with: With::Calibration {
-                    calibration: self.calibration.clone(),
-                    settings: None,
-                    save_imatrix: None,
-                },
-                allow_requantize: true,
-            }),
-            ..work.clone()
+        Quantization {
+            wanted: Wanted::exactly(matrices),
+            with: With::Calibration {
+                calibration: self.calibration.clone(),
+                settings: None,
+                save_imatrix: None,
+            },
+            allow_requantize: true,
         }
     }
 

@@ -32,7 +32,7 @@ pub use quantize::{FellBack, Quantization, Quantized, With};
 
 use crate::error::Context as _;
 use crate::plan::{DuplicateCount, Sizes, match_units};
-use crate::{Error, Ui, Unit};
+use crate::{Error, Quiet, Ui, Unit};
 
 /// Writes a smaller file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -182,7 +182,7 @@ impl Convert {
             ))
         })?;
         if let Some(budget) = &self.fit {
-            return budget.convert(self, ui);
+            return self.made_to_fit(budget, ui);
         }
         if self.keep_duplicates && self.change == Change::Lossless && self.quantize.is_none() {
             return Err(Error::usage(
@@ -243,6 +243,35 @@ impl Convert {
                 -prepared.saved.file_bytes, self.page_size
             ));
         }
+        Ok(done)
+    }
+
+    /// Chooses types for so many bytes, and does it.
+    fn made_to_fit(&self, budget: &Budget, ui: &dyn Ui) -> Result<Converted, Error> {
+        if self.change != Change::Lossless || self.repair.is_some() || self.quantize.is_some() {
+            return Err(Error::usage(
+                "what fits into so many bytes is chosen by itself: no other change goes with it",
+            ));
+        }
+        let source = ModelFile::open_plain(&self.source)?;
+        let mut inputs = vec![source.file.id()];
+        inputs.extend(calibrate::id(&budget.calibration.text)?);
+        if !self.dry_run {
+            AtomicFile::check(&self.output, self.force, &inputs)?;
+        }
+        let of = |quantization: &Quantization, dry_run| Self {
+            fit: None,
+            quantize: Some(quantization.clone()),
+            dry_run,
+            ..self.clone()
+        };
+        let size_of = |quantization: &Quantization| -> Result<u64, Error> {
+            Ok(of(quantization, true).run(&Quiet)?.output.bytes)
+        };
+        let (quantization, fit) = budget.choose(&source, &size_of, ui)?;
+        drop(source);
+        let mut done = of(&quantization, self.dry_run).run(ui)?;
+        done.fit = Some(fit);
         Ok(done)
     }
 
