@@ -171,6 +171,7 @@ mod tests {
         );
         assert_eq!(lines[1][1].0, lines[0][9].0);
         assert!(svg.contains("3.5000 after step 10\n"), "{svg}");
+        assert!(svg.contains("\nlowest\n"), "{svg}");
         assert!(
             svg.contains("20 steps\n") && !svg.contains("distance"),
             "{svg}"

@@ -179,6 +179,9 @@ impl Labels {
     /// Where `label` can stand beside the point `at`, preferably `below` it,
     /// without covering another: none if there is no room.
     fn place(&mut self, at: (i32, i32), label: &str, below: bool) -> Option<(i32, i32)> {
+        if label.is_empty() {
+            return None;
+        }
         let width = label.chars().count() as i32 * TICK as i32 * 2 / 3;
         let (above, under) = (at.1 - 13, at.1 + 15);
         let rows = if below {
@@ -291,6 +294,9 @@ mod tests {
         assert_eq!(distinct.len(), 4);
         assert_eq!(places[4], None);
         assert!(labels.place((300, 100), "30%", false).is_some());
+        // What says nothing takes no room.
+        assert_eq!(labels.place((500, 100), "", false), None);
+        assert_eq!(labels.place((495, 100), "30%", false), Some((504, 87)));
         // At the edges they go to the other side.
         let (right, left) = (
             labels.place((890, 50), "30%", true),
