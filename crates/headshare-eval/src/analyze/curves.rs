@@ -44,9 +44,11 @@ pub fn picture(title: &str, steps: &[Step], gamma: f64) -> Option<Scene> {
         let height = |i: &usize| held_out[*i].at.1;
         height(a).total_cmp(&height(b))
     });
-    if let Some(point) = lowest.map(|i| &mut held_out[i]) {
-        point.label = format!("{:.4} after step {}", point.at.1, point.at.0);
-    }
+    let lowest = lowest.map(|i| {
+        held_out[i].label = "lowest".to_owned();
+        let (step, loss) = held_out[i].at;
+        format!("loss on what is held out, at its lowest {loss:.4} after step {step}")
+    });
     let mut series = vec![LineSeries {
         name: match pulled {
             true => "loss of each step, without the distance of pairs".to_owned(),
@@ -56,9 +58,9 @@ pub fn picture(title: &str, steps: &[Step], gamma: f64) -> Option<Scene> {
         colour: 0,
         marks: Marks::None,
     }];
-    if !held_out.is_empty() {
+    if let Some(name) = lowest {
         series.push(LineSeries {
-            name: "loss on what is held out (its lowest is told)".to_owned(),
+            name,
             points: held_out,
             colour: 1,
             marks: Marks::Circles,
@@ -169,6 +171,7 @@ mod tests {
         );
         assert_eq!(lines[1][1].0, lines[0][9].0);
         assert!(svg.contains("3.5000 after step 10\n"), "{svg}");
+        assert!(svg.contains("\nlowest\n"), "{svg}");
         assert!(
             svg.contains("20 steps\n") && !svg.contains("distance"),
             "{svg}"

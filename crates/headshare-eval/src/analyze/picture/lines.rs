@@ -124,7 +124,7 @@ impl LinePlot {
             let at = (frame.left, at.1 as i32 + 12);
             scene.text(at, heading, LABEL, Colour::INK, Align::Start);
         }
-        let mut labels = Labels::default();
+        let mut labels = Labels::within(frame.left, frame.right());
         for (i, series) in self.series.iter().enumerate() {
             let colour = Colour::SERIES[series.colour % Colour::SERIES.len()];
             let points: Vec<((i32, i32), &str)> = series
@@ -160,16 +160,28 @@ impl LinePlot {
 }
 
 /// The texts beside points that have been placed.
-#[derive(Default)]
 struct Labels {
+    /// The edges of the plot.
+    edges: (i32, i32),
     /// Left, top, right and bottom of each.
     taken: Vec<(i32, i32, i32, i32)>,
 }
 
 impl Labels {
+    /// None yet, in a plot with these edges on its left and right.
+    fn within(left: i32, right: i32) -> Self {
+        Self {
+            edges: (left, right),
+            taken: Vec::new(),
+        }
+    }
+
     /// Where `label` can stand beside the point `at`, preferably `below` it,
     /// without covering another: none if there is no room.
     fn place(&mut self, at: (i32, i32), label: &str, below: bool) -> Option<(i32, i32)> {
+        if label.is_empty() {
+            return None;
+        }
         let width = label.chars().count() as i32 * TICK as i32 * 2 / 3;
         let (above, under) = (at.1 - 13, at.1 + 15);
         let rows = if below {
@@ -182,9 +194,11 @@ impl Labels {
         right.into_iter().chain(left).find(|&(x, y)| {
             let half = TICK as i32 / 2;
             let area = (x, y - half, x + width, y + half);
-            let free = self.taken.iter().all(|other| {
-                area.2 <= other.0 || other.2 <= area.0 || area.3 <= other.1 || other.3 <= area.1
-            });
+            let is_within = self.edges.0 <= area.0 && area.2 <= self.edges.1;
+            let free = is_within
+                && self.taken.iter().all(|other| {
+                    area.2 <= other.0 || other.2 <= area.0 || area.3 <= other.1 || other.3 <= area.1
+                });
             if free {
                 self.taken.push(area);
             }
@@ -271,7 +285,7 @@ mod tests {
 
     #[test]
     fn labels_do_not_cover_each_other() {
-        let mut labels = Labels::default();
+        let mut labels = Labels::within(0, 900);
         let places: Vec<_> = (0..5)
             .map(|i| labels.place((100 + i, 100), "30%", i % 2 == 1))
             .collect();
@@ -280,6 +294,15 @@ mod tests {
         assert_eq!(distinct.len(), 4);
         assert_eq!(places[4], None);
         assert!(labels.place((300, 100), "30%", false).is_some());
+        // What says nothing takes no room.
+        assert_eq!(labels.place((500, 100), "", false), None);
+        assert_eq!(labels.place((495, 100), "30%", false), Some((504, 87)));
+        // At the edges they go to the other side.
+        let (right, left) = (
+            labels.place((890, 50), "30%", true),
+            labels.place((5, 50), "30%", true),
+        );
+        assert!(right.unwrap().0 < 890 && left.unwrap().0 > 5);
     }
 
     #[test]
