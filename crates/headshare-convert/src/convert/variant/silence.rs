@@ -151,7 +151,13 @@ fn silence_blocks(info: &TensorInfo, old: &[u8], silent: &[bool]) -> Result<Vec<
         false => f64::from(values[row * width + i]),
     });
     let even = Mat::identity(width, width);
-    let encode = || requantize(&wanted, &even, &Coder::of(id)?, old, Par::Seq);
+    let encode = || {
+        let coder = Coder::of(id)?;
+        // Where there is a zero on the grid, this is the best already.
+        let silenced = coder.silence(old, silent);
+        let from = silenced.as_deref().unwrap_or(old);
+        requantize(&wanted, &even, &coder, from, Par::Seq)
+    };
     match encode() {
         Ok(new) => Ok(new.bytes),
         Err(QuantizeError::Ggml(error)) => Err(error),
@@ -198,7 +204,7 @@ mod tests {
 
     #[test]
     fn in_every_type_silent_columns_are_zero_and_the_others_stay() {
-        let (width, n) = (512, 16);
+        let (width, n) = (512, 4);
         let mut types = 0;
         for ggml_type in GgmlType::all() {
             let id = ggml_type.id();
@@ -247,7 +253,8 @@ mod tests {
             let theirs = errors(&old, &values(id, &theirs, width * n), &silent);
             println!("{name}: ours {ours:?}, ggml's {theirs:?}");
             assert!(ours[0] + ours[1] <= theirs[0] + theirs[1] + 1e-12, "{name}");
-            if stated.block_elems == 1 {
+            let exact = ["q4_0", "q5_0", "q8_0", "q3_K", "q6_K", "mxfp4", "q2_0"];
+            if stated.block_elems == 1 || exact.contains(&name) {
                 assert_eq!(ours, [0.0; 2], "{name}");
             }
             assert_eq!(
