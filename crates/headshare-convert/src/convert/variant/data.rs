@@ -7,7 +7,7 @@ use headshare_format::TensorInfo;
 use headshare_runtime::quants::{self, QuantError};
 use rayon::prelude::*;
 
-use super::silence::{cuts_blocks, zero_columns};
+use super::zeros::{cuts_blocks, zero_columns};
 use crate::input::ModelFile;
 
 /// Elements that a thread encodes at a time.

@@ -15,6 +15,7 @@ mod narrow;
 mod shapes;
 mod silence;
 mod store;
+mod zeros;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +30,6 @@ pub use data::{Origin, cut_columns, spread_columns};
 pub use error::ShapeError;
 pub use heads::{Heads, Limits};
 pub use keys::MADE_BY;
-pub use silence::zero_columns;
 pub use store::{Types, is_left_alone};
 
 use super::digest::{CHUNK, for_chunks};
