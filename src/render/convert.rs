@@ -60,21 +60,15 @@ fn render_variant(done: &Converted, plan: &Plan) -> String {
     };
     say(plan.narrows().count(), "feed-forward layers are narrower");
     say(plan.stores().count(), "tensors are stored at another type");
-    let units = (
-        plan.shares().count(),
-        plan.drops().count(),
-        plan.silences().count(),
-    );
-    if let Some(all) = plan.choice.units.filter(|_| units != (0, 0, 0)) {
-        let (shared, gone, silent) = units;
-        let silent = match silent {
-            0 => String::new(),
-            n => format!(", {n} do nothing any more"),
-        };
-        doings.insert(
-            0,
-            format!("of {all} units {gone} go and {shared} use another unit's weights{silent}"),
-        );
+    let units = [
+        (plan.drops().count(), "go"),
+        (plan.shares().count(), "use another unit's weights"),
+        (plan.silences().count(), "do nothing any more"),
+    ];
+    let units = units.into_iter().filter(|(n, _)| *n > 0);
+    let units: Vec<String> = units.map(|(n, what)| format!("{n} {what}")).collect();
+    if let Some(all) = plan.choice.units.filter(|_| !units.is_empty()) {
+        doings.insert(0, format!("of {all} units {}", units.join(" and ")));
     }
     let mut text = format!("{}: {}", done.source.path, doings.join(", "));
     // A mixture is nobody's choice of tensors.

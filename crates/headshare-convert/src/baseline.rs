@@ -225,14 +225,14 @@ impl Ranking {
     }
 }
 
-/// The numbers of a tensor, which is known by its index and its description.
-type NumbersOf<'a> = &'a mut dyn FnMut(usize, &TensorInfo) -> Result<Vec<f32>, BaselineError>;
+/// What a tensor, by its index, is measured by: numbers, row after row.
+type Numbers<'n> = dyn FnMut(usize, &TensorInfo) -> Result<Vec<f32>, BaselineError> + 'n;
 
 /// Adds up `measure` of the `numbers` of each tensor, by unit.
 fn weigh(
     source: &ModelFile,
     map: &AttentionMap,
-    numbers: NumbersOf<'_>,
+    numbers: &mut Numbers<'_>,
     measure: fn(f64) -> f64,
 ) -> Result<BTreeMap<UnitId, Weight>, BaselineError> {
     let sum = |values: &[f32]| values.iter().map(|&v| measure(f64::from(v))).sum::<f64>();

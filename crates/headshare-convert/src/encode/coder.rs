@@ -8,6 +8,7 @@ use super::affine::Affine;
 use super::block::{Block, Coded, EncodedMatrix};
 use super::descent::descend;
 use super::error::QuantizeError;
+use super::level_type::silence;
 use super::single_scale::SingleScale;
 use super::super_blocks::SuperBlocks;
 
@@ -71,6 +72,18 @@ impl Coder {
         match columns.is_multiple_of(block_elems) {
             true => columns / block_elems * block_bytes,
             false => 0,
+        }
+    }
+
+    /// Blocks in which weights that are `silent` (of each block the same) are as close to
+    /// zero as it goes without changing any other; `None` where the type's blocks are no
+    /// levels on grids.
+    pub fn silence(&self, blocks: &[u8], silent: &[bool]) -> Option<Vec<u8>> {
+        match &self.by {
+            By::Affine(of) => Some(silence(of, blocks, silent)),
+            By::Super(of) => Some(silence(of, blocks, silent)),
+            By::Single(of) => Some(silence(of, blocks, silent)),
+            By::Ggml => None,
         }
     }
 

@@ -141,7 +141,8 @@ pub(super) struct Grid<'l> {
 }
 
 impl Grid<'_> {
-    fn nearest(&self, w: f64) -> i8 {
+    /// The level whose value is closest to `w`.
+    pub fn nearest(&self, w: f64) -> i8 {
         let inverse = if self.scale == 0.0 {
             0.0
         } else {

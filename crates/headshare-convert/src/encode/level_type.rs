@@ -1,7 +1,7 @@
 //! What [`super::descent`] has to know of a type: its blocks are levels, and each part
 //! of a block has a scale and a base, so that a weight is scale x level + base.
 
-use super::feedback::Levels;
+use super::feedback::{Grid, Levels};
 
 /// A type of ggml whose blocks are like that.
 pub(super) trait LevelType: Sync {
@@ -37,4 +37,25 @@ pub(super) trait LevelType: Sync {
     fn base(&self, block: &Self::Block, part: usize) -> f64;
     /// The same for the base.
     fn with_base(&self, block: &Self::Block, part: usize, base: f64) -> Option<Self::Block>;
+}
+
+/// Blocks with the levels of `silent` weights as close to zero as their scales and bases
+/// allow; all else of them stays.
+pub(super) fn silence<T: LevelType>(of: &T, blocks: &[u8], silent: &[bool]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(blocks.len());
+    let levels = of.levels();
+    for bytes in blocks.chunks(of.block_bytes()) {
+        let mut block = of.unpack(bytes);
+        for i in (0..of.width()).filter(|&i| silent[i]) {
+            let (part, i) = (i / of.part(), i % of.part());
+            let grid = Grid {
+                levels: &levels,
+                scale: of.scale(&block, part),
+                base: of.base(&block, part),
+            };
+            *of.level_mut(&mut block, part, i) = grid.nearest(0.0);
+        }
+        of.pack(&block, &mut out);
+    }
+    out
 }

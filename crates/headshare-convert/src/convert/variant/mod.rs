@@ -31,7 +31,6 @@ pub use error::ShapeError;
 pub use heads::{Heads, Limits};
 pub use keys::MADE_BY;
 pub use store::{Types, is_left_alone};
-pub use zeros::zero_columns;
 
 use super::digest::{CHUNK, for_chunks};
 use super::error::ConvertError;

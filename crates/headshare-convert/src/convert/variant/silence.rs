@@ -1,5 +1,7 @@
 //! Units that stay where they are and add nothing: zeros in the place of their columns of
 //! `attn_output`.
+//!
+//! llama.cpp runs that in any architecture, where only some can do without the units.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -1,9 +1,9 @@
-//! Zeros in the place of some columns of a tensor.
+//! Zeros in the place of some columns of stored rows.
 //!
-//! A block of zero bytes stands for zeros in every type of ggml, so a block whose columns
-//! are all silent is just that, and the others stay as they are. A block that has columns
-//! of both kinds is encoded anew: the rest of it as closely, and the silent ones as close
-//! to zero, as its type allows.
+//! A block of zero bytes stands for zeros in every type of ggml, so a block whose columns are
+//! all silent is just that, and the others stay as they are. A block that has columns of
+//! both kinds is encoded anew: the rest of it as closely, and the silent ones as close to
+//! zero, as its type allows.
 
 use std::ops::Range;
 
@@ -24,7 +24,7 @@ pub(super) fn cuts_blocks(info: &TensorInfo, columns: &[Range<u64>]) -> bool {
 ///
 /// # Errors
 /// When blocks have to be encoded anew, and cannot be.
-pub fn zero_columns(
+pub(super) fn zero_columns(
     info: &TensorInfo,
     rows: &mut [u8],
     columns: &[Range<u64>],
@@ -78,53 +78,21 @@ fn silence_blocks(info: &TensorInfo, old: &[u8], silent: &[bool]) -> Result<Vec<
         false => f64::from(values[row * width + i]),
     });
     let even = Mat::identity(width, width);
-    let encode = || requantize(&wanted, &even, &Coder::of(id)?, old, Par::Seq);
-    let ours = match encode() {
-        Ok(new) => new.bytes,
-        Err(QuantizeError::Ggml(error)) => return Err(error),
+    let encode = || {
+        let coder = Coder::of(id)?;
+        // Where there is a zero on the grid, this is the best already.
+        let silenced = coder.silence(old, silent);
+        let from = silenced.as_deref().unwrap_or(old);
+        requantize(&wanted, &even, &coder, from, Par::Seq)
+    };
+    match encode() {
+        Ok(new) => Ok(new.bytes),
+        Err(QuantizeError::Ggml(error)) => Err(error),
         // Blocks are whole, and ones on a diagonal can be inverted.
         Err(QuantizeError::Shape { .. } | QuantizeError::Singular) => {
-            return Err(QuantError::NotQuantizable(info.ggml_type.name()));
-        }
-    };
-    for row in values.chunks_exact_mut(width) {
-        for (value, _) in row.iter_mut().zip(silent).filter(|(_, silent)| **silent) {
-            *value = 0.0;
+            Err(QuantError::NotQuantizable(info.ggml_type.name()))
         }
     }
-    let even = vec![1.0; width];
-    let even = quants::needs_importance(id).then_some(&even[..]);
-    let ggmls = quants::quantize_rows(id, &values, width, even)?;
-    better(info, &values, ours, &ggmls)
-}
-
-/// Of each block the one of two encodings that is closer to `wanted`.
-fn better(
-    info: &TensorInfo,
-    wanted: &[f32],
-    mut ours: Vec<u8>,
-    others: &[u8],
-) -> Result<Vec<u8>, QuantError> {
-    let (elems, bytes) = (
-        info.ggml_type.block_elems() as usize,
-        info.ggml_type.block_bytes() as usize,
-    );
-    let mut got = vec![0f32; elems];
-    let mut off = |block: &[u8], wanted: &[f32]| {
-        quants::dequantize_row(info.ggml_type.id(), block, &mut got)?;
-        let squares = got
-            .iter()
-            .zip(wanted)
-            .map(|(a, b)| f64::from(a - b).powi(2));
-        Ok::<f64, QuantError>(squares.sum())
-    };
-    let blocks = ours.chunks_exact_mut(bytes).zip(others.chunks_exact(bytes));
-    for ((ours, other), wanted) in blocks.zip(wanted.chunks_exact(elems)) {
-        if off(other, wanted)? < off(ours, wanted)? {
-            ours.copy_from_slice(other);
-        }
-    }
-    Ok(ours)
 }
 
 #[cfg(test)]
@@ -163,7 +131,7 @@ mod tests {
 
     #[test]
     fn in_every_type_silent_columns_are_zero_and_the_others_stay() {
-        let (width, n) = (512, 16);
+        let (width, n) = (512, 4);
         let mut types = 0;
         for ggml_type in GgmlType::all() {
             let id = ggml_type.id();
@@ -189,7 +157,8 @@ mod tests {
             // Whole blocks: the others' bytes stay.
             let name = ggml_type.name();
             let mut new = rows.clone();
-            zero_columns(&info, &mut new, std::slice::from_ref(&(0..256))).unwrap();
+            let first = std::slice::from_ref(&(0..256));
+            zero_columns(&info, &mut new, first).unwrap();
             let half = new.len() / n / 2;
             for (new, old) in new.chunks(2 * half).zip(rows.chunks(2 * half)) {
                 assert_eq!(new[half..], old[half..], "{name}");
@@ -212,7 +181,8 @@ mod tests {
             let theirs = errors(&old, &values(id, &theirs, width * n), &silent);
             println!("{name}: ours {ours:?}, ggml's {theirs:?}");
             assert!(ours[0] + ours[1] <= theirs[0] + theirs[1] + 1e-12, "{name}");
-            if stated.block_elems == 1 {
+            let exact = ["q4_0", "q5_0", "q8_0", "q3_K", "q6_K", "mxfp4", "q2_0"];
+            if stated.block_elems == 1 || exact.contains(&name) {
                 assert_eq!(ours, [0.0; 2], "{name}");
             }
             assert_eq!(
