@@ -174,22 +174,21 @@ fn improve(all: &[Alternatives], budget: u64, chosen: &mut Chosen) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::oracle::Numbers;
 
     /// Alternatives that are no pattern: fewer bytes, mostly at more cost.
     fn random(seed: u64, tensors: usize) -> Vec<Alternatives> {
-        let mut state = seed;
-        let mut next = move || {
-            state = state
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
-            state >> 33
+        let mut numbers = Numbers::new(seed);
+        let mut below = |most: u64| {
+            let number = f64::midpoint(numbers.take(1)[0], 1.0);
+            (number * most as f64) as u64
         };
         let mut of = || {
-            let size = 1000 + next() % 5000;
+            let size = 1000 + below(5000);
             let mut all = vec![(size, 0.0)];
             for part in 1..4 {
-                let bytes = size - size * part / 5 - next() % 100;
-                all.push((bytes, (next() % 1000) as f64 * (part * part) as f64));
+                let bytes = size - size * part / 5 - below(100);
+                all.push((bytes, (below(1000) * part * part) as f64));
             }
             all
         };

@@ -8,7 +8,7 @@ mod quantile;
 mod summary;
 
 #[cfg(test)]
-mod oracle;
+pub(crate) mod oracle;
 
 pub use estimate::{Estimate, Pairs, Sums, share};
 pub use logits::{Comparison, Prediction, Reference, compare, predict};

@@ -14,6 +14,7 @@ use headshare_convert::convert::variant::Variant;
 use headshare_convert::convert::{self, Fitted};
 use headshare_convert::input::text::is_stdio;
 use headshare_convert::input::{InputError, ModelFile};
+use headshare_convert::model::RowsRange;
 use headshare_convert::plan::{Edit, Plan};
 use headshare_convert::quantize::types::Wanted;
 use headshare_files::{AtomicFile, FileId};
@@ -176,25 +177,11 @@ impl TrainModel {
         let inputs = self.check(&inputs, resumes)?;
         let text = read_text(&self.text.text)?;
         let data = self.windows(&text, ui)?;
-        let planned = change.planned(&source, ui)?;
-        let mut plan = planned.plan.unwrap_or_else(unplanned);
-        let digest = convert::digest_of(&source);
-        convert::check_source(&plan, &source, &digest)?;
-        plan.source = digest;
-        // Postshare trains the model as it is.
-        let start = match self.method {
-            Method::Tied => planned.fitted,
-            Method::Postshare => Fitted::default(),
-        };
+        let (plan, start) = self.planned(&change, &source, ui)?;
         let prepared = convert::prepare(&source, Some(plan.clone()), start.clone(), PAGE)?;
         let unchanged = Variant::unchanged(&source);
         let variant = match self.method {
             Method::Tied => &prepared.variant,
-            Method::Postshare if plan.reshapes() => {
-                return Err(Error::usage(
-                    "postshare pulls units together; what else a plan changes is for tied",
-                ));
-            }
             Method::Postshare => &unchanged,
         };
         let rows = match plan.shares().next() {
@@ -210,15 +197,7 @@ impl TrainModel {
             // That there is too little text or memory is not to come out at the end.
             self.text.check(&source, text.clone(), &Quiet)?;
         }
-        let ties = match self.method {
-            Method::Tied => rows.concat(),
-            Method::Postshare => Vec::new(),
-        };
-        let mut model = Model::load(variant, &ties, &Device::Cpu)?;
-        if train == Train::Scales {
-            model.parameters_mut().keep_codes(variant)?;
-        }
-        keep_silent(&mut model, &plan, variant)?;
+        let mut model = self.model(train, &plan, variant, &rows)?;
         let teacher_model = self.teacher_model(&unchanged, teacher.as_ref(), &model)?;
         self.keep_layers(&mut model, teacher_model.is_some(), ui);
         let pairs = match self.method {
@@ -226,19 +205,11 @@ impl TrainModel {
             Method::Postshare => Some(HeadPairs::new(&model, variant, &rows)?),
         };
         let before = pairs.as_ref().map(|pairs| pairs.distances(&model));
+        let steps = self.steps_for(&data);
         let mut settings = self.settings.clone();
-        settings.schedule.steps = self.steps_for(&data);
-        let steps = settings.schedule.steps;
+        settings.schedule.steps = steps;
         let teacher_digest = teacher.as_ref().map(convert::digest_of);
-        let checkpoints = match &self.checkpoint {
-            Some(checkpoint) => Some(Checkpoints {
-                path: checkpoint.file.clone(),
-                every: checkpoint.every,
-                model: plan.source.clone(),
-                arguments: self.arguments(&plan, teacher_digest.as_deref())?,
-            }),
-            None => None,
-        };
+        let checkpoints = self.checkpoints(&plan, teacher_digest.as_deref())?;
         let mut trainer = Trainer::new(
             model,
             settings,
@@ -259,9 +230,10 @@ impl TrainModel {
         let (start_loss, best) = (trainer.start(), trainer.best());
         let mut model = trainer.into_best()?;
         let after = pairs.as_ref().map(|pairs| pairs.distances(&model));
-        let distances = before.into_iter().flatten();
-        let distances = distances.zip(after.into_iter().flatten());
+        let distances = before.into_iter().zip(after);
+        let distances = distances.flat_map(|(before, after)| before.into_iter().zip(after));
         let distances = distances.map(|(before, after)| [before, after]).collect();
+        let mut plan = plan;
         match (self.method, self.apart) {
             (Method::Postshare, true) => plan.edits.clear(),
             _ => model.parameters_mut().tie(variant, &rows.concat())?,
@@ -292,6 +264,65 @@ impl TrainModel {
             last,
             distances,
         })
+    }
+
+    /// What changes in `source`, and the data that training begins with: postshare trains
+    /// the model as it is.
+    fn planned(
+        &self,
+        change: &Convert,
+        source: &ModelFile,
+        ui: &dyn Ui,
+    ) -> Result<(Plan, Fitted), Error> {
+        let planned = change.planned(source, ui)?;
+        let mut plan = planned.plan.unwrap_or_else(unplanned);
+        let digest = convert::digest_of(source);
+        convert::check_source(&plan, source, &digest)?;
+        plan.source = digest;
+        match self.method {
+            Method::Tied => Ok((plan, planned.fitted)),
+            Method::Postshare if plan.reshapes() => Err(Error::usage(
+                "postshare pulls units together; what else a plan changes is for tied",
+            )),
+            Method::Postshare => Ok((plan, Fitted::default())),
+        }
+    }
+
+    /// The model to train: what shares `rows` from the beginning is one parameter.
+    fn model(
+        &self,
+        train: Train,
+        plan: &Plan,
+        variant: &Variant<'_>,
+        rows: &[Vec<(RowsRange, RowsRange)>],
+    ) -> Result<Model, Error> {
+        let ties = match self.method {
+            Method::Tied => rows.concat(),
+            Method::Postshare => Vec::new(),
+        };
+        let mut model = Model::load(variant, &ties, &Device::Cpu)?;
+        if train == Train::Scales {
+            model.parameters_mut().keep_codes(variant)?;
+        }
+        keep_silent(&mut model, plan, variant)?;
+        Ok(model)
+    }
+
+    /// Where the state of this run is kept, and what it is a state of.
+    fn checkpoints(
+        &self,
+        plan: &Plan,
+        teacher: Option<&str>,
+    ) -> Result<Option<Checkpoints>, Error> {
+        let Some(checkpoint) = &self.checkpoint else {
+            return Ok(None);
+        };
+        Ok(Some(Checkpoints {
+            path: checkpoint.file.clone(),
+            every: checkpoint.every,
+            model: plan.source.clone(),
+            arguments: self.arguments(plan, teacher)?,
+        }))
     }
 
     /// Writes what was trained and `encoded`.

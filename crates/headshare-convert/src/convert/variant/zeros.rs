@@ -98,18 +98,13 @@ fn silence_blocks(info: &TensorInfo, old: &[u8], silent: &[bool]) -> Result<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::oracle::Numbers;
     use headshare_format::GgmlType;
 
     /// Small numbers without pattern.
     fn numbers(len: usize) -> Vec<f32> {
-        let mut state = 7u64;
-        let next = |_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 40) as f32) / (1u64 << 23) as f32 - 1.0
-        };
-        (0..len).map(next).collect()
+        let numbers = Numbers::new(7).take(len);
+        numbers.into_iter().map(|v| v as f32).collect()
     }
 
     fn values(id: u32, rows: &[u8], len: usize) -> Vec<f32> {
