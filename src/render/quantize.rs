@@ -42,6 +42,7 @@ pub(super) fn render(done: Option<&Quantized>) -> String {
 fn counted(counts: Counts) -> String {
     let all = [
         (counts.fitted, "fitted"),
+        (counts.refitted, "fitted anew at their type"),
         (counts.encoded, "encoded without a target"),
         (
             counts.weighted,

@@ -51,6 +51,11 @@ pub fn encode(
     Ok(encoded)
 }
 
+/// Rows of `p` weights as the columns of a matrix.
+pub fn transposed(rows: &[f32], p: usize) -> Mat<f64> {
+    Mat::from_fn(p, rows.len() / p, |i, j| f64::from(rows[j * p + i]))
+}
+
 /// Rows of `columns` weights as ggml rounds them to type `id`, with the importances of
 /// columns if there are any; where the type does not go without, all count as much.
 ///

@@ -1,8 +1,7 @@
 //! What can go wrong when a model is to fit into so many bytes.
 
-use headshare_runtime::quants::QuantError;
-
 use crate::convert::ConvertError;
+use crate::encode::QuantizeError;
 use crate::engine::EngineError;
 
 /// Why a model cannot be made to fit.
@@ -43,7 +42,7 @@ pub enum FitError {
         /// The tensor.
         tensor: String,
         /// Why.
-        error: QuantError,
+        error: QuantizeError,
     },
     /// A changed model gives no numbers.
     #[error("with {tensor:?} as {ggml_type}, the model's logits are no numbers")]

@@ -1,7 +1,8 @@
 //! The best model for so many bytes.
 //!
-//! Data flows one way: [`moves`] says which types each tensor could have, what that saves
-//! and how large the error is; [`probe`] measures on the running model what an error in a
+//! Data flows one way: [`moves`] says which types each tensor could have, and what that
+//! saves; [`trial`] encodes some rows at each and says what that changes of the tensor's
+//! outputs; [`probe`] measures on the running model what an error in a
 //! tensor does to its predictions; [`select`] takes the moves that cost least for their
 //! bytes. What comes out are types, which [`crate::quantize`] carries out.
 //!
@@ -14,7 +15,9 @@ mod error;
 pub mod moves;
 pub mod probe;
 pub mod select;
+pub mod trial;
 
 pub use error::FitError;
 pub use moves::{Movable, Move};
 pub use select::{Chosen, Point};
+pub use trial::Loss;

@@ -1,8 +1,7 @@
-//! Which types tensors could have, what that saves, and the error that it makes.
+//! Which types tensors could have, and what that saves.
 
-use headshare_format::{GgmlType, TensorInfo};
-use headshare_runtime::quants::{dequantize_row, quantize_rows, type_info};
-use rayon::prelude::*;
+use headshare_format::GgmlType;
+use headshare_runtime::quants::{quantize_rows, type_info};
 
 use super::error::FitError;
 use crate::convert::variant::is_left_alone;
@@ -16,11 +15,8 @@ pub const DEFAULT_TYPES: [&str; 14] = [
     "mxfp4", "q3_K", "q2_K",
 ];
 
-/// Rows of a tensor that errors are computed on, at most: every so many.
-const SAMPLED_ROWS: usize = 96;
-
 /// A tensor that could have other types.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Movable {
     /// Its name.
     pub name: String,
@@ -33,14 +29,12 @@ pub struct Movable {
 }
 
 /// A type that a tensor could have.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Move {
     /// The type.
     pub to: GgmlType,
     /// Bytes that the tensor takes then, with what follows it up to the next tensor.
     pub bytes: u64,
-    /// The mean square of what plain rounding changes, relative to the weights' own.
-    pub error: f64,
 }
 
 /// The types called `names`, which ggml encodes by itself; the default's without names.
@@ -72,7 +66,7 @@ pub fn types(names: Option<&[String]>) -> Result<Vec<GgmlType>, FitError> {
 /// Every tensor of `source` that could be smaller at one of these `types`.
 ///
 /// # Errors
-/// When weights cannot be read or encoded; names the tensor.
+/// When there is none.
 pub fn movable(source: &ModelFile, types: &[GgmlType]) -> Result<Vec<Movable>, FitError> {
     let tensors = source.gguf.tensors().iter();
     let matrices = tensors.filter(|info| {
@@ -85,7 +79,6 @@ pub fn movable(source: &ModelFile, types: &[GgmlType]) -> Result<Vec<Movable>, F
     let all = matrices.map(|info| {
         let bytes = in_file(info.byte_len(), source);
         let mut moves: Vec<Move> = Vec::new();
-        let sample = sample(source, info)?;
         for &to in types {
             let (elems, rows) = (info.row_elems(), info.rows());
             let Some(row) = to.row_bytes(elems) else {
@@ -93,28 +86,21 @@ pub fn movable(source: &ModelFile, types: &[GgmlType]) -> Result<Vec<Movable>, F
             };
             let to_bytes = in_file(row * rows, source);
             if to_bytes < bytes {
-                let error =
-                    rounded(&sample, elems as usize, to).map_err(|error| FitError::Weights {
-                        tensor: info.name.clone(),
-                        error,
-                    })?;
                 moves.push(Move {
                     to,
                     bytes: to_bytes,
-                    error,
                 });
             }
         }
-        moves.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.error.total_cmp(&b.error)));
-        Ok(Movable {
+        moves.sort_by_key(|m| std::cmp::Reverse(m.bytes));
+        Movable {
             name: info.name.clone(),
             has: info.ggml_type,
             bytes,
             moves,
-        })
+        }
     });
-    let all: Vec<Movable> = all.collect::<Result<_, FitError>>()?;
-    let all: Vec<Movable> = all.into_iter().filter(|m| !m.moves.is_empty()).collect();
+    let all: Vec<Movable> = all.filter(|m: &Movable| !m.moves.is_empty()).collect();
     match all.is_empty() {
         true => Err(FitError::NoMoves),
         false => Ok(all),
@@ -124,45 +110,4 @@ pub fn movable(source: &ModelFile, types: &[GgmlType]) -> Result<Vec<Movable>, F
 /// What data of so many bytes take in the file.
 fn in_file(bytes: u64, source: &ModelFile) -> u64 {
     bytes.next_multiple_of(source.gguf.alignment().max(1))
-}
-
-/// Some rows of a tensor, evenly spread.
-fn sample(source: &ModelFile, info: &TensorInfo) -> Result<Vec<f32>, FitError> {
-    let data = source.bytes(source.gguf.data_range(info));
-    let rows: Vec<&[u8]> = data.chunks_exact(info.row_bytes() as usize).collect();
-    let every = rows.len().div_ceil(SAMPLED_ROWS).max(1);
-    let picked: Vec<&&[u8]> = rows.iter().step_by(every).collect();
-    let elems = info.row_elems() as usize;
-    let mut out = vec![0.0; picked.len() * elems];
-    let into = picked.par_iter().zip(out.par_chunks_mut(elems));
-    into.try_for_each(|(row, out)| dequantize_row(info.ggml_type.id(), row, out))
-        .map_err(|error| FitError::Weights {
-            tensor: info.name.clone(),
-            error,
-        })?;
-    Ok(out)
-}
-
-/// The mean square of what rounding of `weights` to type `to` changes, relative to theirs.
-fn rounded(
-    weights: &[f32],
-    elems: usize,
-    to: GgmlType,
-) -> Result<f64, headshare_runtime::quants::QuantError> {
-    let sums: Vec<(f64, f64)> = weights
-        .par_chunks(16 * elems)
-        .map(|rows| {
-            let bytes = quantize_rows(to.id(), rows, elems, None)?;
-            let mut back = vec![0.0; rows.len()];
-            dequantize_row(to.id(), &bytes, &mut back)?;
-            let both = rows.iter().zip(&back);
-            let off: f64 = both.map(|(a, b)| f64::from(a - b).powi(2)).sum();
-            let own: f64 = rows.iter().map(|a| f64::from(*a).powi(2)).sum();
-            Ok((off, own))
-        })
-        .collect::<Result<_, _>>()?;
-    let (off, own) = sums
-        .iter()
-        .fold((0.0, 0.0), |(a, b), (off, own)| (a + off, b + own));
-    Ok(if own > 0.0 { off / own } else { 0.0 })
 }

@@ -9,6 +9,7 @@ use headshare_runtime::{Batch, Context, ContextParams, Model, ModelParams};
 
 use super::error::FitError;
 use super::moves::Movable;
+use super::trial::Loss;
 use crate::convert::variant::{Types, Variant};
 use crate::convert::{ConvertError, write_to_scratch};
 use crate::engine::{EngineError, Options, Windows};
@@ -32,19 +33,19 @@ pub struct Probe {
     pub to: GgmlType,
     /// Mean divergence of the predictions from the original's, in nats.
     pub divergence: f64,
-    /// The divergence for each unit of relative mean square error.
+    /// The divergence for each unit of what is lost of the tensor's outputs.
     pub sensitivity: f64,
 }
 
-/// Rounds each of these tensors alone to the type that takes closest to `part` of its bytes,
-/// and measures what that does. What ggml multiplies slowly is F16 meanwhile, before and
+/// Rounds each of these tensors, whose moves lose `losses`, alone to the type that takes
+/// closest to `part` of its bytes, and measures what that does. What ggml multiplies slowly is F16 meanwhile, before and
 /// after: numbers so close that it makes no difference here.
 ///
 /// # Errors
 /// When a model cannot be run, or gives no numbers.
 pub fn measure(
     source: &ModelFile,
-    movable: &[Movable],
+    (movable, losses): (&[Movable], &[Vec<Loss>]),
     part: f64,
     (windows, options): (&Windows, &Options),
     progress: &dyn Fn(f64),
@@ -61,18 +62,19 @@ pub fn measure(
     let reference = Reference::new(&original, rows);
     drop(original);
     let mut probes = Vec::with_capacity(movable.len());
-    for (i, tensor) in movable.iter().enumerate() {
+    for (i, (tensor, losses)) in movable.iter().zip(losses).enumerate() {
         let aim = tensor.bytes as f64 * part;
         let distance = |bytes: u64| (bytes as f64 - aim).abs();
-        let coarse = tensor.moves.iter().filter(|m| m.error >= COARSE);
-        let closest = coarse.min_by(|a, b| distance(a.bytes).total_cmp(&distance(b.bytes)));
-        let most = || {
+        let moves = || {
             tensor
                 .moves
                 .iter()
-                .max_by(|a, b| a.error.total_cmp(&b.error))
+                .zip(losses.iter().map(|loss| loss.rounded))
         };
-        let Some(closest) = closest.or_else(most).filter(|m| m.error > 0.0) else {
+        let coarse = moves().filter(|(_, loss)| *loss >= COARSE);
+        let closest = coarse.min_by(|a, b| distance(a.0.bytes).total_cmp(&distance(b.0.bytes)));
+        let most = || moves().max_by(|a, b| a.1.total_cmp(&b.1));
+        let Some((closest, loss)) = closest.or_else(most).filter(|(_, loss)| *loss > 0.0) else {
             // Nothing that rounding changes: any type does.
             probes.push(Probe {
                 to: tensor.has,
@@ -99,7 +101,7 @@ pub fn measure(
         probes.push(Probe {
             to: closest.to,
             divergence,
-            sensitivity: divergence.max(NOISE) / closest.error,
+            sensitivity: divergence.max(NOISE) / loss,
         });
         progress((i + 1) as f64 / movable.len() as f64);
     }

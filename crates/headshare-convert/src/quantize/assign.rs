@@ -77,6 +77,13 @@ pub fn assign(
     duplicates.shared = (duplicates.shared.iter())
         .filter_map(|s| of_types(s, gguf, &assigned))
         .collect();
+    // What is stored once, and as it was, is not fitted for one of its users.
+    let in_common: BTreeSet<&String> = in_common.iter().flat_map(|(a, b)| [a, b]).collect();
+    let of_source = |name: &str| source.gguf.tensor(name);
+    assigned.kept.retain(|name, _| {
+        let is_whole = gguf.tensor(name).zip(of_source(name));
+        !in_common.contains(name) && is_whole.is_some_and(|(new, old)| new.dims == old.dims)
+    });
     duplicates.bytes = duplicates.shared.iter().map(|s| s.len).sum();
     if plan.edits.is_empty() && assigned.types.is_empty() {
         return Err(QuantizerError::Nothing(wanted.to.clone()));

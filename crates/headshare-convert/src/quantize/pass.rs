@@ -10,7 +10,7 @@ use super::assign::TypedPlan;
 use super::error::QuantizerError;
 use super::imatrix;
 use super::importance::{Importances, Measure};
-use super::record::{Calibrated, Counts, QuantizeRecord, Settings};
+use super::record::{By, Calibrated, Counts, QuantizeRecord, Settings};
 use super::visitor::{OUTPUTS, Quantizer};
 use crate::convert::variant::{Heads, Types, Variant};
 use crate::convert::{ConvertError, Fitted, FittedBy, Room, attention_map};
@@ -76,13 +76,17 @@ impl NewTensors {
             quantized: Some(record.to_json()),
             trained: None,
         };
-        let tensors: BTreeSet<String> = typed.assigned.types.keys().cloned().collect();
+        let certain: BTreeSet<String> = typed.assigned.types.keys().cloned().collect();
+        let mut tensors = certain.clone();
+        if matches!(record.by, By::Calibration(_)) {
+            tensors.extend(typed.assigned.kept.keys().cloned());
+        }
         Fitted {
             duplicates: typed.duplicates.clone(),
             by: by(self.repair.as_ref().or(longest)),
             room: Room {
                 by: by(longest),
-                certain: tensors.clone(),
+                certain,
                 tensors,
             },
             tensors: self.tensors,
@@ -190,6 +194,8 @@ impl TypedPlan {
         let mut quantizer = Quantizer {
             stream: &stream,
             types: &self.assigned.types,
+            kept: &self.assigned.kept,
+            is_behind: false,
             settings: how.settings,
             tied: tied.grams,
             heads: &heads,
@@ -303,6 +309,13 @@ impl TypedPlan {
     /// The plan of the changed stream: what gets a type has one of plain numbers.
     fn stream_plan(&self, source: &ModelFile) -> Plan {
         let mut plan = self.plan.clone();
+        // What keeps its type may get new data, too.
+        plan.edits.extend(self.assigned.kept.keys().map(|tensor| {
+            Edit::Store(Store {
+                tensor: tensor.clone(),
+                ggml_type: GgmlType::F16,
+            })
+        }));
         for edit in &mut plan.edits {
             let Edit::Store(Store { tensor, ggml_type }) = edit else {
                 continue;

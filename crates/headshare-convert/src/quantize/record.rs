@@ -79,6 +79,8 @@ impl Default for Settings {
 pub struct Counts {
     /// Matrices that were fitted and encoded with feedback; each expert counts.
     pub fitted: usize,
+    /// Fitted and encoded likewise, at the type that they had already.
+    pub refitted: usize,
     /// Encoded with feedback, but not fitted: nothing is derived for how they add to
     /// the residual stream, or they are token embedding and output head at once.
     pub encoded: usize,

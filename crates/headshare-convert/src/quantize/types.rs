@@ -8,6 +8,7 @@ use headshare_runtime::mixture::{self, Changes, MIXTURES, Mixture, MixtureError}
 use headshare_runtime::quants;
 use serde::{Deserialize, Serialize};
 
+use crate::convert::variant::is_left_alone;
 use crate::model::shape;
 use crate::plan::{Edit, Store};
 
@@ -28,6 +29,9 @@ pub struct Wanted {
 pub struct Assigned {
     /// Types by name, of the tensors that get another one than they have.
     pub types: BTreeMap<String, GgmlType>,
+    /// Quantized matrices that keep the type that they have, where such may be quantized
+    /// again: they can make up for what others lose.
+    pub kept: BTreeMap<String, GgmlType>,
     /// llama.cpp's number of the mixture, where it is one.
     pub file_type: Option<u32>,
     /// Tensors whose rows are no whole blocks of the type that they should have, as
@@ -159,6 +163,7 @@ impl Wanted {
         // What the types would be if rows were whole blocks of any.
         let meant = assign(&|columns| columns.next_multiple_of(WHOLE))?;
         let mut types = BTreeMap::new();
+        let mut kept = BTreeMap::new();
         let mut fell_back = BTreeMap::new();
         for (info, (to, meant)) in tensors.iter().zip(assigned.into_iter().zip(meant)) {
             let Some(to) = to.and_then(GgmlType::from_id) else {
@@ -175,11 +180,15 @@ impl Wanted {
             {
                 *fell_back.entry((meant, to)).or_default() += 1;
             }
+            let is_quantized =
+                quants::type_info(info.ggml_type.id()).is_some_and(|t| t.is_quantized);
             if to == info.ggml_type {
+                if requantize && is_quantized && !is_left_alone(&info.name) {
+                    kept.insert(info.name.clone(), to);
+                }
                 continue;
             }
-            if !requantize && quants::type_info(info.ggml_type.id()).is_some_and(|t| t.is_quantized)
-            {
+            if !requantize && is_quantized {
                 return Err(TypesError::Requantized {
                     name: info.name.clone(),
                     has: info.ggml_type,
@@ -189,6 +198,7 @@ impl Wanted {
         }
         Ok(Assigned {
             types,
+            kept,
             file_type,
             fell_back,
             unmatched,
@@ -256,6 +266,7 @@ impl Assigned {
                     of_b
                 };
                 for name in [a, b] {
+                    self.kept.remove(name);
                     match has(name) == Some(more) {
                         true => self.types.remove(name),
                         false => self.types.insert(name.clone(), more),
@@ -385,6 +396,7 @@ mod tests {
         let [q4, q5, q8] = ["q4_0", "q5_0", "q8_0"].map(|name| named(name).unwrap());
         let of = [("a", q4), ("b", q8), ("c", q5), ("d", q4)];
         let mut assigned = Assigned {
+            kept: BTreeMap::new(),
             types: of
                 .into_iter()
                 .map(|(name, t)| (name.to_owned(), t))

@@ -20,7 +20,7 @@ use super::error::QuantizerError;
 use super::importance::mean_squares;
 use super::record::{Counts, Settings};
 use crate::convert::variant::Variant;
-use crate::encode::{self, Coded, Coder};
+use crate::encode::{self, Coded, Coder, transposed};
 use crate::engine::normal::{Normal, Sums, ridged, silent_columns, towards};
 use crate::engine::{EngineError, Frequencies, Role, Seen, Site, Table, Target, Visitor, Wants};
 
@@ -33,6 +33,10 @@ pub(super) struct Quantizer<'a> {
     pub stream: &'a Variant<'a>,
     /// Which tensors get new data, by name.
     pub types: &'a BTreeMap<String, GgmlType>,
+    /// Which others make up for what those before them lost, at the type that they have.
+    pub kept: &'a BTreeMap<String, GgmlType>,
+    /// Whether anything has changed so far.
+    pub is_behind: bool,
     /// How.
     pub settings: Settings,
     /// Gram matrices of the inputs of output heads that are token embeddings, too, by the
@@ -51,7 +55,10 @@ pub(super) struct Quantizer<'a> {
 
 impl Visitor<QuantizerError> for Quantizer<'_> {
     fn wants(&mut self, site: &Site) -> Result<Wants, QuantizerError> {
+        let is_kept = self.kept.contains_key(&site.name);
         Ok(match self.types.get(&site.name) {
+            // Nothing else can tell whether it does better than what is there.
+            None if is_kept && site.experts.is_none() && has_target(site) => Wants::Fit,
             None => Wants::Nothing,
             Some(_) if self.heads.contains_key(&site.name) => Wants::Nothing,
             // The logits of all tokens are too many to be held against each other.
@@ -86,11 +93,13 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
             self.made.insert(head.clone(), coded.bytes.clone());
         }
         self.made.insert(table.name.clone(), coded.bytes);
+        self.is_behind = true;
         Ok(Some(stream))
     }
 
     fn visit(&mut self, site: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, QuantizerError> {
-        let Some(&to) = self.types.get(&site.name) else {
+        let kept = self.kept.get(&site.name).filter(|_| self.is_behind);
+        let Some(&to) = self.types.get(&site.name).or(kept) else {
             return Ok(None);
         };
         let not_finite = |what: &'static str| QuantizerError::NotFinite {
@@ -107,7 +116,14 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
         if !weights.iter().all(|v| v.is_finite()) {
             return Err(not_finite("the weights of"));
         }
-        let coded = self.fitted(site, seen, &weights, to)?;
+        let coded = match self.types.contains_key(&site.name) {
+            true => self.fitted(site, seen, &weights, to)?,
+            false => match self.refitted(site, seen, &weights, to)? {
+                Some(coded) => coded,
+                None => return Ok(None),
+            },
+        };
+        self.is_behind = true;
         let stream = self.in_stream(&site.name, &coded.values)?;
         let made = self.made.entry(site.name.clone()).or_default();
         made.extend(coded.bytes);
@@ -203,6 +219,41 @@ impl Quantizer<'_> {
             made.append(part);
         }
         Ok(made)
+    }
+
+    /// The matrix with `weights` that has its type already, fitted; nothing where what is
+    /// stored does as well on held-out tokens.
+    fn refitted(
+        &mut self,
+        site: &Site,
+        seen: &Seen<'_>,
+        weights: &[f32],
+        of: GgmlType,
+    ) -> Result<Option<Coded>, QuantizerError> {
+        let p = site.columns;
+        if seen.targets().is_empty() || seen.tokens() < p / TOKENS_A_COLUMN {
+            return Ok(None);
+        }
+        let sums = seen.sums().without(&silent_columns(weights, p));
+        let now = transposed(weights, p);
+        let limit = sums.held.error(&now);
+        let wanted = self.towards_target(&sums, now);
+        let hessian = sums.all().ridged(self.settings.damping);
+        let cannot = |error| QuantizerError::tensor(&site.name, error);
+        let info = self.stream.source.gguf.tensor(&site.name);
+        let info = info.ok_or_else(|| no_such(&site.name))?;
+        let source = self.stream.source;
+        let stored = source.bytes(source.gguf.data_range(info));
+        let par = Par::rayon(rayon::current_num_threads());
+        let coder = Coder::of(of.id()).map_err(cannot)?;
+        let encoded = encode::requantize(&wanted, &hessian, &coder, stored, par);
+        let encoded = encoded.map_err(cannot)?;
+        // A fit follows noise, and costs a rounding: it must be worth both, on other text.
+        if sums.held.error(&encoded.weights) >= limit {
+            return Ok(None);
+        }
+        self.counts.refitted += 1;
+        coded(&site.name, encoded.bytes, of).map(Some)
     }
 
     /// The output head with `weights`, fitted and encoded, some of its rows at a time.
@@ -329,6 +380,11 @@ impl Quantizer<'_> {
 /// encoded with feedback: their sums say too little about other tokens.
 const TOKENS_A_COLUMN: usize = 2;
 
+/// Whether what should come out of a site is known.
+fn has_target(site: &Site) -> bool {
+    site.role != Role::Head && !matches!(site.target, Target::NoPlain { .. })
+}
+
 fn no_such(name: &str) -> QuantizerError {
     EngineError::Internal(format!("{name} is not in the model")).into()
 }
@@ -391,8 +447,4 @@ fn parts<'s>(
         parts.push((at..rows, Whose::Own));
     }
     parts
-}
-
-fn transposed(rows: &[f32], p: usize) -> Mat<f64> {
-    Mat::from_fn(p, rows.len() / p, |i, j| f64::from(rows[j * p + i]))
 }

@@ -2,7 +2,7 @@
 
 use faer::{Mat, Par};
 
-use crate::encode::{Coder, QuantizeError, requantize};
+use crate::encode::{Coder, QuantizeError, requantize, transposed};
 use crate::engine::normal::{Normal, Sums, towards};
 
 /// The ridges that are tried, relative to the Gram matrix's mean diagonal.
@@ -48,9 +48,7 @@ pub struct Refit {
 /// When it cannot be quantized to its type.
 pub fn refit(problem: &Problem<'_>, par: Par) -> Result<Refit, QuantizeError> {
     let p = problem.columns;
-    let n = problem.weights.len() / p;
-    let transposed = |rows: &[f32]| Mat::from_fn(p, n, |i, j| f64::from(rows[j * p + i]));
-    let [now, prior] = [problem.weights, problem.prior].map(transposed);
+    let [now, prior] = [problem.weights, problem.prior].map(|rows| transposed(rows, p));
     let coder = Coder::of(problem.ggml_type)?;
     let stored = problem.stored;
     let size = |sums: &Normal| if sums.target > 0.0 { sums.target } else { 1.0 };

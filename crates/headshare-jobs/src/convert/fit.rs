@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use headshare_convert::fit::{FitError, Movable, Point, moves, probe, select};
+use headshare_convert::fit::{FitError, Movable, Point, moves, probe, select, trial};
 use headshare_convert::input::ModelFile;
 use headshare_convert::quantize::takes;
 use headshare_convert::quantize::types::Wanted;
@@ -33,7 +33,7 @@ pub struct Budget {
 pub struct MadeToFit {
     /// Bytes that it was to have at most.
     pub wanted: u64,
-    /// The divergence from the source that rounding to these types was predicted to make,
+    /// The divergence from the source that encoding at these types was predicted to make,
     /// in nats a token. Fitting makes less of it.
     pub predicted: f64,
     /// Tensors that could have other types.
@@ -87,17 +87,22 @@ impl Budget {
             return Err(too_small(smallest));
         }
         let ready = self.calibration.prepare(source, takes(source), true, ui)?;
+        let with = (&ready.windows, &ready.options);
+        let bar = ui.bar("encoding samples", 1000, crate::Unit::Parts);
+        let losses = trial::losses(source, &movable, with, &|done| bar.part(done));
+        let losses = losses.map_err(of_source)?;
+        drop(bar);
         let bar = ui.bar("probing", 1000, crate::Unit::Parts);
         let part = self.bytes as f64 / source.len() as f64;
-        let with = (&ready.windows, &ready.options);
-        let probes = probe::measure(source, &movable, part, with, &|done| bar.part(done))
-            .map_err(of_source)?;
+        let of = (&movable[..], &losses[..]);
+        let probes = probe::measure(source, of, part, with, &|done| bar.part(done));
+        let probes = probes.map_err(of_source)?;
         drop(bar);
         drop(ready);
-        let all: Vec<select::Alternatives> = (movable.iter().zip(&probes))
-            .map(|(tensor, probe)| {
-                let moves = tensor.moves.iter();
-                let moves = moves.map(|m| (m.bytes, probe.sensitivity * m.error));
+        let all: Vec<select::Alternatives> = (movable.iter().zip(&losses).zip(&probes))
+            .map(|((tensor, losses), probe)| {
+                let moves = tensor.moves.iter().zip(losses);
+                let moves = moves.map(|(m, loss)| (m.bytes, probe.sensitivity * loss.encoded));
                 std::iter::once((tensor.bytes, 0.0)).chain(moves).collect()
             })
             .collect();

@@ -1,0 +1,210 @@
+//! What each type changes of each tensor: some of its rows are encoded at all of them, as
+//! they would be in the end, and held against what goes into it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, Par};
+use headshare_format::TensorInfo;
+use headshare_runtime::quants::dequantize_row;
+
+use super::error::FitError;
+use super::moves::{Movable, Move};
+use crate::convert::ConvertError;
+use crate::convert::variant::{Types, Variant};
+use crate::encode::{self, Coder, QuantizeError, transposed};
+use crate::engine::normal::ridged;
+use crate::engine::{
+    Engine, EngineError, Frequencies, Options, Seen, Site, Table, Visitor, Wants, Windows,
+};
+use crate::input::{InputError, ModelFile};
+use crate::quantize::Settings;
+
+/// Rows of a tensor that are encoded, at most: every so many.
+const ROWS: usize = 64;
+
+/// Windows that are read, at most.
+const WINDOWS: usize = 16;
+
+/// What a type changes of a tensor's outputs: the mean square, over what goes into it,
+/// relative to the outputs' own.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Loss {
+    /// Rounded as ggml does without importances.
+    pub rounded: f64,
+    /// Encoded with feedback.
+    pub encoded: f64,
+}
+
+/// The loss of each move of each of `movable`.
+///
+/// # Errors
+/// When the engine cannot run, or weights cannot be encoded.
+pub fn losses(
+    source: &ModelFile,
+    movable: &[Movable],
+    (windows, options): (&Windows, &Options),
+    progress: &dyn Fn(f64),
+) -> Result<Vec<Vec<Loss>>, FitError> {
+    let fast = Variant::with_types(source, &Types::fast(&source.gguf))
+        .map_err(InputError::content(source.path()))
+        .map_err(ConvertError::from)?;
+    let windows = &windows.pick(0..windows.count as usize, WINDOWS);
+    let mut engine = Engine::load(source, Some(&fast), Some(&fast), windows, options)?;
+    let mut trial = Trial {
+        source,
+        tensors: movable.iter().map(|m| (m.name.as_str(), m)).collect(),
+        sums: BTreeMap::new(),
+    };
+    engine.run::<FitError>(&mut [&mut trial], progress)?;
+    // A tensor that no token comes to loses nothing.
+    let of = |tensor: &Movable| match trial.sums.remove(&tensor.name) {
+        Some(sums) => sums.iter().map(Sum::loss).collect(),
+        None => vec![Loss::default(); tensor.moves.len()],
+    };
+    Ok(movable.iter().map(of).collect())
+}
+
+/// Squares of what is changed, and of what there is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    rounded: f64,
+    encoded: f64,
+    outputs: f64,
+}
+
+impl Sum {
+    fn loss(&self) -> Loss {
+        let relative = |squares: f64| match self.outputs > 0.0 {
+            true => squares / self.outputs,
+            false => 0.0,
+        };
+        Loss {
+            rounded: relative(self.rounded),
+            encoded: relative(self.encoded),
+        }
+    }
+}
+
+struct Trial<'a> {
+    source: &'a ModelFile,
+    tensors: BTreeMap<&'a str, &'a Movable>,
+    /// By the tensors' names, of each move; experts are added up.
+    sums: BTreeMap<String, Vec<Sum>>,
+}
+
+impl Visitor<FitError> for Trial<'_> {
+    fn wants(&mut self, site: &Site) -> Result<Wants, FitError> {
+        Ok(match self.tensors.contains_key(site.name.as_str()) {
+            true => Wants::Inputs,
+            false => Wants::Nothing,
+        })
+    }
+
+    fn table(&mut self, table: &Table, rows: &Frequencies) -> Result<Option<Vec<u8>>, FitError> {
+        // A table that is an output head, too, is judged as that.
+        if !table.tied {
+            // Tokens that did not come up may.
+            let of_row = |row: usize| f64::from(1 + rows.fitted[row] + rows.held[row]);
+            let gram = Mat::identity(table.columns, table.columns);
+            self.judge(&table.name, 0..table.rows, &gram, true, &of_row)?;
+        }
+        Ok(None)
+    }
+
+    fn visit(&mut self, site: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, FitError> {
+        let first = seen.expert().unwrap_or(0) * site.rows;
+        let rows = first..first + site.rows;
+        if seen.tokens() > 0 {
+            let gram = seen.sums().all().gram;
+            // As it is quantized in the end.
+            let with_feedback = seen.tokens() >= site.columns / 2;
+            self.judge(&site.name, rows, &gram, with_feedback, &|_| 1.0)?;
+        }
+        Ok(None)
+    }
+}
+
+impl Trial<'_> {
+    /// Adds what is changed of `rows` of a tensor, into which goes what has this Gram
+    /// matrix, and each of which counts `of_row`.
+    fn judge(
+        &mut self,
+        name: &str,
+        rows: Range<usize>,
+        gram: &Mat<f64>,
+        with_feedback: bool,
+        of_row: &dyn Fn(usize) -> f64,
+    ) -> Result<(), FitError> {
+        let Some(tensor) = self.tensors.get(name) else {
+            return Ok(());
+        };
+        let cannot = |error: QuantizeError| FitError::Weights {
+            tensor: name.to_owned(),
+            error,
+        };
+        let info = self.source.gguf.tensor(name);
+        let info = info.ok_or_else(|| EngineError::Internal(format!("there is no {name}")))?;
+        let picked: Vec<usize> = rows
+            .clone()
+            .step_by(rows.len().div_ceil(ROWS).max(1))
+            .collect();
+        let weights = rows_of(self.source, info, &picked).map_err(cannot)?;
+        let p = info.row_elems() as usize;
+        let par = Par::rayon(rayon::current_num_threads());
+        let counts: Vec<f64> = picked.iter().map(|&row| of_row(row)).collect();
+        let squares = |of: &Mat<f64>| squares(of, gram, &counts, par);
+        let now = transposed(&weights, p);
+        let outputs = squares(&now);
+        let hessian = ridged(gram, Settings::default().damping);
+        let sums = self.sums.entry(name.to_owned()).or_default();
+        sums.resize(tensor.moves.len(), Sum::default());
+        for (sum, Move { to, .. }) in sums.iter_mut().zip(&tensor.moves) {
+            let bytes = encode::round(&weights, p, None, to.id()).map_err(|e| cannot(e.into()))?;
+            let mut back = vec![0f32; weights.len()];
+            dequantize_row(to.id(), &bytes, &mut back).map_err(|e| cannot(e.into()))?;
+            let rounded = squares(&(transposed(&back, p) - &now));
+            let encoded = match with_feedback {
+                true => {
+                    let coder = Coder::of(to.id()).map_err(cannot)?;
+                    let encoded = encode::encode(&now, &hessian, &coder, None, par);
+                    squares(&(encoded.map_err(cannot)?.weights - &now))
+                }
+                false => rounded,
+            };
+            sum.outputs += outputs;
+            sum.rounded += rounded;
+            sum.encoded += encoded;
+        }
+        Ok(())
+    }
+}
+
+/// These rows of a tensor.
+fn rows_of(
+    source: &ModelFile,
+    info: &TensorInfo,
+    rows: &[usize],
+) -> Result<Vec<f32>, QuantizeError> {
+    let data = source.bytes(source.gguf.data_range(info));
+    let len = info.row_bytes() as usize;
+    let p = info.row_elems() as usize;
+    let mut out = vec![0.0; rows.len() * p];
+    for (&row, out) in rows.iter().zip(out.chunks_mut(p)) {
+        let bytes = &data[row * len..(row + 1) * len];
+        dequantize_row(info.ggml_type.id(), bytes, out)?;
+    }
+    Ok(out)
+}
+
+/// The sum of w^T G w of all columns w, each as often as it counts.
+fn squares(of: &Mat<f64>, gram: &Mat<f64>, counts: &[f64], par: Par) -> f64 {
+    let mut image = Mat::zeros(of.nrows(), of.ncols());
+    matmul(&mut image, Accum::Replace, gram, of, 1.0, par);
+    let of_column = |(j, count): (usize, &f64)| {
+        let products = (0..of.nrows()).map(|i| of[(i, j)] * image[(i, j)]);
+        count * products.sum::<f64>()
+    };
+    counts.iter().enumerate().map(of_column).sum()
+}
