@@ -233,12 +233,14 @@ fn fitting() {
         memory: None,
     };
     let names = vec!["q8_0".to_owned(), "q4_K".to_owned()];
-    for (i, types) in [None, Some(names)].into_iter().enumerate() {
+    let stats = [Stats::Load(path("-s.json")), Stats::Save(path("s.json"))];
+    for (i, (types, stats)) in [None, Some(names)].into_iter().zip(stats).enumerate() {
         check(Job::Convert(Convert {
             fit: Some(Budget {
                 bytes: u64::MAX >> i,
                 types,
                 calibration: calibration.clone(),
+                stats,
             }),
             dry_run: i == 1,
             ..Convert::new("-s.gguf", "o.gguf", Change::Lossless)

@@ -20,6 +20,7 @@ use crate::render::convert::render;
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("text").args(["repair", "calibrate"]).multiple(true))]
 #[command(group = clap::ArgGroup::new("fitted").args(["repair", "quantize", "fit"]).multiple(true))]
+#[command(group = clap::ArgGroup::new("measured").args(["repair", "fit"]).multiple(true))]
 #[command(group = clap::ArgGroup::new("reader").args(["baseline", "quantize", "fit"]).multiple(true))]
 #[command(group = clap::ArgGroup::new("work").args(["ratio", "lossless", "plan", "quantize", "fit"])
     .multiple(true).required(true))]

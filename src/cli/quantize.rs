@@ -114,6 +114,7 @@ impl QuantizeArgs {
             bytes,
             types: (!self.allowed.is_empty()).then(|| self.allowed.clone()),
             calibration: repair.calibrate_on(text),
+            stats: repair.stats(),
         })
     }
 

@@ -28,13 +28,13 @@ pub(super) struct RepairArgs {
     #[arg(
         long,
         value_name = "FILE",
-        requires = "repair",
+        requires = "measured",
         conflicts_with = "stats"
     )]
     save_stats: Option<PathBuf>,
     /// Choose by the measurements in this file, which --save-stats has written,
     /// instead of measuring again.
-    #[arg(long, value_name = "FILE", requires = "repair")]
+    #[arg(long, value_name = "FILE", requires = "measured")]
     stats: Option<PathBuf>,
     /// The most memory that repair and quantizing may use, in bytes or such as 8G.
     /// The default is half of what the machine has, or of what its container or

@@ -34,6 +34,7 @@ use crate::report::markdown;
 /// program, is measured again; nothing else is.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("fitted").args(["repair"]))]
+#[command(group = clap::ArgGroup::new("measured").args(["repair"]))]
 #[command(after_long_help = "\
 Ratio 0 shares only what is byte-equal. In self-merges, that is a lot.
 

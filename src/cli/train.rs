@@ -46,6 +46,7 @@ pub(super) struct Pulled {
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("text").args(["repair", "on"]).multiple(true))]
 #[command(group = clap::ArgGroup::new("fitted").args(["repair", "on"]).multiple(true))]
+#[command(group = clap::ArgGroup::new("measured").args(["repair"]))]
 #[command(group = clap::ArgGroup::new("which").args(["ratio", "plan"]).required(true))]
 pub(super) struct Options {
     /// The model, a plain GGUF file.

@@ -167,7 +167,7 @@ fn convert(job: &Convert) -> Line {
             line = line.value("--types", name);
         }
         line = line.value("--calibrate", &budget.calibration.text);
-        line = spent(line, &budget.calibration);
+        line = kept(spent(line, &budget.calibration), &budget.stats);
     }
     line.file(&job.source)
 }
@@ -291,6 +291,11 @@ fn measured(line: Line, units: Units, stats: &Stats) -> Line {
         Units::Auto => "auto",
     };
     let line = line.value("--choose", "calibrated").value("--units", units);
+    kept(line, stats)
+}
+
+/// What is done with what was measured.
+fn kept(line: Line, stats: &Stats) -> Line {
     match stats {
         Stats::Forget => line,
         Stats::Save(path) => line.value("--save-stats", path),

@@ -52,6 +52,16 @@ pub enum FitError {
         /// The type that was probed.
         ggml_type: String,
     },
+    /// What was measured does not tell.
+    #[error(
+        "what {ggml_type} does to {tensor:?} was not measured: measure again, with the same --types"
+    )]
+    NotMeasured {
+        /// The tensor.
+        tensor: String,
+        /// The type.
+        ggml_type: String,
+    },
     /// A changed model cannot be made.
     #[error(transparent)]
     Convert(#[from] ConvertError),

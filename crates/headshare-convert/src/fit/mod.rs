@@ -1,10 +1,10 @@
 //! The best model for so many bytes.
 //!
 //! Data flows one way: [`moves`] says which types each tensor could have, and what that
-//! saves; [`trial`] encodes some rows at each and says what that changes of the tensor's
-//! outputs; [`probe`] measures on the running model what an error in a
-//! tensor does to its predictions; [`select`] takes the moves that cost least for their
-//! bytes. What comes out are types, which [`crate::quantize`] carries out.
+//! saves; `trial` encodes some rows at each and says what that changes of the tensor's
+//! outputs; `probe` measures on the running model what an error in a tensor does to its
+//! predictions; [`Statistics`] are both; [`select`] takes the moves that cost least for
+//! their bytes. What comes out are types, which [`crate::quantize`] carries out.
 //!
 //! The divergence that a small error in a tensor causes grows with the error's square, and
 //! divergences of several tensors add up, as long as they are small (the linearity that
@@ -13,11 +13,12 @@
 
 mod error;
 pub mod moves;
-pub mod probe;
+mod probe;
 pub mod select;
-pub mod trial;
+mod statistics;
+mod trial;
 
 pub use error::FitError;
 pub use moves::{Movable, Move};
 pub use select::{Chosen, Point};
-pub use trial::Loss;
+pub use statistics::{Statistics, StatisticsError};

@@ -7,12 +7,12 @@ use super::error::FitError;
 use crate::convert::variant::is_left_alone;
 use crate::input::ModelFile;
 
-/// Types that ggml multiplies with fast on common processors, and encodes without an
-/// importance matrix. Those of less than 4 bits but K-types, and IQ4_XS, are left out
-/// unless they are asked for: ggml is slow with them, or rounds them badly.
-pub const DEFAULT_TYPES: [&str; 14] = [
+/// Types that ggml encodes without an importance matrix, and that are fitted with feedback
+/// here. The others of less than 4 bits, and IQ4_XS, are left out unless they are asked
+/// for: ggml is slow with them, or they are rounded.
+pub const DEFAULT_TYPES: [&str; 15] = [
     "bf16", "f16", "q8_0", "q6_K", "q5_K", "q5_1", "q5_0", "q4_K", "q4_1", "q4_0", "iq4_nl",
-    "mxfp4", "q3_K", "q2_K",
+    "mxfp4", "q3_K", "q2_K", "q2_0",
 ];
 
 /// A tensor that could have other types.

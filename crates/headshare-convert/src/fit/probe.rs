@@ -23,8 +23,9 @@ const MAX_LOGITS_BYTES: u64 = 256 << 20;
 /// Relative errors below this one do too little to be measured: they drown in the rounding
 /// of the computation itself.
 const COARSE: f64 = 2e-4;
-/// Divergences below this one are no less than this.
-const NOISE: f64 = 1e-9;
+/// The relative error that a probe should make: small enough that the divergence grows with
+/// its square still, and large enough to be measured well.
+const AIM: f64 = 1e-2;
 
 /// What was measured of a tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,12 +34,10 @@ pub struct Probe {
     pub to: GgmlType,
     /// Mean divergence of the predictions from the original's, in nats.
     pub divergence: f64,
-    /// The divergence for each unit of what is lost of the tensor's outputs.
-    pub sensitivity: f64,
 }
 
-/// Rounds each of these tensors, whose moves lose `losses`, alone to the type that takes
-/// closest to `part` of its bytes, and measures what that does. What ggml multiplies slowly is F16 meanwhile, before and
+/// Rounds each of these tensors, whose moves lose `losses`, alone to a type that changes
+/// something but not much, and measures what that does. What ggml multiplies slowly is F16 meanwhile, before and
 /// after: numbers so close that it makes no difference here.
 ///
 /// # Errors
@@ -46,7 +45,6 @@ pub struct Probe {
 pub fn measure(
     source: &ModelFile,
     (movable, losses): (&[Movable], &[Vec<Loss>]),
-    part: f64,
     (windows, options): (&Windows, &Options),
     progress: &dyn Fn(f64),
 ) -> Result<Vec<Probe>, FitError> {
@@ -63,8 +61,7 @@ pub fn measure(
     drop(original);
     let mut probes = Vec::with_capacity(movable.len());
     for (i, (tensor, losses)) in movable.iter().zip(losses).enumerate() {
-        let aim = tensor.bytes as f64 * part;
-        let distance = |bytes: u64| (bytes as f64 - aim).abs();
+        let distance = |loss: f64| (loss / AIM).ln().abs();
         let moves = || {
             tensor
                 .moves
@@ -72,14 +69,13 @@ pub fn measure(
                 .zip(losses.iter().map(|loss| loss.rounded))
         };
         let coarse = moves().filter(|(_, loss)| *loss >= COARSE);
-        let closest = coarse.min_by(|a, b| distance(a.0.bytes).total_cmp(&distance(b.0.bytes)));
+        let closest = coarse.min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
         let most = || moves().max_by(|a, b| a.1.total_cmp(&b.1));
-        let Some((closest, loss)) = closest.or_else(most).filter(|(_, loss)| *loss > 0.0) else {
+        let Some((closest, _)) = closest.or_else(most).filter(|(_, loss)| *loss > 0.0) else {
             // Nothing that rounding changes: any type does.
             probes.push(Probe {
                 to: tensor.has,
                 divergence: 0.0,
-                sensitivity: 0.0,
             });
             continue;
         };
@@ -101,7 +97,6 @@ pub fn measure(
         probes.push(Probe {
             to: closest.to,
             divergence,
-            sensitivity: divergence.max(NOISE) / loss,
         });
         progress((i + 1) as f64 / movable.len() as f64);
     }

@@ -3,16 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use headshare_convert::fit::{FitError, Movable, Point, moves, probe, select, trial};
+use headshare_convert::convert;
+use headshare_convert::fit::{FitError, Movable, Point, Statistics, moves, select};
 use headshare_convert::input::ModelFile;
+use headshare_convert::input::text::{self, Contents};
 use headshare_convert::quantize::takes;
 use headshare_convert::quantize::types::Wanted;
+use headshare_files::{AtomicFile, FileId};
 use headshare_format::GgmlType;
 use serde::{Deserialize, Serialize};
 
 use super::calibrate::Calibration;
+use super::choose::Stats;
 use super::quantize::{Quantization, With};
-use crate::{Error, Ui};
+use crate::error::Context as _;
+use crate::{Error, Ui, Unit};
 
 /// Attempts to come below a size whose header depends on what is chosen.
 const ATTEMPTS: usize = 8;
@@ -26,6 +31,8 @@ pub struct Budget {
     pub types: Option<Vec<String>>,
     /// The text that is probed and fitted with.
     pub calibration: Calibration,
+    /// What is done with what was measured.
+    pub stats: Stats,
 }
 
 /// How a model was made to fit.
@@ -63,6 +70,7 @@ impl Budget {
         &self,
         source: &ModelFile,
         size_of: &dyn Fn(&Quantization) -> Result<u64, Error>,
+        (force, inputs): (bool, &[FileId]),
         ui: &dyn Ui,
     ) -> Result<(Quantization, MadeToFit), Error> {
         if source.len() <= self.bytes {
@@ -86,26 +94,8 @@ impl Budget {
         if smallest > self.bytes {
             return Err(too_small(smallest));
         }
-        let ready = self.calibration.prepare(source, takes(source), true, ui)?;
-        let with = (&ready.windows, &ready.options);
-        let bar = ui.bar("encoding samples", 1000, crate::Unit::Parts);
-        let losses = trial::losses(source, &movable, with, &|done| bar.part(done));
-        let losses = losses.map_err(of_source)?;
-        drop(bar);
-        let bar = ui.bar("probing", 1000, crate::Unit::Parts);
-        let part = self.bytes as f64 / source.len() as f64;
-        let of = (&movable[..], &losses[..]);
-        let probes = probe::measure(source, of, part, with, &|done| bar.part(done));
-        let probes = probes.map_err(of_source)?;
-        drop(bar);
-        drop(ready);
-        let all: Vec<select::Alternatives> = (movable.iter().zip(&losses).zip(&probes))
-            .map(|((tensor, losses), probe)| {
-                let moves = tensor.moves.iter().zip(losses);
-                let moves = moves.map(|(m, loss)| (m.bytes, probe.sensitivity * loss.encoded));
-                std::iter::once((tensor.bytes, 0.0)).chain(moves).collect()
-            })
-            .collect();
+        let statistics = self.statistics(source, &movable, force, inputs, ui)?;
+        let all = statistics.alternatives(&movable).map_err(of_source)?;
         // What a header says of all this takes bytes, too.
         let mut header = 0;
         for _ in 0..ATTEMPTS {
@@ -136,6 +126,36 @@ impl Budget {
             return Ok((quantization, fit));
         }
         Err(too_small(smallest + header))
+    }
+
+    /// What the moves of `movable` do to `source`: measured, or read.
+    fn statistics(
+        &self,
+        source: &ModelFile,
+        movable: &[Movable],
+        force: bool,
+        inputs: &[FileId],
+        ui: &dyn Ui,
+    ) -> Result<Statistics, Error> {
+        if let Stats::Save(path) = &self.stats {
+            AtomicFile::check(path, force, inputs)?;
+        }
+        let digest = convert::digest_of(source);
+        let ready = self.calibration.prepare(source, takes(source), true, ui)?;
+        if let Stats::Load(path) = &self.stats {
+            let file = Contents::open(path)?;
+            let read = Statistics::from_json(&file, &digest, &ready.windows);
+            return read.about(|| text::name(path));
+        }
+        let bar = ui.bar("measuring", 1000, Unit::Parts);
+        let with = (&ready.windows, &ready.options);
+        let of = (source, &digest[..]);
+        let measured = Statistics::measure(of, movable, with, &|done| bar.part(done));
+        let measured = measured.map_err(|error| self.about(source, error))?;
+        if let Stats::Save(path) = &self.stats {
+            measured.write(path, force, inputs)?;
+        }
+        Ok(measured)
     }
 
     /// What gives tensors their types, those of `to` by name.

@@ -256,6 +256,7 @@ impl Convert {
         let source = ModelFile::open_plain(&self.source)?;
         let mut inputs = vec![source.file.id()];
         inputs.extend(calibrate::id(&budget.calibration.text)?);
+        self.check_stats(&budget.stats, &mut inputs)?;
         if !self.dry_run {
             AtomicFile::check(&self.output, self.force, &inputs)?;
         }
@@ -268,7 +269,7 @@ impl Convert {
         let size_of = |quantization: &Quantization| -> Result<u64, Error> {
             Ok(of(quantization, true).run(&Quiet)?.output.bytes)
         };
-        let (quantization, fit) = budget.choose(&source, &size_of, ui)?;
+        let (quantization, fit) = budget.choose(&source, &size_of, (self.force, &inputs), ui)?;
         drop(source);
         let mut done = of(&quantization, self.dry_run).run(ui)?;
         done.fit = Some(fit);
@@ -414,25 +415,16 @@ impl Convert {
             Change::Measure { stats, .. } => Some(stats),
             _ => None,
         };
-        if let Some(Stats::Save(path)) = stats
-            && same(path, &self.output)
-        {
-            return Err(Error::usage(
-                "what is measured and the model cannot be written to the same file",
-            )
-            .advise(crate::Advice::AnotherOutput));
+        if let Some(stats) = stats {
+            self.check_stats(stats, &mut inputs)?;
         }
-        let loaded = match stats {
-            Some(Stats::Load(path)) => Some(path),
-            _ => None,
-        };
         let weighed = match &self.change {
             Change::Baseline(removal) => removal.text.as_ref(),
             _ => None,
         };
         let calibrated = self.quantize.as_ref().and_then(Quantization::input);
         let texts = text.into_iter().chain(weighed);
-        for path in texts.chain(loaded).chain(calibrated) {
+        for path in texts.chain(calibrated) {
             inputs.extend(calibrate::id(path)?);
         }
         if let Some(path) = self.quantize.as_ref().and_then(Quantization::saved) {
@@ -447,6 +439,22 @@ impl Convert {
             }
         }
         Ok(inputs)
+    }
+
+    /// Refuses to write what was measured where the model goes; adds the file that it is
+    /// read from to the `inputs`.
+    fn check_stats(&self, stats: &Stats, inputs: &mut Vec<FileId>) -> Result<(), Error> {
+        match stats {
+            Stats::Save(path) if same(path, &self.output) => Err(Error::usage(
+                "what is measured and the model cannot be written to the same file",
+            )
+            .advise(crate::Advice::AnotherOutput)),
+            Stats::Load(path) => {
+                inputs.extend(calibrate::id(path)?);
+                Ok(())
+            }
+            Stats::Save(_) | Stats::Forget => Ok(()),
+        }
     }
 
     /// Names the plan file in errors that are about the plan.

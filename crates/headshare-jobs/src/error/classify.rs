@@ -5,6 +5,7 @@ use headshare_convert::baseline::BaselineError;
 use headshare_convert::convert::{ConvertError, Damage};
 use headshare_convert::engine::EngineError;
 use headshare_convert::fit::FitError;
+use headshare_convert::fit::StatisticsError;
 use headshare_convert::input::InputError;
 use headshare_convert::matching::MatchError;
 use headshare_convert::model;
@@ -148,6 +149,12 @@ impl Classify for SurveyError {
     }
 }
 
+impl Classify for StatisticsError {
+    fn kind(&self) -> Kind {
+        Kind::BadInput
+    }
+}
+
 impl Classify for Damage {
     fn kind(&self) -> Kind {
         Kind::CheckFailed
@@ -268,9 +275,10 @@ impl Classify for QuantizerError {
 impl Classify for FitError {
     fn kind(&self) -> Kind {
         match self {
-            Self::UnknownType { .. } | Self::TooSmall { .. } | Self::FitsAlready { .. } => {
-                Kind::Usage
-            }
+            Self::UnknownType { .. }
+            | Self::TooSmall { .. }
+            | Self::FitsAlready { .. }
+            | Self::NotMeasured { .. } => Kind::Usage,
             Self::NoMoves | Self::Weights { .. } | Self::NotFinite { .. } => Kind::BadInput,
             Self::Convert(error) => error.kind(),
             Self::Run(error) => error.kind(),

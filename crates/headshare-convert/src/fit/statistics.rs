@@ -1,0 +1,211 @@
+//! What was measured of a model, as a file that `--save-stats` writes: enough to choose
+//! for any size.
+
+use std::path::Path;
+
+use headshare_files::{AtomicFile, FileError, FileId};
+use serde::{Deserialize, Serialize};
+
+use super::error::FitError;
+use super::moves::Movable;
+use super::select::Alternatives;
+use super::{probe, trial};
+use crate::engine::{Options, Windows};
+use crate::input::ModelFile;
+
+/// The version of [`Statistics`] files.
+const VERSION: u32 = 1;
+
+/// What was measured of a model: enough to choose for any size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Statistics {
+    /// Of this form.
+    pub version: u32,
+    /// Digest of the model file.
+    pub source: String,
+    /// Digest of the text.
+    pub text: String,
+    /// Windows of it, before some were picked.
+    pub windows: u32,
+    /// Tokens of each.
+    pub window: u32,
+    /// The tensors that could have other types.
+    pub tensors: Vec<OfTensor>,
+}
+
+/// What was measured of a tensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfTensor {
+    /// Its name.
+    pub name: String,
+    /// The type that it was rounded to alone; its own where no type changes anything.
+    pub probed: String,
+    /// The mean divergence of the predictions from the original's that this made, in nats.
+    pub divergence: f64,
+    /// What each type changes.
+    pub types: Vec<OfType>,
+}
+
+/// What a type changes of a tensor's outputs, relative to them: [`trial::Loss`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfType {
+    /// Its name.
+    pub name: String,
+    /// Rounded as ggml does without importances.
+    pub rounded: f64,
+    /// Encoded with feedback.
+    pub encoded: f64,
+}
+
+impl Statistics {
+    /// Measures what the moves of `movable` do to `source`, whose file has this `digest`;
+    /// `progress` is told from 0 to 1.
+    ///
+    /// # Errors
+    /// When the model cannot be run or encoded.
+    pub fn measure(
+        (source, digest): (&ModelFile, &str),
+        movable: &[Movable],
+        with: (&Windows, &Options),
+        progress: &dyn Fn(f64),
+    ) -> Result<Self, FitError> {
+        let losses = trial::losses(source, movable, with, &|done| progress(TRIAL * done))?;
+        let of_probes = |done| progress(TRIAL + (1.0 - TRIAL) * done);
+        let probes = probe::measure(source, (movable, &losses), with, &of_probes)?;
+        let tensors = movable.iter().zip(losses).zip(probes);
+        let tensors = tensors.map(|((tensor, losses), probe)| OfTensor {
+            name: tensor.name.clone(),
+            probed: probe.to.name().to_owned(),
+            divergence: probe.divergence,
+            types: (tensor.moves.iter().zip(losses))
+                .map(|(m, loss)| OfType {
+                    name: m.to.name().to_owned(),
+                    rounded: loss.rounded,
+                    encoded: loss.encoded,
+                })
+                .collect(),
+        });
+        let windows = with.0;
+        Ok(Self {
+            version: VERSION,
+            source: digest.to_owned(),
+            text: windows.digest.clone(),
+            windows: windows.count,
+            window: windows.window,
+            tensors: tensors.collect(),
+        })
+    }
+
+    /// Reads what was written, and checks that it is about the model with this `digest`,
+    /// this text and length of windows (their number may be another).
+    ///
+    /// # Errors
+    /// [`StatisticsError`].
+    pub fn from_json(
+        json: &[u8],
+        digest: &str,
+        windows: &Windows,
+    ) -> Result<Self, StatisticsError> {
+        let this: Self = serde_json::from_slice(json)?;
+        let same = |field, what: &str, measured: &dyn ToString, asked: &dyn ToString| {
+            let (measured, asked) = (measured.to_string(), asked.to_string());
+            match measured == asked {
+                true => Ok(()),
+                false => Err(StatisticsError::Field {
+                    field,
+                    problem: format!("{what} {measured}, not {asked}"),
+                }),
+            }
+        };
+        same("version", "this is", &this.version, &VERSION)?;
+        same("source", "measured on", &this.source, &digest)?;
+        same("text", "measured with", &this.text, &windows.digest)?;
+        same("window", "tokens are", &this.window, &windows.window)?;
+        for tensor in &this.tensors {
+            let mut numbers = vec![tensor.divergence];
+            numbers.extend(tensor.types.iter().flat_map(|t| [t.rounded, t.encoded]));
+            if !numbers.iter().all(|v| v.is_finite() && *v >= 0.0) {
+                return Err(StatisticsError::Field {
+                    field: "tensors",
+                    problem: format!("{}: numbers that cannot be", tensor.name),
+                });
+            }
+        }
+        Ok(this)
+    }
+
+    /// Writes it to `path`, which must be none of `inputs`.
+    ///
+    /// # Errors
+    /// When the file cannot be written; nothing is left behind then.
+    pub fn write(&self, path: &Path, force: bool, inputs: &[FileId]) -> Result<(), FileError> {
+        let mut json = serde_json::to_vec(self).expect("statistics are plain data");
+        json.push(b'\n');
+        let file = AtomicFile::create(path, json.len() as u64, force, inputs)?;
+        file.write_at(0, &json)?;
+        file.commit()?;
+        Ok(())
+    }
+
+    /// Of each of `movable`, bytes and predicted divergence of what it is and of its moves.
+    ///
+    /// # Errors
+    /// When a move was not measured.
+    pub fn alternatives(&self, movable: &[Movable]) -> Result<Vec<Alternatives>, FitError> {
+        let of = |tensor: &Movable| {
+            let found = self.tensors.iter().find(|of| of.name == tensor.name);
+            let not_measured = |to: &str| FitError::NotMeasured {
+                tensor: tensor.name.clone(),
+                ggml_type: to.to_owned(),
+            };
+            let mut all = vec![(tensor.bytes, 0.0)];
+            for m in &tensor.moves {
+                let name = m.to.name();
+                let of = found.and_then(|of| of.cost(name));
+                all.push((m.bytes, of.ok_or_else(|| not_measured(name))?));
+            }
+            Ok(all)
+        };
+        movable.iter().map(of).collect()
+    }
+}
+
+/// The part of a measurement that encoding samples takes.
+const TRIAL: f64 = 0.15;
+
+impl OfTensor {
+    /// The predicted divergence at the type called `name`; the divergence grows with the
+    /// square of the error.
+    fn cost(&self, name: &str) -> Option<f64> {
+        let of = |name: &str| self.types.iter().find(|of| of.name == name);
+        let encoded = of(name)?.encoded;
+        Some(match of(&self.probed) {
+            Some(probed) if probed.rounded > 0.0 => {
+                self.divergence.max(NOISE) / probed.rounded * encoded
+            }
+            _ => 0.0,
+        })
+    }
+}
+
+/// Divergences below this one are no less than this.
+const NOISE: f64 = 1e-9;
+
+/// Why a file of statistics cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StatisticsError {
+    /// It is something else.
+    #[error("not a file of what was measured for --fit: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It is about something else.
+    #[error("{field}: {problem}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
