@@ -11,7 +11,7 @@ use crate::plan::Plan;
 /// What was made of a model, or would be.
 pub(crate) fn render(done: &Converted) -> String {
     let fitted = render_quantized(done.quantized.as_ref()) + &render_repair(done.repair.as_ref());
-    render_fit(done.fit.as_ref())
+    render_fit(done.fit.as_ref(), done.dry_run)
         + &fitted
         + &match &done.plan {
             Some(plan) if plan.reshapes() => render_variant(done, plan),
@@ -25,7 +25,7 @@ pub(crate) fn render(done: &Converted) -> String {
 }
 
 /// What was chosen for so many bytes.
-fn render_fit(fit: Option<&MadeToFit>) -> String {
+fn render_fit(fit: Option<&MadeToFit>, dry_run: bool) -> String {
     let Some(fit) = fit else {
         return String::new();
     };
@@ -44,11 +44,25 @@ fn render_fit(fit: Option<&MadeToFit>) -> String {
             ),
         };
     }
-    text + &format!(
-        "\n  predicted divergence, were they rounded: {:.4} nats a token\n",
+    text += &format!(
+        "\n  predicted divergence before they make up for each other: {:.4} nats a token\n",
         fit.predicted
-    )
+    );
+    if dry_run {
+        text += "  what other sizes would cost:\n";
+        let every = fit.frontier.len().div_ceil(FRONTIER_LINES).max(1);
+        let last = fit.frontier.len().saturating_sub(1);
+        for (i, point) in fit.frontier.iter().enumerate() {
+            if i % every == 0 || i == last {
+                text += &format!("  {:>16} bytes {:>9.4}\n", grouped(point.bytes), point.cost);
+            }
+        }
+    }
+    text
 }
+
+/// Lines that the frontier is shown in, about.
+const FRONTIER_LINES: usize = 16;
 
 /// What is said about a model with other shapes or types.
 fn render_variant(done: &Converted, plan: &Plan) -> String {

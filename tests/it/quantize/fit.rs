@@ -83,6 +83,71 @@ fn a_model_is_made_to_fit_and_runs() {
 }
 
 #[test]
+fn what_was_measured_serves_any_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = written(folder.path(), "tiny-gqa");
+    let size = read(&source).len() as u64;
+    let stats = at("stats.json");
+    let file = stats.to_str().unwrap();
+    let some = ["--types", "q8_0,q5_0,q4_0", "--json"];
+    let with = |flag| [&some[..], &[flag, file]].concat();
+    let dry = [&with("--save-stats")[..], &["--dry-run"]].concat();
+    json(&mut fitting(&source, size / 2, &at("out"), &dry));
+    json(&mut fitting(
+        &source,
+        size / 3,
+        &at("read"),
+        &with("--stats"),
+    ));
+    json(&mut fitting(&source, size / 3, &at("measured"), &some));
+    assert!(read(&at("read")) == read(&at("measured")));
+    // Only for what was measured.
+    let more = ["--stats", file, "--types", "q8_0,q6_K,q5_1"];
+    refused(&source, size / 2, &more, 2, &["q5_1", "was not measured"]);
+    let other = written(folder.path(), "tiny-llama");
+    let more = with("--stats");
+    refused(
+        &other,
+        size / 3,
+        &more,
+        3,
+        &["stats.json", "source: measured on"],
+    );
+    let cut = std::fs::read_to_string(&stats)
+        .unwrap()
+        .replace("\"divergence\":", "\"divergence\":-");
+    std::fs::write(&stats, cut).unwrap();
+    refused(
+        &source,
+        size / 3,
+        &more,
+        3,
+        &["stats.json", "numbers that cannot be"],
+    );
+    std::fs::write(&stats, "{}").unwrap();
+    refused(
+        &source,
+        size / 3,
+        &more,
+        3,
+        &["stats.json", "not a file of what was measured"],
+    );
+    // Nor is any output another, or an input.
+    let over = source.to_str().unwrap();
+    refused(
+        &source,
+        size / 3,
+        &["--save-stats", over, "--force"],
+        2,
+        &["input"],
+    );
+    let out = source.with_extension("no");
+    let same = ["--save-stats", out.to_str().unwrap()];
+    refused(&source, size / 3, &same, 2, &["same file"]);
+}
+
+#[test]
 fn types_can_be_restricted() {
     let folder = tempfile::tempdir().unwrap();
     let source = written(folder.path(), "tiny-gqa");

@@ -408,6 +408,39 @@ fn what_is_stored_once_gets_one_type() {
 }
 
 #[test]
+fn what_keeps_its_type_makes_up_for_what_others_lose() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let plain = written(folder.path(), "tiny-gqa");
+    let source = at("source.gguf");
+    json(quantizing(&plain, "q5_1", &source, &["--pure"]).arg("--json"));
+    let coarser = ["--pure", "--allow-requantize", "--tensor-type"];
+    let embedding = [&coarser[..], &["token_embd=q4_0"]].concat();
+    let fitted = at("fitted.gguf");
+    let done = quantized(&source, "q5_1", &fitted, &embedding);
+    let refitted = &done["quantized"]["matrices"]["refitted"];
+    assert!(refitted.as_u64().unwrap() > 8, "{done}");
+    verify(&fitted, &source);
+    tokens_both_ways(&fitted);
+    // Without a text, one tensor changes and the others stay.
+    let rounded = at("rounded.gguf");
+    let mut command = program();
+    command.arg("convert").arg(&source).arg("-o").arg(&rounded);
+    json(
+        command
+            .args(["--quantize", "q5_1", "--json"])
+            .args(embedding),
+    );
+    assert_eq!(read(&rounded).len(), read(&fitted).len());
+    let (with, without) = (divergence(&fitted, &source), divergence(&rounded, &source));
+    assert!(with < 0.9 * without, "{with} {without}");
+    // What runs before all that changes keeps its bytes.
+    let late = [&coarser[..], &["^output=q4_0"]].concat();
+    let done = quantized(&source, "q5_1", &at("late.gguf"), &late);
+    assert_eq!(done["quantized"]["matrices"]["refitted"], 0, "{done}");
+}
+
+#[test]
 fn the_model_can_write_the_calibration_text_itself() {
     let folder = tempfile::tempdir().unwrap();
     let source = written(folder.path(), "tiny-gqa");

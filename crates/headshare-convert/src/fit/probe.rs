@@ -9,7 +9,7 @@ use headshare_runtime::{Batch, Context, ContextParams, Model, ModelParams};
 
 use super::error::FitError;
 use super::moves::Movable;
-use super::trial::Loss;
+use super::trial::Losses;
 use crate::convert::variant::{Types, Variant};
 use crate::convert::{ConvertError, write_to_scratch};
 use crate::engine::{EngineError, Options, Windows};
@@ -34,6 +34,9 @@ pub struct Probe {
     pub to: GgmlType,
     /// Mean divergence of the predictions from the original's, in nats.
     pub divergence: f64,
+    /// The same with another output head as it was, where the tensor is one and a table at
+    /// once, and such a model can be run.
+    pub of_table: Option<f64>,
 }
 
 /// Rounds each of these tensors, whose moves lose `losses`, alone to a type that changes
@@ -44,7 +47,7 @@ pub struct Probe {
 /// When a model cannot be run, or gives no numbers.
 pub fn measure(
     source: &ModelFile,
-    (movable, losses): (&[Movable], &[Vec<Loss>]),
+    (movable, losses): (&[Movable], &[Losses]),
     (windows, options): (&Windows, &Options),
     progress: &dyn Fn(f64),
 ) -> Result<Vec<Probe>, FitError> {
@@ -66,7 +69,7 @@ pub fn measure(
             tensor
                 .moves
                 .iter()
-                .zip(losses.iter().map(|loss| loss.rounded))
+                .zip(losses.outputs.iter().map(|loss| loss.rounded))
         };
         let coarse = moves().filter(|(_, loss)| *loss >= COARSE);
         let closest = coarse.min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
@@ -76,18 +79,30 @@ pub fn measure(
             probes.push(Probe {
                 to: tensor.has,
                 divergence: 0.0,
+                of_table: None,
             });
             continue;
         };
         let index = source.gguf.tensor_index(&tensor.name);
-        let types = Types {
-            tensors: index.into_iter().map(|i| (i, closest.to)).collect(),
-            untied_head: None,
+        let probe = |untied_head: Option<GgmlType>| {
+            let types = Types {
+                tensors: index.into_iter().map(|i| (i, closest.to)).collect(),
+                untied_head,
+            };
+            let variant = Variant::with_types(source, &types)
+                .map_err(InputError::content(source.path()))
+                .map_err(ConvertError::from)?;
+            let logits = logits(&variant, &tokens, windows, options)?;
+            Ok::<f64, FitError>(reference.divergence(&logits))
         };
-        let variant = Variant::with_types(source, &types)
-            .map_err(InputError::content(source.path()))
-            .map_err(ConvertError::from)?;
-        let divergence = reference.divergence(&logits(&variant, &tokens, windows, options)?);
+        let divergence = probe(None)?;
+        let of_table = match losses.rows.is_empty() {
+            true => None,
+            // Where llama.cpp knows no other head, it does not load one.
+            false => (index.map(|i| source.gguf.tensors()[i].ggml_type))
+                .and_then(|has| probe(Some(has)).ok())
+                .filter(|divergence| divergence.is_finite()),
+        };
         if !divergence.is_finite() {
             return Err(FitError::NotFinite {
                 tensor: tensor.name.clone(),
@@ -97,6 +112,7 @@ pub fn measure(
         probes.push(Probe {
             to: closest.to,
             divergence,
+            of_table,
         });
         progress((i + 1) as f64 / movable.len() as f64);
     }

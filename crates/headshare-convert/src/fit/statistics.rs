@@ -44,6 +44,9 @@ pub struct OfTensor {
     pub probed: String,
     /// The mean divergence of the predictions from the original's that this made, in nats.
     pub divergence: f64,
+    /// The part of it that rows made which are looked up, where the tensor is an output head
+    /// and a table at once.
+    pub of_table: Option<f64>,
     /// What each type changes.
     pub types: Vec<OfType>,
 }
@@ -58,6 +61,8 @@ pub struct OfType {
     pub rounded: f64,
     /// Encoded with feedback.
     pub encoded: f64,
+    /// The same of rows that are looked up, rounded and encoded, of such a tensor.
+    pub of_table: Option<[f64; 2]>,
 }
 
 impl Statistics {
@@ -80,11 +85,13 @@ impl Statistics {
             name: tensor.name.clone(),
             probed: probe.to.name().to_owned(),
             divergence: probe.divergence,
-            types: (tensor.moves.iter().zip(losses))
-                .map(|(m, loss)| OfType {
+            of_table: probe.of_table.map(|of| of.min(probe.divergence)),
+            types: (tensor.moves.iter().zip(&losses.outputs).enumerate())
+                .map(|(i, (m, loss))| OfType {
                     name: m.to.name().to_owned(),
                     rounded: loss.rounded,
                     encoded: loss.encoded,
+                    of_table: losses.rows.get(i).map(|rows| [rows.rounded, rows.encoded]),
                 })
                 .collect(),
         });
@@ -126,7 +133,9 @@ impl Statistics {
         same("window", "tokens are", &this.window, &windows.window)?;
         for tensor in &this.tensors {
             let mut numbers = vec![tensor.divergence];
+            numbers.extend(tensor.of_table);
             numbers.extend(tensor.types.iter().flat_map(|t| [t.rounded, t.encoded]));
+            numbers.extend(tensor.types.iter().filter_map(|t| t.of_table).flatten());
             if !numbers.iter().all(|v| v.is_finite() && *v >= 0.0) {
                 return Err(StatisticsError::Field {
                     field: "tensors",
@@ -181,13 +190,22 @@ impl OfTensor {
     /// square of the error.
     fn cost(&self, name: &str) -> Option<f64> {
         let of = |name: &str| self.types.iter().find(|of| of.name == name);
-        let encoded = of(name)?.encoded;
-        Some(match of(&self.probed) {
-            Some(probed) if probed.rounded > 0.0 => {
-                self.divergence.max(NOISE) / probed.rounded * encoded
+        let (to, probed) = (of(name)?, of(&self.probed));
+        let part = |divergence: f64, rounded: f64, encoded: f64| match rounded > 0.0 {
+            true => divergence / rounded * encoded,
+            false => 0.0,
+        };
+        let Some(probed) = probed else {
+            return Some(0.0);
+        };
+        let looked_up = self.of_table.zip(to.of_table).zip(probed.of_table);
+        let (rest, of_table) = match looked_up {
+            Some(((made, [_, encoded]), [rounded, _])) => {
+                (self.divergence - made, part(made, rounded, encoded))
             }
-            _ => 0.0,
-        })
+            None => (self.divergence, 0.0),
+        };
+        Some(of_table + part(rest.max(NOISE), probed.rounded, to.encoded))
     }
 }
 

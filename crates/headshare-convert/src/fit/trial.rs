@@ -37,7 +37,17 @@ pub struct Loss {
     pub encoded: f64,
 }
 
-/// The loss of each move of each of `movable`.
+/// What the moves of a tensor change.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Losses {
+    /// Of its outputs, by each move.
+    pub outputs: Vec<Loss>,
+    /// Of its rows as they are looked up, where it is an output head and a table at once;
+    /// else empty.
+    pub rows: Vec<Loss>,
+}
+
+/// What each move of each of `movable` changes.
 ///
 /// # Errors
 /// When the engine cannot run, or weights cannot be encoded.
@@ -46,7 +56,7 @@ pub fn losses(
     movable: &[Movable],
     (windows, options): (&Windows, &Options),
     progress: &dyn Fn(f64),
-) -> Result<Vec<Vec<Loss>>, FitError> {
+) -> Result<Vec<Losses>, FitError> {
     let fast = Variant::with_types(source, &Types::fast(&source.gguf))
         .map_err(InputError::content(source.path()))
         .map_err(ConvertError::from)?;
@@ -55,13 +65,20 @@ pub fn losses(
     let mut trial = Trial {
         source,
         tensors: movable.iter().map(|m| (m.name.as_str(), m)).collect(),
+        lookups: BTreeMap::new(),
         sums: BTreeMap::new(),
     };
     engine.run::<FitError>(&mut [&mut trial], progress)?;
     // A tensor that no token comes to loses nothing.
     let of = |tensor: &Movable| match trial.sums.remove(&tensor.name) {
-        Some(sums) => sums.iter().map(Sum::loss).collect(),
-        None => vec![Loss::default(); tensor.moves.len()],
+        Some([outputs, rows]) => Losses {
+            outputs: outputs.iter().map(Sum::loss).collect(),
+            rows: rows.iter().map(Sum::loss).collect(),
+        },
+        None => Losses {
+            outputs: vec![Loss::default(); tensor.moves.len()],
+            rows: Vec::new(),
+        },
     };
     Ok(movable.iter().map(of).collect())
 }
@@ -71,13 +88,13 @@ pub fn losses(
 struct Sum {
     rounded: f64,
     encoded: f64,
-    outputs: f64,
+    all: f64,
 }
 
 impl Sum {
     fn loss(&self) -> Loss {
-        let relative = |squares: f64| match self.outputs > 0.0 {
-            true => squares / self.outputs,
+        let relative = |squares: f64| match self.all > 0.0 {
+            true => squares / self.all,
             false => 0.0,
         };
         Loss {
@@ -90,8 +107,11 @@ impl Sum {
 struct Trial<'a> {
     source: &'a ModelFile,
     tensors: BTreeMap<&'a str, &'a Movable>,
-    /// By the tensors' names, of each move; experts are added up.
-    sums: BTreeMap<String, Vec<Sum>>,
+    /// How often the rows of tables are looked up that are output heads, too.
+    lookups: BTreeMap<String, Vec<f64>>,
+    /// By the tensors' names, of outputs and of rows that are looked up, by each move;
+    /// experts are added up.
+    sums: BTreeMap<String, [Vec<Sum>; 2]>,
 }
 
 impl Visitor<FitError> for Trial<'_> {
@@ -103,12 +123,14 @@ impl Visitor<FitError> for Trial<'_> {
     }
 
     fn table(&mut self, table: &Table, rows: &Frequencies) -> Result<Option<Vec<u8>>, FitError> {
-        // A table that is an output head, too, is judged as that.
+        // Tokens that did not come up may.
+        let counts = rows.fitted.iter().zip(&rows.held);
+        let counts = counts.map(|(a, b)| f64::from(1 + a + b)).collect();
+        self.lookups.insert(table.name.clone(), counts);
+        // One that is an output head, too, is encoded as that.
         if !table.tied {
-            // Tokens that did not come up may.
-            let of_row = |row: usize| f64::from(1 + rows.fitted[row] + rows.held[row]);
             let gram = Mat::identity(table.columns, table.columns);
-            self.judge(&table.name, 0..table.rows, &gram, true, &of_row)?;
+            self.judge(&table.name, 0..table.rows, &gram, true)?;
         }
         Ok(None)
     }
@@ -120,7 +142,7 @@ impl Visitor<FitError> for Trial<'_> {
             let gram = seen.sums().all().gram;
             // As it is quantized in the end.
             let with_feedback = seen.tokens() >= site.columns / 2;
-            self.judge(&site.name, rows, &gram, with_feedback, &|_| 1.0)?;
+            self.judge(&site.name, rows, &gram, with_feedback)?;
         }
         Ok(None)
     }
@@ -128,14 +150,13 @@ impl Visitor<FitError> for Trial<'_> {
 
 impl Trial<'_> {
     /// Adds what is changed of `rows` of a tensor, into which goes what has this Gram
-    /// matrix, and each of which counts `of_row`.
+    /// matrix.
     fn judge(
         &mut self,
         name: &str,
         rows: Range<usize>,
         gram: &Mat<f64>,
         with_feedback: bool,
-        of_row: &dyn Fn(usize) -> f64,
     ) -> Result<(), FitError> {
         let Some(tensor) = self.tensors.get(name) else {
             return Ok(());
@@ -153,14 +174,21 @@ impl Trial<'_> {
         let weights = rows_of(self.source, info, &picked).map_err(cannot)?;
         let p = info.row_elems() as usize;
         let par = Par::rayon(rayon::current_num_threads());
-        let counts: Vec<f64> = picked.iter().map(|&row| of_row(row)).collect();
-        let squares = |of: &Mat<f64>| squares(of, gram, &counts, par);
+        let looked_up = self.lookups.get(name);
+        let counts: Option<Vec<f64>> =
+            looked_up.map(|counts| picked.iter().map(|&row| counts[row]).collect());
+        let squares = |of: &Mat<f64>| {
+            let rows = counts.as_ref().map(|counts| lengths(of, counts));
+            [squares(of, gram, par), rows.unwrap_or(0.0)]
+        };
         let now = transposed(&weights, p);
-        let outputs = squares(&now);
+        let all = squares(&now);
         let hessian = ridged(gram, Settings::default().damping);
         let sums = self.sums.entry(name.to_owned()).or_default();
-        sums.resize(tensor.moves.len(), Sum::default());
-        for (sum, Move { to, .. }) in sums.iter_mut().zip(&tensor.moves) {
+        let count = tensor.moves.len();
+        sums[0].resize(count, Sum::default());
+        sums[1].resize(if counts.is_some() { count } else { 0 }, Sum::default());
+        for (i, Move { to, .. }) in tensor.moves.iter().enumerate() {
             let bytes = encode::round(&weights, p, None, to.id()).map_err(|e| cannot(e.into()))?;
             let mut back = vec![0f32; weights.len()];
             dequantize_row(to.id(), &bytes, &mut back).map_err(|e| cannot(e.into()))?;
@@ -173,9 +201,13 @@ impl Trial<'_> {
                 }
                 false => rounded,
             };
-            sum.outputs += outputs;
-            sum.rounded += rounded;
-            sum.encoded += encoded;
+            for (of, sums) in sums.iter_mut().enumerate() {
+                if let Some(sum) = sums.get_mut(i) {
+                    sum.all += all[of];
+                    sum.rounded += rounded[of];
+                    sum.encoded += encoded[of];
+                }
+            }
         }
         Ok(())
     }
@@ -198,13 +230,22 @@ fn rows_of(
     Ok(out)
 }
 
-/// The sum of w^T G w of all columns w, each as often as it counts.
-fn squares(of: &Mat<f64>, gram: &Mat<f64>, counts: &[f64], par: Par) -> f64 {
-    let mut image = Mat::zeros(of.nrows(), of.ncols());
-    matmul(&mut image, Accum::Replace, gram, of, 1.0, par);
+/// The sum of |w|^2 of all columns w, each as often as it counts.
+fn lengths(of: &Mat<f64>, counts: &[f64]) -> f64 {
     let of_column = |(j, count): (usize, &f64)| {
-        let products = (0..of.nrows()).map(|i| of[(i, j)] * image[(i, j)]);
-        count * products.sum::<f64>()
+        let squares = (0..of.nrows()).map(|i| of[(i, j)] * of[(i, j)]);
+        count * squares.sum::<f64>()
     };
     counts.iter().enumerate().map(of_column).sum()
+}
+
+/// The sum of w^T G w of all columns w.
+fn squares(of: &Mat<f64>, gram: &Mat<f64>, par: Par) -> f64 {
+    let mut image = Mat::zeros(of.nrows(), of.ncols());
+    matmul(&mut image, Accum::Replace, gram, of, 1.0, par);
+    let of_column = |j: usize| -> f64 {
+        let products = (0..of.nrows()).map(|i| of[(i, j)] * image[(i, j)]);
+        products.sum()
+    };
+    (0..of.ncols()).map(of_column).sum()
 }

@@ -7,6 +7,7 @@
 
 pub mod attention;
 pub mod curves;
+pub mod frontier;
 mod matrix;
 pub mod npy;
 pub mod picture;

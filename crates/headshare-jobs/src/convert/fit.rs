@@ -2,6 +2,7 @@
 //! running model, then everything is fitted and encoded in one pass.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use headshare_convert::convert;
 use headshare_convert::fit::{FitError, Movable, Point, Statistics, moves, select};
@@ -9,14 +10,18 @@ use headshare_convert::input::ModelFile;
 use headshare_convert::input::text::{self, Contents};
 use headshare_convert::quantize::takes;
 use headshare_convert::quantize::types::Wanted;
+use headshare_eval::analyze::picture::Format;
+use headshare_eval::analyze::{file_name, frontier};
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::GgmlType;
 use serde::{Deserialize, Serialize};
 
+use super::Converted;
 use super::calibrate::Calibration;
 use super::choose::Stats;
 use super::quantize::{Quantization, With};
 use crate::error::Context as _;
+use crate::output::Written;
 use crate::{Error, Ui, Unit};
 
 /// Attempts to come below a size whose header depends on what is chosen.
@@ -61,6 +66,27 @@ pub struct Retyped {
     pub to: String,
     /// How many.
     pub tensors: usize,
+}
+
+impl MadeToFit {
+    /// Draws the frontier, and what was chosen of it for the model `done`.
+    pub(super) fn draw(
+        &self,
+        done: &Converted,
+        written: Written<'_>,
+        ui: &dyn Ui,
+    ) -> Result<(), Error> {
+        let name = file_name(Path::new(&done.source.path));
+        let title = format!("{name} in fewer bytes");
+        let points: Vec<(u64, f64)> = self.frontier.iter().map(|p| (p.bytes, p.cost)).collect();
+        let chosen = (done.output.bytes, self.predicted);
+        let Some(scene) = frontier::picture(&title, &points, chosen) else {
+            ui.remark("note: no move costs anything, so there is nothing to draw");
+            return Ok(());
+        };
+        let format = Format::of(written.path).unwrap_or(Format::Svg);
+        written.write(&scene.encode(format), ui)
+    }
 }
 
 impl Budget {

@@ -17,6 +17,7 @@ use headshare_convert::plan::{Plan, Saved};
 use headshare_convert::quantize::takes as quantize_takes;
 use headshare_convert::repair::choose::Units;
 use headshare_convert::repair::{self, Record, SurveyRecord, check_supported};
+use headshare_eval::analyze::picture::Format;
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,7 @@ pub(crate) use quantize::unplanned;
 pub use quantize::{FellBack, Quantization, Quantized, With};
 
 use crate::error::Context as _;
+use crate::output::Written;
 use crate::plan::{DuplicateCount, Sizes, match_units};
 use crate::{Error, Quiet, Ui, Unit};
 
@@ -257,7 +259,8 @@ impl Convert {
         let mut inputs = vec![source.file.id()];
         inputs.extend(calibrate::id(&budget.calibration.text)?);
         self.check_stats(&budget.stats, &mut inputs)?;
-        if !self.dry_run {
+        let picture = self.dry_run && Format::of(&self.output).is_ok();
+        if !self.dry_run || picture {
             AtomicFile::check(&self.output, self.force, &inputs)?;
         }
         let of = |quantization: &Quantization, dry_run| Self {
@@ -272,6 +275,14 @@ impl Convert {
         let (quantization, fit) = budget.choose(&source, &size_of, (self.force, &inputs), ui)?;
         drop(source);
         let mut done = of(&quantization, self.dry_run).run(ui)?;
+        if picture {
+            let written = Written {
+                path: &self.output,
+                force: self.force,
+                inputs: &inputs,
+            };
+            fit.draw(&done, written, ui)?;
+        }
         done.fit = Some(fit);
         Ok(done)
     }
