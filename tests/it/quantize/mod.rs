@@ -431,7 +431,6 @@ fn what_keeps_its_type_makes_up_for_what_others_lose() {
             .args(["--quantize", "q5_1", "--json"])
             .args(embedding),
     );
-    assert_eq!(read(&rounded).len(), read(&fitted).len());
     let (with, without) = (divergence(&fitted, &source), divergence(&rounded, &source));
     assert!(with < 0.9 * without, "{with} {without}");
     // What runs before all that changes keeps its bytes.
