@@ -44,6 +44,14 @@ fn render_fit(fit: Option<&MadeToFit>, dry_run: bool) -> String {
             ),
         };
     }
+    for (count, what) in [
+        (fit.units, "units are dropped"),
+        (fit.channels, "feed-forward channels go"),
+    ] {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
     text += &format!(
         "\n  predicted divergence before they make up for each other: {:.4} nats a token\n",
         fit.predicted

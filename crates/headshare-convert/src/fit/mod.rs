@@ -3,15 +3,19 @@
 //! Data flows one way: [`moves`] says which types each tensor could have, and what that
 //! saves; `trial` encodes some rows at each and says what that changes of the tensor's
 //! outputs; `probe` measures on the running model what an error in a tensor does to its
-//! predictions; [`Statistics`] are both; [`select`] takes the moves that cost least for
-//! their bytes. What comes out are types, which [`crate::quantize`] carries out.
+//! predictions; [`cuts`] say what is lost when units and channels go. [`Statistics`] are
+//! all of these. `groups` are what can become of the tensors that belong together, of which
+//! [`select`] takes what costs least for its bytes. What comes out are types and edits of a
+//! plan, which [`crate::quantize`] carries out.
 //!
 //! The divergence that a small error in a tensor causes grows with the error's square, and
 //! divergences of several tensors add up, as long as they are small (the linearity that
 //! HIGGS rests on, Malinovskii et al. 2024, arXiv 2411.17525). So one probe a tensor serves
 //! all types.
 
+pub mod cuts;
 mod error;
+mod groups;
 pub mod moves;
 mod probe;
 pub mod select;
@@ -19,6 +23,7 @@ mod statistics;
 mod trial;
 
 pub use error::FitError;
+pub use groups::{Changes, Group, changes, groups};
 pub use moves::{Movable, Move};
 pub use select::{Chosen, Point};
 pub use statistics::{Statistics, StatisticsError};

@@ -108,6 +108,6 @@ pub fn movable(source: &ModelFile, types: &[GgmlType]) -> Result<Vec<Movable>, F
 }
 
 /// What data of so many bytes take in the file.
-fn in_file(bytes: u64, source: &ModelFile) -> u64 {
+pub(super) fn in_file(bytes: u64, source: &ModelFile) -> u64 {
     bytes.next_multiple_of(source.gguf.alignment().max(1))
 }

@@ -4,11 +4,12 @@
 use std::path::Path;
 
 use headshare_files::{AtomicFile, FileError, FileId};
+use headshare_format::GgmlType;
 use serde::{Deserialize, Serialize};
 
+use super::cuts::Cut;
 use super::error::FitError;
 use super::moves::Movable;
-use super::select::Alternatives;
 use super::{probe, trial};
 use crate::engine::{Options, Windows};
 use crate::input::ModelFile;
@@ -32,6 +33,8 @@ pub struct Statistics {
     pub window: u32,
     /// The tensors that could have other types.
     pub tensors: Vec<OfTensor>,
+    /// What layers lose when units or channels go.
+    pub cuts: Vec<Cut>,
 }
 
 /// What was measured of a tensor.
@@ -77,7 +80,8 @@ impl Statistics {
         with: (&Windows, &Options),
         progress: &dyn Fn(f64),
     ) -> Result<Self, FitError> {
-        let losses = trial::losses(source, movable, with, &|done| progress(TRIAL * done))?;
+        let of_trial = |done| progress(TRIAL * done);
+        let (losses, cuts) = trial::losses(source, movable, with, &of_trial)?;
         let of_probes = |done| progress(TRIAL + (1.0 - TRIAL) * done);
         let probes = probe::measure(source, (movable, &losses), with, &of_probes)?;
         let tensors = movable.iter().zip(losses).zip(probes);
@@ -103,6 +107,7 @@ impl Statistics {
             windows: windows.count,
             window: windows.window,
             tensors: tensors.collect(),
+            cuts,
         })
     }
 
@@ -143,6 +148,12 @@ impl Statistics {
                 });
             }
         }
+        if let Some(cut) = this.cuts.iter().find(|cut| !cut.is_sound()) {
+            return Err(StatisticsError::Field {
+                field: "cuts",
+                problem: format!("layer {}: what cannot go", cut.layer),
+            });
+        }
         Ok(this)
     }
 
@@ -159,26 +170,28 @@ impl Statistics {
         Ok(())
     }
 
-    /// Of each of `movable`, bytes and predicted divergence of what it is and of its moves.
+    /// The predicted divergence of `tensor` at type `to`.
     ///
     /// # Errors
-    /// When a move was not measured.
-    pub fn alternatives(&self, movable: &[Movable]) -> Result<Vec<Alternatives>, FitError> {
-        let of = |tensor: &Movable| {
-            let found = self.tensors.iter().find(|of| of.name == tensor.name);
-            let not_measured = |to: &str| FitError::NotMeasured {
-                tensor: tensor.name.clone(),
-                ggml_type: to.to_owned(),
-            };
-            let mut all = vec![(tensor.bytes, 0.0)];
-            for m in &tensor.moves {
-                let name = m.to.name();
-                let of = found.and_then(|of| of.cost(name));
-                all.push((m.bytes, of.ok_or_else(|| not_measured(name))?));
-            }
-            Ok(all)
-        };
-        movable.iter().map(of).collect()
+    /// When that was not measured.
+    pub(super) fn cost(&self, tensor: &Movable, to: GgmlType) -> Result<f64, FitError> {
+        let found = self.of(&tensor.name).and_then(|of| of.cost(to.name()));
+        found.ok_or_else(|| FitError::NotMeasured {
+            tensor: tensor.name.clone(),
+            ggml_type: to.name().to_owned(),
+        })
+    }
+
+    /// The predicted divergence for each unit of what is lost of the outputs of the tensor
+    /// called `name`, where a type of it was probed.
+    pub(super) fn sensitivity(&self, name: &str) -> Option<f64> {
+        let of = self.of(name)?;
+        let probed = of.types.iter().find(|t| t.name == of.probed)?;
+        (probed.rounded > 0.0).then(|| of.divergence / probed.rounded)
+    }
+
+    fn of(&self, name: &str) -> Option<&OfTensor> {
+        self.tensors.iter().find(|of| of.name == name)
     }
 }
 

@@ -9,6 +9,7 @@ use faer::{Accum, Mat, Par};
 use headshare_format::TensorInfo;
 use headshare_runtime::quants::dequantize_row;
 
+use super::cuts::{Cut, Cutter};
 use super::error::FitError;
 use super::moves::{Movable, Move};
 use crate::convert::ConvertError;
@@ -19,6 +20,7 @@ use crate::engine::{
     Engine, EngineError, Frequencies, Options, Seen, Site, Table, Visitor, Wants, Windows,
 };
 use crate::input::{InputError, ModelFile};
+use crate::model::AttentionMap;
 use crate::quantize::Settings;
 
 /// Rows of a tensor that are encoded, at most: every so many.
@@ -47,7 +49,8 @@ pub struct Losses {
     pub rows: Vec<Loss>,
 }
 
-/// What each move of each of `movable` changes.
+/// What each move of each of `movable` changes, and what the layers lose when units and
+/// channels go.
 ///
 /// # Errors
 /// When the engine cannot run, or weights cannot be encoded.
@@ -56,7 +59,7 @@ pub fn losses(
     movable: &[Movable],
     (windows, options): (&Windows, &Options),
     progress: &dyn Fn(f64),
-) -> Result<Vec<Losses>, FitError> {
+) -> Result<(Vec<Losses>, Vec<Cut>), FitError> {
     let fast = Variant::with_types(source, &Types::fast(&source.gguf))
         .map_err(InputError::content(source.path()))
         .map_err(ConvertError::from)?;
@@ -68,7 +71,9 @@ pub fn losses(
         lookups: BTreeMap::new(),
         sums: BTreeMap::new(),
     };
-    engine.run::<FitError>(&mut [&mut trial], progress)?;
+    let map = AttentionMap::of(&source.gguf).ok();
+    let mut cutter = Cutter::new(source, map.as_ref());
+    engine.run::<FitError>(&mut [&mut trial, &mut cutter], progress)?;
     // A tensor that no token comes to loses nothing.
     let of = |tensor: &Movable| match trial.sums.remove(&tensor.name) {
         Some([outputs, rows]) => Losses {
@@ -80,7 +85,7 @@ pub fn losses(
             rows: Vec::new(),
         },
     };
-    Ok(movable.iter().map(of).collect())
+    Ok((movable.iter().map(of).collect(), cutter.cuts))
 }
 
 /// Squares of what is changed, and of what there is.
@@ -214,7 +219,7 @@ impl Trial<'_> {
 }
 
 /// These rows of a tensor.
-fn rows_of(
+pub(super) fn rows_of(
     source: &ModelFile,
     info: &TensorInfo,
     rows: &[usize],

@@ -14,7 +14,7 @@ use crate::convert::{ConvertError, Duplicates, duplicates_beside, planned_rows};
 use crate::engine::{self, Block, Shared};
 use crate::input::ModelFile;
 use crate::model::RowsRange;
-use crate::plan::Plan;
+use crate::plan::{Edit, Plan, Store};
 
 /// A plan with the types that tensors get, and the rows that are stored once.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ pub fn assign(
     wanted: &Wanted,
     requantize: bool,
 ) -> Result<TypedPlan, QuantizerError> {
-    let before = Variant::new(source, &plan, None)?;
+    let before = Variant::new(source, &with_whole_blocks(source, &plan), None)?;
     let gguf = before.gguf();
     let is_given = |name: &str| plan.stores().any(|store| store.tensor == name);
     let mut assigned = wanted.assign(gguf, &is_given, requantize)?;
@@ -79,11 +79,7 @@ pub fn assign(
         .collect();
     // What is stored once, and as it was, is not fitted for one of its users.
     let in_common: BTreeSet<&String> = in_common.iter().flat_map(|(a, b)| [a, b]).collect();
-    let of_source = |name: &str| source.gguf.tensor(name);
-    assigned.kept.retain(|name, _| {
-        let is_whole = gguf.tensor(name).zip(of_source(name));
-        !in_common.contains(name) && is_whole.is_some_and(|(new, old)| new.dims == old.dims)
-    });
+    assigned.kept.retain(|name, _| !in_common.contains(name));
     duplicates.bytes = duplicates.shared.iter().map(|s| s.len).sum();
     if plan.edits.is_empty() && assigned.types.is_empty() {
         return Err(QuantizerError::Nothing(wanted.to.clone()));
@@ -99,6 +95,30 @@ pub fn assign(
         planned,
         duplicates,
     })
+}
+
+/// `plan`, with matrices that lose columns within blocks as plain numbers: they get their
+/// types later.
+fn with_whole_blocks(source: &ModelFile, plan: &Plan) -> Plan {
+    let mut whole = plan.clone();
+    for edit in &plan.edits {
+        let Edit::Narrow(narrow) = edit else {
+            continue;
+        };
+        let tensor = format!("blk.{}.ffn_down.weight", narrow.layer);
+        let block = source
+            .gguf
+            .tensor(&tensor)
+            .map_or(1, |info| info.ggml_type.block_elems());
+        let is_stored = plan.stores().any(|store| store.tensor == tensor);
+        if !is_stored && narrow.channels.iter().flatten().any(|cut| cut % block != 0) {
+            whole.edits.push(Edit::Store(Store {
+                tensor,
+                ggml_type: GgmlType::F16,
+            }));
+        }
+    }
+    whole
 }
 
 /// The same rows where tensors have their new types; nothing where those have none.

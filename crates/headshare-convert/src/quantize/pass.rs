@@ -193,6 +193,7 @@ impl TypedPlan {
         }
         let mut quantizer = Quantizer {
             stream: &stream,
+            target: &target,
             types: &self.assigned.types,
             kept: &self.assigned.kept,
             is_behind: false,

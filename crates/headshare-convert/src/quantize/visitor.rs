@@ -31,6 +31,8 @@ pub(super) const OUTPUTS: usize = 8192;
 pub(super) struct Quantizer<'a> {
     /// The changed stream, in which these have a type of plain numbers.
     pub stream: &'a Variant<'a>,
+    /// The model that is made, of which some tensors keep their data.
+    pub target: &'a Variant<'a>,
     /// Which tensors get new data, by name.
     pub types: &'a BTreeMap<String, GgmlType>,
     /// Which others make up for what those before them lost, at the type that they have.
@@ -240,13 +242,13 @@ impl Quantizer<'_> {
         let wanted = self.towards_target(&sums, now);
         let hessian = sums.all().ridged(self.settings.damping);
         let cannot = |error| QuantizerError::tensor(&site.name, error);
-        let info = self.stream.source.gguf.tensor(&site.name);
-        let info = info.ok_or_else(|| no_such(&site.name))?;
-        let source = self.stream.source;
-        let stored = source.bytes(source.gguf.data_range(info));
+        let index = self.target.gguf().tensor_index(&site.name);
+        let stored = self
+            .target
+            .tensor_data(index.ok_or_else(|| no_such(&site.name))?)?;
         let par = Par::rayon(rayon::current_num_threads());
         let coder = Coder::of(of.id()).map_err(cannot)?;
-        let encoded = encode::requantize(&wanted, &hessian, &coder, stored, par);
+        let encoded = encode::requantize(&wanted, &hessian, &coder, &stored, par);
         let encoded = encoded.map_err(cannot)?;
         // A fit follows noise, and costs a rounding: it must be worth both, on other text.
         if sums.held.error(&encoded.weights) >= limit {

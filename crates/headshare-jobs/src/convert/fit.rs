@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use headshare_convert::convert;
-use headshare_convert::fit::{FitError, Movable, Point, Statistics, moves, select};
+use headshare_convert::fit::cuts::Part;
+use headshare_convert::fit::{self, FitError, Group, Movable, Point, Statistics, moves, select};
 use headshare_convert::input::ModelFile;
 use headshare_convert::input::text::{self, Contents};
+use headshare_convert::plan::{Edit, Plan};
 use headshare_convert::quantize::takes;
 use headshare_convert::quantize::types::Wanted;
 use headshare_eval::analyze::picture::Format;
@@ -19,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::Converted;
 use super::calibrate::Calibration;
 use super::choose::Stats;
-use super::quantize::{Quantization, With};
+use super::quantize::{Quantization, With, unplanned};
 use crate::error::Context as _;
 use crate::output::Written;
 use crate::{Error, Ui, Unit};
@@ -52,9 +54,21 @@ pub struct MadeToFit {
     pub tensors: usize,
     /// What became of them.
     pub types: Vec<Retyped>,
+    /// Units of attention that were dropped.
+    pub units: u64,
+    /// Channels of feed-forward layers that were deleted.
+    pub channels: u64,
     /// The bytes of the file, and the least predicted divergence, from the source down to
     /// the smallest.
     pub frontier: Vec<Point>,
+}
+
+/// What makes a model fit.
+pub(super) struct ToFit {
+    /// The types.
+    pub quantization: Quantization,
+    /// What goes.
+    pub plan: Option<Plan>,
 }
 
 /// Tensors that got another type, or kept theirs.
@@ -90,15 +104,15 @@ impl MadeToFit {
 }
 
 impl Budget {
-    /// What `source` is quantized to, and what was chosen. `size_of` is the size of what
-    /// comes out of a quantization.
+    /// What is done to `source`, and what was chosen. `size_of` is the size of what comes
+    /// out.
     pub(super) fn choose(
         &self,
         source: &ModelFile,
-        size_of: &dyn Fn(&Quantization) -> Result<u64, Error>,
+        size_of: &dyn Fn(&ToFit) -> Result<u64, Error>,
         (force, inputs): (bool, &[FileId]),
         ui: &dyn Ui,
-    ) -> Result<(Quantization, MadeToFit), Error> {
+    ) -> Result<(ToFit, MadeToFit), Error> {
         if source.len() <= self.bytes {
             return Err(self.about(
                 source,
@@ -111,17 +125,16 @@ impl Budget {
         let of_source = |error| self.about(source, error);
         let types = moves::types(self.types.as_deref()).map_err(Error::from)?;
         let movable = moves::movable(source, &types).map_err(of_source)?;
-        let rest = source.len() - movable.iter().map(|m| m.bytes).sum::<u64>();
-        let smallest = rest + movable.iter().map(smallest).sum::<u64>();
+        let statistics = self.statistics(source, &movable, force, inputs, ui)?;
+        let groups = fit::groups(source, &movable, &statistics).map_err(of_source)?;
+        let all: Vec<select::Alternatives> = groups.iter().map(Group::alternatives).collect();
+        let rest = source.len() - all.iter().map(|of| of[0].0).sum::<u64>();
+        let least = |of: &select::Alternatives| of.iter().map(|a| a.0).min().unwrap_or_default();
+        let smallest = rest + all.iter().map(least).sum::<u64>();
         let too_small = |smallest| {
             let wanted = self.bytes;
             self.about(source, FitError::TooSmall { wanted, smallest })
         };
-        if smallest > self.bytes {
-            return Err(too_small(smallest));
-        }
-        let statistics = self.statistics(source, &movable, force, inputs, ui)?;
-        let all = statistics.alternatives(&movable).map_err(of_source)?;
         // What a header says of all this takes bytes, too.
         let mut header = 0;
         for _ in 0..ATTEMPTS {
@@ -129,19 +142,25 @@ impl Budget {
             let Some(chosen) = select::choose(&all, budget) else {
                 return Err(too_small(smallest + header));
             };
-            let to = types_of(&movable, &chosen.which);
-            let quantization = self.quantization(source, &to);
-            let size = size_of(&quantization)?;
+            let changes = fit::changes(&groups, &chosen.which);
+            let made = ToFit {
+                quantization: self.quantization(source, &changes.types),
+                plan: (!changes.edits.is_empty()).then(|| planned(changes.edits.clone())),
+            };
+            let size = size_of(&made)?;
             if size > self.bytes {
                 header += size - self.bytes;
                 continue;
             }
             let frontier = select::frontier(&all).into_iter();
+            let [units, channels] = gone(&groups, &chosen.which);
             let fit = MadeToFit {
                 wanted: self.bytes,
                 predicted: chosen.cost,
                 tensors: movable.len(),
-                types: counted(&movable, &to),
+                types: counted(&movable, &changes.types),
+                units,
+                channels,
                 frontier: frontier
                     .map(|point| Point {
                         bytes: point.bytes + rest + header,
@@ -149,7 +168,7 @@ impl Budget {
                     })
                     .collect(),
             };
-            return Ok((quantization, fit));
+            return Ok((made, fit));
         }
         Err(too_small(smallest + header))
     }
@@ -208,18 +227,22 @@ impl Budget {
     }
 }
 
-fn smallest(tensor: &Movable) -> u64 {
-    let moves = tensor.moves.iter().map(|m| m.bytes);
-    moves.chain([tensor.bytes]).min().unwrap_or_default()
+/// A plan of these edits.
+fn planned(edits: Vec<Edit>) -> Plan {
+    let mut plan = unplanned();
+    plan.edits = edits;
+    plan
 }
 
-/// The types of tensors by name, of which the alternatives were chosen.
-fn types_of<'m>(movable: &'m [Movable], which: &[usize]) -> BTreeMap<&'m str, GgmlType> {
-    let of = |(tensor, &which): (&'m Movable, &usize)| {
-        let to = which.checked_sub(1).and_then(|i| tensor.moves.get(i));
-        (tensor.name.as_str(), to.map_or(tensor.has, |m| m.to))
-    };
-    movable.iter().zip(which).map(of).collect()
+/// Units and channels that go with the chosen alternatives of `groups`.
+fn gone(groups: &[Group<'_>], which: &[usize]) -> [u64; 2] {
+    let mut gone = [0, 0];
+    for (group, &which) in groups.iter().zip(which) {
+        if let Some((part, count)) = group.gone(which) {
+            gone[usize::from(part == Part::FeedForward)] += u64::from(count);
+        }
+    }
+    gone
 }
 
 fn counted(movable: &[Movable], to: &BTreeMap<&str, GgmlType>) -> Vec<Retyped> {

@@ -26,6 +26,7 @@ pub use baseline::Removal;
 use calibrate::Ready;
 pub use calibrate::{Calibration, read_text};
 pub use choose::Stats;
+use fit::ToFit;
 pub use fit::{Budget, MadeToFit, Retyped};
 use quantize::Beside;
 pub(crate) use quantize::unplanned;
@@ -177,15 +178,20 @@ impl Convert {
     /// When a file is bad, the change does not fit the model, or the output cannot
     /// be written.
     pub fn run(&self, ui: &dyn Ui) -> Result<Converted, Error> {
+        match &self.fit {
+            Some(budget) => self.made_to_fit(budget, ui),
+            None => self.carry_out(None, ui),
+        }
+    }
+
+    /// Does it, by a plan that is `given` or chosen.
+    fn carry_out(&self, given: Option<Plan>, ui: &dyn Ui) -> Result<Converted, Error> {
         let page = PageSize::new(self.page_size).ok_or_else(|| {
             Error::usage(format!(
                 "{} bytes are no page: it is a power of two",
                 self.page_size
             ))
         })?;
-        if let Some(budget) = &self.fit {
-            return self.made_to_fit(budget, ui);
-        }
         if self.keep_duplicates && self.change == Change::Lossless && self.quantize.is_none() {
             return Err(Error::usage(
                 "nothing would change if equal weights stay as often as they are there",
@@ -198,13 +204,16 @@ impl Convert {
             AtomicFile::check(&self.output, self.force, &inputs)?;
         }
         let prepared_repair = self.prepare_repair(&source, ui)?;
-        let (mut plan, choice) = self.choose(
-            &source,
-            plan_file.as_ref(),
-            prepared_repair.as_ref(),
-            &inputs,
-            ui,
-        )?;
+        let (mut plan, choice) = match given {
+            Some(plan) => (Some(plan), None),
+            None => self.choose(
+                &source,
+                plan_file.as_ref(),
+                prepared_repair.as_ref(),
+                &inputs,
+                ui,
+            )?,
+        };
         if self.keep_duplicates {
             plan.get_or_insert_with(unplanned).keep_duplicates = true;
         }
@@ -263,18 +272,19 @@ impl Convert {
         if !self.dry_run || picture {
             AtomicFile::check(&self.output, self.force, &inputs)?;
         }
-        let of = |quantization: &Quantization, dry_run| Self {
-            fit: None,
-            quantize: Some(quantization.clone()),
-            dry_run,
-            ..self.clone()
+        let make = |to_fit: &ToFit, dry_run, ui: &dyn Ui| {
+            let job = Self {
+                fit: None,
+                quantize: Some(to_fit.quantization.clone()),
+                dry_run,
+                ..self.clone()
+            };
+            job.carry_out(to_fit.plan.clone(), ui)
         };
-        let size_of = |quantization: &Quantization| -> Result<u64, Error> {
-            Ok(of(quantization, true).run(&Quiet)?.output.bytes)
-        };
-        let (quantization, fit) = budget.choose(&source, &size_of, (self.force, &inputs), ui)?;
+        let size_of = |to_fit: &ToFit| Ok(make(to_fit, true, &Quiet)?.output.bytes);
+        let (to_fit, fit) = budget.choose(&source, &size_of, (self.force, &inputs), ui)?;
         drop(source);
-        let mut done = of(&quantization, self.dry_run).run(ui)?;
+        let mut done = make(&to_fit, self.dry_run, ui)?;
         if picture {
             let written = Written {
                 path: &self.output,
