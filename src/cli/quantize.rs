@@ -43,7 +43,9 @@ pub(super) struct QuantizeArgs {
     types: TypeArgs,
     /// Make the best model that has at most so many bytes, such as 88000000 or 84M: types
     /// are chosen by what their errors do to the running model, token embedding and output
-    /// head included, and everything is fitted to --calibrate.
+    /// head included; units and feed-forward channels of llama models go where that costs
+    /// less; and everything is fitted to --calibrate. With --dry-run, -o FILE.svg draws what
+    /// other sizes would cost.
     #[arg(long, value_name = "BYTES", value_parser = bytes, requires = "calibrate",
         conflicts_with_all = ["quantize", "imatrix", "save_imatrix", "strength", "ridge",
             "damping", "ratio", "lossless", "plan", "repair"])]

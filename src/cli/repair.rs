@@ -23,7 +23,7 @@ pub(super) struct RepairArgs {
     #[arg(long, value_name = "UNITS", value_parser = units(), default_value = "share",
         requires = "repair")]
     units: Units,
-    /// Write the measurements that the choice is made by to this file.
+    /// Write the measurements that units, or types for --fit, are chosen by to this file.
     /// `convert --dry-run` does so, too.
     #[arg(
         long,

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use headshare_gguf::input::ModelFile;
+use serde_json::{Value, json as json_of};
 
-use super::{divergence, tokens_both_ways};
+use super::{divergence, plan_of, tokens_both_ways};
 use crate::repair::steps::{verify, words};
 use crate::support::{Ran, json, program, read, run, written};
 
@@ -80,6 +81,70 @@ fn a_model_is_made_to_fit_and_runs() {
     let again = at("again");
     json(&mut fitting(&source, size * 45 / 100, &again, &["--json"]));
     assert!(read(&again) == read(&at("fit-45")));
+}
+
+#[test]
+fn units_and_channels_go_where_types_do_not_reach() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let size = read(&source).len() as u64;
+    let out = folder.path().join("out");
+    // q8_0 alone makes half of F16, and little more than a quarter of F32.
+    let more = ["--types", "q8_0", "--json"];
+    let dry = json(fitting(&source, size / 5, &out, &more).arg("--dry-run"));
+    let done = json(&mut fitting(&source, size / 5, &out, &more));
+    assert_eq!(dry["fit"], done["fit"]);
+    let gone = |what: &str| done["fit"][what].as_u64().unwrap();
+    assert!(gone("units") > 0 && gone("channels") > 0, "{}", done["fit"]);
+    let len = read(&out).len() as u64;
+    assert!(len <= size / 5 && len > size / 6, "{len} of {size}");
+    let file = ModelFile::open(&out).unwrap();
+    assert!(file.table.is_none());
+    assert_eq!(file.gguf.architecture().unwrap(), Some("deci"));
+    verify(&out, &source);
+    tokens_both_ways(&out);
+    // Where llama.cpp has one size for all layers, that is the end.
+    let other = written(folder.path(), "tiny-qwen2");
+    let size = read(&other).len() as u64;
+    let no = ["--types", "q8_0"];
+    refused(&other, size / 5, &no, 2, &["smallest that the moves reach"]);
+}
+
+#[test]
+fn nothing_that_a_single_move_makes_is_better() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = written(folder.path(), "tiny-gqa");
+    let store = |tensor: &str, to: &str| json_of!({"store": {"tensor": tensor, "type": to}});
+    let moves = [
+        store("token_embd.weight", "q4_0"),
+        store("blk.1.ffn_down.weight", "q4_0"),
+        store("blk.2.attn_q.weight", "mxfp4"),
+        json_of!({"drop": {"layer": 1, "unit": 0}}),
+        json_of!({"narrow": {"layer": 2, "channels": [[0, 96]]}}),
+    ];
+    let stats = at("stats.json");
+    let stats = stats.to_str().unwrap();
+    let dry = ["--dry-run", "--save-stats", stats];
+    let size = read(&source).len() as u64;
+    json(fitting(&source, size / 2, &at("dry"), &dry).arg("--json"));
+    for (i, edit) in moves.iter().enumerate() {
+        let (single, fit) = (at(&format!("single-{i}")), at(&format!("fit-{i}")));
+        let plan = plan_of(&source, &json_of!([edit]));
+        let mut command = program();
+        command.arg("convert").arg(&source).arg("-o").arg(&single);
+        json(command.arg("--plan").arg(plan).arg("--json"));
+        let bytes = read(&single).len() as u64;
+        json(&mut fitting(
+            &source,
+            bytes,
+            &fit,
+            &["--stats", stats, "--json"],
+        ));
+        assert!(read(&fit).len() as u64 <= bytes);
+        let (ours, theirs) = (divergence(&fit, &source), divergence(&single, &source));
+        assert!(ours <= theirs, "{edit}: {ours} {theirs}");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use headshare_format::GgmlType;
 use serde::{Deserialize, Serialize};
 
 use super::error::FitError;
-use super::trial::rows_of;
+use super::trial::{inputs_of, rows_of};
 use crate::convert::variant::Variant;
 use crate::encode::transposed;
 use crate::engine::normal::ridged;
@@ -230,7 +230,7 @@ fn can_be(source: &ModelFile, edits: Vec<Edit>) -> bool {
 impl Visitor<FitError> for Cutter<'_> {
     fn wants(&mut self, site: &Site) -> Result<Wants, FitError> {
         Ok(match self.groups(site) {
-            Some(_) => Wants::Inputs,
+            Some(_) => inputs_of(site),
             None => Wants::Nothing,
         })
     }
@@ -248,13 +248,14 @@ impl Visitor<FitError> for Cutter<'_> {
             error,
         })?;
         let weights = transposed(&weights, site.columns);
-        let hessian = ridged(&seen.sums().all().gram, Settings::default().ridge);
+        let gram = seen.sums().all().gram;
         let most = match part {
             Part::Attention => groups.len().saturating_sub(1),
             Part::FeedForward => (groups.len() as f64 * MOST) as usize,
         };
         let of = groups.len() as u32;
-        let steps = eliminate(weights, &hessian, &groups, batch, most);
+        let ridge = Settings::default().ridge;
+        let steps = eliminate(weights, (&gram, ridge), &groups, batch, most);
         if let Some(steps) = steps.filter(|steps| !steps.is_empty()) {
             self.cuts.push(Cut {
                 layer,
@@ -268,23 +269,23 @@ impl Visitor<FitError> for Cutter<'_> {
 }
 
 /// Takes groups of the rows of `weights` away, `batch` at a time and `most` in all: those
-/// first that the others can give back best, for inputs of Gram matrix `hessian`. Nothing
-/// where that cannot be inverted.
+/// first that the others can give back best, for inputs of this Gram matrix and with a ridge.
+/// Nothing where no input is there.
 fn eliminate(
     mut weights: Mat<f64>,
-    hessian: &Mat<f64>,
+    (gram, ridge): (&Mat<f64>, f64),
     groups: &[Range<usize>],
     batch: usize,
     most: usize,
 ) -> Option<Vec<Step>> {
-    let image = hessian * &weights;
+    let image = gram * &weights;
     let mut all = 0.0;
     for j in 0..weights.ncols() {
         all += (0..weights.nrows())
             .map(|i| weights[(i, j)] * image[(i, j)])
             .sum::<f64>();
     }
-    let mut inverse = hessian.llt(Side::Lower).ok()?.inverse();
+    let mut inverse = ridged(gram, ridge).llt(Side::Lower).ok()?.inverse();
     let mut left: Vec<usize> = (0..groups.len()).collect();
     let mut steps: Vec<Step> = Vec::new();
     let mut lost = 0.0;
@@ -378,7 +379,7 @@ mod tests {
         for (size, batch, most) in [(1, 2, 8), (3, 1, 3), (1, 1, 11)] {
             let groups: Vec<Range<usize>> =
                 (0..p / size).map(|g| g * size..(g + 1) * size).collect();
-            let steps = eliminate(weights.clone(), &hessian, &groups, batch, most).unwrap();
+            let steps = eliminate(weights.clone(), (&hessian, 1e-13), &groups, batch, most).unwrap();
             assert_eq!(steps.len(), most / batch);
             let mut gone = Vec::new();
             let mut before = 0.0;

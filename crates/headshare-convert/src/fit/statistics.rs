@@ -212,13 +212,16 @@ impl OfTensor {
             return Some(0.0);
         };
         let looked_up = self.of_table.zip(to.of_table).zip(probed.of_table);
-        let (rest, of_table) = match looked_up {
-            Some(((made, [_, encoded]), [rounded, _])) => {
-                (self.divergence - made, part(made, rounded, encoded))
-            }
-            None => (self.divergence, 0.0),
+        let of_outputs = part(self.divergence.max(NOISE), probed.rounded, to.encoded);
+        let Some(((made, [_, encoded]), [rounded, _])) = looked_up else {
+            return Some(of_outputs);
         };
-        Some(of_table + part(rest.max(NOISE), probed.rounded, to.encoded))
+        // A table that is encoded as an output head errs where the head does not look. Later
+        // layers give much of that back, so what the rows lose says too much, and what the
+        // outputs lose too little.
+        let of_rows =
+            part(made, rounded, encoded) + part(self.divergence - made, probed.rounded, to.encoded);
+        Some((of_outputs * of_rows).sqrt())
     }
 }
 

@@ -17,7 +17,7 @@ use crate::convert::variant::{Types, Variant};
 use crate::encode::{self, Coder, QuantizeError, transposed};
 use crate::engine::normal::ridged;
 use crate::engine::{
-    Engine, EngineError, Frequencies, Options, Seen, Site, Table, Visitor, Wants, Windows,
+    Engine, EngineError, Frequencies, Options, Seen, Site, Table, Target, Visitor, Wants, Windows,
 };
 use crate::input::{InputError, ModelFile};
 use crate::model::AttentionMap;
@@ -122,7 +122,7 @@ struct Trial<'a> {
 impl Visitor<FitError> for Trial<'_> {
     fn wants(&mut self, site: &Site) -> Result<Wants, FitError> {
         Ok(match self.tensors.contains_key(site.name.as_str()) {
-            true => Wants::Inputs,
+            true => inputs_of(site),
             false => Wants::Nothing,
         })
     }
@@ -150,6 +150,16 @@ impl Visitor<FitError> for Trial<'_> {
             self.judge(&site.name, rows, &gram, with_feedback)?;
         }
         Ok(None)
+    }
+}
+
+/// What shows the inputs of `site`: with a target, those of what writes to the residual
+/// stream count as they do when it is quantized.
+pub(super) fn inputs_of(site: &Site) -> Wants {
+    let is_fitted = !matches!(site.target, Target::NoPlain { .. });
+    match site.role.writes_to_stream() && is_fitted {
+        true => Wants::Fit,
+        false => Wants::Inputs,
     }
 }
 

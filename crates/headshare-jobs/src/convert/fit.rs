@@ -126,6 +126,9 @@ impl Budget {
         let types = moves::types(self.types.as_deref()).map_err(Error::from)?;
         let movable = moves::movable(source, &types).map_err(of_source)?;
         let statistics = self.statistics(source, &movable, force, inputs, ui)?;
+        if statistics.cuts.is_empty() {
+            ui.remark("note: llama.cpp has one size for all layers of such a model, so no units or channels go");
+        }
         let groups = fit::groups(source, &movable, &statistics).map_err(of_source)?;
         let all: Vec<select::Alternatives> = groups.iter().map(Group::alternatives).collect();
         let rest = source.len() - all.iter().map(|of| of[0].0).sum::<u64>();
