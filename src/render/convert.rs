@@ -1,6 +1,6 @@
 //! What `convert` says.
 
-use headshare_jobs::{Converted, MadeToFit};
+use headshare_jobs::{Converted, MadeToFit, Tried};
 
 use super::numbers::{grouped, percent};
 use super::plan::{bounds, render as render_plan, render_saved};
@@ -56,6 +56,14 @@ fn render_fit(fit: Option<&MadeToFit>, dry_run: bool) -> String {
         "\n  predicted divergence before they make up for each other: {:.4} nats a token\n",
         fit.predicted
     );
+    if !fit.tried.is_empty() {
+        let of = |t: &Tried| format!("{:.4} ({:.4})", t.measured, t.predicted);
+        let all: Vec<String> = fit.tried.iter().map(of).collect();
+        text += &format!(
+            "  best of plans that were made, measured (predicted): {}\n",
+            all.join(", ")
+        );
+    }
     if dry_run {
         text += "  what other sizes would cost:\n";
         let every = fit.frontier.len().div_ceil(FRONTIER_LINES).max(1);

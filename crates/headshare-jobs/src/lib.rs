@@ -54,7 +54,7 @@ pub use analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
 pub use bench::{Bench, BenchRow, LoadMode, LoadedModel, Measure, Measured};
 pub use convert::{
     Budget, Calibration, Change, Convert, Converted, FellBack, FileSize, MadeToFit, Quantization,
-    Quantized, Removal, Retyped, Stats, With, read_text,
+    Quantized, Removal, Retyped, Stats, Tried, With, read_text,
 };
 pub use error::{Advice, Classify, Context, Error, Kind};
 pub use eval::{

@@ -379,7 +379,8 @@ mod tests {
         for (size, batch, most) in [(1, 2, 8), (3, 1, 3), (1, 1, 11)] {
             let groups: Vec<Range<usize>> =
                 (0..p / size).map(|g| g * size..(g + 1) * size).collect();
-            let steps = eliminate(weights.clone(), (&hessian, 1e-13), &groups, batch, most).unwrap();
+            let steps =
+                eliminate(weights.clone(), (&hessian, 1e-13), &groups, batch, most).unwrap();
             assert_eq!(steps.len(), most / batch);
             let mut gone = Vec::new();
             let mut before = 0.0;

@@ -207,6 +207,11 @@ impl<'a> Group<'a> {
         self.choices.iter().map(|c| (c.bytes, c.cost)).collect()
     }
 
+    /// Whether nothing goes with this alternative but bits.
+    pub fn is_whole(&self, which: usize) -> bool {
+        self.choices[which].steps == 0
+    }
+
     /// Of what units or channels go with this alternative, and how many; `None` where
     /// nothing can.
     pub fn gone(&self, which: usize) -> Option<(Part, u32)> {

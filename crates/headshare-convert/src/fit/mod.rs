@@ -6,7 +6,8 @@
 //! predictions; [`cuts`] say what is lost when units and channels go. [`Statistics`] are
 //! all of these. `groups` are what can become of the tensors that belong together, of which
 //! [`select`] takes what costs least for its bytes. What comes out are types and edits of a
-//! plan, which [`crate::quantize`] carries out.
+//! plan, which [`crate::quantize`] carries out. Of some such plans, the [`divergence`] that
+//! they really make is measured.
 //!
 //! The divergence that a small error in a tensor causes grows with the error's square, and
 //! divergences of several tensors add up, as long as they are small (the linearity that
@@ -18,6 +19,7 @@ mod error;
 mod groups;
 pub mod moves;
 mod probe;
+mod running;
 pub mod select;
 mod statistics;
 mod trial;
@@ -25,5 +27,6 @@ mod trial;
 pub use error::FitError;
 pub use groups::{Changes, Group, changes, groups};
 pub use moves::{Movable, Move};
+pub use running::divergence;
 pub use select::{Chosen, Point};
 pub use statistics::{Statistics, StatisticsError};

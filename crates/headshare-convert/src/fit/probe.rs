@@ -1,18 +1,15 @@
 //! What an error in a tensor does to the model's predictions, measured on the running
 //! model.
 
-use std::sync::Arc;
-
 use headshare_format::GgmlType;
-use headshare_runtime::calibrate::CalibrateError;
-use headshare_runtime::{Batch, Context, ContextParams, Model, ModelParams};
 
 use super::error::FitError;
 use super::moves::Movable;
+use super::running::Running;
 use super::trial::Losses;
 use crate::convert::variant::{Types, Variant};
 use crate::convert::{ConvertError, write_to_scratch};
-use crate::engine::{EngineError, Options, Windows};
+use crate::engine::{Options, Windows};
 use crate::input::{InputError, ModelFile};
 use crate::stats::Reference;
 
@@ -59,7 +56,8 @@ pub fn measure(
     let scratch = write_to_scratch(&fast)?;
     drop(fast);
     let source = &ModelFile::open_plain(scratch.path()).map_err(ConvertError::from)?;
-    let original = logits(&Variant::unchanged(source), &tokens, windows, options)?;
+    let logits = |variant: &Variant<'_>| Running::load(variant)?.logits(&tokens, windows, options);
+    let original = logits(&Variant::unchanged(source))?;
     let reference = Reference::new(&original, rows);
     drop(original);
     let mut probes = Vec::with_capacity(movable.len());
@@ -92,8 +90,7 @@ pub fn measure(
             let variant = Variant::with_types(source, &types)
                 .map_err(InputError::content(source.path()))
                 .map_err(ConvertError::from)?;
-            let logits = logits(&variant, &tokens, windows, options)?;
-            Ok::<f64, FitError>(reference.divergence(&logits))
+            Ok::<f64, FitError>(reference.divergence(&logits(&variant)?))
         };
         let divergence = probe(None)?;
         let of_table = match losses.rows.is_empty() {
@@ -132,49 +129,4 @@ fn picked(windows: &Windows) -> Vec<i32> {
             windows.tokens[first..first + length].iter().copied()
         })
         .collect()
-}
-
-/// The logits of all `tokens`, each window by itself.
-fn logits(
-    variant: &Variant<'_>,
-    tokens: &[i32],
-    windows: &Windows,
-    options: &Options,
-) -> Result<Vec<f32>, FitError> {
-    let params = ModelParams {
-        use_extra_bufts: false,
-        n_gpu_layers: 0,
-        ..ModelParams::default()
-    };
-    let path = variant.source.path();
-    let model = Model::load_virtual(variant, variant.gguf(), path, &params);
-    let model = Arc::new(model.map_err(cannot)?);
-    let length = tokens.len().min(windows.window as usize);
-    let n = length as u32;
-    let params = ContextParams {
-        n_ctx: Some(n.max(256)),
-        n_batch: n,
-        n_ubatch: n,
-        n_seq_max: 1,
-        n_threads: options.n_threads,
-        ..ContextParams::default()
-    };
-    let mut out = Vec::with_capacity(tokens.len() * windows.vocabulary as usize);
-    for window in tokens.chunks(length) {
-        let mut context = Context::new(&model, &params).map_err(cannot)?;
-        let mut batch = Batch::new();
-        for (position, &token) in window.iter().enumerate() {
-            batch.add(token, position as u32, &[0], true);
-        }
-        context.decode_batch(&batch).map_err(cannot)?;
-        for i in 0..window.len() {
-            // Every token is an output.
-            out.extend_from_slice(context.logits_at(i).unwrap_or_default());
-        }
-    }
-    Ok(out)
-}
-
-fn cannot(error: impl Into<CalibrateError>) -> FitError {
-    EngineError::from(error.into()).into()
 }

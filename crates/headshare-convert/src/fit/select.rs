@@ -122,6 +122,23 @@ pub fn choose(all: &[Alternatives], budget: u64) -> Option<Chosen> {
     Some(Chosen::of(all, chosen.which))
 }
 
+/// [`choose`] among the alternatives that are `allowed`, by group and alternative: at least
+/// one of each group must be.
+pub fn choose_among(
+    all: &[Alternatives],
+    budget: u64,
+    allowed: &dyn Fn(usize, usize) -> bool,
+) -> Option<Chosen> {
+    let kept = |group: usize| (0..all[group].len()).filter(move |&i| allowed(group, i));
+    let some: Vec<Alternatives> = (0..all.len())
+        .map(|group| kept(group).map(|i| all[group][i]).collect())
+        .collect();
+    let chosen = choose(&some, budget)?;
+    let which = chosen.which.iter().enumerate();
+    let which = which.filter_map(|(group, &i)| kept(group).nth(i)).collect();
+    Some(Chosen::of(all, which))
+}
+
 /// Exchanges alternatives of one tensor, and of two, while that costs less and fits.
 fn improve(all: &[Alternatives], budget: u64, chosen: &mut Chosen) {
     loop {
@@ -236,6 +253,19 @@ mod tests {
             }
         }
         assert!(count > 100 && exact * 10 >= count * 8, "{exact} of {count}");
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_not_chosen() {
+        let all = random(3, 6);
+        let now: u64 = all.iter().map(|of| of[0].0).sum();
+        let free = choose(&all, now * 7 / 10).unwrap();
+        let same = choose_among(&all, now * 7 / 10, &|_, _| true).unwrap();
+        assert_eq!(free, same);
+        let of = (0..6).find(|&i| free.which[i] > 0).unwrap();
+        let but = |group, i| group != of || i != free.which[of];
+        let other = choose_among(&all, now * 7 / 10, &but).unwrap();
+        assert!(other.which[of] != free.which[of] && other.cost >= free.cost);
     }
 
     #[test]

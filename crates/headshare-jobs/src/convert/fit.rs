@@ -61,6 +61,18 @@ pub struct MadeToFit {
     /// The bytes of the file, and the least predicted divergence, from the source down to
     /// the smallest.
     pub frontier: Vec<Point>,
+    /// Plans that were really made to find the best, with half of the windows, and measured
+    /// on the other half; empty where only one was there, and in a dry run.
+    pub tried: Vec<Tried>,
+}
+
+/// A plan that was made and measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tried {
+    /// The divergence that was predicted, in nats a token.
+    pub predicted: f64,
+    /// The one that it has.
+    pub measured: f64,
 }
 
 /// What makes a model fit.
@@ -104,15 +116,15 @@ impl MadeToFit {
 }
 
 impl Budget {
-    /// What is done to `source`, and what was chosen. `size_of` is the size of what comes
-    /// out.
+    /// What could be done to `source`, and what was chosen for it: first what is predicted
+    /// to cost least. `size_of` is the size of what comes out.
     pub(super) fn choose(
         &self,
         source: &ModelFile,
         size_of: &dyn Fn(&ToFit) -> Result<u64, Error>,
         (force, inputs): (bool, &[FileId]),
         ui: &dyn Ui,
-    ) -> Result<(ToFit, MadeToFit), Error> {
+    ) -> Result<Vec<(ToFit, MadeToFit)>, Error> {
         if source.len() <= self.bytes {
             return Err(self.about(
                 source,
@@ -140,28 +152,44 @@ impl Budget {
         };
         // What a header says of all this takes bytes, too.
         let mut header = 0;
-        for _ in 0..ATTEMPTS {
-            let budget = self.bytes.saturating_sub(rest + header);
-            let Some(chosen) = select::choose(&all, budget) else {
-                return Err(too_small(smallest + header));
-            };
-            let changes = fit::changes(&groups, &chosen.which);
-            let made = ToFit {
-                quantization: self.quantization(source, &changes.types),
-                plan: (!changes.edits.is_empty()).then(|| planned(changes.edits.clone())),
-            };
-            let size = size_of(&made)?;
-            if size > self.bytes {
+        let mut fitted = |allowed: &dyn Fn(usize, usize) -> bool| {
+            for _ in 0..ATTEMPTS {
+                let budget = self.bytes.saturating_sub(rest + header);
+                let Some(chosen) = select::choose_among(&all, budget, allowed) else {
+                    return Ok(None);
+                };
+                let changes = fit::changes(&groups, &chosen.which);
+                let made = ToFit {
+                    quantization: self.quantization(source, &changes.types),
+                    plan: (!changes.edits.is_empty()).then(|| planned(changes.edits.clone())),
+                };
+                let size = size_of(&made)?;
+                if size <= self.bytes {
+                    return Ok::<_, Error>(Some((chosen, made, changes.types)));
+                }
                 header += size - self.bytes;
-                continue;
             }
+            Ok(None)
+        };
+        let Some(best) = fitted(&|_, _| true)? else {
+            return Err(too_small(smallest + header));
+        };
+        let mut found = vec![best];
+        for other in others(&groups, &all, &found[0].0) {
+            if let Some(other) = fitted(&*other)?
+                && found.iter().all(|(chosen, ..)| *chosen != other.0)
+            {
+                found.push(other);
+            }
+        }
+        let candidates = found.into_iter().map(|(chosen, made, types)| {
             let frontier = select::frontier(&all).into_iter();
             let [units, channels] = gone(&groups, &chosen.which);
             let fit = MadeToFit {
                 wanted: self.bytes,
                 predicted: chosen.cost,
                 tensors: movable.len(),
-                types: counted(&movable, &changes.types),
+                types: counted(&movable, &types),
                 units,
                 channels,
                 frontier: frontier
@@ -170,10 +198,11 @@ impl Budget {
                         ..point
                     })
                     .collect(),
+                tried: Vec::new(),
             };
-            return Ok((made, fit));
-        }
-        Err(too_small(smallest + header))
+            (made, fit)
+        });
+        Ok(candidates.collect())
     }
 
     /// What the moves of `movable` do to `source`: measured, or read.
@@ -225,6 +254,15 @@ impl Budget {
         }
     }
 
+    /// This, with half of the windows; `None` where these are too few.
+    pub(super) fn halved(&self) -> Option<Calibration> {
+        let windows = self.calibration.windows / 2;
+        (windows >= 2).then(|| Calibration {
+            windows,
+            ..self.calibration.clone()
+        })
+    }
+
     fn about(&self, source: &ModelFile, error: FitError) -> Error {
         Error::from(error).about(source.path().display())
     }
@@ -235,6 +273,31 @@ fn planned(edits: Vec<Edit>) -> Plan {
     let mut plan = unplanned();
     plan.edits = edits;
     plan
+}
+
+/// What other plans are allowed, by group and alternative, than the one that `chosen` is
+/// predicted to be best: without cuts, and with the dearest group larger and smaller.
+fn others<'a>(
+    groups: &'a [Group<'_>],
+    all: &[select::Alternatives],
+    chosen: &select::Chosen,
+) -> Vec<Box<dyn Fn(usize, usize) -> bool + 'a>> {
+    let mut others: Vec<Box<dyn Fn(usize, usize) -> bool + 'a>> = Vec::new();
+    let which = &chosen.which;
+    if (groups.iter().zip(which)).any(|(group, &i)| !group.is_whole(i)) {
+        others.push(Box::new(|group: usize, i| groups[group].is_whole(i)));
+    }
+    let cost = |&group: &usize| all[group][which[group]].1;
+    let dearest = (0..all.len()).max_by(|a, b| cost(a).total_cmp(&cost(b)));
+    if let Some(dearest) = dearest {
+        let now = which[dearest];
+        let larger = now.checked_sub(1);
+        let smaller = Some(now + 1).filter(|&i| i < all[dearest].len());
+        for i in larger.into_iter().chain(smaller) {
+            others.push(Box::new(move |group, other| group != dearest || other == i));
+        }
+    }
+    others
 }
 
 /// Units and channels that go with the chosen alternatives of `groups`.

@@ -3,6 +3,7 @@
 
 mod baseline;
 mod calibrate;
+mod candidates;
 mod choose;
 mod fit;
 mod quantize;
@@ -27,7 +28,7 @@ use calibrate::Ready;
 pub use calibrate::{Calibration, read_text};
 pub use choose::Stats;
 use fit::ToFit;
-pub use fit::{Budget, MadeToFit, Retyped};
+pub use fit::{Budget, MadeToFit, Retyped, Tried};
 use quantize::Beside;
 pub(crate) use quantize::unplanned;
 pub use quantize::{FellBack, Quantization, Quantized, With};
@@ -282,7 +283,12 @@ impl Convert {
             job.carry_out(to_fit.plan.clone(), ui)
         };
         let size_of = |to_fit: &ToFit| Ok(make(to_fit, true, &Quiet)?.output.bytes);
-        let (to_fit, fit) = budget.choose(&source, &size_of, (self.force, &inputs), ui)?;
+        let candidates = budget.choose(&source, &size_of, (self.force, &inputs), ui)?;
+        let (to_fit, fit) = match self.dry_run {
+            true => candidates.into_iter().next(),
+            false => self.best_of(candidates, budget, &source, ui)?,
+        }
+        .ok_or_else(|| Error::failed(std::io::Error::other("no plan was found")))?;
         drop(source);
         let mut done = make(&to_fit, self.dry_run, ui)?;
         if picture {

@@ -1,0 +1,105 @@
+//! A model that is run to see what it predicts.
+
+use std::sync::Arc;
+
+use headshare_runtime::calibrate::CalibrateError;
+use headshare_runtime::{Batch, Context, ContextParams, Model, ModelParams};
+
+use super::error::FitError;
+use crate::convert::ConvertError;
+use crate::convert::variant::{Types, Variant};
+use crate::engine::{EngineError, Options, Windows};
+use crate::input::{InputError, ModelFile};
+use crate::stats::Reference;
+
+/// A loaded model.
+pub(super) struct Running(Arc<Model>);
+
+impl Running {
+    pub fn load(variant: &Variant<'_>) -> Result<Self, FitError> {
+        let params = ModelParams {
+            use_extra_bufts: false,
+            n_gpu_layers: 0,
+            ..ModelParams::default()
+        };
+        let path = variant.source.path();
+        let model = Model::load_virtual(variant, variant.gguf(), path, &params);
+        Ok(Self(Arc::new(model.map_err(cannot)?)))
+    }
+
+    /// The logits of all `tokens`, each window by itself.
+    pub fn logits(
+        &self,
+        tokens: &[i32],
+        windows: &Windows,
+        options: &Options,
+    ) -> Result<Vec<f32>, FitError> {
+        let length = tokens.len().min(windows.window as usize);
+        let n = length as u32;
+        let params = ContextParams {
+            n_ctx: Some(n.max(256)),
+            n_batch: n,
+            n_ubatch: n,
+            n_seq_max: 1,
+            n_threads: options.n_threads,
+            ..ContextParams::default()
+        };
+        let mut out = Vec::with_capacity(tokens.len() * windows.vocabulary as usize);
+        for window in tokens.chunks(length) {
+            let mut context = Context::new(&self.0, &params).map_err(cannot)?;
+            let mut batch = Batch::new();
+            for (position, &token) in window.iter().enumerate() {
+                batch.add(token, position as u32, &[0], true);
+            }
+            context.decode_batch(&batch).map_err(cannot)?;
+            for i in 0..window.len() {
+                // Every token is an output.
+                out.extend_from_slice(context.logits_at(i).unwrap_or_default());
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Windows that a model that was made is measured on, at most.
+const MEASURED: usize = 8;
+
+/// The windows of `windows` that a model is measured on which was made with half of them:
+/// every other one, which that half has not.
+fn kept(windows: &Windows) -> impl Iterator<Item = &[i32]> {
+    let all = windows.tokens.chunks(windows.window as usize);
+    let kept = all.skip(1).step_by(2);
+    let every = (windows.count as usize / 2).div_ceil(MEASURED).max(1);
+    kept.step_by(every)
+}
+
+/// The mean divergence of the predictions of `changed` from those of `source`, in nats, on
+/// windows that `changed` was not made with. The source's weights are F16 where ggml multiplies
+/// them slowly.
+///
+/// # Errors
+/// When a model cannot be run.
+pub fn divergence(
+    source: &ModelFile,
+    changed: &Variant<'_>,
+    windows: &Windows,
+    options: &Options,
+) -> Result<f64, FitError> {
+    let fast = Variant::with_types(source, &Types::fast(&source.gguf))
+        .map_err(InputError::content(source.path()))
+        .map_err(ConvertError::from)?;
+    let [source, changed] = [Running::load(&fast)?, Running::load(changed)?];
+    let (mut sum, mut tokens) = (0.0, 0);
+    for window in kept(windows) {
+        let original = source.logits(window, windows, options)?;
+        let reference = Reference::new(&original, window.len());
+        let logits = changed.logits(window, windows, options)?;
+        sum += reference.divergence(&logits) * window.len() as f64;
+        tokens += window.len();
+    }
+    Ok(sum / tokens.max(1) as f64)
+}
+
+fn cannot(error: impl Into<CalibrateError>) -> FitError {
+    EngineError::from(error.into()).into()
+}

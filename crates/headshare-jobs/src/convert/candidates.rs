@@ -1,0 +1,64 @@
+//! Plans that are really made, to see which is best.
+
+use headshare_convert::convert;
+use headshare_convert::fit;
+use headshare_convert::input::ModelFile;
+use headshare_convert::quantize::takes;
+use headshare_format::PageSize;
+
+use super::fit::{Budget, MadeToFit, ToFit, Tried};
+use super::quantize::{Quantization, With};
+use super::{Convert, Unit};
+use crate::{Error, Quiet, Ui};
+
+impl Convert {
+    /// The best of `candidates`, which are made with half of the windows and measured on the
+    /// other half. The first one where that cannot be told.
+    pub(super) fn best_of(
+        &self,
+        candidates: Vec<(ToFit, MadeToFit)>,
+        budget: &Budget,
+        source: &ModelFile,
+        ui: &dyn Ui,
+    ) -> Result<Option<(ToFit, MadeToFit)>, Error> {
+        let Some(half) = budget.halved().filter(|_| candidates.len() > 1) else {
+            return Ok(candidates.into_iter().next());
+        };
+        let ready = (budget.calibration).prepare(source, takes(source), true, &Quiet)?;
+        let page = PageSize::new(self.page_size).unwrap_or(PageSize::KIB_4);
+        let digest = convert::digest_of(source);
+        let bar = ui.bar("comparing", candidates.len() as u64, Unit::Parts);
+        let mut tried = Vec::new();
+        for (i, (to_fit, fit)) in candidates.iter().enumerate() {
+            let job = Self {
+                fit: None,
+                quantize: Some(Quantization {
+                    with: With::Calibration {
+                        calibration: half.clone(),
+                        settings: None,
+                        save_imatrix: None,
+                    },
+                    ..to_fit.quantization.clone()
+                }),
+                ..self.clone()
+            };
+            let mut plan = to_fit.plan.clone();
+            let (fitted, ..) = job.fit(source, &mut plan, None, None, &Quiet)?;
+            if let Some(plan) = &mut plan {
+                plan.source.clone_from(&digest);
+            }
+            let prepared = convert::prepare(source, plan, fitted, page)?;
+            let (windows, options) = (&ready.windows, &ready.options);
+            let measured = fit::divergence(source, &prepared.variant, windows, options)?;
+            tried.push(Tried {
+                predicted: fit.predicted,
+                measured,
+            });
+            bar.set(i as u64 + 1);
+        }
+        let measured = |i: &usize| tried[*i].measured;
+        let best = (0..tried.len()).min_by(|a, b| measured(a).total_cmp(&measured(b)));
+        let best = candidates.into_iter().nth(best.unwrap_or(0));
+        Ok(best.map(|(to_fit, fit)| (to_fit, MadeToFit { tried, ..fit })))
+    }
+}
