@@ -15,7 +15,7 @@ use headshare_format::GgmlType;
 use serde::{Deserialize, Serialize};
 
 use super::error::FitError;
-use super::trial::{inputs_of, rows_of};
+use super::inputs::{inputs_of, rows_of};
 use crate::convert::variant::Variant;
 use crate::encode::transposed;
 use crate::engine::normal::ridged;

@@ -17,6 +17,7 @@
 pub mod cuts;
 mod error;
 mod groups;
+mod inputs;
 pub mod moves;
 mod probe;
 mod running;

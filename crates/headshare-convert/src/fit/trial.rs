@@ -6,18 +6,18 @@ use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
-use headshare_format::TensorInfo;
 use headshare_runtime::quants::dequantize_row;
 
 use super::cuts::{Cut, Cutter};
 use super::error::FitError;
+use super::inputs::{inputs_of, rows_of};
 use super::moves::{Movable, Move};
 use crate::convert::ConvertError;
 use crate::convert::variant::{Types, Variant};
 use crate::encode::{self, Coder, QuantizeError, transposed};
 use crate::engine::normal::ridged;
 use crate::engine::{
-    Engine, EngineError, Frequencies, Options, Seen, Site, Table, Target, Visitor, Wants, Windows,
+    Engine, EngineError, Frequencies, Options, Seen, Site, Table, Visitor, Wants, Windows,
 };
 use crate::input::{InputError, ModelFile};
 use crate::model::AttentionMap;
@@ -153,16 +153,6 @@ impl Visitor<FitError> for Trial<'_> {
     }
 }
 
-/// What shows the inputs of `site`: with a target, those of what writes to the residual
-/// stream count as they do when it is quantized.
-pub(super) fn inputs_of(site: &Site) -> Wants {
-    let is_fitted = !matches!(site.target, Target::NoPlain { .. });
-    match site.role.writes_to_stream() && is_fitted {
-        true => Wants::Fit,
-        false => Wants::Inputs,
-    }
-}
-
 impl Trial<'_> {
     /// Adds what is changed of `rows` of a tensor, into which goes what has this Gram
     /// matrix.
@@ -226,23 +216,6 @@ impl Trial<'_> {
         }
         Ok(())
     }
-}
-
-/// These rows of a tensor.
-pub(super) fn rows_of(
-    source: &ModelFile,
-    info: &TensorInfo,
-    rows: &[usize],
-) -> Result<Vec<f32>, QuantizeError> {
-    let data = source.bytes(source.gguf.data_range(info));
-    let len = info.row_bytes() as usize;
-    let p = info.row_elems() as usize;
-    let mut out = vec![0.0; rows.len() * p];
-    for (&row, out) in rows.iter().zip(out.chunks_mut(p)) {
-        let bytes = &data[row * len..(row + 1) * len];
-        dequantize_row(info.ggml_type.id(), bytes, out)?;
-    }
-    Ok(out)
 }
 
 /// The sum of |w|^2 of all columns w, each as often as it counts.

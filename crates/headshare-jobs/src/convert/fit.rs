@@ -18,7 +18,6 @@ use headshare_files::{AtomicFile, FileId};
 use headshare_format::GgmlType;
 use serde::{Deserialize, Serialize};
 
-use super::Converted;
 use super::calibrate::Calibration;
 use super::choose::Stats;
 use super::quantize::{Quantization, With, unplanned};
@@ -95,17 +94,18 @@ pub struct Retyped {
 }
 
 impl MadeToFit {
-    /// Draws the frontier, and what was chosen of it for the model `done`.
+    /// Draws the frontier of `source`, and what was chosen of it, a file of `bytes`.
     pub(super) fn draw(
         &self,
-        done: &Converted,
+        source: &Path,
+        bytes: u64,
         written: Written<'_>,
         ui: &dyn Ui,
     ) -> Result<(), Error> {
-        let name = file_name(Path::new(&done.source.path));
+        let name = file_name(source);
         let title = format!("{name} in fewer bytes");
         let points: Vec<(u64, f64)> = self.frontier.iter().map(|p| (p.bytes, p.cost)).collect();
-        let chosen = (done.output.bytes, self.predicted);
+        let chosen = (bytes, self.predicted);
         let Some(scene) = frontier::picture(&title, &points, chosen) else {
             ui.remark("note: no move costs anything, so there is nothing to draw");
             return Ok(());

@@ -297,7 +297,7 @@ impl Convert {
                 force: self.force,
                 inputs: &inputs,
             };
-            fit.draw(&done, written, ui)?;
+            fit.draw(&self.source, done.output.bytes, written, ui)?;
         }
         done.fit = Some(fit);
         Ok(done)
