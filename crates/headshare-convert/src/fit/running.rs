@@ -64,8 +64,8 @@ impl Running {
 /// Windows that a model that was made is measured on, at most.
 const MEASURED: usize = 8;
 
-/// The windows of `windows` that a model is measured on which was made with half of them:
-/// every other one, which that half has not.
+/// The windows of `windows` that a model is measured on which was made with some of the
+/// others: every other one.
 fn kept(windows: &Windows) -> impl Iterator<Item = &[i32]> {
     let all = windows.tokens.chunks(windows.window as usize);
     let kept = all.skip(1).step_by(2);

@@ -12,8 +12,8 @@ use super::{Convert, Unit};
 use crate::{Error, Quiet, Ui};
 
 impl Convert {
-    /// The best of `candidates`, which are made with half of the windows and measured on the
-    /// other half. The first one where that cannot be told.
+    /// The best of `candidates`, which are made with a few of the windows and measured on
+    /// others. The first one where that cannot be told.
     pub(super) fn best_of(
         &self,
         candidates: Vec<(ToFit, MadeToFit)>,
@@ -21,10 +21,13 @@ impl Convert {
         source: &ModelFile,
         ui: &dyn Ui,
     ) -> Result<Option<(ToFit, MadeToFit)>, Error> {
-        let Some(half) = budget.halved().filter(|_| candidates.len() > 1) else {
+        if candidates.len() < 2 {
+            return Ok(candidates.into_iter().next());
+        }
+        let ready = (budget.calibration).prepare(source, takes(source), true, &Quiet)?;
+        let Some(some) = budget.some_of(ready.windows.count) else {
             return Ok(candidates.into_iter().next());
         };
-        let ready = (budget.calibration).prepare(source, takes(source), true, &Quiet)?;
         let page = PageSize::new(self.page_size).unwrap_or(PageSize::KIB_4);
         let digest = convert::digest_of(source);
         let bar = ui.bar("comparing", candidates.len() as u64, Unit::Parts);
@@ -34,7 +37,7 @@ impl Convert {
                 fit: None,
                 quantize: Some(Quantization {
                     with: With::Calibration {
-                        calibration: half.clone(),
+                        calibration: some.clone(),
                         settings: None,
                         save_imatrix: None,
                     },

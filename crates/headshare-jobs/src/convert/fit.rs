@@ -25,6 +25,12 @@ use crate::error::Context as _;
 use crate::output::Written;
 use crate::{Error, Ui, Unit};
 
+/// Windows that a plan is made with to see how good it is, at most.
+const TRIED_WITH: u32 = 8;
+
+/// Other plans that are made to be compared with the one that is predicted to be best.
+const OTHERS: usize = 2;
+
 /// Attempts to come below a size whose header depends on what is chosen.
 const ATTEMPTS: usize = 8;
 
@@ -60,8 +66,8 @@ pub struct MadeToFit {
     /// The bytes of the file, and the least predicted divergence, from the source down to
     /// the smallest.
     pub frontier: Vec<Point>,
-    /// Plans that were really made to find the best, with half of the windows, and measured
-    /// on the other half; empty where only one was there, and in a dry run.
+    /// Plans that were really made to find the best, with a few of the windows, and measured on
+    /// others; empty where only one was there, and in a dry run.
     pub tried: Vec<Tried>,
 }
 
@@ -176,6 +182,9 @@ impl Budget {
         };
         let mut found = vec![best];
         for other in others(&groups, &all, &found[0].0) {
+            if found.len() > OTHERS {
+                break;
+            }
             if let Some(other) = fitted(&*other)?
                 && found.iter().all(|(chosen, ..)| *chosen != other.0)
             {
@@ -254,9 +263,14 @@ impl Budget {
         }
     }
 
-    /// This, with half of the windows; `None` where these are too few.
-    pub(super) fn halved(&self) -> Option<Calibration> {
-        let windows = self.calibration.windows / 2;
+    /// The text, with so many of `windows` that every other one of them is left to measure
+    /// on; `None` where they are too few.
+    pub(super) fn some_of(&self, windows: u32) -> Option<Calibration> {
+        // Windows are spread evenly, so these are among the even ones where they divide half.
+        let half = windows / 2;
+        let divides = |n: &u32| half.is_multiple_of(*n) && windows.is_multiple_of(2);
+        let some = (2..=TRIED_WITH).rev().find(divides);
+        let windows = some.unwrap_or(half.min(TRIED_WITH));
         (windows >= 2).then(|| Calibration {
             windows,
             ..self.calibration.clone()
