@@ -51,7 +51,7 @@ pub(super) struct QuantizeArgs {
             "damping", "ratio", "lossless", "plan", "repair"])]
     fit: Option<u64>,
     /// The types that --fit may give to tensors, separated by commas [default: those that
-    /// ggml is fast with and rounds well]
+    /// are fitted with feedback]
     #[arg(
         long = "types",
         value_name = "TYPES",

@@ -3,6 +3,10 @@
 
 use super::picture::{LinePlot, LineSeries, MARGIN, Marks, Point, Scene, TITLE_SPACE};
 
+/// Divergences below this one, in nats, are nothing that anyone would see: they would only
+/// stretch the logarithm.
+const LEAST: f64 = 1e-4;
+
 /// Predicted divergences over sizes in bytes, and which of them was chosen. None without a
 /// point that costs anything.
 pub fn picture(title: &str, frontier: &[(u64, f64)], chosen: (u64, f64)) -> Option<Scene> {
@@ -10,7 +14,7 @@ pub fn picture(title: &str, frontier: &[(u64, f64)], chosen: (u64, f64)) -> Opti
         at: (bytes as f64 / 1e6, cost),
         label: String::new(),
     };
-    let costs = |p: &&(u64, f64)| p.1 > 0.0;
+    let costs = |p: &&(u64, f64)| p.1 > LEAST;
     let points: Vec<Point> = frontier.iter().filter(costs).map(point).collect();
     if points.is_empty() {
         return None;
@@ -22,7 +26,7 @@ pub fn picture(title: &str, frontier: &[(u64, f64)], chosen: (u64, f64)) -> Opti
         colour: 0,
         marks: Marks::None,
     }];
-    if chosen.1 > 0.0 {
+    if chosen.1 > LEAST {
         let (bytes, cost) = chosen;
         series.push(LineSeries {
             name: format!("chosen: {:.1} MB, {cost:.4} nats", bytes as f64 / 1e6),
@@ -40,7 +44,9 @@ pub fn picture(title: &str, frontier: &[(u64, f64)], chosen: (u64, f64)) -> Opti
         counts: false,
     };
     let (width, height) = plot.size();
-    let small_print = format!("{count} plans, each with one move more than the one before");
+    let small_print = format!(
+        "{count} plans that cost more than {LEAST} nats, each with one move more than the one before"
+    );
     let size = (width + 2 * MARGIN, TITLE_SPACE + 8 + height + MARGIN);
     let mut scene = Scene::new(size.0, size.1, title, &small_print);
     plot.draw(&mut scene, (MARGIN, TITLE_SPACE + 8));
@@ -53,8 +59,13 @@ mod tests {
     use crate::analyze::picture::Format;
 
     #[test]
-    fn what_costs_nothing_is_no_point_of_a_logarithm() {
-        let frontier = [(90_000_000, 0.0), (80_000_000, 0.01), (60_000_000, 0.8)];
+    fn what_costs_next_to_nothing_is_no_point_of_a_logarithm() {
+        let frontier = [
+            (90_000_000, 0.0),
+            (89_000_000, 1e-6),
+            (80_000_000, 0.01),
+            (60_000_000, 0.8),
+        ];
         let scene = picture("t", &frontier, (70_000_000, 0.1)).unwrap();
         let svg = String::from_utf8(scene.encode(Format::Svg)).unwrap();
         assert!(svg.contains("2 plans") && svg.contains("70.0 MB, 0.1000 nats"));
