@@ -11,6 +11,7 @@ use crate::convert::variant::{Types, Variant};
 use crate::convert::{ConvertError, write_to_scratch};
 use crate::engine::{Options, Windows};
 use crate::input::{InputError, ModelFile};
+use crate::quantize::fast;
 use crate::stats::Reference;
 
 /// Tokens whose logits are compared, at most, and the bytes of those.
@@ -37,8 +38,8 @@ pub struct Probe {
 }
 
 /// Rounds each of these tensors, whose moves lose `losses`, alone to a type that changes
-/// something but not much, and measures what that does. What ggml multiplies slowly is F16 meanwhile, before and
-/// after: numbers so close that it makes no difference here.
+/// something but not much, and measures what that does. What ggml multiplies slowly is F16
+/// meanwhile, before and after: numbers so close that it makes no difference here.
 ///
 /// # Errors
 /// When a model cannot be run, or gives no numbers.
@@ -50,9 +51,7 @@ pub fn measure(
 ) -> Result<Vec<Probe>, FitError> {
     let tokens = picked(windows);
     let rows = tokens.len();
-    let fast = Variant::with_types(source, &Types::fast(&source.gguf))
-        .map_err(InputError::content(source.path()))
-        .map_err(ConvertError::from)?;
+    let fast = fast(source)?;
     let scratch = write_to_scratch(&fast)?;
     drop(fast);
     let source = &ModelFile::open_plain(scratch.path()).map_err(ConvertError::from)?;

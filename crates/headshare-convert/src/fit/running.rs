@@ -6,10 +6,10 @@ use headshare_runtime::calibrate::CalibrateError;
 use headshare_runtime::{Batch, Context, ContextParams, Model, ModelParams};
 
 use super::error::FitError;
-use crate::convert::ConvertError;
-use crate::convert::variant::{Types, Variant};
+use crate::convert::variant::Variant;
 use crate::engine::{EngineError, Options, Windows};
-use crate::input::{InputError, ModelFile};
+use crate::input::ModelFile;
+use crate::quantize::fast;
 use crate::stats::Reference;
 
 /// A loaded model.
@@ -85,9 +85,7 @@ pub fn divergence(
     windows: &Windows,
     options: &Options,
 ) -> Result<f64, FitError> {
-    let fast = Variant::with_types(source, &Types::fast(&source.gguf))
-        .map_err(InputError::content(source.path()))
-        .map_err(ConvertError::from)?;
+    let fast = fast(source)?;
     let [source, changed] = [Running::load(&fast)?, Running::load(changed)?];
     let (mut sum, mut tokens) = (0.0, 0);
     for window in kept(windows) {

@@ -12,16 +12,14 @@ use super::cuts::{Cut, Cutter};
 use super::error::FitError;
 use super::inputs::{inputs_of, rows_of};
 use super::moves::{Movable, Move};
-use crate::convert::ConvertError;
-use crate::convert::variant::{Types, Variant};
 use crate::encode::{self, Coder, QuantizeError, transposed};
 use crate::engine::normal::ridged;
 use crate::engine::{
     Engine, EngineError, Frequencies, Options, Seen, Site, Table, Visitor, Wants, Windows,
 };
-use crate::input::{InputError, ModelFile};
+use crate::input::ModelFile;
 use crate::model::AttentionMap;
-use crate::quantize::Settings;
+use crate::quantize::{Settings, fast};
 
 /// Rows of a tensor that are encoded, at most: every so many.
 const ROWS: usize = 64;
@@ -60,9 +58,7 @@ pub fn losses(
     (windows, options): (&Windows, &Options),
     progress: &dyn Fn(f64),
 ) -> Result<(Vec<Losses>, Vec<Cut>), FitError> {
-    let fast = Variant::with_types(source, &Types::fast(&source.gguf))
-        .map_err(InputError::content(source.path()))
-        .map_err(ConvertError::from)?;
+    let fast = fast(source)?;
     let windows = &windows.pick(0..windows.count as usize, WINDOWS);
     let mut engine = Engine::load(source, Some(&fast), Some(&fast), windows, options)?;
     let mut trial = Trial {
@@ -128,15 +124,15 @@ impl Visitor<FitError> for Trial<'_> {
     }
 
     fn table(&mut self, table: &Table, rows: &Frequencies) -> Result<Option<Vec<u8>>, FitError> {
-        // Tokens that did not come up may.
-        let counts = rows.fitted.iter().zip(&rows.held);
-        let counts = counts.map(|(a, b)| f64::from(1 + a + b)).collect();
-        self.lookups.insert(table.name.clone(), counts);
-        // One that is an output head, too, is encoded as that.
         if !table.tied {
             let gram = Mat::identity(table.columns, table.columns);
             self.judge(&table.name, 0..table.rows, &gram, true)?;
+            return Ok(None);
         }
+        // One that is an output head, too, is encoded as that. Tokens that did not come up may.
+        let counts = rows.fitted.iter().zip(&rows.held);
+        let counts = counts.map(|(a, b)| f64::from(1 + a + b)).collect();
+        self.lookups.insert(table.name.clone(), counts);
         Ok(None)
     }
 

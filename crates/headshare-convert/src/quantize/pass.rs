@@ -333,7 +333,7 @@ impl TypedPlan {
 }
 
 /// `source` with types that are read fast: only statistics are wanted of it.
-fn fast(source: &ModelFile) -> Result<Variant<'_>, ConvertError> {
+pub(crate) fn fast(source: &ModelFile) -> Result<Variant<'_>, ConvertError> {
     let types = Types::fast(&source.gguf);
     let fast = Variant::with_types(source, &types).map_err(InputError::content(source.path()));
     Ok(fast?)

@@ -191,8 +191,13 @@ impl Budget {
                 found.push(other);
             }
         }
+        let frontier: Vec<Point> = (select::frontier(&all).into_iter())
+            .map(|point| Point {
+                bytes: point.bytes + rest + header,
+                ..point
+            })
+            .collect();
         let candidates = found.into_iter().map(|(chosen, made, types)| {
-            let frontier = select::frontier(&all).into_iter();
             let [units, channels] = gone(&groups, &chosen.which);
             let fit = MadeToFit {
                 wanted: self.bytes,
@@ -201,12 +206,7 @@ impl Budget {
                 types: counted(&movable, &types),
                 units,
                 channels,
-                frontier: frontier
-                    .map(|point| Point {
-                        bytes: point.bytes + rest + header,
-                        ..point
-                    })
-                    .collect(),
+                frontier: frontier.clone(),
                 tried: Vec::new(),
             };
             (made, fit)
