@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory as _, Parser as _};
 use headshare_jobs::{
-    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Bench, Budget, Calibration, Change, Choice,
-    ContinuePrompts, Convert, Expand, Generate, Inspect, Job, MakePlan, MakeReport, MeasuredChoice,
-    Perplexity, Quantization, Removal, Resolve, Setup, SpeedTest, Stats, Verify, With, from_json,
+    AnalyzeAttention, AnalyzePredictions, AnalyzeRatios, AnalyzeWeights, Bench, Budget,
+    Calibration, Change, Choice, ContinuePrompts, Convert, Expand, Generate, InMemory, Inspect,
+    Job, MakePlan, MakeReport, MeasuredChoice, Perplexity, PlanToFit, Quantization, Removal,
+    Resolve, Setup, SpeedTest, Stats, Verify, With, from_json,
 };
 use headshare_runtime::SamplerParams;
 
@@ -26,7 +27,7 @@ fn asked_for(arguments: Vec<OsString>) -> Job {
     let program = std::iter::once(OsString::from("headshare-gguf"));
     let words = spelling::spell_out(Cli::command(), program.chain(arguments)).unwrap();
     match Cli::try_parse_from(words).unwrap().command {
-        Command::Plan(args) => Job::Plan(args.job()),
+        Command::Plan(args) => args.job().unwrap(),
         Command::Convert(args) => Job::Convert(args.job().unwrap()),
         Command::Expand(args) => Job::Expand(args.job()),
         Command::Verify(args) => Job::Verify(args.job()),
@@ -45,6 +46,7 @@ fn asked_for(arguments: Vec<OsString>) -> Job {
             analyze::What::Weights(args) => Job::AnalyzeWeights(args.job()),
             analyze::What::Attention(args) => Job::AnalyzeAttention(args.job()),
             analyze::What::Ratios(args) => Job::AnalyzeRatios(args.job()),
+            analyze::What::Predictions(args) => Job::AnalyzePredictions(args.job().unwrap()),
         },
         other => panic!("{other:?} is no job"),
     }
@@ -212,7 +214,7 @@ fn quantizing() {
             keep_duplicates: i % 2 == 0,
             repair,
             quantize: Some(Quantization {
-                wanted,
+                wanted: Some(wanted),
                 with,
                 allow_requantize: i % 2 == 1,
             }),
@@ -233,19 +235,58 @@ fn fitting() {
         memory: None,
     };
     let names = vec!["q8_0".to_owned(), "q4_K".to_owned()];
-    let stats = [Stats::Load(path("-s.json")), Stats::Save(path("s.json"))];
-    for (i, (types, stats)) in [None, Some(names)].into_iter().zip(stats).enumerate() {
+    let memory = InMemory {
+        bytes: 1 << 29,
+        ctx: 77,
+    };
+    let load = Stats::Load(path("-s.json"));
+    let save = Stats::Save(path("s.json"));
+    for (bytes, memory, types, stats, time) in [
+        (Some(u64::MAX), None, None, load.clone(), None),
+        (None, Some(memory), Some(names), save, Some(61)),
+        (Some(1), Some(memory), None, load, None),
+    ] {
+        let budget = Budget {
+            bytes,
+            memory,
+            types,
+            calibration: calibration.clone(),
+            stats,
+            time,
+        };
         check(Job::Convert(Convert {
-            fit: Some(Budget {
-                bytes: u64::MAX >> i,
-                types,
-                calibration: calibration.clone(),
-                stats,
-            }),
-            dry_run: i == 1,
+            fit: Some(budget.clone()),
+            dry_run: bytes.is_some(),
             ..Convert::new("-s.gguf", "o.gguf", Change::Lossless)
         }));
+        check(Job::AnalyzePredictions(AnalyzePredictions {
+            source: path("-s.gguf"),
+            budget: budget.clone(),
+            plans: 7,
+            seed: 9,
+            picture: memory.map(|_| path("-p.svg")),
+            force: bytes.is_some(),
+        }));
+        check(Job::PlanToFit(PlanToFit {
+            source: path("-s.gguf"),
+            budget,
+            output: memory.map(|_| path("-p.json")),
+            force: bytes.is_some(),
+        }));
     }
+    // A plan's own types, fitted.
+    check(Job::Convert(Convert {
+        quantize: Some(Quantization {
+            wanted: None,
+            with: With::Calibration {
+                calibration,
+                settings: None,
+                save_imatrix: None,
+            },
+            allow_requantize: true,
+        }),
+        ..Convert::new("s.gguf", "o.gguf", Change::Plan { file: path("-p") })
+    }));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use clap::builder::TypedValueParser;
 use headshare_jobs::{Change, Convert, Error, Removal};
 
 use super::Exit;
+use super::fit::FitArgs;
 use super::plan::{MatchArgs, parse_ratio};
 use super::quantize::QuantizeArgs;
 use super::repair::RepairArgs;
@@ -21,7 +22,11 @@ use crate::render::convert::render;
 #[command(group = clap::ArgGroup::new("text").args(["repair", "calibrate"]).multiple(true))]
 #[command(group = clap::ArgGroup::new("fitted").args(["repair", "quantize", "fit"]).multiple(true))]
 #[command(group = clap::ArgGroup::new("measured").args(["repair", "fit"]).multiple(true))]
-#[command(group = clap::ArgGroup::new("reader").args(["baseline", "quantize", "fit"]).multiple(true))]
+#[command(group = clap::ArgGroup::new("reader").args(["baseline", "quantize", "fit", "plan"])
+    .multiple(true))]
+#[command(group = clap::ArgGroup::new("other").args(["quantize", "imatrix", "save_imatrix",
+    "strength", "ridge", "damping", "ratio", "lossless", "plan", "repair"]).multiple(true)
+    .conflicts_with("fit"))]
 #[command(group = clap::ArgGroup::new("work").args(["ratio", "lossless", "plan", "quantize", "fit"])
     .multiple(true).required(true))]
 pub(super) struct Args {
@@ -47,6 +52,8 @@ pub(super) struct Args {
     repair: RepairArgs,
     #[command(flatten)]
     quantize: QuantizeArgs,
+    #[command(flatten)]
+    fit: FitArgs,
     /// Leave byte-equal weights as many times as they are there, instead of storing them
     /// once. If no heads share either, the output is a plain GGUF file.
     #[arg(long, conflicts_with = "lossless")]
@@ -58,7 +65,7 @@ pub(super) struct Args {
     page_size: u64,
     /// Show what would be done and what it saves, and write no model. Sizes are
     /// exact, unless "at most" stands before them: then they depend on what a
-    /// repair finds.
+    /// repair finds. With --fit, -o FILE.svg draws what other sizes would cost.
     #[arg(long)]
     dry_run: bool,
     /// Replace the output if it exists.
@@ -128,8 +135,15 @@ impl Args {
             },
             (None, None, _) => Change::Lossless,
         };
-        let fit = self.quantize.budget(&self.repair);
-        let quantize = self.quantize.job(&self.repair)?;
+        let fit = match self.quantize.text().filter(|_| self.fit.is_given()) {
+            Some(text) => {
+                let calibration = self.repair.calibrate_on(text);
+                Some(self.fit.budget(calibration, self.repair.stats())?)
+            }
+            None => None,
+        };
+        let planned = matches!(change, Change::Plan { .. });
+        let quantize = self.quantize.job(&self.repair, planned)?;
         Ok(Convert {
             quantize,
             fit,

@@ -6,6 +6,7 @@
 
 mod analyze;
 mod bench;
+mod calibration;
 #[cfg(test)]
 mod command_line_tests;
 mod completions;
@@ -14,6 +15,7 @@ mod eval;
 #[cfg(target_os = "linux")]
 mod exec;
 mod expand;
+mod fit;
 mod inspect;
 mod llama_cpp;
 mod plan;

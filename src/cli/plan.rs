@@ -2,16 +2,25 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::{Error, MakePlan};
+use headshare_jobs::{Error, Job, MakePlan, PlanToFit};
 
 use super::Exit;
+use super::calibration::{SpendArgs, StatsArgs};
+use super::fit::FitArgs;
 use super::stdio::{self, Written};
 use super::values::match_functions;
 use crate::matching::MatchFunction;
 use crate::process::output::Output;
 use crate::render::plan::render;
 
+/// Show which heads would share weights, and what that saves; or, with --fit, what makes
+/// the best model for so many bytes.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("text").args(["calibrate"]))]
+#[command(group = clap::ArgGroup::new("fitted").args(["fit"]))]
+#[command(group = clap::ArgGroup::new("measured").args(["fit"]))]
+#[command(group = clap::ArgGroup::new("matched").args(["function", "ratio"]).multiple(true)
+    .conflicts_with("fit"))]
 pub(super) struct Args {
     /// The model, a plain GGUF file.
     src: PathBuf,
@@ -22,6 +31,16 @@ pub(super) struct Args {
     #[arg(long, value_name = "A", default_value_t = 0.3, value_parser = parse_ratio,
         allow_negative_numbers = true)]
     ratio: f64,
+    #[command(flatten)]
+    fit: FitArgs,
+    /// Measure with this text (UTF-8) what --fit chooses by; `self` is what the model writes
+    /// itself.
+    #[arg(long, value_name = "TEXT", requires = "fit")]
+    calibrate: Option<PathBuf>,
+    #[command(flatten)]
+    stats: StatsArgs,
+    #[command(flatten)]
+    spend: SpendArgs,
     /// Write the plan to this file, for `convert --plan`; - writes to standard
     /// output.
     #[arg(short, long, value_name = "PLAN.json")]
@@ -69,19 +88,35 @@ impl Args {
             binary: false,
         });
         let taken = stdio::taken(written.as_slice(), json)?;
-        out.result_beside(taken, &self.job().run(out)?, json, |planned| {
-            render(&planned.plan, &planned.sizes)
-        })?;
+        let job = self.job()?;
+        let planned = match &job {
+            Job::PlanToFit(job) => job.run(out)?,
+            Job::Plan(job) => job.run(out)?,
+            _ => unreachable!("`plan` makes plans"),
+        };
+        out.result_beside(taken, &planned, json, render)?;
         Ok(Exit::Done)
     }
 
-    pub(super) fn job(self) -> MakePlan {
-        MakePlan {
+    pub(super) fn job(self) -> Result<Job, Error> {
+        let Some(text) = self.calibrate.as_deref().filter(|_| self.fit.is_given()) else {
+            return Ok(Job::Plan(MakePlan {
+                source: self.src,
+                function: self.matching.function(),
+                ratio: self.ratio,
+                output: self.output,
+                force: self.force,
+            }));
+        };
+        self.stats.check_outputs()?;
+        let texts = std::iter::once(("--calibrate", text));
+        stdio::check_inputs(texts.chain(self.stats.streams()))?;
+        let calibration = self.spend.calibrate_on(text);
+        Ok(Job::PlanToFit(PlanToFit {
+            budget: self.fit.budget(calibration, self.stats.stats())?,
             source: self.src,
-            function: self.matching.function(),
-            ratio: self.ratio,
             output: self.output,
             force: self.force,
-        }
+        }))
     }
 }

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use headshare_jobs::{Budget, Error, Quantization, With};
+use headshare_jobs::{Error, Quantization, With};
 
 use super::plan::parse_ratio;
-use super::repair::{RepairArgs, bytes};
+use super::repair::RepairArgs;
 use super::stdio;
 use crate::quantize::Settings;
 use crate::quantize::types::Wanted;
@@ -41,27 +41,10 @@ impl TypeArgs {
 pub(super) struct QuantizeArgs {
     #[command(flatten)]
     types: TypeArgs,
-    /// Make the best model that has at most so many bytes, such as 88000000 or 84M: types
-    /// are chosen by what their errors do to the running model, token embedding and output
-    /// head included; units and feed-forward channels of llama models go where that costs
-    /// less; and everything is fitted to --calibrate. With --dry-run, -o FILE.svg draws what
-    /// other sizes would cost.
-    #[arg(long, value_name = "BYTES", value_parser = bytes, requires = "calibrate",
-        conflicts_with_all = ["quantize", "imatrix", "save_imatrix", "strength", "ridge",
-            "damping", "ratio", "lossless", "plan", "repair"])]
-    fit: Option<u64>,
-    /// The types that --fit may give to tensors, separated by commas [default: those that
-    /// are fitted with feedback]
-    #[arg(
-        long = "types",
-        value_name = "TYPES",
-        requires = "fit",
-        value_delimiter = ','
-    )]
-    allowed: Vec<String>,
-    /// Fit the weights that are quantized to this text (UTF-8), and take the gradients
-    /// of --baseline llm-pruner from it; - reads standard input, `self` is what the model
-    /// writes itself. Without it and --imatrix weights are rounded.
+    /// Fit the weights that are quantized, or that --plan stores at other types, to this
+    /// text (UTF-8), and take the gradients of --baseline llm-pruner from it; - reads standard
+    /// input, `self` is what the model writes itself. Without it and --imatrix weights are
+    /// rounded.
     #[arg(long, value_name = "TEXT", requires = "reader")]
     calibrate: Option<PathBuf>,
     /// Round with this importance matrix, which llama-imatrix has written (GGUF),
@@ -109,23 +92,19 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 impl QuantizeArgs {
-    /// What the model is to fit into; `repair` has what may be spent on a text.
-    pub(super) fn budget(&self, repair: &RepairArgs) -> Option<Budget> {
-        let (bytes, text) = (self.fit?, self.calibrate.as_deref()?);
-        Some(Budget {
-            bytes,
-            types: (!self.allowed.is_empty()).then(|| self.allowed.clone()),
-            calibration: repair.calibrate_on(text),
-            stats: repair.stats(),
-        })
-    }
-
-    /// What is to be quantized; `repair` has what may be spent on a text.
-    pub(super) fn job(self, repair: &RepairArgs) -> Result<Option<Quantization>, Error> {
+    /// What is to be quantized; `repair` has what may be spent on a text, and `planned` says
+    /// that a plan has types, too.
+    pub(super) fn job(
+        self,
+        repair: &RepairArgs,
+        planned: bool,
+    ) -> Result<Option<Quantization>, Error> {
         let settings = self.settings();
-        let Some(wanted) = self.types.wanted() else {
+        let wanted = self.types.wanted();
+        let by_plan = wanted.is_none();
+        if by_plan && !(planned && self.calibrate.is_some()) {
             return Ok(None);
-        };
+        }
         // A repair has a text already.
         let text = self.calibrate.map(|text| repair.calibrate_on(&text));
         let with = match (text.or_else(|| repair.calibration()), self.imatrix) {
@@ -140,7 +119,8 @@ impl QuantizeArgs {
         Ok(Some(Quantization {
             wanted,
             with,
-            allow_requantize: self.allow_requantize,
+            // A plan has decided.
+            allow_requantize: self.allow_requantize || by_plan,
         }))
     }
 

@@ -1,9 +1,10 @@
 //! What `convert` says.
 
-use headshare_jobs::{Converted, MadeToFit, Tried};
+use headshare_jobs::Converted;
 
+use super::fit::render as render_fit;
 use super::numbers::{grouped, percent};
-use super::plan::{bounds, render as render_plan, render_saved};
+use super::plan::{bounds, render_saved, render_shared};
 use super::quantize::render as render_quantized;
 use super::repair::render as render_repair;
 use crate::plan::Plan;
@@ -11,11 +12,11 @@ use crate::plan::Plan;
 /// What was made of a model, or would be.
 pub(crate) fn render(done: &Converted) -> String {
     let fitted = render_quantized(done.quantized.as_ref()) + &render_repair(done.repair.as_ref());
-    render_fit(done.fit.as_ref(), done.dry_run)
-        + &fitted
+    let fit = (done.fit.as_ref()).map_or_else(String::new, |fit| render_fit(fit, done.dry_run));
+    fit + &fitted
         + &match &done.plan {
             Some(plan) if plan.reshapes() => render_variant(done, plan),
-            Some(plan) => render_plan(plan, &done.sizes()),
+            Some(plan) => render_shared(plan, &done.sizes()),
             None => format!(
                 "{}: byte-equal tensors and head blocks are stored once\n{}",
                 done.source.path,
@@ -23,62 +24,6 @@ pub(crate) fn render(done: &Converted) -> String {
             ),
         }
 }
-
-/// What was chosen for so many bytes.
-fn render_fit(fit: Option<&MadeToFit>, dry_run: bool) -> String {
-    let Some(fit) = fit else {
-        return String::new();
-    };
-    let mut text = format!(
-        "at most {} bytes: of {} tensors",
-        grouped(fit.wanted),
-        fit.tensors
-    );
-    for (i, kind) in fit.types.iter().enumerate() {
-        let comma = if i == 0 { " " } else { ", " };
-        text += &match kind.from == kind.to {
-            true => format!("{comma}{} stay {}", kind.tensors, kind.from),
-            false => format!(
-                "{comma}{} go from {} to {}",
-                kind.tensors, kind.from, kind.to
-            ),
-        };
-    }
-    for (count, what) in [
-        (fit.units, "units are dropped"),
-        (fit.channels, "feed-forward channels go"),
-    ] {
-        if count > 0 {
-            text += &format!(", {count} {what}");
-        }
-    }
-    text += &format!(
-        "\n  predicted divergence before they make up for each other: {:.4} nats a token\n",
-        fit.predicted
-    );
-    if !fit.tried.is_empty() {
-        let of = |t: &Tried| format!("{:.4} ({:.4})", t.measured, t.predicted);
-        let all: Vec<String> = fit.tried.iter().map(of).collect();
-        text += &format!(
-            "  best of plans that were made, measured (predicted): {}\n",
-            all.join(", ")
-        );
-    }
-    if dry_run {
-        text += "  what other sizes would cost:\n";
-        let every = fit.frontier.len().div_ceil(FRONTIER_LINES).max(1);
-        let last = fit.frontier.len().saturating_sub(1);
-        for (i, point) in fit.frontier.iter().enumerate() {
-            if i % every == 0 || i == last {
-                text += &format!("  {:>16} bytes {:>9.4}\n", grouped(point.bytes), point.cost);
-            }
-        }
-    }
-    text
-}
-
-/// Lines that the frontier is shown in, about.
-const FRONTIER_LINES: usize = 16;
 
 /// What is said about a model with other shapes or types.
 fn render_variant(done: &Converted, plan: &Plan) -> String {

@@ -7,6 +7,7 @@ pub(crate) mod bench;
 pub(crate) mod convert;
 pub(crate) mod eval;
 pub(crate) mod expand;
+mod fit;
 pub(crate) mod inspect;
 mod numbers;
 pub(crate) mod perf;

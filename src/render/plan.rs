@@ -1,12 +1,21 @@
 //! What `plan` says.
 
-use headshare_jobs::Sizes;
+use headshare_jobs::{Planned, Sizes};
 
+use super::fit::render as render_fit;
 use super::numbers::{grouped, percent};
 use crate::plan::Plan;
 
+/// What `plan` says.
+pub(crate) fn render(planned: &Planned) -> String {
+    match &planned.fit {
+        Some(fit) => render_fit(fit, false) + &render_saved(&planned.sizes),
+        None => render_shared(&planned.plan, &planned.sizes),
+    }
+}
+
 /// What `plan` and `convert --dry-run` say about a plan and its savings.
-pub(crate) fn render(plan: &Plan, sizes: &Sizes) -> String {
+pub(super) fn render_shared(plan: &Plan, sizes: &Sizes) -> String {
     let mut text = format!("{}: {}\n", sizes.source, shared_units(plan));
     text += &render_saved(sizes);
     if plan.shares().next().is_some() {

@@ -19,6 +19,7 @@ pub mod matching;
 pub mod model;
 pub mod plan;
 pub mod quantize;
+pub mod random;
 pub mod repair;
 pub mod stats;
 

@@ -165,11 +165,11 @@ impl AnalyzeRatios {
 }
 
 /// A picture to be written, or none.
-struct Picture<'a>(Option<(Written<'a>, Format)>);
+pub(crate) struct Picture<'a>(Option<(Written<'a>, Format)>);
 
 impl<'a> Picture<'a> {
     /// Fails early on what would make writing fail.
-    fn new(path: Option<&'a Path>, force: bool, inputs: &'a [FileId]) -> Result<Self, Error> {
+    pub fn new(path: Option<&'a Path>, force: bool, inputs: &'a [FileId]) -> Result<Self, Error> {
         let Some(path) = path else {
             return Ok(Self(None));
         };
@@ -187,7 +187,7 @@ impl<'a> Picture<'a> {
         Ok(Self(Some((written, format))))
     }
 
-    fn write(&self, scene: impl FnOnce() -> Scene, ui: &dyn Ui) -> Result<(), Error> {
+    pub fn write(&self, scene: impl FnOnce() -> Scene, ui: &dyn Ui) -> Result<(), Error> {
         match &self.0 {
             Some((written, format)) => written.write(&scene().encode(*format), ui),
             None => Ok(()),

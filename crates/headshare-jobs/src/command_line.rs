@@ -8,7 +8,10 @@ use headshare_convert::repair::choose::Units;
 
 use crate::analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
 use crate::bench::{Bench, BenchRow, LoadMode, Measure, Measured};
-use crate::convert::{Calibration, Change, Convert, Converted, Quantization, Stats, With};
+use crate::convert::{
+    AnalyzePredictions, Budget, Calibration, Change, Convert, Converted, InMemory, PlanToFit,
+    Quantization, Stats, With,
+};
 use crate::eval::{Choice, ChoiceFigures, ContinuePrompts, Perplexity, PerplexityFigures};
 use crate::expand::Expand;
 use crate::generate::Generate;
@@ -26,6 +29,7 @@ impl Job {
     pub fn command_line(&self) -> Vec<OsString> {
         match self {
             Self::Plan(job) => plan(job),
+            Self::PlanToFit(job) => plan_to_fit(job),
             Self::Convert(job) => convert(job),
             Self::Expand(job) => expand(job),
             Self::Verify(job) => verify(job),
@@ -33,6 +37,7 @@ impl Job {
             Self::AnalyzeWeights(job) => analyze_weights(job),
             Self::AnalyzeAttention(job) => analyze_attention(job),
             Self::AnalyzeRatios(job) => analyze_ratios(job),
+            Self::AnalyzePredictions(job) => analyze_predictions(job),
             Self::Perplexity(job) => perplexity(job),
             Self::Choice(job) => choice(job),
             Self::ContinuePrompts(job) => continue_prompts(job),
@@ -141,6 +146,32 @@ fn plan(job: &MakePlan) -> Line {
         .file(&job.source)
 }
 
+fn plan_to_fit(job: &PlanToFit) -> Line {
+    let line = Line::of(&["plan"])
+        .path("--output", job.output.as_deref())
+        .flag("--force", job.force);
+    fitting(line, &job.budget).file(&job.source)
+}
+
+/// What a model is to fit into.
+fn fitting(line: Line, budget: &Budget) -> Line {
+    let mut line = match budget.bytes {
+        Some(bytes) => line.number("--fit", bytes),
+        None => line.flag("--fit", true),
+    };
+    if let Some(InMemory { bytes, ctx }) = budget.memory {
+        line = line.number("--ram", bytes).number("--ctx", ctx);
+    }
+    for name in budget.types.iter().flatten() {
+        line = line.value("--types", name);
+    }
+    if let Some(seconds) = budget.time {
+        line = line.value("--time", format!("{seconds}s"));
+    }
+    line = line.value("--calibrate", &budget.calibration.text);
+    kept(spent(line, &budget.calibration), &budget.stats)
+}
+
 fn convert(job: &Convert) -> Line {
     let mut line = Line::of(&["convert"])
         .value("--output", &job.output)
@@ -162,12 +193,7 @@ fn convert(job: &Convert) -> Line {
         _ => {}
     }
     if let Some(budget) = &job.fit {
-        line = line.number("--fit", budget.bytes);
-        for name in budget.types.iter().flatten() {
-            line = line.value("--types", name);
-        }
-        line = line.value("--calibrate", &budget.calibration.text);
-        line = kept(spent(line, &budget.calibration), &budget.stats);
+        line = fitting(line, budget);
     }
     line.file(&job.source)
 }
@@ -262,7 +288,10 @@ fn types(line: Line, wanted: &Wanted) -> Line {
 
 /// `repaired` says that what may be spent on a text was said already.
 fn quantize(line: Line, job: &Quantization, repaired: bool) -> Line {
-    let line = types(line, &job.wanted).flag("--allow-requantize", job.allow_requantize);
+    let line = match &job.wanted {
+        Some(wanted) => types(line, wanted).flag("--allow-requantize", job.allow_requantize),
+        None => line,
+    };
     match &job.with {
         With::Rounding => line,
         With::Imatrix { file } => line.value("--imatrix", file),
@@ -356,6 +385,15 @@ fn analyze_ratios(job: &AnalyzeRatios) -> Line {
         .path("--output", job.picture.as_deref())
         .flag("--force", job.force)
         .files(job.files.iter().map(PathBuf::as_path))
+}
+
+fn analyze_predictions(job: &AnalyzePredictions) -> Line {
+    let line = Line::of(&["analyze", "predictions"])
+        .path("--output", job.picture.as_deref())
+        .flag("--force", job.force)
+        .number("--plans", job.plans)
+        .number("--seed", job.seed);
+    fitting(line, &job.budget).file(&job.source)
 }
 
 fn perplexity(job: &Perplexity) -> Line {

@@ -2,16 +2,17 @@
 
 use headshare_convert::convert::Verification;
 use headshare_eval::analyze::attention::Attention;
+use headshare_eval::analyze::predictions::Predictions;
 use headshare_eval::analyze::ratios::Ratios;
 use headshare_eval::analyze::weights::Weights;
 use headshare_eval::inspect::Inspection;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Bench, BenchRow, Choice, ChoiceFigures,
-    Continuation, ContinuePrompts, ContinuedPrompts, Convert, Converted, Error, Expand, Expanded,
-    Generate, Inspect, MakePlan, MakeReport, Measure, Measured, Perplexity, PerplexityFigures,
-    Planned, Ui, Verify,
+    AnalyzeAttention, AnalyzePredictions, AnalyzeRatios, AnalyzeWeights, Bench, BenchRow, Choice,
+    ChoiceFigures, Continuation, ContinuePrompts, ContinuedPrompts, Convert, Converted, Error,
+    Expand, Expanded, Generate, Inspect, MakePlan, MakeReport, Measure, Measured, Perplexity,
+    PerplexityFigures, PlanToFit, Planned, Ui, Verify,
 };
 
 /// A job of any kind.
@@ -21,6 +22,8 @@ use crate::{
 pub enum Job {
     /// Chooses which heads would share.
     Plan(MakePlan),
+    /// Chooses what makes a model fit into so many bytes.
+    PlanToFit(PlanToFit),
     /// Writes a smaller file.
     Convert(Convert),
     /// Writes the plain GGUF that a converted file stands for.
@@ -35,6 +38,8 @@ pub enum Job {
     AnalyzeAttention(AnalyzeAttention),
     /// Says which layers of converted files share.
     AnalyzeRatios(AnalyzeRatios),
+    /// Says how well the divergence of plans is predicted.
+    AnalyzePredictions(AnalyzePredictions),
     /// Measures how well a model predicts a text.
     Perplexity(Perplexity),
     /// Measures how well a model answers multiple-choice questions.
@@ -59,7 +64,7 @@ pub enum Job {
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Of [`Job::Plan`].
+    /// Of [`Job::Plan`] and [`Job::PlanToFit`].
     Plan(Box<Planned>),
     /// Of [`Job::Convert`].
     Convert(Box<Converted>),
@@ -75,6 +80,8 @@ pub enum Outcome {
     AnalyzeAttention(Box<Attention>),
     /// Of [`Job::AnalyzeRatios`].
     AnalyzeRatios(Box<Ratios>),
+    /// Of [`Job::AnalyzePredictions`].
+    AnalyzePredictions(Box<Predictions>),
     /// Of [`Job::Perplexity`].
     Perplexity(Box<PerplexityFigures>),
     /// Of [`Job::Choice`].
@@ -102,6 +109,7 @@ impl Job {
     pub fn run(&self, ui: &dyn Ui) -> Result<Outcome, Error> {
         Ok(match self {
             Self::Plan(job) => Outcome::Plan(Box::new(job.run(ui)?)),
+            Self::PlanToFit(job) => Outcome::Plan(Box::new(job.run(ui)?)),
             Self::Convert(job) => Outcome::Convert(Box::new(job.run(ui)?)),
             Self::Expand(job) => Outcome::Expand(job.run(ui)?),
             Self::Verify(job) => Outcome::Verify(job.run(ui)?),
@@ -109,6 +117,7 @@ impl Job {
             Self::AnalyzeWeights(job) => Outcome::AnalyzeWeights(Box::new(job.run(ui)?)),
             Self::AnalyzeAttention(job) => Outcome::AnalyzeAttention(Box::new(job.run(ui)?)),
             Self::AnalyzeRatios(job) => Outcome::AnalyzeRatios(Box::new(job.run(ui)?)),
+            Self::AnalyzePredictions(job) => Outcome::AnalyzePredictions(Box::new(job.run(ui)?)),
             Self::Perplexity(job) => Outcome::Perplexity(Box::new(job.run(ui)?)),
             Self::Choice(job) => Outcome::Choice(Box::new(job.run(ui)?)),
             Self::ContinuePrompts(job) => Outcome::ContinuePrompts(Box::new(job.run(ui)?)),

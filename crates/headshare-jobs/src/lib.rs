@@ -53,8 +53,9 @@ pub mod worker;
 pub use analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
 pub use bench::{Bench, BenchRow, LoadMode, LoadedModel, Measure, Measured};
 pub use convert::{
-    Budget, Calibration, Change, Convert, Converted, FellBack, FileSize, MadeToFit, Quantization,
-    Quantized, Removal, Retyped, Stats, Tried, With, read_text,
+    AnalyzePredictions, Budget, Calibration, Change, Convert, Converted, FellBack, FileSize,
+    InMemory, MadeToFit, OfMemory, PlanToFit, Quantization, Quantized, Removal, Retyped, Stats,
+    Tried, With, read_text,
 };
 pub use error::{Advice, Classify, Context, Error, Kind};
 pub use eval::{

@@ -9,6 +9,7 @@ use headshare_convert::plan::{Expected, Plan, Saved};
 use headshare_format::PageSize;
 use serde::{Deserialize, Serialize};
 
+use crate::convert::MadeToFit;
 use crate::error::Context as _;
 use crate::output::{self, Written};
 use crate::{Error, Ui, Unit};
@@ -42,6 +43,9 @@ pub struct Planned {
     /// What it would make of the source, which a plan file does not hold.
     #[serde(skip)]
     pub sizes: Sizes,
+    /// How it was made to fit, where it was.
+    #[serde(skip)]
+    pub fit: Option<MadeToFit>,
 }
 
 /// What a conversion makes of its source, in bytes.
@@ -127,6 +131,7 @@ impl MakePlan {
                 saved: prepared.saved,
                 duplicates: (&prepared.duplicates).into(),
             },
+            fit: None,
         })
     }
 }

@@ -8,7 +8,7 @@ use crate::error::TrainError;
 use crate::model::Model;
 use crate::ops::{self, matrix, matrix_mut, product};
 use crate::parameters::{Gradients, Parameter};
-use crate::random::SplitMix64;
+use headshare_convert::random::SplitMix64;
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

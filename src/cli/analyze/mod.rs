@@ -2,6 +2,7 @@
 
 mod attention;
 mod picture;
+mod predictions;
 mod ratios;
 mod weights;
 
@@ -28,6 +29,9 @@ pub(super) enum What {
     Attention(attention::Args),
     /// Which layers share, in several converted files side by side.
     Ratios(ratios::Args),
+    /// How well `--fit` predicts what its plans cost: random plans of one size are made and
+    /// measured.
+    Predictions(predictions::Args),
 }
 
 impl Args {
@@ -36,6 +40,7 @@ impl Args {
             What::Weights(args) => args.run(out),
             What::Attention(args) => args.run(out),
             What::Ratios(args) => args.run(out),
+            What::Predictions(args) => args.run(out),
         }
     }
 }

@@ -33,6 +33,40 @@ pub enum FitError {
         /// What is wanted.
         wanted: u64,
     },
+    /// The model fits into memory as it is.
+    #[error(
+        "with a context of {ctx} tokens the model takes {takes} bytes of memory and fits into {memory} as it is: nothing is written"
+    )]
+    InMemoryAlready {
+        /// What it takes.
+        takes: u64,
+        /// What there is.
+        memory: u64,
+        /// Tokens of the context.
+        ctx: u32,
+    },
+    /// No weights fit into memory.
+    #[error(
+        "with a context of {ctx} tokens, KV cache, compute buffers and the program take {others} bytes of memory, and {memory} are there: take a smaller context (--ctx) or more memory (--ram)"
+    )]
+    NoMemory {
+        /// What all but weights take.
+        others: u64,
+        /// What there is.
+        memory: u64,
+        /// Tokens of the context.
+        ctx: u32,
+    },
+    /// No plan was found that fits into memory.
+    #[error(
+        "nothing that was tried fits into {memory} bytes of memory with a context of {ctx} tokens: take a smaller context (--ctx) or more memory (--ram)"
+    )]
+    NotInMemory {
+        /// What there is.
+        memory: u64,
+        /// Tokens of the context.
+        ctx: u32,
+    },
     /// No tensor can have another type.
     #[error("no tensor has rows that are whole blocks of a smaller type")]
     NoMoves,

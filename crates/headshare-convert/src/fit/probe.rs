@@ -1,6 +1,9 @@
 //! What an error in a tensor does to the model's predictions, measured on the running
 //! model.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
 use headshare_format::GgmlType;
 
 use super::error::FitError;
@@ -24,6 +27,8 @@ const COARSE: f64 = 2e-4;
 /// The relative error that a probe should make: small enough that the divergence grows with
 /// its square still, and large enough to be measured well.
 const AIM: f64 = 1e-2;
+/// Divergences count as no less than this where others are estimated from them.
+const LEAST: f64 = 1e-9;
 
 /// What was measured of a tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,11 +40,14 @@ pub struct Probe {
     /// The same with another output head as it was, where the tensor is one and a table at
     /// once, and such a model can be run.
     pub of_table: Option<f64>,
+    /// Nothing was measured: it is what others like it say.
+    pub is_estimated: bool,
 }
 
 /// Rounds each of these tensors, whose moves lose `losses`, alone to a type that changes
 /// something but not much, and measures what that does. What ggml multiplies slowly is F16
-/// meanwhile, before and after: numbers so close that it makes no difference here.
+/// meanwhile, before and after: numbers so close that it makes no difference here. After the
+/// `deadline`, what has no like yet is still measured, and all others are estimated.
 ///
 /// # Errors
 /// When a model cannot be run, or gives no numbers.
@@ -47,6 +55,7 @@ pub fn measure(
     source: &ModelFile,
     (movable, losses): (&[Movable], &[Losses]),
     (windows, options): (&Windows, &Options),
+    deadline: Option<Instant>,
     progress: &dyn Fn(f64),
 ) -> Result<Vec<Probe>, FitError> {
     let tokens = picked(windows);
@@ -59,31 +68,11 @@ pub fn measure(
     let original = logits(&Variant::unchanged(source))?;
     let reference = Reference::new(&original, rows);
     drop(original);
-    let mut probes = Vec::with_capacity(movable.len());
-    for (i, (tensor, losses)) in movable.iter().zip(losses).enumerate() {
-        let distance = |loss: f64| (loss / AIM).ln().abs();
-        let moves = || {
-            tensor
-                .moves
-                .iter()
-                .zip(losses.outputs.iter().map(|loss| loss.rounded))
-        };
-        let coarse = moves().filter(|(_, loss)| *loss >= COARSE);
-        let closest = coarse.min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
-        let most = || moves().max_by(|a, b| a.1.total_cmp(&b.1));
-        let Some((closest, _)) = closest.or_else(most).filter(|(_, loss)| *loss > 0.0) else {
-            // Nothing that rounding changes: any type does.
-            probes.push(Probe {
-                to: tensor.has,
-                divergence: 0.0,
-                of_table: None,
-            });
-            continue;
-        };
+    let measure = |tensor: &Movable, losses: &Losses, to: GgmlType| {
         let index = source.gguf.tensor_index(&tensor.name);
         let probe = |untied_head: Option<GgmlType>| {
             let types = Types {
-                tensors: index.into_iter().map(|i| (i, closest.to)).collect(),
+                tensors: index.into_iter().map(|i| (i, to)).collect(),
                 untied_head,
             };
             let variant = Variant::with_types(source, &types)
@@ -102,17 +91,155 @@ pub fn measure(
         if !divergence.is_finite() {
             return Err(FitError::NotFinite {
                 tensor: tensor.name.clone(),
-                ggml_type: closest.to.to_string(),
+                ggml_type: to.to_string(),
             });
         }
-        probes.push(Probe {
-            to: closest.to,
+        Ok(Probe {
+            to,
             divergence,
             of_table,
-        });
-        progress((i + 1) as f64 / movable.len() as f64);
+            is_estimated: false,
+        })
+    };
+    let mut probes: Vec<Option<Probe>> = vec![None; movable.len()];
+    let rounds = rounds(movable);
+    let mut done = 0;
+    for (round, tensors) in rounds.iter().enumerate() {
+        for &i in tensors {
+            if round > 0 && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                break;
+            }
+            let (tensor, losses) = (&movable[i], &losses[i]);
+            probes[i] = Some(match probed_type(tensor, losses) {
+                Some(to) => measure(tensor, losses, to)?,
+                None => unchanged(tensor),
+            });
+            done += 1;
+            progress(f64::from(done) / movable.len() as f64);
+        }
     }
-    Ok(probes)
+    Ok(with_estimates(movable, losses, probes))
+}
+
+/// The type that a probe rounds a tensor to; `None` where rounding changes nothing.
+fn probed_type(tensor: &Movable, losses: &Losses) -> Option<GgmlType> {
+    let distance = |loss: f64| (loss / AIM).ln().abs();
+    let losses = losses.outputs.iter().map(|loss| loss.rounded);
+    let moves = || tensor.moves.iter().zip(losses.clone());
+    let coarse = moves().filter(|(_, loss)| *loss >= COARSE);
+    let closest = coarse.min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
+    let most = || moves().max_by(|a, b| a.1.total_cmp(&b.1));
+    let (closest, _) = closest.or_else(most).filter(|(_, loss)| *loss > 0.0)?;
+    Some(closest.to)
+}
+
+/// Of a tensor that no type changes.
+fn unchanged(tensor: &Movable) -> Probe {
+    Probe {
+        to: tensor.has,
+        divergence: 0.0,
+        of_table: None,
+        is_estimated: false,
+    }
+}
+
+/// What a tensor is, and in which layer.
+fn kind(name: &str) -> (&str, u32) {
+    let of_layer = name
+        .strip_prefix("blk.")
+        .and_then(|rest| rest.split_once('.'));
+    let of_layer = of_layer.and_then(|(layer, kind)| Some((kind, layer.parse().ok()?)));
+    of_layer.unwrap_or((name, 0))
+}
+
+/// The order in which tensors are probed: first one of each kind, then always those that are
+/// furthest from what was probed of their kind.
+fn rounds(movable: &[Movable]) -> Vec<Vec<usize>> {
+    let mut kinds: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, tensor) in movable.iter().enumerate() {
+        kinds.entry(kind(&tensor.name).0).or_default().push(i);
+    }
+    let mut rounds: Vec<Vec<usize>> = Vec::new();
+    for mut tensors in kinds.into_values() {
+        tensors.sort_by_key(|&i| kind(&movable[i].name).1);
+        for (round, at) in halving(tensors.len()).into_iter().enumerate() {
+            if rounds.len() == round {
+                rounds.push(Vec::new());
+            }
+            rounds[round].push(tensors[at]);
+        }
+    }
+    rounds
+}
+
+/// The numbers below `count`: the middle one, both ends, then what halves the gaps.
+fn halving(count: usize) -> Vec<usize> {
+    let Some(last) = count.checked_sub(1) else {
+        return Vec::new();
+    };
+    let mut order = vec![last / 2, 0, last];
+    let mut gaps = VecDeque::from([(0, last / 2), (last / 2, last)]);
+    while let Some((a, b)) = gaps.pop_front() {
+        if b - a > 1 {
+            let middle = a.midpoint(b);
+            order.push(middle);
+            gaps.extend([(a, middle), (middle, b)]);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    order.retain(|&i| seen.insert(i));
+    order
+}
+
+/// `probes`, and for the tensors that have none what those of their kind in the nearest
+/// layers say: the divergence for each unit of what is lost, between two of them as the
+/// geometric interpolation has it.
+fn with_estimates(
+    movable: &[Movable],
+    losses: &[Losses],
+    probes: Vec<Option<Probe>>,
+) -> Vec<Probe> {
+    let lost = |i: usize, to: GgmlType| {
+        let at = movable[i].moves.iter().position(|m| m.to == to);
+        at.map_or(0.0, |at| losses[i].outputs[at].rounded)
+    };
+    let mut known: BTreeMap<&str, BTreeMap<u32, f64>> = BTreeMap::new();
+    for (i, probe) in probes.iter().enumerate() {
+        let Some(probe) = probe else { continue };
+        let (kind, layer) = kind(&movable[i].name);
+        let lost = lost(i, probe.to);
+        if lost > 0.0 {
+            let sensitivity = probe.divergence.max(LEAST) / lost;
+            known.entry(kind).or_default().insert(layer, sensitivity);
+        }
+    }
+    let estimate = |i: usize| {
+        let (tensor, (kind, layer)) = (&movable[i], kind(&movable[i].name));
+        let of_kind = known.get(kind)?;
+        let below = of_kind.range(..layer).next_back();
+        let above = of_kind.range(layer..).next();
+        let sensitivity = match (below, above) {
+            (Some((&a, of_a)), Some((&b, of_b))) => {
+                let part = f64::from(layer - a) / f64::from(b - a);
+                (of_a.ln() * (1.0 - part) + of_b.ln() * part).exp()
+            }
+            (one, other) => *one.or(other)?.1,
+        };
+        let to = probed_type(tensor, &losses[i])?;
+        Some(Probe {
+            to,
+            divergence: sensitivity * lost(i, to),
+            of_table: None,
+            is_estimated: true,
+        })
+    };
+    let all = probes.into_iter().enumerate();
+    all.map(|(i, probe)| {
+        probe
+            .or_else(|| estimate(i))
+            .unwrap_or_else(|| unchanged(&movable[i]))
+    })
+    .collect()
 }
 
 /// The tokens of some windows, evenly spread.
@@ -128,4 +255,91 @@ fn picked(windows: &Windows) -> Vec<i32> {
             windows.tokens[first..first + length].iter().copied()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::moves::Move;
+    use super::super::trial::Loss;
+    use super::*;
+
+    #[test]
+    fn what_is_probed_halves_the_gaps() {
+        assert_eq!(halving(0), [0; 0]);
+        assert_eq!(halving(1), [0]);
+        assert_eq!(halving(2), [0, 1]);
+        assert_eq!(halving(9), [4, 0, 8, 2, 6, 1, 3, 5, 7]);
+        for count in 0..40 {
+            let mut all = halving(count);
+            all.sort_unstable();
+            assert_eq!(all, (0..count).collect::<Vec<_>>());
+        }
+    }
+
+    fn tensor(name: &str) -> Movable {
+        let [has, to] = ["f16", "q4_0"].map(|name| GgmlType::named(name).unwrap());
+        Movable {
+            name: name.to_owned(),
+            has,
+            bytes: 2,
+            moves: vec![Move { to, bytes: 1 }],
+        }
+    }
+
+    #[test]
+    fn what_was_not_probed_is_like_its_kind_in_the_nearest_layers() {
+        let names = [
+            "blk.0.attn_q.weight",
+            "blk.1.attn_q.weight",
+            "blk.10.attn_q.weight",
+            "blk.2.attn_q.weight",
+            "blk.4.attn_q.weight",
+            "blk.4.ffn_up.weight",
+            "token_embd.weight",
+        ];
+        let movable: Vec<Movable> = names.iter().map(|name| tensor(name)).collect();
+        // Layers are ordered by their numbers, not by their digits.
+        let order = rounds(&movable);
+        assert_eq!(order[0].len(), 3);
+        assert_eq!(order[1..], [vec![0], vec![2], vec![1], vec![4]]);
+        assert!(order[0].contains(&3));
+        let losses: Vec<Losses> = (1..=7)
+            .map(|i| Losses {
+                outputs: vec![Loss {
+                    rounded: f64::from(i) * 0.01,
+                    encoded: 0.0,
+                }],
+                rows: Vec::new(),
+            })
+            .collect();
+        let probe = |divergence| {
+            Some(Probe {
+                to: movable[0].moves[0].to,
+                divergence,
+                of_table: None,
+                is_estimated: false,
+            })
+        };
+        // Sensitivities of 1, 0.01 and 0.04 in layers 0, 2 and 10.
+        let probes = vec![
+            probe(0.01),
+            None,
+            probe(0.0012),
+            probe(0.0004),
+            None,
+            None,
+            None,
+        ];
+        let all = with_estimates(&movable, &losses, probes);
+        let sensitivity = |i: usize| all[i].divergence / losses[i].outputs[0].rounded;
+        assert!((sensitivity(1) - 0.1).abs() < 1e-12);
+        assert!((sensitivity(4) - 0.01 * 4f64.powf(0.25)).abs() < 1e-12);
+        assert_eq!(all[5].divergence, 0.0);
+        let estimated: Vec<bool> = all.iter().map(|p| p.is_estimated).collect();
+        assert_eq!(estimated, [false, true, false, false, true, false, false]);
+        // Above the last one, and below the first, it is what is nearest.
+        let probes = vec![None, None, probe(0.0012), probe(0.0004), None, None, None];
+        let all = with_estimates(&movable, &losses, probes);
+        assert!((all[0].divergence - 0.01 * 0.01).abs() < 1e-12);
+    }
 }

@@ -29,7 +29,8 @@ pub struct Point {
 }
 
 impl Chosen {
-    fn of(all: &[Alternatives], which: Vec<usize>) -> Self {
+    /// The alternatives `which` of all tensors.
+    pub fn of(all: &[Alternatives], which: Vec<usize>) -> Self {
         let taken = all.iter().zip(&which).map(|(of, &i)| of[i]);
         let (bytes, cost) = taken.fold((0, 0.0), |(b, c), (bytes, cost)| (b + bytes, c + cost));
         Self { which, bytes, cost }

@@ -2,6 +2,7 @@
 //! for any size.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use headshare_files::{AtomicFile, FileError, FileId};
 use headshare_format::GgmlType;
@@ -50,6 +51,9 @@ pub struct OfTensor {
     /// The part of it that rows made which are looked up, where the tensor is an output head
     /// and a table at once.
     pub of_table: Option<f64>,
+    /// Nothing was measured, for want of time: it is what others like it say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub estimated: bool,
     /// What each type changes.
     pub types: Vec<OfType>,
 }
@@ -69,8 +73,8 @@ pub struct OfType {
 }
 
 impl Statistics {
-    /// Measures what the moves of `movable` do to `source`, whose file has this `digest`;
-    /// `progress` is told from 0 to 1.
+    /// Measures what the moves of `movable` do to `source`, whose file has this `digest`, in
+    /// about so much `time`; `progress` is told from 0 to 1.
     ///
     /// # Errors
     /// When the model cannot be run or encoded.
@@ -78,18 +82,21 @@ impl Statistics {
         (source, digest): (&ModelFile, &str),
         movable: &[Movable],
         with: (&Windows, &Options),
+        time: Option<Duration>,
         progress: &dyn Fn(f64),
     ) -> Result<Self, FitError> {
+        let deadline = time.map(|time| Instant::now() + time);
         let of_trial = |done| progress(TRIAL * done);
         let (losses, cuts) = trial::losses(source, movable, with, &of_trial)?;
         let of_probes = |done| progress(TRIAL + (1.0 - TRIAL) * done);
-        let probes = probe::measure(source, (movable, &losses), with, &of_probes)?;
+        let probes = probe::measure(source, (movable, &losses), with, deadline, &of_probes)?;
         let tensors = movable.iter().zip(losses).zip(probes);
         let tensors = tensors.map(|((tensor, losses), probe)| OfTensor {
             name: tensor.name.clone(),
             probed: probe.to.name().to_owned(),
             divergence: probe.divergence,
             of_table: probe.of_table.map(|of| of.min(probe.divergence)),
+            estimated: probe.is_estimated,
             types: (tensor.moves.iter().zip(&losses.outputs).enumerate())
                 .map(|(i, (m, loss))| OfType {
                     name: m.to.name().to_owned(),
@@ -155,6 +162,11 @@ impl Statistics {
             });
         }
         Ok(this)
+    }
+
+    /// How many tensors were not measured themselves.
+    pub fn estimated(&self) -> usize {
+        self.tensors.iter().filter(|of| of.estimated).count()
     }
 
     /// Writes it to `path`, which must be none of `inputs`.

@@ -27,6 +27,8 @@ pub struct Wanted {
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assigned {
+    /// What was wanted: a mixture or a type, by its name.
+    pub to: String,
     /// Types by name, of the tensors that get another one than they have.
     pub types: BTreeMap<String, GgmlType>,
     /// Quantized matrices that keep the type that they have, where such may be quantized
@@ -93,14 +95,16 @@ pub enum TypesError {
 }
 
 impl Wanted {
-    /// These types and no others, for tensors by name; the one of most elements is said
-    /// to be the model's.
-    pub fn exactly<'a>(tensors: impl Iterator<Item = (&'a str, GgmlType, u64)>) -> Self {
+    /// These types for `tensors` by name, and for all others of them the ones that they
+    /// have; the one of most elements is said to be the model's.
+    pub fn exactly(tensors: &[TensorInfo], types: &BTreeMap<&str, GgmlType>) -> Self {
         let mut elements: BTreeMap<&str, u64> = BTreeMap::new();
         let mut overrides = Vec::new();
-        for (name, to, count) in tensors {
+        for info in tensors.iter().filter(|info| info.dims.len() > 1) {
+            let name = info.name.as_str();
+            let to = types.get(name).copied().unwrap_or(info.ggml_type);
             if quants::type_info(to.id()).is_some_and(|info| info.is_quantized) {
-                *elements.entry(to.name()).or_default() += count;
+                *elements.entry(to.name()).or_default() += info.row_elems() * info.rows();
             }
             let pattern = format!("^{}$", name.replace('.', "\\."));
             overrides.push((pattern, to.name().to_owned()));
@@ -197,6 +201,7 @@ impl Wanted {
             types.insert(info.name.clone(), to);
         }
         Ok(Assigned {
+            to: self.to.clone(),
             types,
             kept,
             file_type,
@@ -396,6 +401,7 @@ mod tests {
         let [q4, q5, q8] = ["q4_0", "q5_0", "q8_0"].map(|name| named(name).unwrap());
         let of = [("a", q4), ("b", q8), ("c", q5), ("d", q4)];
         let mut assigned = Assigned {
+            to: "q4_0".to_owned(),
             kept: BTreeMap::new(),
             types: of
                 .into_iter()

@@ -11,6 +11,7 @@ pub mod frontier;
 mod matrix;
 pub mod npy;
 pub mod picture;
+pub mod predictions;
 pub mod ratios;
 pub mod weights;
 

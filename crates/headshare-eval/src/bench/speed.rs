@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use headshare_convert::random::SplitMix64;
 use headshare_runtime::threads::processor_time;
 use headshare_runtime::{Context, ContextError, Token, Vocab};
 use serde::{Deserialize, Serialize};
@@ -131,7 +132,7 @@ fn decode(
 pub struct RandomTokens {
     bos: Option<Token>,
     n_tokens: u64,
-    state: u64,
+    numbers: SplitMix64,
 }
 
 impl RandomTokens {
@@ -141,7 +142,7 @@ impl RandomTokens {
         Some(Self {
             bos: vocab.leading_bos(),
             n_tokens,
-            state: 1,
+            numbers: SplitMix64::new(1, 0),
         })
     }
 
@@ -149,17 +150,8 @@ impl RandomTokens {
         (0..len)
             .map(|i| match self.bos {
                 Some(bos) if i == 0 => bos,
-                _ => (self.next() % self.n_tokens) as Token,
+                _ => self.numbers.below(self.n_tokens) as Token,
             })
             .collect()
-    }
-
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }

@@ -3,7 +3,6 @@
 
 mod baseline;
 mod calibrate;
-mod candidates;
 mod choose;
 mod fit;
 mod quantize;
@@ -18,7 +17,6 @@ use headshare_convert::plan::{Plan, Saved};
 use headshare_convert::quantize::takes as quantize_takes;
 use headshare_convert::repair::choose::Units;
 use headshare_convert::repair::{self, Record, SurveyRecord, check_supported};
-use headshare_eval::analyze::picture::Format;
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
 use serde::{Deserialize, Serialize};
@@ -27,16 +25,16 @@ pub use baseline::Removal;
 use calibrate::Ready;
 pub use calibrate::{Calibration, read_text};
 pub use choose::Stats;
-use fit::ToFit;
-pub use fit::{Budget, MadeToFit, Retyped, Tried};
+pub use fit::{
+    AnalyzePredictions, Budget, InMemory, MadeToFit, OfMemory, PlanToFit, Retyped, Tried,
+};
 use quantize::Beside;
 pub(crate) use quantize::unplanned;
 pub use quantize::{FellBack, Quantization, Quantized, With};
 
 use crate::error::Context as _;
-use crate::output::Written;
 use crate::plan::{DuplicateCount, Sizes, match_units};
-use crate::{Error, Quiet, Ui, Unit};
+use crate::{Error, Ui, Unit};
 
 /// Writes a smaller file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,8 +55,7 @@ pub struct Convert {
     /// Gives tensors other types.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantize: Option<Quantization>,
-    /// Chooses the types so that the file has at most so many bytes; nothing else changes
-    /// then.
+    /// Makes the best model for so many bytes; what changes is chosen by itself then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<Budget>,
     /// Page size in bytes of the machines that will run the file.
@@ -219,7 +216,8 @@ impl Convert {
             plan.get_or_insert_with(unplanned).keep_duplicates = true;
         }
         let (fitted, record, quantized) =
-            self.fit(&source, &mut plan, choice, prepared_repair.as_ref(), ui)?;
+            (self.fit(&source, &mut plan, choice, prepared_repair.as_ref(), ui))
+                .map_err(|error| self.name_plan(error))?;
         // A model of other shapes says which file it was made of; a dry run does
         // not see whether it is that file in any other way.
         if let Some(plan) = &mut plan
@@ -255,51 +253,6 @@ impl Convert {
                 -prepared.saved.file_bytes, self.page_size
             ));
         }
-        Ok(done)
-    }
-
-    /// Chooses types for so many bytes, and does it.
-    fn made_to_fit(&self, budget: &Budget, ui: &dyn Ui) -> Result<Converted, Error> {
-        if self.change != Change::Lossless || self.repair.is_some() || self.quantize.is_some() {
-            return Err(Error::usage(
-                "what fits into so many bytes is chosen by itself: no other change goes with it",
-            ));
-        }
-        let source = ModelFile::open_plain(&self.source)?;
-        let mut inputs = vec![source.file.id()];
-        inputs.extend(calibrate::id(&budget.calibration.text)?);
-        self.check_stats(&budget.stats, &mut inputs)?;
-        let picture = self.dry_run && Format::of(&self.output).is_ok();
-        if !self.dry_run || picture {
-            AtomicFile::check(&self.output, self.force, &inputs)?;
-        }
-        let make = |to_fit: &ToFit, dry_run, ui: &dyn Ui| {
-            let job = Self {
-                fit: None,
-                quantize: Some(to_fit.quantization.clone()),
-                dry_run,
-                ..self.clone()
-            };
-            job.carry_out(to_fit.plan.clone(), ui)
-        };
-        let size_of = |to_fit: &ToFit| Ok(make(to_fit, true, &Quiet)?.output.bytes);
-        let candidates = budget.choose(&source, &size_of, (self.force, &inputs), ui)?;
-        let (to_fit, fit) = match self.dry_run {
-            true => candidates.into_iter().next(),
-            false => self.best_of(candidates, budget, &source, ui)?,
-        }
-        .ok_or_else(|| Error::failed(std::io::Error::other("no plan was found")))?;
-        drop(source);
-        let mut done = make(&to_fit, self.dry_run, ui)?;
-        if picture {
-            let written = Written {
-                path: &self.output,
-                force: self.force,
-                inputs: &inputs,
-            };
-            fit.draw(&self.source, done.output.bytes, written, ui)?;
-        }
-        done.fit = Some(fit);
         Ok(done)
     }
 
@@ -401,8 +354,7 @@ impl Convert {
             let (Some(plan), Some(repair)) = (plan.as_ref(), repair) else {
                 return Ok((Fitted::default(), None, None));
             };
-            let fitted = repair.fit(source, plan, choice, self.dry_run, ui);
-            let (fitted, record) = fitted.map_err(|error| self.name_plan(error))?;
+            let (fitted, record) = repair.fit(source, plan, choice, self.dry_run, ui)?;
             return Ok((fitted, record, None));
         };
         let typed = quantization.assign(source, plan.take(), ui)?;

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use headshare_convert::convert::variant::Variant;
 use headshare_convert::convert::{Fitted, UNKNOWN_DIGEST, digest_of};
 use headshare_convert::input::ModelFile;
-use headshare_convert::plan::{Choice, Plan};
+use headshare_convert::plan::{Choice, Edit, Plan};
 use headshare_convert::quantize::imatrix;
 use headshare_convert::quantize::importance::Importances;
 use headshare_convert::quantize::types::{Assigned, Wanted};
@@ -20,8 +21,8 @@ use crate::{Error, Ui, Unit};
 /// What a model is quantized to, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Quantization {
-    /// The types.
-    pub wanted: Wanted,
+    /// The types; null stands for those of the plan that is carried out.
+    pub wanted: Option<Wanted>,
     /// What weights are encoded by.
     pub with: With,
     /// Quantizes what is quantized already, too.
@@ -108,8 +109,16 @@ impl Quantization {
         plan: Option<Plan>,
         ui: &dyn Ui,
     ) -> Result<TypedPlan, Error> {
-        let plan = plan.unwrap_or_else(unplanned);
-        let typed = quantize::assign(source, plan, &self.wanted, self.allow_requantize)
+        let mut plan = plan.unwrap_or_else(unplanned);
+        let of_plan;
+        let wanted = match &self.wanted {
+            Some(wanted) => wanted,
+            None => {
+                of_plan = types_of(&mut plan, source)?;
+                &of_plan
+            }
+        };
+        let typed = quantize::assign(source, plan, wanted, self.allow_requantize)
             .map_err(|error| Error::from(error).about(source.path().display()))?;
         for pattern in &typed.assigned.unmatched {
             ui.warning(&format!("no tensor's name contains a match of {pattern}"));
@@ -160,7 +169,7 @@ impl Quantization {
                 (by, (!dry_run).then(round).transpose().map_err(about)?)
             }
         };
-        let to = self.wanted.to.clone();
+        let to = typed.assigned.to.clone();
         let record = QuantizeRecord { to, by };
         let mut new = new.unwrap_or_default();
         if let (Some(done), Some(Beside { choice })) = (&mut new.repair, repair) {
@@ -197,6 +206,16 @@ impl Quantization {
         imatrix::write(&of, &dataset, read, path, force)?;
         Ok(())
     }
+}
+
+/// Takes the types that `plan` gives to tensors of `source` out of it.
+fn types_of(plan: &mut Plan, source: &ModelFile) -> Result<Wanted, Error> {
+    // Names the edit that cannot be.
+    Variant::new(source, plan, None)?;
+    let stores = plan.clone();
+    let types = stores.stores().map(|s| (s.tensor.as_str(), s.ggml_type));
+    plan.edits.retain(|edit| !matches!(edit, Edit::Store(_)));
+    Ok(Wanted::exactly(source.gguf.tensors(), &types.collect()))
 }
 
 /// A plan that changes nothing yet.

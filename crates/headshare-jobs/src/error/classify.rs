@@ -278,6 +278,9 @@ impl Classify for FitError {
             Self::UnknownType { .. }
             | Self::TooSmall { .. }
             | Self::FitsAlready { .. }
+            | Self::InMemoryAlready { .. }
+            | Self::NoMemory { .. }
+            | Self::NotInMemory { .. }
             | Self::NotMeasured { .. } => Kind::Usage,
             Self::NoMoves | Self::Weights { .. } | Self::NotFinite { .. } => Kind::BadInput,
             Self::Convert(error) => error.kind(),

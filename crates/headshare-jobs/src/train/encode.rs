@@ -117,7 +117,11 @@ impl Encoding<'_> {
             },
         };
         Quantization {
-            wanted: self.wanted.map_or_else(|| types_of(tensors), Wanted::clone),
+            wanted: Some(
+                self.wanted
+                    .cloned()
+                    .unwrap_or_else(|| Wanted::exactly(tensors, &BTreeMap::new())),
+            ),
             with,
             allow_requantize: false,
         }
@@ -146,13 +150,4 @@ fn in_f32(plan: &Plan, tensors: &[TensorInfo], names: &BTreeSet<String>) -> Plan
     let stored = tensors.iter().filter(is_to_be).map(store);
     let edits = plan.edits.iter().filter(stays).cloned().chain(stored);
     Plan::new(plan.source.clone(), Choice::default(), edits.collect())
-}
-
-/// The types that tensors have now.
-fn types_of(tensors: &[TensorInfo]) -> Wanted {
-    let matrices = tensors.iter().filter(|info| info.dims.len() > 1);
-    Wanted::exactly(matrices.map(|info| {
-        let elements = info.row_elems() * info.rows();
-        (info.name.as_str(), info.ggml_type, elements)
-    }))
 }

@@ -6,10 +6,14 @@ use headshare_convert::input::ModelFile;
 use headshare_convert::quantize::takes;
 use headshare_format::PageSize;
 
-use super::fit::{Budget, MadeToFit, ToFit, Tried};
-use super::quantize::{Quantization, With};
-use super::{Convert, Unit};
-use crate::{Error, Quiet, Ui};
+use super::{Budget, MadeToFit, ToFit, Tried};
+use crate::convert::Convert;
+use crate::convert::calibrate::Calibration;
+use crate::convert::quantize::{Quantization, With};
+use crate::{Error, Quiet, Ui, Unit};
+
+/// Windows that a plan is made with to see how good it is, at most.
+const TRIED_WITH: u32 = 8;
 
 impl Convert {
     /// The best of `candidates`, which are made with a few of the windows and measured on
@@ -21,12 +25,31 @@ impl Convert {
         source: &ModelFile,
         ui: &dyn Ui,
     ) -> Result<Option<(ToFit, MadeToFit)>, Error> {
-        if candidates.len() < 2 {
+        let tried = match candidates.len() {
+            0 | 1 => None,
+            _ => self.tried(&candidates, budget, source, ui)?,
+        };
+        let Some(tried) = tried else {
             return Ok(candidates.into_iter().next());
-        }
+        };
+        let measured = |i: &usize| tried[*i].measured;
+        let best = (0..tried.len()).min_by(|a, b| measured(a).total_cmp(&measured(b)));
+        let best = candidates.into_iter().nth(best.unwrap_or(0));
+        Ok(best.map(|(to_fit, fit)| (to_fit, MadeToFit { tried, ..fit })))
+    }
+
+    /// What `candidates` really cost, made with a few of the windows and measured on others;
+    /// `None` where the windows are too few.
+    pub(super) fn tried(
+        &self,
+        candidates: &[(ToFit, MadeToFit)],
+        budget: &Budget,
+        source: &ModelFile,
+        ui: &dyn Ui,
+    ) -> Result<Option<Vec<Tried>>, Error> {
         let ready = (budget.calibration).prepare(source, takes(source), true, &Quiet)?;
         let Some(some) = budget.some_of(ready.windows.count) else {
-            return Ok(candidates.into_iter().next());
+            return Ok(None);
         };
         let page = PageSize::new(self.page_size).unwrap_or(PageSize::KIB_4);
         let digest = convert::digest_of(source);
@@ -59,9 +82,22 @@ impl Convert {
             });
             bar.set(i as u64 + 1);
         }
-        let measured = |i: &usize| tried[*i].measured;
-        let best = (0..tried.len()).min_by(|a, b| measured(a).total_cmp(&measured(b)));
-        let best = candidates.into_iter().nth(best.unwrap_or(0));
-        Ok(best.map(|(to_fit, fit)| (to_fit, MadeToFit { tried, ..fit })))
+        Ok(Some(tried))
+    }
+}
+
+impl Budget {
+    /// The text, with so many of `windows` that every other one of them is left to measure
+    /// on; `None` where they are too few.
+    pub(super) fn some_of(&self, windows: u32) -> Option<Calibration> {
+        // Windows are spread evenly, so these are among the even ones where they divide half.
+        let half = windows / 2;
+        let divides = |n: &u32| half.is_multiple_of(*n) && windows.is_multiple_of(2);
+        let some = (2..=TRIED_WITH).rev().find(divides);
+        let windows = some.unwrap_or(half.min(TRIED_WITH));
+        (windows >= 2).then(|| Calibration {
+            windows,
+            ..self.calibration.clone()
+        })
     }
 }

@@ -1,0 +1,160 @@
+//! What a model takes of memory when it is run, held against what there is.
+
+use std::path::Path;
+
+use headshare_convert::convert;
+use headshare_convert::convert::variant::Variant;
+use headshare_convert::fit::FitError;
+use headshare_convert::input::ModelFile;
+use headshare_eval::bench::SpeedTest;
+use serde::{Deserialize, Serialize};
+
+use super::choice::{Choices, SizeOf};
+use super::{Budget, MadeToFit, ToFit};
+use crate::bench::{LoadMode, Measure};
+use crate::error::Context as _;
+use crate::load::Resolve;
+use crate::worker::ask;
+use crate::{Error, Ui};
+
+/// Attempts to come below the memory that there is.
+const ATTEMPTS: usize = 6;
+
+/// What is left of the memory may be so large a part of it before more is used.
+const SPARE: u64 = 100;
+
+/// Memory that running a model may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InMemory {
+    /// Bytes of physical memory.
+    pub bytes: u64,
+    /// Tokens of the context.
+    pub ctx: u32,
+}
+
+/// What a model takes of memory once its context is full, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfMemory {
+    /// What there is.
+    pub bytes: u64,
+    /// Tokens of the context.
+    pub ctx: u32,
+    /// Physical memory (PSS) of the weights.
+    pub weights: u64,
+    /// The same of all the rest: KV cache, compute buffers and the program.
+    pub others: u64,
+    /// What is left; negative where it takes more than there is.
+    pub left: i64,
+}
+
+impl InMemory {
+    /// What the model in `file` takes, as `run` runs it: by a process of its own.
+    pub fn taken_by(self, file: &Path, ui: &dyn Ui) -> Result<OfMemory, Error> {
+        let run = Measure {
+            file: file.to_owned(),
+            load_mode: LoadMode::Resolve(Resolve::Auto),
+            threads: None,
+            test: SpeedTest {
+                n_prompt: self.ctx,
+                n_gen: 1,
+                n_batch: 2048,
+                n_ubatch: 512,
+            },
+        };
+        let taken = ask(&run, None, ui)?.memory;
+        let (Some(all), Some(weights)) = (taken.pss_bytes, taken.weights_pss_bytes) else {
+            return Err(Error::failed(std::io::Error::other(
+                "this system does not tell how much memory a process takes: give --fit a number of bytes",
+            )));
+        };
+        Ok(OfMemory {
+            bytes: self.bytes,
+            ctx: self.ctx,
+            weights,
+            others: all.saturating_sub(weights),
+            left: self.bytes as i64 - all as i64,
+        })
+    }
+}
+
+impl Budget {
+    /// The largest file that may do.
+    pub(super) fn first_limit(&self, source: &ModelFile, ui: &dyn Ui) -> Result<u64, Error> {
+        let largest = self.bytes.unwrap_or(u64::MAX).min(source.len());
+        let Some(memory) = self.memory else {
+            return Ok(largest);
+        };
+        let taken = memory.taken_by(source.path(), ui)?;
+        if taken.left >= 0 && largest >= source.len() {
+            let (takes, memory, ctx) = (taken.weights + taken.others, memory.bytes, memory.ctx);
+            return Err(self.about(source, FitError::InMemoryAlready { takes, memory, ctx }));
+        }
+        if taken.others >= memory.bytes {
+            let (others, memory, ctx) = (taken.others, memory.bytes, memory.ctx);
+            return Err(self.about(
+                source,
+                FitError::NoMemory {
+                    others,
+                    memory,
+                    ctx,
+                },
+            ));
+        }
+        // Bytes less in the file are bytes less in memory, about.
+        let over = taken.left.min(0).unsigned_abs();
+        Ok(largest.min(source.len().saturating_sub(over)))
+    }
+}
+
+impl Choices<'_> {
+    /// What was chosen for files of at most `limit` bytes or, where memory is bounded, of as
+    /// many as that allows.
+    pub fn in_memory(
+        &self,
+        limit: u64,
+        size_of: SizeOf<'_>,
+        ui: &dyn Ui,
+    ) -> Result<Vec<(ToFit, MadeToFit)>, Error> {
+        let Some(memory) = self.budget.memory else {
+            return self.within(limit, size_of);
+        };
+        let largest = self.budget.bytes.unwrap_or(self.source.len());
+        let mut limit = limit;
+        let mut best: Option<(u64, Vec<(ToFit, MadeToFit)>)> = None;
+        for _ in 0..ATTEMPTS {
+            let mut candidates = self.within(limit, size_of)?;
+            let taken = self.taken_by(&candidates[0].0, memory, ui)?;
+            for (_, fit) in &mut candidates {
+                fit.memory = Some(taken);
+            }
+            let left = taken.left.unsigned_abs();
+            if taken.left < 0 {
+                limit = limit.saturating_sub(left);
+                continue;
+            }
+            // Units that go make the KV cache smaller, too.
+            let is_full = left <= memory.bytes / SPARE || limit >= largest;
+            let more = limit.saturating_add(left - left / 8).min(largest);
+            if best.as_ref().is_none_or(|(least, _)| left < *least) {
+                best = Some((left, candidates));
+            }
+            if is_full {
+                break;
+            }
+            limit = more;
+        }
+        best.map(|(_, candidates)| candidates).ok_or_else(|| {
+            let (memory, ctx) = (memory.bytes, memory.ctx);
+            self.budget
+                .about(self.source, FitError::NotInMemory { memory, ctx })
+        })
+    }
+
+    /// What the model takes that `to_fit` makes, when its weights are only rounded.
+    fn taken_by(&self, to_fit: &ToFit, memory: InMemory, ui: &dyn Ui) -> Result<OfMemory, Error> {
+        let model = Variant::new(self.source, &to_fit.whole, None)?;
+        let file = convert::write_to_scratch(&model)?;
+        let taken = memory.taken_by(&file.path_for_children(), ui);
+        taken.about(|| self.source.path().display())
+    }
+}

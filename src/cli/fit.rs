@@ -1,0 +1,110 @@
+//! `--fit`: the best model for the bytes that a device has.
+
+use headshare_jobs::{Budget, Calibration, Error, InMemory, Stats};
+
+use super::calibration::bytes;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct FitArgs {
+    /// Make the best model that has at most so many bytes, such as 88000000 or 84M: types
+    /// are chosen by what their errors do to the running model, token embedding and output
+    /// head included; units and feed-forward channels of llama models go where that costs
+    /// less; and everything is fitted to --calibrate. Without a number, --ram says how much
+    /// there is.
+    #[arg(long, value_name = "BYTES", num_args = 0..=1, value_parser = bytes,
+        requires = "calibrate")]
+    fit: Option<Option<u64>>,
+    /// The physical memory, such as 512M, that `run` may take with the model that --fit
+    /// makes, and with a context of --ctx tokens: weights, KV cache, compute buffers and the
+    /// program.
+    #[arg(long, value_name = "BYTES", value_parser = bytes, requires = "fit")]
+    ram: Option<u64>,
+    /// Tokens of the context that --ram has to hold, too.
+    #[arg(long, value_name = "N", default_value = "2048", requires = "ram",
+        value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    ctx: u32,
+    /// The types that --fit may give to tensors, separated by commas [default: those that
+    /// are fitted with feedback]
+    #[arg(
+        long = "types",
+        value_name = "TYPES",
+        requires = "fit",
+        value_delimiter = ','
+    )]
+    allowed: Vec<String>,
+    /// The most time that measuring for --fit may take, such as 90s, 10m or 2h. What was not
+    /// measured by then is estimated from what is like it in the nearest layers; so the
+    /// outcome depends on how fast the machine is.
+    #[arg(long, value_name = "TIME", value_parser = seconds, requires = "fit",
+        conflicts_with = "stats")]
+    time: Option<u64>,
+}
+
+impl FitArgs {
+    /// Whether a model is to fit into anything.
+    pub(super) fn is_given(&self) -> bool {
+        self.fit.is_some()
+    }
+
+    /// What the model is to fit into.
+    pub(super) fn budget(self, calibration: Calibration, stats: Stats) -> Result<Budget, Error> {
+        let bytes = self.fit.flatten();
+        if bytes.is_none() && self.ram.is_none() {
+            return Err(Error::usage(
+                "--fit needs a number of bytes, such as --fit 84M, or --ram",
+            ));
+        }
+        Ok(Budget {
+            bytes,
+            memory: self.ram.map(|bytes| InMemory {
+                bytes,
+                ctx: self.ctx,
+            }),
+            types: (!self.allowed.is_empty()).then_some(self.allowed),
+            calibration,
+            stats,
+            time: self.time,
+        })
+    }
+}
+
+/// A time, with s, m or h for seconds, minutes or hours, in seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let of_unit = match &text[digits.len()..] {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        _ => None,
+    };
+    let number: Option<u64> = digits.parse().ok();
+    let time = number
+        .zip(of_unit)
+        .and_then(|(n, unit)| n.checked_mul(unit));
+    time.filter(|time| *time > 0)
+        .ok_or_else(|| "a time, such as 90s, 10m or 2h, is wanted".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(seconds("90s"), Ok(90));
+        assert_eq!(seconds("10m"), Ok(600));
+        assert_eq!(seconds("2h"), Ok(7200));
+        for wrong in [
+            "",
+            "10",
+            "m",
+            "0s",
+            "-1m",
+            "1.5h",
+            "1d",
+            "18446744073709551615h",
+        ] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

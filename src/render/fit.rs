@@ -1,0 +1,84 @@
+//! What is said about a model that was made to fit.
+
+use headshare_jobs::{MadeToFit, Tried};
+
+use super::numbers::grouped;
+
+/// What was chosen for so many bytes.
+pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
+    let mut text = format!(
+        "at most {} bytes: of {} tensors",
+        grouped(fit.wanted),
+        fit.tensors
+    );
+    for (i, kind) in fit.types.iter().enumerate() {
+        let comma = if i == 0 { " " } else { ", " };
+        text += &match kind.from == kind.to {
+            true => format!("{comma}{} stay {}", kind.tensors, kind.from),
+            false => format!(
+                "{comma}{} go from {} to {}",
+                kind.tensors, kind.from, kind.to
+            ),
+        };
+    }
+    for (count, what) in [
+        (fit.units, "units are dropped"),
+        (fit.channels, "feed-forward channels go"),
+    ] {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
+    if let Some(memory) = &fit.memory {
+        text += &format!(
+            "\n  memory with a context of {} tokens: {} bytes of weights, {} of KV cache, compute buffers and program; {}",
+            memory.ctx,
+            grouped(memory.weights),
+            grouped(memory.others),
+            match memory.left {
+                0.. => format!(
+                    "of {} bytes {} are left",
+                    grouped(memory.bytes),
+                    grouped(memory.left)
+                ),
+                over => format!(
+                    "{} more than the {} bytes that are there",
+                    grouped(-over),
+                    grouped(memory.bytes)
+                ),
+            }
+        );
+    }
+    if fit.estimated > 0 {
+        text += &format!(
+            "\n  not measured for want of time: {} tensors, estimated from others like them",
+            fit.estimated
+        );
+    }
+    text += &format!(
+        "\n  predicted divergence before they make up for each other: {:.4} nats a token\n",
+        fit.predicted
+    );
+    if !fit.tried.is_empty() {
+        let of = |t: &Tried| format!("{:.4} ({:.4})", t.measured, t.predicted);
+        let all: Vec<String> = fit.tried.iter().map(of).collect();
+        text += &format!(
+            "  best of plans that were made, measured (predicted): {}\n",
+            all.join(", ")
+        );
+    }
+    if dry_run {
+        text += "  what other sizes would cost:\n";
+        let every = fit.frontier.len().div_ceil(FRONTIER_LINES).max(1);
+        let last = fit.frontier.len().saturating_sub(1);
+        for (i, point) in fit.frontier.iter().enumerate() {
+            if i % every == 0 || i == last {
+                text += &format!("  {:>16} bytes {:>9.4}\n", grouped(point.bytes), point.cost);
+            }
+        }
+    }
+    text
+}
+
+/// Lines that the frontier is shown in, about.
+const FRONTIER_LINES: usize = 16;
