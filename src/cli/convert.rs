@@ -20,7 +20,8 @@ use crate::render::convert::render;
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("text").args(["repair", "calibrate"]).multiple(true))]
-#[command(group = clap::ArgGroup::new("fitted").args(["repair", "quantize", "fit"]).multiple(true))]
+#[command(group = clap::ArgGroup::new("fitted").args(["repair", "quantize", "fit", "plan"])
+    .multiple(true))]
 #[command(group = clap::ArgGroup::new("measured").args(["repair", "fit"]).multiple(true))]
 #[command(group = clap::ArgGroup::new("reader").args(["baseline", "quantize", "fit", "plan"])
     .multiple(true))]

@@ -214,6 +214,56 @@ impl<'a> Cutter<'a> {
     }
 }
 
+/// All that could go from `source`, at no cost: how small it can become.
+pub(super) fn all_that_can_go(source: &ModelFile) -> Vec<Cut> {
+    let map = AttentionMap::of(&source.gguf).ok();
+    let cutter = Cutter::new(source, map.as_ref());
+    let cut = |layer, part, of: usize, batch: usize, most: usize| {
+        let step = |i: usize| Step {
+            gone: (i * batch..(i + 1) * batch)
+                .map(|gone| gone as u32)
+                .collect(),
+            loss: 0.0,
+        };
+        Cut {
+            layer,
+            part,
+            of: of as u32,
+            steps: (0..most / batch).map(step).collect(),
+        }
+    };
+    let units = cutter.map.into_iter().flat_map(|map| &map.layers);
+    let mut cuts: Vec<Cut> = units
+        .map(|layer| {
+            let (part, units) = (Part::Attention, layer.n_head_kv as usize);
+            cut(layer.layer, part, units, 1, most_of(part, units))
+        })
+        .collect();
+    let downs = source.gguf.tensors().iter().filter(|info| {
+        cutter.narrows && info.name.ends_with(".ffn_down.weight") && info.dims.len() == 2
+    });
+    cuts.extend(downs.filter_map(|info| {
+        let layer = info.name.split('.').nth(1)?.parse().ok()?;
+        let (part, channels) = (Part::FeedForward, info.row_elems() as usize);
+        Some(cut(
+            layer,
+            part,
+            channels,
+            CHANNELS,
+            most_of(part, channels),
+        ))
+    }));
+    cuts
+}
+
+/// How many of `all` units or channels of a layer go at most.
+fn most_of(part: Part, all: usize) -> usize {
+    match part {
+        Part::Attention => all.saturating_sub(1),
+        Part::FeedForward => (all as f64 * MOST) as usize,
+    }
+}
+
 fn dropped(unit: UnitId) -> Edit {
     Edit::Drop(Removed {
         layer: unit.layer,
@@ -249,10 +299,7 @@ impl Visitor<FitError> for Cutter<'_> {
         })?;
         let weights = transposed(&weights, site.columns);
         let gram = seen.sums().all().gram;
-        let most = match part {
-            Part::Attention => groups.len().saturating_sub(1),
-            Part::FeedForward => (groups.len() as f64 * MOST) as usize,
-        };
+        let most = most_of(part, groups.len());
         let of = groups.len() as u32;
         let ridge = Settings::default().ridge;
         let steps = eliminate(weights, (&gram, ridge), &groups, batch, most);

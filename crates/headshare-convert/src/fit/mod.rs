@@ -26,7 +26,7 @@ mod statistics;
 mod trial;
 
 pub use error::FitError;
-pub use groups::{Changes, Group, changes, groups};
+pub use groups::{Changes, Group, changes, groups, smallest};
 pub use moves::{Movable, Move};
 pub use running::divergence;
 pub use select::{Chosen, Point};

@@ -8,7 +8,7 @@ use headshare_files::{AtomicFile, FileError, FileId};
 use headshare_format::GgmlType;
 use serde::{Deserialize, Serialize};
 
-use super::cuts::Cut;
+use super::cuts::{Cut, all_that_can_go};
 use super::error::FitError;
 use super::moves::Movable;
 use super::{probe, trial};
@@ -116,6 +116,36 @@ impl Statistics {
             tensors: tensors.collect(),
             cuts,
         })
+    }
+
+    /// Those of moves that cost nothing: how small `source` can become.
+    pub(super) fn of_nothing(source: &ModelFile, movable: &[Movable]) -> Self {
+        let tensors = movable.iter().map(|tensor| {
+            let types = tensor.moves.iter().map(|m| OfType {
+                name: m.to.name().to_owned(),
+                rounded: 1.0,
+                encoded: 0.0,
+                of_table: None,
+            });
+            let types: Vec<OfType> = types.collect();
+            OfTensor {
+                name: tensor.name.clone(),
+                probed: types[0].name.clone(),
+                divergence: 0.0,
+                of_table: None,
+                estimated: false,
+                types,
+            }
+        });
+        Self {
+            version: VERSION,
+            source: String::new(),
+            text: String::new(),
+            windows: 0,
+            window: 0,
+            tensors: tensors.collect(),
+            cuts: all_that_can_go(source),
+        }
     }
 
     /// Reads what was written, and checks that it is about the model with this `digest`,

@@ -275,6 +275,11 @@ impl Convert {
         let of_source = |error| budget.about(source, error);
         let types = moves::types(budget.types.as_deref()).map_err(Error::from)?;
         let movable = moves::movable(source, &types).map_err(of_source)?;
+        // Known before anything is measured.
+        let smallest = fit::smallest(source, &movable).map_err(of_source)?;
+        if let Some(wanted) = budget.bytes.filter(|wanted| *wanted < smallest) {
+            return Err(of_source(FitError::TooSmall { wanted, smallest }));
+        }
         let statistics = budget.statistics(source, &movable, self.force, inputs, ui)?;
         if statistics.cuts.is_empty() {
             ui.remark("note: llama.cpp has one size for all layers of such a model, so no units or channels go");
