@@ -57,9 +57,9 @@ pub enum FitError {
         /// Tokens of the context.
         ctx: u32,
     },
-    /// No plan was found that fits into memory.
+    /// The smallest that the moves reach does not fit into memory.
     #[error(
-        "nothing that was tried fits into {memory} bytes of memory with a context of {ctx} tokens: take a smaller context (--ctx) or more memory (--ram)"
+        "not even the smallest that the moves reach fits into {memory} bytes of memory with a context of {ctx} tokens: take a smaller context (--ctx) or more memory (--ram)"
     )]
     NotInMemory {
         /// What there is.

@@ -60,21 +60,17 @@ impl<'a> Choices<'a> {
         }
     }
 
-    /// What files of at most `limit` bytes were chosen: first what is predicted to cost
-    /// least.
+    /// What was chosen for files of at most `limit` bytes: first what is predicted to cost
+    /// least. Otherwise the size of the smallest file.
     pub fn within(
         &self,
         limit: u64,
         size_of: SizeOf<'_>,
-    ) -> Result<Vec<(ToFit, MadeToFit)>, Error> {
+    ) -> Result<Result<Vec<(ToFit, MadeToFit)>, u64>, Error> {
         // What a header says of all this takes bytes, too.
         let mut header = 0;
         let Some(best) = self.fitted(limit, &mut header, &|_, _| true, size_of)? else {
-            let least =
-                |of: &select::Alternatives| of.iter().map(|a| a.0).min().unwrap_or_default();
-            let smallest = self.rest + self.all.iter().map(least).sum::<u64>() + header;
-            let wanted = limit;
-            return Err((self.budget).about(self.source, FitError::TooSmall { wanted, smallest }));
+            return Ok(Err(self.smallest() + header));
         };
         let mut found = vec![best];
         for other in self.others(&found[0].0) {
@@ -97,7 +93,7 @@ impl<'a> Choices<'a> {
             let fit = self.told(limit, &chosen, frontier.clone());
             (made, fit)
         });
-        Ok(candidates.collect())
+        Ok(Ok(candidates.collect()))
     }
 
     /// So many plans of files that have at most `limit` bytes and at least 95% of them, and
@@ -125,7 +121,7 @@ impl<'a> Choices<'a> {
             for _ in 0..ATTEMPTS {
                 let rest = self.rest + header;
                 let Some(chosen) = select::choose(&all, room.saturating_sub(rest)) else {
-                    return Err(self.too_small(limit, header));
+                    return Err(self.too_small(limit, self.smallest() + header));
                 };
                 let chosen = select::Chosen::of(&self.all, chosen.which);
                 let made = self.to_fit(&chosen);
@@ -163,9 +159,14 @@ impl<'a> Choices<'a> {
         Ok(None)
     }
 
-    fn too_small(&self, wanted: u64, header: u64) -> Error {
+    /// Bytes of the smallest file, but for what its header says of it.
+    fn smallest(&self) -> u64 {
         let least = |of: &select::Alternatives| of.iter().map(|a| a.0).min().unwrap_or_default();
-        let smallest = self.rest + self.all.iter().map(least).sum::<u64>() + header;
+        self.rest + self.all.iter().map(least).sum::<u64>()
+    }
+
+    /// Says that the smallest file is larger than `wanted`.
+    pub fn too_small(&self, wanted: u64, smallest: u64) -> Error {
         (self.budget).about(self.source, FitError::TooSmall { wanted, smallest })
     }
 

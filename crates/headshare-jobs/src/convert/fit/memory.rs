@@ -84,7 +84,7 @@ impl Budget {
         let Some(memory) = self.memory else {
             return Ok(largest);
         };
-        let taken = memory.taken_by(source.path(), ui)?;
+        let taken = (memory.taken_by(source.path(), ui)).about(|| source.path().display())?;
         if taken.left >= 0 && largest >= source.len() {
             let (takes, memory, ctx) = (taken.weights + taken.others, memory.bytes, memory.ctx);
             return Err(self.about(source, FitError::InMemoryAlready { takes, memory, ctx }));
@@ -116,17 +116,18 @@ impl Choices<'_> {
         ui: &dyn Ui,
     ) -> Result<Vec<(ToFit, MadeToFit)>, Error> {
         let Some(memory) = self.budget.memory else {
-            return self.within(limit, size_of);
+            let chosen = self.within(limit, size_of)?;
+            return chosen.map_err(|smallest| self.too_small(limit, smallest));
         };
         let largest = self.budget.bytes.unwrap_or(self.source.len());
         let mut limit = limit;
         let mut best: Option<(u64, Vec<(ToFit, MadeToFit)>)> = None;
         for _ in 0..ATTEMPTS {
-            let mut candidates = self.within(limit, size_of)?;
+            let Ok(mut candidates) = self.within(limit, size_of)? else {
+                break;
+            };
             let taken = self.taken_by(&candidates[0].0, memory, ui)?;
-            for (_, fit) in &mut candidates {
-                fit.memory = Some(taken);
-            }
+            candidates[0].1.memory = Some(taken);
             let left = taken.left.unsigned_abs();
             if taken.left < 0 {
                 limit = limit.saturating_sub(left);
@@ -143,11 +144,23 @@ impl Choices<'_> {
             }
             limit = more;
         }
-        best.map(|(_, candidates)| candidates).ok_or_else(|| {
+        let Some((_, candidates)) = best else {
             let (memory, ctx) = (memory.bytes, memory.ctx);
-            self.budget
-                .about(self.source, FitError::NotInMemory { memory, ctx })
-        })
+            return Err((self.budget).about(self.source, FitError::NotInMemory { memory, ctx }));
+        };
+        // The KV cache of another plan may be larger.
+        let mut fitting = Vec::new();
+        for (to_fit, mut fit) in candidates {
+            let taken = match fit.memory {
+                Some(taken) => taken,
+                None => self.taken_by(&to_fit, memory, ui)?,
+            };
+            if taken.left >= 0 {
+                fit.memory = Some(taken);
+                fitting.push((to_fit, fit));
+            }
+        }
+        Ok(fitting)
     }
 
     /// What the model takes that `to_fit` makes, when its weights are only rounded.
