@@ -52,6 +52,9 @@ fn render_fit(fit: Option<&MadeToFit>, dry_run: bool) -> String {
             text += &format!(", {count} {what}");
         }
     }
+    if let Some(to) = &fit.output_head {
+        text += &format!(", the output head has weights of its own, {to}");
+    }
     text += &format!(
         "\n  predicted divergence before they make up for each other: {:.4} nats a token\n",
         fit.predicted

@@ -10,6 +10,7 @@ use super::error::FitError;
 use super::moves::{Movable, in_file};
 use super::select::Alternatives;
 use super::statistics::Statistics;
+use crate::convert::variant::{EMBEDDING, HEAD, can_untie};
 use crate::input::ModelFile;
 use crate::plan::Edit;
 
@@ -94,7 +95,10 @@ pub fn groups<'a>(
             continue;
         };
         let shape = (info.row_elems(), info.rows());
-        let of_types = types_of(source, info, &by_name, statistics, shape, 1.0)?;
+        let mut of_types = types_of(source, info, &by_name, statistics, shape, 1.0)?;
+        if tensor.name == EMBEDDING && can_untie(&source.gguf).is_ok() {
+            of_types.extend(pairs(source, info, tensor, statistics));
+        }
         all.push(group(source, None, &[info], of_types));
     }
     Ok(all)
@@ -155,6 +159,32 @@ fn types_of<'a>(
         }
     }
     Ok(pruned(all))
+}
+
+/// What could become of a table of embeddings that is the output head, too, where each of
+/// both has a type of its own.
+fn pairs<'a>(
+    source: &ModelFile,
+    info: &TensorInfo,
+    tensor: &'a Movable,
+    statistics: &Statistics,
+) -> Vec<Choice<'a>> {
+    let moves = tensor.moves.iter().filter_map(|m| {
+        let costs = statistics.apart(tensor, m.to)?;
+        Some((m.to, m.bytes, costs))
+    });
+    let as_it_is = (tensor.has, in_file(info.byte_len(), source), [0.0; 2]);
+    let each: Vec<_> = std::iter::once(as_it_is).chain(moves).collect();
+    let of = |role: usize, name: &'a str| -> Vec<Choice<'a>> {
+        let choice = |&(to, bytes, costs): &(GgmlType, u64, [f64; 2])| Choice {
+            bytes,
+            cost: costs[role],
+            types: BTreeMap::from([(name, to)]),
+            steps: 0,
+        };
+        each.iter().map(choice).collect()
+    };
+    together(&of(0, &tensor.name), &of(1, HEAD))
 }
 
 /// Each of `some` with each of `others`.

@@ -22,6 +22,10 @@ pub struct Wanted {
     /// Types of tensors whose names contain a match of a regular expression; the
     /// first one that matches counts.
     pub overrides: Vec<(String, String)>,
+    /// The token embedding is not the output head, too, any more: that gets weights, and a
+    /// type, of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untie: bool,
 }
 
 /// What became of it.
@@ -111,6 +115,7 @@ impl Wanted {
             to: most.map_or("q8_0", |(name, _)| name).to_owned(),
             pure: true,
             overrides,
+            untie: false,
         }
     }
 
@@ -348,6 +353,7 @@ mod tests {
             to: to.to_owned(),
             pure: true,
             overrides: Vec::new(),
+            untie: false,
         }
     }
 
@@ -372,6 +378,7 @@ mod tests {
                 ("attn_q".to_owned(), "q6_K".to_owned()),
                 ("attn_Q".to_owned(), "q8_0".to_owned()),
             ],
+            untie: false,
         };
         let assigned = wanted.assign(&gguf(64), &|_| false, false).unwrap();
         let (q6, q8) = (named("q6_K").unwrap(), named("q8_0").unwrap());

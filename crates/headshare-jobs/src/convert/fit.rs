@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use headshare_convert::convert;
+use headshare_convert::convert::variant::{EMBEDDING, HEAD};
 use headshare_convert::fit::cuts::Part;
 use headshare_convert::fit::{self, FitError, Group, Movable, Point, Statistics, moves, select};
 use headshare_convert::input::ModelFile;
@@ -59,6 +60,10 @@ pub struct MadeToFit {
     pub tensors: usize,
     /// What became of them.
     pub types: Vec<Retyped>,
+    /// The type of the output head, where the token embedding was that, too, and it got weights
+    /// of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_head: Option<String>,
     /// Units of attention that were dropped.
     pub units: u64,
     /// Channels of feed-forward layers that were deleted.
@@ -204,6 +209,7 @@ impl Budget {
                 predicted: chosen.cost,
                 tensors: movable.len(),
                 types: counted(&movable, &types),
+                output_head: own_head(source, &types).map(|to| to.name().to_owned()),
                 units,
                 channels,
                 frontier: frontier.clone(),
@@ -252,8 +258,14 @@ impl Budget {
             let to = to.get(name).copied().unwrap_or(info.ggml_type);
             (name, to, info.row_elems() * info.rows())
         });
+        let table = source.gguf.tensor(EMBEDDING);
+        let head = own_head(source, to).zip(table);
+        let head = head.map(|(to, table)| (HEAD, to, table.row_elems() * table.rows()));
         Quantization {
-            wanted: Wanted::exactly(matrices),
+            wanted: Wanted {
+                untie: head.is_some(),
+                ..Wanted::exactly(matrices.chain(head))
+            },
             with: With::Calibration {
                 calibration: self.calibration.clone(),
                 settings: None,
@@ -323,6 +335,12 @@ fn gone(groups: &[Group<'_>], which: &[usize]) -> [u64; 2] {
         }
     }
     gone
+}
+
+/// The type of the output head among those of `to`, where `source` has none of its own.
+fn own_head(source: &ModelFile, to: &BTreeMap<&str, GgmlType>) -> Option<GgmlType> {
+    let head = to.get(HEAD).copied();
+    head.filter(|_| source.gguf.tensor(HEAD).is_none())
 }
 
 fn counted(movable: &[Movable], to: &BTreeMap<&str, GgmlType>) -> Vec<Retyped> {
