@@ -95,7 +95,7 @@ impl Statistics {
             name: tensor.name.clone(),
             probed: probe.to.name().to_owned(),
             divergence: probe.divergence,
-            of_table: probe.apart.map(|[of, _]| of.min(probe.divergence)),
+            of_table: probe.apart.map(|[of, _]| of),
             of_head: probe.apart.map(|[_, of]| of),
             types: (tensor.moves.iter().zip(&losses.outputs).enumerate())
                 .map(|(i, (m, loss))| OfType {
@@ -222,19 +222,18 @@ impl OfTensor {
         let Some(probed) = probed else {
             return Some(0.0);
         };
+        let of_outputs = |divergence: f64| part(divergence.max(NOISE), probed.rounded, to.encoded);
         let looked_up = to.of_table.zip(probed.of_table);
-        let of_outputs = part(self.divergence.max(NOISE), probed.rounded, to.encoded);
         let Some(([_, encoded], [rounded, _])) = looked_up else {
-            return Some(of_outputs);
+            return Some(of_outputs(self.divergence));
         };
-        // Where it cannot be told apart, all of it is the rows'.
-        let made = self.of_table.unwrap_or(self.divergence);
-        // A table that is encoded as an output head errs where the head does not look. Later
-        // layers give much of that back, so what the rows lose says too much, and what the
-        // outputs lose too little.
-        let of_rows =
-            part(made, rounded, encoded) + part(self.divergence - made, probed.rounded, to.encoded);
-        Some((of_outputs * of_rows).sqrt())
+        let of_rows = |divergence: f64| part(divergence.max(NOISE), rounded, encoded);
+        Some(match self.of_table.zip(self.of_head) {
+            Some((table, head)) => of_rows(table) + of_outputs(head),
+            // Without the parts of both: it lies between all of it by what the outputs lose,
+            // and all of it by what the rows lose.
+            None => (of_outputs(self.divergence) * of_rows(self.divergence)).sqrt(),
+        })
     }
 
     /// The predicted divergences at the type called `name` of a table alone and of an output
