@@ -244,7 +244,7 @@ fn a_tied_head_gets_weights_of_its_own_where_that_costs_less() {
     let types = ["--types", "q8_0,q4_0,q2_0"];
     let with = |flag, more: &[&'static str]| [&types[..], &[flag, file], more].concat();
     let measured = with("--save-stats", &["--dry-run", "--json"]);
-    let done = json(&mut fitting(&source, size / 3, &at("dry"), &measured));
+    json(&mut fitting(&source, size / 3, &at("dry"), &measured));
     // What is probed apart makes what both make together, about.
     let mut statistics: Value = serde_json::from_slice(&read(&stats)).unwrap();
     let of = of_table(&mut statistics);
@@ -255,7 +255,6 @@ fn a_tied_head_gets_weights_of_its_own_where_that_costs_less() {
         "{of}"
     );
     assert!((table + head - all).abs() < all / 2.0, "{of}");
-    assert!(done["fit"].get("output_head").is_none(), "{done}");
     // A model in which one type for both would cost much more than two.
     of["divergence"] = json_of!(100.0);
     of["of_table"] = json_of!(1e-3);

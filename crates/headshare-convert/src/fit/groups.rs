@@ -272,8 +272,8 @@ mod tests {
         [1e-2, 3e-1, 2e-1],
     ];
 
-    /// A model with a table of embeddings that is the output head where it `is_tied`, and what
-    /// may become of it where the table's and the head's parts of the divergence are these.
+    /// What may become of the token embedding of a model, with the types of each alternative,
+    /// where these are the table's and the head's parts of the divergence.
     fn alternatives(spec: &ModelSpec, of: Option<[f64; 2]>) -> (Vec<(u64, f64)>, Vec<Vec<String>>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");

@@ -43,23 +43,23 @@ pub fn assign(
     requantize: bool,
 ) -> Result<TypedPlan, QuantizerError> {
     let is_given = |name: &str| plan.stores().any(|store| store.tensor == name);
-    let untie = wanted.untie && !is_given(HEAD);
-    let base = plan.clone();
+    let own_head = match wanted.untie && !is_given(HEAD) {
+        true => own_head(source, &plan),
+        false => None,
+    };
     let mut with_head = plan.clone();
-    if untie {
-        with_head.edits.extend(own_head(source, &plan));
-    }
+    with_head.edits.extend(own_head.clone());
     let before = Variant::new(source, &with_whole_blocks(source, &with_head), None)?;
     let gguf = before.gguf();
     let mut assigned = wanted.assign(gguf, &is_given, requantize)?;
-    if untie {
+    if own_head.is_some() {
         // At the table's type it is the table's rows as they are.
         assigned.kept.remove(HEAD);
     }
     let planned = planned_rows(&before, &plan)?;
     let is_typed = |tensor: usize| assigned.types.contains_key(&gguf.tensors()[tensor].name);
-    // Nor does a new head share what it is made of.
-    let is_new = |tensor: usize| untie && gguf.tensors()[tensor].name == HEAD;
+    // A new head is to have other data than the table that it is made of.
+    let is_new = |tensor: usize| own_head.is_some() && gguf.tensors()[tensor].name == HEAD;
     let others = (0..gguf.tensors().len()).filter(|&tensor| !is_typed(tensor) || is_new(tensor));
     let others = others.map(|tensor| RowsRange {
         tensor,
@@ -96,12 +96,10 @@ pub fn assign(
     if plan.edits.is_empty() && assigned.types.is_empty() {
         return Err(QuantizerError::Nothing(wanted.to.clone()));
     }
-    let is_replaced = |edit: &Edit| {
-        let tensor = |store: &Store| untie && assigned.types.contains_key(&store.tensor);
-        matches!(edit, Edit::Store(store) if tensor(store))
-    };
-    let mut plan = with_head;
-    plan.edits.retain(|edit| !is_replaced(edit));
+    let base = plan.clone();
+    let mut plan = plan;
+    let is_typed = assigned.types.contains_key(HEAD);
+    (plan.edits).extend(own_head.filter(|_| !is_typed));
     plan.edits.extend(assigned.edits());
     plan.choice.file_type = assigned.file_type;
     Ok(TypedPlan {
@@ -113,8 +111,12 @@ pub fn assign(
     })
 }
 
-/// An output head of its own as the table of embeddings is that `plan` makes of `source`.
+/// An output head of its own for `source`, if it has none, as the table of embeddings is that
+/// `plan` makes of it.
 fn own_head(source: &ModelFile, plan: &Plan) -> Option<Edit> {
+    if source.gguf.tensor(HEAD).is_some() {
+        return None;
+    }
     let stored = plan.stores().find(|store| store.tensor == EMBEDDING);
     let has = || source.gguf.tensor(EMBEDDING).map(|info| info.ggml_type);
     let ggml_type = stored.map(|store| store.ggml_type).or_else(has)?;
