@@ -198,6 +198,7 @@ fn quantizing() {
             to: "q4_K_M".to_owned(),
             pure: i % 2 == 0,
             overrides: vec![("a=b".to_owned(), "q8_0".to_owned()); i],
+            untie: false,
         };
         // A repair is one of heads that share.
         let change = match &repair {
@@ -588,6 +589,7 @@ fn training() {
                 to: "q4_0".to_owned(),
                 pure: true,
                 overrides: vec![("-a=b".to_owned(), "q8_0".to_owned())],
+                untie: false,
             }),
             checkpoint,
             log: [None, Some(path("-l"))][i % 2].clone(),

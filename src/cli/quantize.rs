@@ -33,6 +33,7 @@ impl TypeArgs {
             to: self.quantize?,
             pure: self.pure,
             overrides: self.tensor_type,
+            untie: false,
         })
     }
 }

@@ -29,6 +29,9 @@ pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
             text += &format!(", {count} {what}");
         }
     }
+    if let Some(to) = &fit.output_head {
+        text += &format!(", the output head has weights of its own, {to}");
+    }
     if let Some(memory) = &fit.memory {
         text += &format!(
             "\n  memory with a context of {} tokens: {} bytes of weights, {} of KV cache, compute buffers and program; {}",

@@ -6,7 +6,7 @@ use headshare_gguf::input::ModelFile;
 use headshare_testmodels::ModelSpec;
 use serde_json::{Value, json as json_of};
 
-use super::{divergence, plan_of, tokens_both_ways};
+use super::{divergence, plan_of, quantizing, tokens_both_ways};
 use crate::repair::steps::{verify, words};
 use crate::support::{Ran, json, preset, program, read, run, written};
 
@@ -219,6 +219,123 @@ fn what_was_measured_serves_any_size() {
     let out = source.with_extension("no");
     let same = ["--save-stats", out.to_str().unwrap()];
     refused(&source, size / 3, &same, 2, &["same file"]);
+}
+
+/// What was measured of the token embedding in the file `stats`.
+fn of_table(stats: &mut Value) -> &mut Value {
+    let tensors = stats["tensors"].as_array_mut().unwrap().iter_mut();
+    let mut of_table = tensors.filter(|of| of["name"] == "token_embd.weight");
+    of_table.next().unwrap()
+}
+
+#[test]
+fn a_tied_head_gets_weights_of_its_own_where_that_costs_less() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = at("tied.gguf");
+    let spec = ModelSpec {
+        tied_output: true,
+        ..preset("tiny-gqa")
+    };
+    spec.write(&source).unwrap();
+    let size = read(&source).len() as u64;
+    let stats = at("stats.json");
+    let file = stats.to_str().unwrap();
+    let types = ["--types", "q8_0,q4_0,q2_0"];
+    let with = |flag, more: &[&'static str]| [&types[..], &[flag, file], more].concat();
+    let measured = with("--save-stats", &["--dry-run", "--json"]);
+    json(&mut fitting(&source, size / 3, &at("dry"), &measured));
+    // What is probed apart makes what both make together, about.
+    let mut statistics: Value = serde_json::from_slice(&read(&stats)).unwrap();
+    let of = of_table(&mut statistics);
+    let [all, table, head] =
+        ["divergence", "of_table", "of_head"].map(|name| of[name].as_f64().unwrap());
+    assert!(
+        table > 0.0 && head > 0.0 && table < all && head < all,
+        "{of}"
+    );
+    assert!((table + head - all).abs() < all / 2.0, "{of}");
+    // A model in which one type for both would cost much more than two.
+    of["divergence"] = json_of!(100.0);
+    of["of_table"] = json_of!(1e-3);
+    of["of_head"] = json_of!(1e-6);
+    std::fs::write(&stats, statistics.to_string()).unwrap();
+    let out = at("out");
+    let dry = with("--stats", &["--dry-run", "--json"]);
+    let dry = json(&mut fitting(&source, size / 3, &out, &dry));
+    let ran = fitting(&source, size / 3, &out, &with("--stats", &[])).output();
+    let said = String::from_utf8(ran.unwrap().stdout).unwrap();
+    let done = with("--stats", &["--json", "--force"]);
+    let done = json(&mut fitting(&source, size / 3, &out, &done));
+    let len = read(&out).len() as u64;
+    assert_eq!(dry["output"]["bytes"], done["output"]["bytes"]);
+    assert!(done["output"]["bytes"] == len && len <= size / 3);
+    let fit = &done["fit"];
+    let head = fit["output_head"].as_str().unwrap();
+    let says = format!("the output head has weights of its own, {head}");
+    assert!(said.contains(&says), "{said}");
+    let made = ModelFile::open(&out).unwrap();
+    let type_of = |name: &str| made.gguf.tensor(name).unwrap().ggml_type.to_string();
+    assert!(made.table.is_none());
+    let table = type_of("token_embd.weight");
+    assert!(type_of("output.weight") == head && table != head, "{fit}");
+    // The table is looked up, and the head fitted, as all others are.
+    let matrices = &done["quantized"]["matrices"];
+    assert_eq!(matrices["looked_up"], 1, "{matrices}");
+    assert_eq!(matrices["encoded"], 0, "{matrices}");
+    verify(&out, &source);
+    tokens_both_ways(&out);
+    // A plan by hand gives both their types, too, and they are rounded then.
+    let store = |tensor: &str, to: &str| json_of!({"store": {"tensor": tensor, "type": to}});
+    let edits = json_of!([
+        store("output.weight", head),
+        store("token_embd.weight", &table)
+    ]);
+    let plan = plan_of(&source, &edits);
+    let by_hand = at("by-hand");
+    let more = ["--pure", "--json", "--plan", plan.to_str().unwrap()];
+    json(&mut quantizing(&source, "q8_0", &by_hand, &more));
+    let made = ModelFile::open(&by_hand).unwrap();
+    let type_of = |name: &str| made.gguf.tensor(name).unwrap().ggml_type.to_string();
+    assert_eq!(type_of("output.weight"), head);
+    assert_eq!(type_of("token_embd.weight"), table);
+    verify(&by_hand, &source);
+    tokens_both_ways(&by_hand);
+}
+
+#[test]
+fn a_head_stays_tied_where_llama_cpp_reads_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("gemma.gguf");
+    let spec = ModelSpec {
+        arch: "gemma".to_owned(),
+        tied_output: true,
+        ..preset("tiny-gqa")
+    };
+    spec.write(&source).unwrap();
+    let size = read(&source).len() as u64;
+    let stats = folder.path().join("stats.json");
+    let more = [
+        "--types",
+        "q8_0,q4_0",
+        "--dry-run",
+        "--json",
+        "--save-stats",
+    ];
+    let more = [&more[..], &[stats.to_str().unwrap()]].concat();
+    let done = json(&mut fitting(
+        &source,
+        size / 3,
+        &folder.path().join("out"),
+        &more,
+    ));
+    assert!(done["fit"].get("output_head").is_none());
+    let mut statistics: Value = serde_json::from_slice(&read(&stats)).unwrap();
+    let of = of_table(&mut statistics);
+    assert!(
+        of["of_table"].is_null() && of.get("of_head").is_none(),
+        "{of}"
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::error::FitError;
 use super::moves::{Movable, in_file};
 use super::select::Alternatives;
 use super::statistics::Statistics;
+use crate::convert::variant::{EMBEDDING, HEAD, can_untie};
 use crate::input::ModelFile;
 use crate::plan::Edit;
 
@@ -94,7 +95,10 @@ pub fn groups<'a>(
             continue;
         };
         let shape = (info.row_elems(), info.rows());
-        let of_types = types_of(source, info, &by_name, statistics, shape, 1.0)?;
+        let mut of_types = types_of(source, info, &by_name, statistics, shape, 1.0)?;
+        if tensor.name == EMBEDDING && can_untie(&source.gguf).is_ok() {
+            of_types.extend(pairs(tensor, statistics));
+        }
         all.push(group(source, None, &[info], of_types));
     }
     Ok(all)
@@ -174,6 +178,23 @@ fn types_of<'a>(
     Ok(pruned(all))
 }
 
+/// What could become of a table of embeddings that is the output head, too, where each of
+/// both has a type of its own.
+fn pairs<'a>(tensor: &'a Movable, statistics: &Statistics) -> Vec<Choice<'a>> {
+    let of = |role: usize, name: &'a str| -> Vec<Choice<'a>> {
+        let moves = tensor.moves.iter().filter_map(|m| {
+            Some(Choice {
+                bytes: m.bytes,
+                cost: statistics.apart(tensor, m.to)?[role],
+                types: BTreeMap::from([(name, m.to)]),
+                steps: 0,
+            })
+        });
+        moves.collect()
+    };
+    together(&of(0, &tensor.name), &of(1, HEAD))
+}
+
 /// Each of `some` with each of `others`.
 fn together<'a>(some: &[Choice<'a>], others: &[Choice<'a>]) -> Vec<Choice<'a>> {
     let with = |a: &Choice<'a>| {
@@ -248,4 +269,143 @@ pub fn changes<'a>(groups: &[Group<'a>], which: &[usize]) -> Changes<'a> {
         }
     }
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use headshare_testmodels::{ModelSpec, type_named as named};
+
+    use super::*;
+    use crate::fit::moves;
+    use crate::fit::statistics::{OfTensor, OfType};
+
+    const TYPES: [&str; 4] = ["q8_0", "q5_0", "q4_0", "q2_0"];
+
+    /// Errors of outputs, of rows encoded with them, and of rows alone, for [`TYPES`].
+    const ERRORS: [[f64; 3]; 4] = [
+        [1e-5, 3e-5, 2e-5],
+        [2e-4, 4e-3, 3e-3],
+        [7e-4, 1.5e-2, 1.2e-2],
+        [1e-2, 3e-1, 2e-1],
+    ];
+
+    /// What may become of the token embedding of a model, with the types of each alternative,
+    /// where these are the table's and the head's parts of the divergence.
+    fn alternatives(spec: &ModelSpec, of: Option<[f64; 2]>) -> (Vec<(u64, f64)>, Vec<Vec<String>>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        spec.write(&path).unwrap();
+        let source = ModelFile::open_plain(&path).unwrap();
+        let types = moves::types(Some(&TYPES.map(str::to_owned))).unwrap();
+        let mut movable = moves::movable(&source, &types).unwrap();
+        movable.retain(|m| m.name == EMBEDDING);
+        let of_type = |(name, [outputs, rows, alone]): (&str, [f64; 3])| OfType {
+            name: name.to_owned(),
+            rounded: 2.0 * outputs,
+            encoded: outputs,
+            of_table: Some([2.0 * rows, rows]),
+            alone: Some(alone),
+        };
+        let statistics = Statistics {
+            version: 1,
+            source: String::new(),
+            text: String::new(),
+            windows: 1,
+            window: 1,
+            tensors: vec![OfTensor {
+                name: EMBEDDING.to_owned(),
+                probed: "q4_0".to_owned(),
+                divergence: of.map_or(0.1, |of| of.iter().sum()),
+                of_table: of.map(|of| of[0]),
+                of_head: of.map(|of| of[1]),
+                estimated: false,
+                types: TYPES.into_iter().zip(ERRORS).map(of_type).collect(),
+            }],
+            cuts: Vec::new(),
+        };
+        let groups = groups(&source, &movable, &statistics).unwrap();
+        let [group] = &groups[..] else {
+            panic!("one tensor");
+        };
+        let said = |(name, to): (&&str, &GgmlType)| format!("{name} {to}");
+        let choices = group.choices.iter();
+        let types = choices
+            .map(|c| c.types.iter().map(said).collect())
+            .collect();
+        (group.alternatives(), types)
+    }
+
+    fn spec(architecture: &str, tied_output: bool) -> ModelSpec {
+        ModelSpec {
+            tied_output,
+            weight_type: named("f16").unwrap(),
+            ..ModelSpec::preset(architecture).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_tied_head_and_its_table_have_all_pairs_of_types() {
+        let spec = spec("tiny-gqa", true);
+        let elements = u64::from(spec.n_vocab) * u64::from(spec.n_embd);
+        let bytes = |name: &str| {
+            let of = named(name).unwrap();
+            (elements / of.block_elems() * of.block_bytes()).next_multiple_of(32)
+        };
+        for [table, head] in [[0.09, 1e-7], [1e-7, 0.09], [0.05, 0.04]] {
+            let (found, types) = alternatives(&spec, Some([table, head]));
+            // Everything that there is, by the errors of q4_0.
+            let [outputs, rows, _] = ERRORS[2].map(|of| 2.0 * of);
+            let mut all = Vec::new();
+            for (i, name) in TYPES.into_iter().enumerate() {
+                let [o, r, _] = ERRORS[i];
+                all.push((bytes(name), table / rows * r + head / outputs * o));
+            }
+            let mut apart = TYPES.map(bytes).to_vec();
+            apart.push(bytes("f16"));
+            let cost = |part: f64, of: f64, i: usize, role: usize| {
+                ERRORS.get(i).map_or(0.0, |errors| part / of * errors[role])
+            };
+            for (i, of_table) in apart.iter().enumerate() {
+                for (j, of_head) in apart.iter().enumerate() {
+                    let both = cost(table, rows, i, 2) + cost(head, outputs, j, 0);
+                    all.push((of_table + of_head, both));
+                }
+            }
+            let is_best = |&(b, c): &(u64, f64)| {
+                b < bytes("f16") && all.iter().all(|&(bytes, cost)| bytes > b || cost >= c)
+            };
+            let mut best: Vec<(u64, f64)> = all.iter().copied().filter(is_best).collect();
+            best.sort_by_key(|of| std::cmp::Reverse(of.0));
+            best.insert(0, (bytes("f16"), 0.0));
+            assert_eq!(found.len(), best.len(), "{found:?} {best:?}");
+            for (found, best) in found.iter().zip(&best) {
+                assert_eq!(found.0, best.0);
+                assert!(
+                    (found.1 - best.1).abs() <= 1e-9 * best.1,
+                    "{found:?} {best:?}"
+                );
+            }
+            let is_pair = |of: &Vec<String>| of.len() == 2 && of[0].starts_with(HEAD);
+            let is_apart = types.iter().any(is_pair);
+            assert!(is_apart == (table.min(head) < 1e-3), "{types:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_cannot_be_untied_stays() {
+        let always_tied = ModelSpec {
+            arch: "gemma".to_owned(),
+            ..spec("tiny-gqa", true)
+        };
+        for (spec, of) in [
+            (spec("tiny-gqa", false), Some([0.1, 1e-7])),
+            (always_tied, Some([0.1, 1e-7])),
+            // What was measured before there was such a thing.
+            (spec("tiny-gqa", true), None),
+        ] {
+            let (found, types) = alternatives(&spec, of);
+            assert_eq!(found.len(), 1 + TYPES.len());
+            assert!(types.iter().all(|of| of.len() <= 1), "{types:?}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use super::error::FitError;
 use super::moves::Movable;
 use super::running::Running;
 use super::trial::Losses;
-use crate::convert::variant::{Types, Variant};
+use crate::convert::variant::{Types, Variant, can_untie};
 use crate::convert::{ConvertError, write_to_scratch};
 use crate::engine::{Options, Windows};
 use crate::input::{InputError, ModelFile};
@@ -37,9 +37,9 @@ pub struct Probe {
     pub to: GgmlType,
     /// Mean divergence of the predictions from the original's, in nats.
     pub divergence: f64,
-    /// The same with another output head as it was, where the tensor is one and a table at
-    /// once, and such a model can be run.
-    pub of_table: Option<f64>,
+    /// The same of the table alone and of the output head alone, where the tensor is both at
+    /// once, and llama.cpp reads a head of its own.
+    pub apart: Option<[f64; 2]>,
     /// Nothing was measured: it is what others like it say.
     pub is_estimated: bool,
 }
@@ -70,7 +70,7 @@ pub fn measure(
     drop(original);
     let measure = |tensor: &Movable, losses: &Losses, to: GgmlType| {
         let index = source.gguf.tensor_index(&tensor.name);
-        let probe = |untied_head: Option<GgmlType>| {
+        let probe = |to: GgmlType, untied_head: Option<GgmlType>| {
             let types = Types {
                 tensors: index.into_iter().map(|i| (i, to)).collect(),
                 untied_head,
@@ -80,15 +80,15 @@ pub fn measure(
                 .map_err(ConvertError::from)?;
             Ok::<f64, FitError>(reference.divergence(&logits(&variant)?))
         };
-        let divergence = probe(None)?;
-        let of_table = match losses.rows.is_empty() {
-            true => None,
-            // Where llama.cpp knows no other head, it does not load one.
-            false => (index.map(|i| source.gguf.tensors()[i].ggml_type))
-                .and_then(|has| probe(Some(has)).ok())
-                .filter(|divergence| divergence.is_finite()),
+        let divergence = probe(to, None)?;
+        let can_untie = !losses.rows.is_empty() && can_untie(&source.gguf).is_ok();
+        let has = index.map(|i| source.gguf.tensors()[i].ggml_type);
+        let apart = match has.filter(|_| can_untie) {
+            Some(has) => Some([probe(to, Some(has))?, probe(has, Some(to))?]),
+            None => None,
         };
-        if !divergence.is_finite() {
+        let all = apart.into_iter().flatten().chain([divergence]);
+        if !all.into_iter().all(f64::is_finite) {
             return Err(FitError::NotFinite {
                 tensor: tensor.name.clone(),
                 ggml_type: to.to_string(),
@@ -97,7 +97,7 @@ pub fn measure(
         Ok(Probe {
             to,
             divergence,
-            of_table,
+            apart,
             is_estimated: false,
         })
     };
@@ -138,7 +138,7 @@ fn unchanged(tensor: &Movable) -> Probe {
     Probe {
         to: tensor.has,
         divergence: 0.0,
-        of_table: None,
+        apart: None,
         is_estimated: false,
     }
 }
@@ -229,7 +229,7 @@ fn with_estimates(
         Some(Probe {
             to,
             divergence: sensitivity * lost(i, to),
-            of_table: None,
+            apart: None,
             is_estimated: true,
         })
     };
@@ -310,13 +310,14 @@ mod tests {
                     encoded: 0.0,
                 }],
                 rows: Vec::new(),
+                alone: Vec::new(),
             })
             .collect();
         let probe = |divergence| {
             Some(Probe {
                 to: movable[0].moves[0].to,
                 divergence,
-                of_table: None,
+                apart: None,
                 is_estimated: false,
             })
         };

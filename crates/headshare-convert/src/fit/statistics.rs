@@ -51,6 +51,9 @@ pub struct OfTensor {
     /// The part of it that rows made which are looked up, where the tensor is an output head
     /// and a table at once.
     pub of_table: Option<f64>,
+    /// The part of it that the output head made, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of_head: Option<f64>,
     /// Nothing was measured, for want of time: it is what others like it say.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub estimated: bool,
@@ -70,6 +73,9 @@ pub struct OfType {
     pub encoded: f64,
     /// The same of rows that are looked up, rounded and encoded, of such a tensor.
     pub of_table: Option<[f64; 2]>,
+    /// The same of such rows, encoded as a table alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<f64>,
 }
 
 impl Statistics {
@@ -95,7 +101,8 @@ impl Statistics {
             name: tensor.name.clone(),
             probed: probe.to.name().to_owned(),
             divergence: probe.divergence,
-            of_table: probe.of_table.map(|of| of.min(probe.divergence)),
+            of_table: probe.apart.map(|[of, _]| of),
+            of_head: probe.apart.map(|[_, of]| of),
             estimated: probe.is_estimated,
             types: (tensor.moves.iter().zip(&losses.outputs).enumerate())
                 .map(|(i, (m, loss))| OfType {
@@ -103,6 +110,7 @@ impl Statistics {
                     rounded: loss.rounded,
                     encoded: loss.encoded,
                     of_table: losses.rows.get(i).map(|rows| [rows.rounded, rows.encoded]),
+                    alone: losses.alone.get(i).map(|rows| rows.encoded),
                 })
                 .collect(),
         });
@@ -126,6 +134,7 @@ impl Statistics {
                 rounded: 1.0,
                 encoded: 0.0,
                 of_table: None,
+                alone: None,
             });
             let types: Vec<OfType> = types.collect();
             OfTensor {
@@ -133,6 +142,7 @@ impl Statistics {
                 probed: types[0].name.clone(),
                 divergence: 0.0,
                 of_table: None,
+                of_head: None,
                 estimated: false,
                 types,
             }
@@ -175,9 +185,10 @@ impl Statistics {
         same("window", "tokens are", &this.window, &windows.window)?;
         for tensor in &this.tensors {
             let mut numbers = vec![tensor.divergence];
-            numbers.extend(tensor.of_table);
+            numbers.extend(tensor.of_table.iter().chain(&tensor.of_head));
             numbers.extend(tensor.types.iter().flat_map(|t| [t.rounded, t.encoded]));
             numbers.extend(tensor.types.iter().filter_map(|t| t.of_table).flatten());
+            numbers.extend(tensor.types.iter().filter_map(|t| t.alone));
             if !numbers.iter().all(|v| v.is_finite() && *v >= 0.0) {
                 return Err(StatisticsError::Field {
                     field: "tensors",
@@ -224,6 +235,12 @@ impl Statistics {
         })
     }
 
+    /// The predicted divergences that the type `to` makes of `tensor` as the table alone and as
+    /// the output head alone, where these can be apart.
+    pub(super) fn apart(&self, tensor: &Movable, to: GgmlType) -> Option<[f64; 2]> {
+        self.of(&tensor.name)?.apart(to.name())
+    }
+
     /// The predicted divergence for each unit of what is lost of the outputs of the tensor
     /// called `name`, where a type of it was probed.
     pub(super) fn sensitivity(&self, name: &str) -> Option<f64> {
@@ -246,24 +263,41 @@ impl OfTensor {
     fn cost(&self, name: &str) -> Option<f64> {
         let of = |name: &str| self.types.iter().find(|of| of.name == name);
         let (to, probed) = (of(name)?, of(&self.probed));
-        let part = |divergence: f64, rounded: f64, encoded: f64| match rounded > 0.0 {
-            true => divergence / rounded * encoded,
-            false => 0.0,
-        };
         let Some(probed) = probed else {
             return Some(0.0);
         };
-        let looked_up = self.of_table.zip(to.of_table).zip(probed.of_table);
-        let of_outputs = part(self.divergence.max(NOISE), probed.rounded, to.encoded);
-        let Some(((made, [_, encoded]), [rounded, _])) = looked_up else {
-            return Some(of_outputs);
+        let of_outputs = |divergence: f64| part(divergence.max(NOISE), probed.rounded, to.encoded);
+        let looked_up = to.of_table.zip(probed.of_table);
+        let Some(([_, encoded], [rounded, _])) = looked_up else {
+            return Some(of_outputs(self.divergence));
         };
-        // A table that is encoded as an output head errs where the head does not look. Later
-        // layers give much of that back, so what the rows lose says too much, and what the
-        // outputs lose too little.
-        let of_rows =
-            part(made, rounded, encoded) + part(self.divergence - made, probed.rounded, to.encoded);
-        Some((of_outputs * of_rows).sqrt())
+        let of_rows = |divergence: f64| part(divergence.max(NOISE), rounded, encoded);
+        Some(match self.of_table.zip(self.of_head) {
+            Some((table, head)) => of_rows(table) + of_outputs(head),
+            // Without the parts of both: it lies between all of it by what the outputs lose,
+            // and all of it by what the rows lose.
+            None => (of_outputs(self.divergence) * of_rows(self.divergence)).sqrt(),
+        })
+    }
+
+    /// The predicted divergences at the type called `name` of a table alone and of an output
+    /// head alone, where these were probed.
+    fn apart(&self, name: &str) -> Option<[f64; 2]> {
+        let of = |name: &str| self.types.iter().find(|of| of.name == name);
+        let (to, probed) = (of(name)?, of(&self.probed)?);
+        let [rounded, _] = probed.of_table?;
+        Some([
+            part(self.of_table?.max(NOISE), rounded, to.alone?),
+            part(self.of_head?.max(NOISE), probed.rounded, to.encoded),
+        ])
+    }
+}
+
+/// What an error of `encoded` makes, where one of `rounded` makes this `divergence`.
+fn part(divergence: f64, rounded: f64, encoded: f64) -> f64 {
+    match rounded > 0.0 {
+        true => divergence / rounded * encoded,
+        false => 0.0,
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Losses {
     /// Of its rows as they are looked up, where it is an output head and a table at once;
     /// else empty.
     pub rows: Vec<Loss>,
+    /// The same where they are encoded as a table alone.
+    pub alone: Vec<Loss>,
 }
 
 /// What each move of each of `movable` changes, and what the layers lose when units and
@@ -72,13 +74,17 @@ pub fn losses(
     engine.run::<FitError>(&mut [&mut trial, &mut cutter], progress)?;
     // A tensor that no token comes to loses nothing.
     let of = |tensor: &Movable| match trial.sums.remove(&tensor.name) {
-        Some([outputs, rows]) => Losses {
-            outputs: outputs.iter().map(Sum::loss).collect(),
-            rows: rows.iter().map(Sum::loss).collect(),
-        },
+        Some(sums) => {
+            let [outputs, rows, alone] = sums.map(|of| of.iter().map(Sum::loss).collect());
+            Losses {
+                outputs,
+                rows,
+                alone,
+            }
+        }
         None => Losses {
             outputs: vec![Loss::default(); tensor.moves.len()],
-            rows: Vec::new(),
+            ..Losses::default()
         },
     };
     Ok((movable.iter().map(of).collect(), cutter.cuts))
@@ -110,9 +116,9 @@ struct Trial<'a> {
     tensors: BTreeMap<&'a str, &'a Movable>,
     /// How often the rows of tables are looked up that are output heads, too.
     lookups: BTreeMap<String, Vec<f64>>,
-    /// By the tensors' names, of outputs and of rows that are looked up, by each move;
-    /// experts are added up.
-    sums: BTreeMap<String, [Vec<Sum>; 2]>,
+    /// By the tensors' names, of outputs, of rows that are looked up, and of those of a
+    /// table alone, by each move; experts are added up.
+    sums: BTreeMap<String, [Vec<Sum>; 3]>,
 }
 
 impl Visitor<FitError> for Trial<'_> {
@@ -178,30 +184,35 @@ impl Trial<'_> {
         let looked_up = self.lookups.get(name);
         let counts: Option<Vec<f64>> =
             looked_up.map(|counts| picked.iter().map(|&row| counts[row]).collect());
-        let squares = |of: &Mat<f64>| {
-            let rows = counts.as_ref().map(|counts| lengths(of, counts));
-            [squares(of, gram, par), rows.unwrap_or(0.0)]
-        };
+        let of_rows = |of: &Mat<f64>| counts.as_ref().map_or(0.0, |counts| lengths(of, counts));
+        let squares = |of: &Mat<f64>| [squares(of, gram, par), of_rows(of), of_rows(of)];
         let now = transposed(&weights, p);
         let all = squares(&now);
         let hessian = ridged(gram, Settings::default().damping);
+        let alone = counts.as_ref().map(|_| Mat::identity(p, p));
         let sums = self.sums.entry(name.to_owned()).or_default();
         let count = tensor.moves.len();
         sums[0].resize(count, Sum::default());
-        sums[1].resize(if counts.is_some() { count } else { 0 }, Sum::default());
+        for of in &mut sums[1..] {
+            of.resize(if counts.is_some() { count } else { 0 }, Sum::default());
+        }
         for (i, Move { to, .. }) in tensor.moves.iter().enumerate() {
             let bytes = encode::round(&weights, p, None, to.id()).map_err(|e| cannot(e.into()))?;
             let mut back = vec![0f32; weights.len()];
             dequantize_row(to.id(), &bytes, &mut back).map_err(|e| cannot(e.into()))?;
             let rounded = squares(&(transposed(&back, p) - &now));
-            let encoded = match with_feedback {
-                true => {
-                    let coder = Coder::of(to.id()).map_err(cannot)?;
-                    let encoded = encode::encode(&now, &hessian, &coder, None, par);
-                    squares(&(encoded.map_err(cannot)?.weights - &now))
-                }
+            let lost = |hessian: &Mat<f64>| {
+                let coder = Coder::of(to.id()).map_err(cannot)?;
+                let encoded = encode::encode(&now, hessian, &coder, None, par);
+                Ok::<_, FitError>(squares(&(encoded.map_err(cannot)?.weights - &now)))
+            };
+            let mut encoded = match with_feedback {
+                true => lost(&hessian)?,
                 false => rounded,
             };
+            if let Some(alone) = &alone {
+                encoded[2] = lost(alone)?[2];
+            }
             for (of, sums) in sums.iter_mut().enumerate() {
                 if let Some(sum) = sums.get_mut(i) {
                     sum.all += all[of];

@@ -9,7 +9,7 @@ use headshare_runtime::mixture;
 use super::error::QuantizerError;
 use super::importance::Importances;
 use super::types::{Assigned, Wanted};
-use crate::convert::variant::Variant;
+use crate::convert::variant::{EMBEDDING, HEAD, Variant};
 use crate::convert::{ConvertError, Duplicates, duplicates_beside, planned_rows};
 use crate::engine::{self, Block, Shared};
 use crate::input::ModelFile;
@@ -42,13 +42,25 @@ pub fn assign(
     wanted: &Wanted,
     requantize: bool,
 ) -> Result<TypedPlan, QuantizerError> {
-    let before = Variant::new(source, &with_whole_blocks(source, &plan), None)?;
-    let gguf = before.gguf();
     let is_given = |name: &str| plan.stores().any(|store| store.tensor == name);
+    let own_head = match wanted.untie && !is_given(HEAD) {
+        true => own_head(source, &plan),
+        false => None,
+    };
+    let mut with_head = plan.clone();
+    with_head.edits.extend(own_head.clone());
+    let before = Variant::new(source, &with_whole_blocks(source, &with_head), None)?;
+    let gguf = before.gguf();
     let mut assigned = wanted.assign(gguf, &is_given, requantize)?;
+    if own_head.is_some() {
+        // At the table's type it is the table's rows as they are.
+        assigned.kept.remove(HEAD);
+    }
     let planned = planned_rows(&before, &plan)?;
     let is_typed = |tensor: usize| assigned.types.contains_key(&gguf.tensors()[tensor].name);
-    let others = (0..gguf.tensors().len()).filter(|&tensor| !is_typed(tensor));
+    // A new head is to have other data than the table that it is made of.
+    let is_new = |tensor: usize| own_head.is_some() && gguf.tensors()[tensor].name == HEAD;
+    let others = (0..gguf.tensors().len()).filter(|&tensor| !is_typed(tensor) || is_new(tensor));
     let others = others.map(|tensor| RowsRange {
         tensor,
         offset: 0,
@@ -86,6 +98,8 @@ pub fn assign(
     }
     let base = plan.clone();
     let mut plan = plan;
+    let is_typed = assigned.types.contains_key(HEAD);
+    (plan.edits).extend(own_head.filter(|_| !is_typed));
     plan.edits.extend(assigned.edits());
     plan.choice.file_type = assigned.file_type;
     Ok(TypedPlan {
@@ -95,6 +109,21 @@ pub fn assign(
         planned,
         duplicates,
     })
+}
+
+/// An output head of its own for `source`, if it has none, as the table of embeddings is that
+/// `plan` makes of it.
+fn own_head(source: &ModelFile, plan: &Plan) -> Option<Edit> {
+    if source.gguf.tensor(HEAD).is_some() {
+        return None;
+    }
+    let stored = plan.stores().find(|store| store.tensor == EMBEDDING);
+    let has = || source.gguf.tensor(EMBEDDING).map(|info| info.ggml_type);
+    let ggml_type = stored.map(|store| store.ggml_type).or_else(has)?;
+    Some(Edit::Store(Store {
+        tensor: HEAD.to_owned(),
+        ggml_type,
+    }))
 }
 
 /// `plan`, with matrices that lose columns within blocks as plain numbers: they get their

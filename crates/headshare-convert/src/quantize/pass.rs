@@ -12,7 +12,7 @@ use super::imatrix;
 use super::importance::{Importances, Measure};
 use super::record::{By, Calibrated, Counts, QuantizeRecord, Settings};
 use super::visitor::{OUTPUTS, Quantizer};
-use crate::convert::variant::{Heads, Types, Variant};
+use crate::convert::variant::{EMBEDDING, Heads, Types, Variant};
 use crate::convert::{ConvertError, Fitted, FittedBy, Room, attention_map};
 use crate::encode;
 use crate::engine::normal::Sums;
@@ -24,16 +24,21 @@ use crate::model::AttentionMap;
 use crate::plan::{Edit, Plan, Store};
 use crate::repair::{self, Record, Refitter, SurveyRecord, check_supported};
 
-/// What a pass takes that quantizes all of `source`, beside what
-/// [`gathered`](TypedPlan::gathered) is kept of rows that are stored once.
+/// What a pass takes that quantizes all of `source`, beside what is
+/// [`kept`](TypedPlan::kept) for a plan.
 pub fn takes(source: &ModelFile) -> Takes<'static> {
     // Both streams hold plain numbers where the source may hold fewer bits, and what is
     // made is kept until it is written.
     let matrices = source.gguf.tensors().iter().filter(|t| t.dims.len() > 1);
     Takes {
         at: &bytes_at,
-        kept: matrices.map(|t| 6 * t.rows() * t.row_elems()).sum(),
+        kept: matrices.map(kept).sum(),
     }
+}
+
+/// Bytes of a matrix in both streams, and of what is made of it.
+fn kept(info: &TensorInfo) -> u64 {
+    6 * info.rows() * info.row_elems()
 }
 
 /// The sums of a matrix, the same of what is fitted, held out and both; some of its
@@ -244,11 +249,12 @@ impl TypedPlan {
             .collect()
     }
 
-    /// Bytes that are kept of what the users of shared rows feed them.
+    /// Bytes that are kept of what the users of shared rows feed them, and of an output head
+    /// that the source does not have.
     ///
     /// # Errors
     /// When the plan cannot be carried out.
-    pub fn gathered(&self, source: &ModelFile) -> Result<u64, ConvertError> {
+    pub fn kept(&self, source: &ModelFile) -> Result<u64, ConvertError> {
         let target = self.target(source)?;
         let donors = self.links(target.gguf()).into_iter().map(|s| s.donor);
         let donors: BTreeSet<_> = donors
@@ -259,7 +265,9 @@ impl TypedPlan {
             let inputs = info.map_or(0, TensorInfo::row_elems);
             Sums::bytes(inputs, (end - first) as u64)
         });
-        Ok(bytes.fold(0, u64::saturating_add))
+        let new = target.gguf().tensors().iter();
+        let new = new.filter(|info| source.gguf.tensor(&info.name).is_none());
+        Ok(bytes.chain(new.map(kept)).fold(0, u64::saturating_add))
     }
 
     /// Runs with a visitor before `quantizer` that refits what writes to the residual
@@ -322,7 +330,9 @@ impl TypedPlan {
                 continue;
             };
             if self.assigned.types.contains_key(tensor) {
-                let of = source.gguf.tensor(tensor).map(|info| info.ggml_type);
+                // A new head is what the table is.
+                let has = |name: &str| source.gguf.tensor(name).map(|info| info.ggml_type);
+                let of = has(tensor).or_else(|| has(EMBEDDING));
                 // F16 holds what quantized weights stand for well enough.
                 let exact = of.is_some_and(|t| ["f32", "bf16"].contains(&t.name()));
                 *ggml_type = if exact { GgmlType::F32 } else { GgmlType::F16 };

@@ -8,7 +8,7 @@ use headshare_runtime::mixture::{self, Changes, MIXTURES, Mixture, MixtureError}
 use headshare_runtime::quants;
 use serde::{Deserialize, Serialize};
 
-use crate::convert::variant::is_left_alone;
+use crate::convert::variant::{EMBEDDING, HEAD, is_left_alone};
 use crate::model::shape;
 use crate::plan::{Edit, Store};
 
@@ -22,6 +22,10 @@ pub struct Wanted {
     /// Types of tensors whose names contain a match of a regular expression; the
     /// first one that matches counts.
     pub overrides: Vec<(String, String)>,
+    /// The token embedding is not the output head, too, any more: that gets weights, and a
+    /// type, of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untie: bool,
 }
 
 /// What became of it.
@@ -96,18 +100,27 @@ pub enum TypesError {
 
 impl Wanted {
     /// These types for `tensors` by name, and for all others of them the ones that they
-    /// have; the one of most elements is said to be the model's.
+    /// have; the one of most elements is said to be the model's. A type of an output head that
+    /// is not among the tensors unties the token embedding.
     pub fn exactly(tensors: &[TensorInfo], types: &BTreeMap<&str, GgmlType>) -> Self {
         let mut elements: BTreeMap<&str, u64> = BTreeMap::new();
         let mut overrides = Vec::new();
-        for info in tensors.iter().filter(|info| info.dims.len() > 1) {
-            let name = info.name.as_str();
-            let to = types.get(name).copied().unwrap_or(info.ggml_type);
+        let mut add = |name: &str, to: GgmlType, info: &TensorInfo| {
             if quants::type_info(to.id()).is_some_and(|info| info.is_quantized) {
                 *elements.entry(to.name()).or_default() += info.row_elems() * info.rows();
             }
             let pattern = format!("^{}$", name.replace('.', "\\."));
             overrides.push((pattern, to.name().to_owned()));
+        };
+        for info in tensors.iter().filter(|info| info.dims.len() > 1) {
+            let to = types.get(info.name.as_str()).copied();
+            add(&info.name, to.unwrap_or(info.ggml_type), info);
+        }
+        let find = |name: &str| tensors.iter().find(|info| info.name == name);
+        let own_head = types.get(HEAD).filter(|_| find(HEAD).is_none());
+        let untied = own_head.zip(find(EMBEDDING));
+        if let Some((&to, table)) = untied {
+            add(HEAD, to, table);
         }
         let most = elements.into_iter().max_by_key(|(_, count)| *count);
         Self {
@@ -115,6 +128,7 @@ impl Wanted {
             to: most.map_or("q8_0", |(name, _)| name).to_owned(),
             pure: true,
             overrides,
+            untie: untied.is_some(),
         }
     }
 
@@ -353,6 +367,7 @@ mod tests {
             to: to.to_owned(),
             pure: true,
             overrides: Vec::new(),
+            untie: false,
         }
     }
 
@@ -377,6 +392,7 @@ mod tests {
                 ("attn_q".to_owned(), "q6_K".to_owned()),
                 ("attn_Q".to_owned(), "q8_0".to_owned()),
             ],
+            untie: false,
         };
         let assigned = wanted.assign(&gguf(64), &|_| false, false).unwrap();
         let (q6, q8) = (named("q6_K").unwrap(), named("q8_0").unwrap());

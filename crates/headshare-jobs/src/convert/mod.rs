@@ -364,7 +364,7 @@ impl Convert {
             (None, None) => None,
             (Some(calibration), None) => {
                 let mut takes = quantize_takes(source);
-                takes.kept = takes.kept.saturating_add(typed.gathered(source)?);
+                takes.kept = takes.kept.saturating_add(typed.kept(source)?);
                 own = calibration.prepare(source, takes, !self.dry_run, ui)?;
                 Some(&own)
             }

@@ -30,7 +30,7 @@ pub use data::{Origin, cut_columns, spread_columns};
 pub use error::ShapeError;
 pub use heads::{Heads, Limits};
 pub use keys::MADE_BY;
-pub use store::{Types, is_left_alone};
+pub use store::{EMBEDDING, HEAD, Types, can_untie, is_left_alone};
 
 use super::digest::{CHUNK, for_chunks};
 use super::error::ConvertError;
@@ -472,6 +472,7 @@ fn typed<'g>(gguf: &'g Gguf, types: &Types) -> (Shapes<'g>, Keys) {
     for (&tensor, &ggml_type) in &types.tensors {
         shapes.store(tensor, ggml_type);
     }
+    types.untie(gguf, &mut shapes);
     let keys = Keys {
         quantized: types.are_quantized(),
         ..Keys::default()

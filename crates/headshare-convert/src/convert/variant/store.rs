@@ -54,8 +54,10 @@ const GUESSED: &[&str] = &[
     "f32", "f16", "q4_0", "q4_1", "q8_0", "q5_0", "q5_1", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K",
 ];
 
-const EMBEDDING: &str = "token_embd.weight";
-const HEAD: &str = "output.weight";
+/// The table of embeddings, which many models use as output head, too.
+pub const EMBEDDING: &str = "token_embd.weight";
+/// The output head.
+pub const HEAD: &str = "output.weight";
 
 /// The types that tensors get.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -163,9 +165,16 @@ impl Types {
             && let Some(tensor) = gguf.tensor_index(EMBEDDING)
         {
             fits(tensor, HEAD, ggml_type, gguf.tensors()[tensor].row_elems())?;
-            shapes.copy(HEAD.to_owned(), tensor, ggml_type);
         }
+        self.untie(gguf, shapes);
         Ok(())
+    }
+
+    /// Adds the output head to `shapes`, where there is one of its own.
+    pub(super) fn untie(&self, gguf: &Gguf, shapes: &mut Shapes<'_>) {
+        if let Some((ggml_type, table)) = self.untied_head.zip(gguf.tensor_index(EMBEDDING)) {
+            shapes.copy(HEAD.to_owned(), table, ggml_type);
+        }
     }
 
     /// Whether any of them is quantized.
@@ -175,12 +184,15 @@ impl Types {
     }
 }
 
-/// Whether the model's token embedding is its output head, and llama.cpp would
-/// take another.
-fn can_untie(gguf: &Gguf) -> Result<(), String> {
+/// Whether the model's token embedding is its output head, and llama.cpp would take another.
+///
+/// # Errors
+/// Says why not.
+pub fn can_untie(gguf: &Gguf) -> Result<(), String> {
     let name = gguf.architecture().ok().flatten().unwrap_or("unknown");
     let tied = gguf.tensor(EMBEDDING).is_some();
     match architecture(name) {
+        _ if gguf.tensor(HEAD).is_some() => Err(format!("the model has {HEAD} already")),
         _ if !tied => Err(format!("the model has neither {HEAD} nor {EMBEDDING}")),
         Some(row) if row.always_tied || row.encoder_only => {
             Err(format!("llama.cpp reads no {HEAD} of {name} models"))

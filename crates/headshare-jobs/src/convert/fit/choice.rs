@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use headshare_convert::convert::variant::HEAD;
 use headshare_convert::fit::cuts::Part;
 use headshare_convert::fit::{self, FitError, Group, Movable, Point, Statistics, select};
 use headshare_convert::input::ModelFile;
@@ -178,11 +179,13 @@ impl<'a> Choices<'a> {
         let tensors = self.source.gguf.tensors();
         let stores = tensors.iter().filter_map(|info| {
             let to = *changes.types.get(info.name.as_str())?;
-            (to != info.ggml_type).then(|| {
-                Edit::Store(Store {
-                    tensor: info.name.clone(),
-                    ggml_type: to,
-                })
+            (to != info.ggml_type).then_some((info.name.as_str(), to))
+        });
+        let head = self.own_head(&changes.types).map(|to| (HEAD, to));
+        let stores = stores.chain(head).map(|(tensor, ggml_type)| {
+            Edit::Store(Store {
+                tensor: tensor.to_owned(),
+                ggml_type,
             })
         });
         let mut whole = plan.clone();
@@ -202,6 +205,12 @@ impl<'a> Choices<'a> {
         }
     }
 
+    /// The type of the output head among `types`, where the source has none of its own.
+    fn own_head(&self, types: &BTreeMap<&str, GgmlType>) -> Option<GgmlType> {
+        let head = types.get(HEAD).copied();
+        head.filter(|_| self.source.gguf.tensor(HEAD).is_none())
+    }
+
     /// What there is to say of what was chosen.
     fn told(&self, limit: u64, chosen: &select::Chosen, frontier: Vec<Point>) -> MadeToFit {
         let [units, channels] = gone(self.groups, &chosen.which);
@@ -213,6 +222,7 @@ impl<'a> Choices<'a> {
             tensors: self.movable.len(),
             estimated: self.statistics.estimated(),
             types: counted(self.movable, &types),
+            output_head: self.own_head(&types).map(|to| to.name().to_owned()),
             units,
             channels,
             frontier,

@@ -72,6 +72,10 @@ pub struct MadeToFit {
     pub estimated: usize,
     /// What became of them.
     pub types: Vec<Retyped>,
+    /// The type of the output head, where the token embedding was that, too, and it got weights
+    /// of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_head: Option<String>,
     /// Units of attention that were dropped.
     pub units: u64,
     /// Channels of feed-forward layers that were deleted.
