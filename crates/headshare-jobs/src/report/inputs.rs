@@ -147,7 +147,11 @@ fn check_sizes(fit: &Fits, source: &ModelFile) -> Result<(), Error> {
             return Err(about(FitError::FitsAlready { has, wanted }));
         }
         if wanted < smallest {
-            return Err(about(FitError::TooSmall { wanted, smallest }));
+            let problem = format!(
+                "{wanted} bytes are too few: at least {smallest} remain, whatever types are chosen \
+                 and whatever goes"
+            );
+            return Err(Error::usage(problem).about(source.path().display()));
         }
     }
     Ok(())
