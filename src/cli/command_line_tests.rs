@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use clap::{CommandFactory as _, Parser as _};
 use headshare_jobs::{
     AnalyzeAttention, AnalyzePredictions, AnalyzeRatios, AnalyzeWeights, Bench, Budget,
-    Calibration, Change, Choice, ContinuePrompts, Convert, Expand, Generate, InMemory, Inspect,
-    Job, MakePlan, MakeReport, MeasuredChoice, Perplexity, PlanToFit, Quantization, Removal,
-    Resolve, Setup, SpeedTest, Stats, Verify, With, from_json,
+    Calibration, Change, Choice, ContinuePrompts, Convert, Expand, Fits, Generate, InMemory,
+    Inspect, Job, MakePlan, MakeReport, MeasuredChoice, Perplexity, PlanToFit, Quantization,
+    Removal, Resolve, Setup, SpeedTest, Stats, Verify, With, from_json,
 };
 use headshare_runtime::SamplerParams;
 
@@ -445,6 +445,7 @@ fn reports() {
     let plain = MakeReport {
         source: path("-m.gguf"),
         ratios: vec![0.0, 0.1 + 0.2, 1.0],
+        fit: None,
         text: path("t.txt"),
         tasks: Vec::new(),
         subjects: false,
@@ -472,6 +473,26 @@ fn reports() {
         repair: repair.clone(),
         ..plain.clone()
     }));
+    for (types, stats) in [
+        (None, Stats::Forget),
+        (Some(vec!["q8_0".to_owned()]), Stats::Save(path("s"))),
+        (
+            Some(vec!["q4_0".to_owned(), "q2_K".to_owned()]),
+            Stats::Load(path("-")),
+        ),
+    ] {
+        check(Job::Report(MakeReport {
+            ratios: Vec::new(),
+            functions: Vec::new(),
+            fit: repair.clone().map(|calibration| Fits {
+                sizes: vec![1 << 20, 999, 1 << 33],
+                types,
+                calibration,
+                stats,
+            }),
+            ..plain.clone()
+        }));
+    }
     // No function stands for the default one, also for a repair; several are compared.
     for functions in [Vec::new(), MatchFunction::ALL.to_vec()] {
         for repair in [None, repair.clone()] {

@@ -1,12 +1,13 @@
-//! `report`: what sharing does to one model, next to what else could be done with
-//! it for the same bytes.
+//! `report`: what sharing, or making it fit into so many bytes, does to one model, next to
+//! what else could be done with it for the same bytes.
 
 use std::path::PathBuf;
 
-use headshare_jobs::{Error, MakeReport, MeasuredChoice, PICTURE};
+use headshare_jobs::{Error, Fits, MakeReport, MeasuredChoice, PICTURE};
 
 use super::Exit;
 use super::bench::TestArgs;
+use super::calibration::bytes;
 use super::eval::KindArg;
 use super::llama_cpp::Threads;
 use super::plan::parse_ratio;
@@ -19,13 +20,15 @@ use crate::matching::MatchFunction;
 use crate::process::output::Output;
 use crate::report::markdown;
 
-/// Measure what sharing does to a model, and compare it with the plain
-/// alternative.
+/// Measure what sharing, or fewer bytes, do to a model, and compare it with the
+/// plain alternative.
 ///
-/// SRC is converted at each ratio, and each file is measured: bytes, weights in
-/// memory, perplexity, divergence from the source, tasks, and speed in turns
-/// with the source. Beside each file stands the plain alternative: the plain
-/// file that is as small because part of its tensors are stored one type lower.
+/// SRC is converted at each ratio of --ratios, or to each size of --fit, and each file
+/// is measured: bytes, weights in memory, perplexity, divergence from the source,
+/// tasks, and speed in turns with the source. Beside each file stands the plain
+/// alternative: the plain file that is as small because part of its tensors are stored
+/// one type lower. With --fit, llama.cpp's files of at most that size stand there:
+/// plain types, the same with an importance matrix, and its largest mixture that fits.
 ///
 /// DIR holds the result (report.md, report.json, quality.svg, quality.png, and
 /// match and subjects as pictures where they are asked for) and the measurements
@@ -33,8 +36,9 @@ use crate::report::markdown;
 /// continues it. What depends on a changed input, or on another build of this
 /// program, is measured again; nothing else is.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("fitted").args(["repair"]))]
-#[command(group = clap::ArgGroup::new("measured").args(["repair"]))]
+#[command(group = clap::ArgGroup::new("about").args(["ratios", "fit"]).required(true))]
+#[command(group = clap::ArgGroup::new("fitted").args(["repair", "fit"]))]
+#[command(group = clap::ArgGroup::new("measured").args(["repair", "fit"]).multiple(true))]
 #[command(after_long_help = "\
 Ratio 0 shares only what is byte-equal. In self-merges, that is a lot.
 
@@ -49,9 +53,27 @@ pub(super) struct Args {
     /// The shares of all units, from 0 to 1, that use another unit's weights,
     /// with commas between them. A unit is an attention head or, with
     /// grouped-query attention, a KV group.
-    #[arg(long, value_name = "A,...", required = true, value_delimiter = ',',
-        value_parser = parse_ratio, allow_negative_numbers = true)]
+    #[arg(long, value_name = "A,...", value_delimiter = ',', value_parser = parse_ratio,
+        allow_negative_numbers = true)]
     ratios: Vec<f64>,
+    /// Make the best model of at most so many bytes, such as 90M or 88000000, for each of
+    /// these sizes, with commas between them, as `convert --fit` does, instead of sharing.
+    #[arg(long, value_name = "BYTES,...", value_delimiter = ',', value_parser = bytes,
+        requires = "calibrate", conflicts_with_all = ["repair", "functions"])]
+    fit: Vec<u64>,
+    /// The types that --fit may give to tensors, separated by commas [default: those that
+    /// are fitted with feedback]. llama.cpp's files may have others.
+    #[arg(
+        long = "types",
+        value_name = "TYPES",
+        requires = "fit",
+        value_delimiter = ','
+    )]
+    types: Vec<String>,
+    /// The text that --fit measures and fits on (UTF-8), and that llama.cpp's files get
+    /// their importance matrix of; - reads standard input.
+    #[arg(long, value_name = "TEXT", requires = "fit")]
+    calibrate: Option<PathBuf>,
     /// The text to measure perplexity on (UTF-8); - reads standard input.
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
@@ -122,10 +144,19 @@ impl Args {
         self.repair.check_outputs()?;
         let texts = std::iter::once(("--text", self.text.as_path()));
         let tasks = self.tasks.iter().map(|path| ("--task", path.as_path()));
-        stdio::check_inputs(texts.chain(tasks).chain(self.repair.streams()))?;
+        let calibrate = self.calibrate.as_deref().map(|path| ("--calibrate", path));
+        let streams = self.repair.streams().chain(calibrate);
+        stdio::check_inputs(texts.chain(tasks).chain(streams))?;
         let measures = self.repair.measures(!self.functions.is_empty(), false)?;
         let repair = self.repair.calibration();
+        let fit = self.calibrate.map(|text| Fits {
+            sizes: self.fit,
+            types: (!self.types.is_empty()).then_some(self.types),
+            calibration: self.repair.calibrate_on(&text),
+            stats: self.repair.stats(),
+        });
         Ok(MakeReport {
+            fit,
             measured: (measures && repair.is_some()).then(|| MeasuredChoice {
                 units: self.repair.units(),
                 stats: self.repair.stats(),

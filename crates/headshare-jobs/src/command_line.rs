@@ -512,10 +512,21 @@ fn measure(job: &Measure) -> Line {
 }
 
 fn report(job: &MakeReport) -> Line {
-    let ratios: Vec<String> = job.ratios.iter().map(f64::to_string).collect();
-    let mut line = Line::of(&["report"])
-        .value("--ratios", ratios.join(","))
-        .value("--text", &job.text);
+    let mut line = Line::of(&["report"]);
+    if !job.ratios.is_empty() {
+        let ratios: Vec<String> = job.ratios.iter().map(f64::to_string).collect();
+        line = line.value("--ratios", ratios.join(","));
+    }
+    if let Some(fit) = &job.fit {
+        let sizes: Vec<String> = fit.sizes.iter().map(u64::to_string).collect();
+        line = line.value("--fit", sizes.join(","));
+        if let Some(types) = &fit.types {
+            line = line.value("--types", types.join(","));
+        }
+        line = line.value("--calibrate", &fit.calibration.text);
+        line = kept(spent(line, &fit.calibration), &fit.stats);
+    }
+    line = line.value("--text", &job.text);
     for task in &job.tasks {
         line = line.value("--task", task);
     }

@@ -73,7 +73,7 @@ pub use json::from_json;
 pub use load::{Memory, Resolve, Resolved};
 pub use plan::{DuplicateCount, MakePlan, Planned, Sizes};
 pub use pool::start_pool;
-pub use report::{MakeReport, MeasuredChoice, PICTURE};
+pub use report::{Fits, MakeReport, MeasuredChoice, PICTURE};
 pub use text::{read_input, without_line_end};
 #[cfg(feature = "train")]
 pub use train::{Checkpoint, Method, TrainModel, TrainedModel};

@@ -99,6 +99,51 @@ fn texts_and_tasks() {
 }
 
 #[test]
+fn sizes() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let text = valley();
+    let text = text.to_str().unwrap();
+    let calibrate = ["--calibrate", text, "--windows", "4", "--window", "32"];
+    let with = |fit: &[&str]| report(&model, &folder, &[fit, &calibrate].concat());
+    for (fit, part) in [
+        (&["--fit", "9X"][..], "--fit"),
+        (&["--fit", "1M,"], "--fit"),
+        (&["--fit", "1M", "--ratios", "0.5"], "'--ratios <A,...>'"),
+        (&["--fit", "1M", "--repair", text], "'--repair <TEXT>'"),
+        (
+            &["--fit", "1M", "--match", "qk"],
+            "'--match <FUNCTION,...>'",
+        ),
+        (&["--ratios", "0.5", "--types", "q8_0"], "--fit"),
+    ] {
+        let ran = with(fit).exits(2);
+        assert!(ran.stderr.contains(part), "{ran:#?}");
+        assert!(!folder.file("out").exists());
+    }
+    let ran = report(&model, &folder, &["--fit", "1M"]).exits(2);
+    assert!(ran.stderr.contains("--calibrate <TEXT>"), "{ran:#?}");
+    let whole = std::fs::metadata(&model).unwrap().len().to_string();
+    for (fit, parts) in [
+        (&["--fit", &whole][..], &["fits into", "as it is"][..]),
+        (
+            &["--fit", "100000,1000"],
+            &["1000 bytes are too few", "remain"],
+        ),
+        (
+            &["--fit", "100000", "--types", "x9"],
+            &["\"x9\" is no type", "q8_0"],
+        ),
+    ] {
+        refused(&folder, with(fit), 2, parts);
+    }
+    let few = folder.write("few.txt", "a few words");
+    let more = ["--fit", "100000", "--calibrate", few.to_str().unwrap()];
+    let ran = report(&model, &folder, &more);
+    refused(&folder, ran, 3, &["the calibration text", "tokens"]);
+}
+
+#[test]
 fn match_functions() {
     let folder = Folder::new();
     let model = model(&folder);

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod compared;
+mod fitted;
 mod output;
 mod resumed;
 

@@ -186,6 +186,15 @@ impl Store {
         Ok(self.make(CELLS)?.join(name))
     }
 
+    /// Where the importance matrix that is measured for `key` is kept.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn imatrix(&self, key: &Key) -> Result<PathBuf, ReportError> {
+        let name = format!("imatrix-{}.gguf", key.digest(16));
+        Ok(self.make(CELLS)?.join(name))
+    }
+
     /// Removes the folder of model files if it is empty.
     pub fn tidy(&self) {
         let _ = std::fs::remove_dir(self.folder.join(FILES));

@@ -3,9 +3,13 @@
 //! The body is what llama.cpp's quantizer would quantize in the layers. Tensors
 //! go down in a fixed order ([`Lowering::order`]), as many as it takes for the
 //! file to be no larger than asked for; when all have gone down, they go down
-//! again.
+//! again. Token embedding and output head stay as they are, or have a type of their own
+//! ([`Lowering::with_embedding`]).
+
+use std::collections::BTreeMap;
 
 use headshare_format::{GgmlType, Gguf, TensorInfo};
+use headshare_runtime::mixture::is_embedding_or_head;
 
 use headshare_convert::convert::variant::{Types, is_left_alone, typed_header};
 
@@ -24,13 +28,14 @@ const BELOW: &[(&str, &[&str])] = &[
     ("q5_0", &["q4_1"]),
     ("q4_1", &["q4_0"]),
     ("q4_K", &["q3_K"]),
-    ("q4_0", &["q3_K"]),
-    ("iq4_nl", &["q3_K"]),
+    ("q4_0", &["q3_K", "q2_0"]),
+    ("iq4_nl", &["q3_K", "q2_0"]),
     ("iq4_xs", &["q3_K"]),
-    ("mxfp4", &["q3_K"]),
+    ("mxfp4", &["q3_K", "q2_0"]),
     ("iq3_s", &["q2_K"]),
     ("q3_K", &["q2_K"]),
     ("iq3_xxs", &["q2_K"]),
+    ("q2_K", &["q2_0"]),
 ];
 
 /// Matrices that llama.cpp's own mixtures (Q4_K_M and its kin) keep at a higher
@@ -46,12 +51,22 @@ pub fn next_below(from: GgmlType, row: u64) -> Option<GgmlType> {
         .find(|t| row.is_multiple_of(t.block_elems()))
 }
 
+/// `from` and all types below it, for rows of `row` elements.
+pub fn from_on(from: GgmlType, row: u64) -> impl Iterator<Item = GgmlType> {
+    std::iter::successors(Some(from), move |t| next_below(*t, row))
+}
+
+/// Bits that a weight takes.
+pub fn bits(of: GgmlType) -> f64 {
+    of.block_bytes() as f64 * 8.0 / of.block_elems() as f64
+}
+
 /// Which tensors are stored at which type instead of the source's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lowered {
     /// The new types, by index of the tensor.
     pub types: Types,
-    /// Weights whose type is lower.
+    /// Weights of the body whose type is lower.
     pub weights: u64,
     /// Weights of the body.
     pub body: u64,
@@ -69,10 +84,8 @@ impl Lowered {
     pub fn steps(&self, gguf: &Gguf) -> usize {
         let down = |(&tensor, &to): (&usize, &GgmlType)| {
             let info = &gguf.tensors()[tensor];
-            let below = |t: &GgmlType| next_below(*t, info.row_elems());
-            std::iter::successors(Some(info.ggml_type), below)
-                .position(|t| t == to)
-                .unwrap_or(0)
+            let mut types = from_on(info.ggml_type, info.row_elems());
+            types.position(|t| t == to).unwrap_or(0)
         };
         self.types.tensors.iter().map(down).max().unwrap_or(0)
     }
@@ -85,6 +98,8 @@ pub struct Lowering<'a> {
     pub gguf: &'a Gguf,
     /// Indices of the body's tensors, those that go down first in front.
     pub order: Vec<usize>,
+    /// The types that what is not of the body gets, by index of the tensor.
+    others: BTreeMap<usize, GgmlType>,
     steps: Vec<(usize, GgmlType)>,
 }
 
@@ -117,7 +132,28 @@ impl<'a> Lowering<'a> {
                 break;
             }
         }
-        Self { gguf, order, steps }
+        Self {
+            gguf,
+            order,
+            others: BTreeMap::new(),
+            steps,
+        }
+    }
+
+    /// The same, in a file whose token embedding and output head have types of no more
+    /// bits than `to`.
+    pub fn with_embedding(gguf: &'a Gguf, to: GgmlType) -> Self {
+        let tensors = gguf.tensors().iter().enumerate();
+        let looked_up = tensors.filter(|(_, info)| is_embedding_or_head(&info.name));
+        let others = looked_up.filter_map(|(i, info)| {
+            let mut types = from_on(info.ggml_type, info.row_elems());
+            let found = types.find(|t| bits(*t) <= bits(to))?;
+            (found != info.ggml_type).then_some((i, found))
+        });
+        Self {
+            others: others.collect(),
+            ..Self::of(gguf)
+        }
     }
 
     /// As few steps as make a file of at most `bytes`; `None` when the whole
@@ -140,16 +176,18 @@ impl<'a> Lowering<'a> {
     }
 
     fn after(&self, steps: usize) -> Lowered {
-        let types = Types {
-            tensors: self.steps[..steps].iter().copied().collect(),
-            untied_head: None,
-        };
+        let lower: BTreeMap<usize, GgmlType> = self.steps[..steps].iter().copied().collect();
         let weights = |i: usize| {
             let info = &self.gguf.tensors()[i];
             info.row_elems() * info.rows()
         };
+        let of_body = lower.keys().map(|&i| weights(i)).sum();
+        let types = Types {
+            tensors: self.others.clone().into_iter().chain(lower).collect(),
+            untied_head: None,
+        };
         Lowered {
-            weights: types.tensors.keys().map(|&i| weights(i)).sum(),
+            weights: of_body,
             body: self.order.iter().map(|&i| weights(i)).sum(),
             file_bytes: typed_header(self.gguf, &types)
                 .map_or(u64::MAX, |header| header.file_len()),
@@ -189,8 +227,7 @@ mod tests {
                 let mut at = from;
                 let mut steps = 0;
                 while let Some(below) = next_below(at, row) {
-                    let bytes = |t: GgmlType| t.block_bytes() as f64 / t.block_elems() as f64;
-                    assert!(bytes(below) < bytes(at), "{at} -> {below}");
+                    assert!(bits(below) < bits(at), "{at} -> {below}");
                     assert!(row.is_multiple_of(below.block_elems()), "{at} -> {below}");
                     at = below;
                     steps += 1;
@@ -208,9 +245,10 @@ mod tests {
         assert_eq!(next_below(named("q8_0"), 512), Some(named("q6_K")));
         assert_eq!(next_below(named("q8_0"), 576), Some(named("q5_1")));
         assert_eq!(next_below(named("q4_1"), 576), Some(named("q4_0")));
-        assert_eq!(next_below(named("q4_0"), 576), None);
+        assert_eq!(next_below(named("q4_0"), 576), Some(named("q2_0")));
+        assert_eq!(next_below(named("q4_0"), 96), None);
         assert_eq!(next_below(named("f16"), 100), None);
-        assert_eq!(next_below(named("q2_K"), 256), None);
+        assert_eq!(next_below(named("q2_0"), 256), None);
     }
 
     #[test]

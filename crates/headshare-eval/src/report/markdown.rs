@@ -1,7 +1,7 @@
 //! The report as Markdown.
 
 use super::rows::{Report, Row, RowKind, SeriesTitle, Speed, Throughput};
-use super::words::{accuracy, escaped, line, title};
+use super::words::{accuracy, escaped, grouped, line, title};
 use super::{functions, subjects};
 
 /// The whole report; `picture` is the picture's file name.
@@ -9,7 +9,10 @@ pub fn render(report: &Report, picture: &str) -> String {
     let title = escaped(&title(report));
     let mut text = format!("# {title}\n\n{}\n\n", report.summary);
     for verdict in &report.verdicts {
-        text += &format!("- Ratio {}: {}\n", verdict.ratio, verdict.words);
+        text += &match verdict.ratio {
+            Some(ratio) => format!("- Ratio {ratio}: {}\n", verdict.words),
+            None => format!("- {}\n", escaped(&verdict.words)),
+        };
     }
     text += &format!("\n![Perplexity against file size]({picture})\n\n");
     text += &table(report);
@@ -56,7 +59,7 @@ pub fn table(report: &Report) -> String {
         let label = match row.form {
             RowKind::Source => "**source**, as `run` loads it".to_owned(),
             RowKind::Converted => format!("**{}**", escaped(&row.label)),
-            RowKind::Lower => escaped(&row.label),
+            _ => escaped(&row.label),
         };
         let mut cells = vec![label];
         cells.extend(sizes(report, row));
@@ -127,6 +130,22 @@ fn series_name(series: &SeriesTitle, several: bool) -> String {
     }
 }
 
+/// What stands beside conversions at ratios.
+const PLAIN_ALTERNATIVE: &str = "- A line that is not bold is the plain alternative to the bold ones \
+    above it: a plain GGUF that is at most as large, because part of the body's tensors are \
+    requantized to the next type below, by llama.cpp's quantizer and from this source. Layers are \
+    spread evenly; attn_v and ffn_down, which llama.cpp's mixtures keep higher, go last, and of both \
+    kinds those of layer 0, which all other layers build on.\n";
+
+/// What stands beside what was made to fit.
+const RIVALS: &str = "- A line that is not bold is a file of llama.cpp's that is no larger than the bold \
+    one above it was to be, made by llama.cpp's quantizer from this source: plain types, one for the \
+    token embedding and the output head and one for the body, as many of whose tensors as it takes \
+    are one type lower; the same with an importance matrix; and the largest of llama.cpp's mixtures \
+    that is no larger, with an importance matrix. No tensor gets more bits than it has, but in \
+    mixtures. Of the plain types, all for the embedding were tried; those were taken that diverge \
+    least on the calibration text, rounded with the importance matrix.\n";
+
 /// What the numbers are.
 fn notes(report: &Report) -> String {
     let settings = &report.settings;
@@ -135,13 +154,18 @@ fn notes(report: &Report) -> String {
         let name = series_name(series, report.compares());
         text += &format!("- \"{name}\": {}.\n", series.title);
     }
-    text += "- A line that is not bold is the plain alternative to the bold ones above it: a plain GGUF \
-             that is at most as large, because part of the body's tensors are requantized to the \
-             next type below, by llama.cpp's quantizer and from this source. Layers are spread \
-             evenly; attn_v and ffn_down, which llama.cpp's mixtures keep higher, go last, and of \
-             both kinds those of layer 0, which all other layers build on.\n";
+    text += match settings.sizes.is_empty() {
+        true => PLAIN_ALTERNATIVE,
+        false => RIVALS,
+    };
+    if let Some(calibration) = &report.calibration {
+        text += &format!(
+            "- What is fitted, and the importance matrix, is of {}.\n",
+            code(&calibration.path)
+        );
+    }
     for row in report.rows.iter().filter(|row| row.form != RowKind::Source) {
-        text += &format!("  - {}: {}.\n", row.label, row.made.how);
+        text += &format!("  - {}: {}.\n", escaped(&row.label), row.made.how);
     }
     let chunks = report.rows.first().map_or(0, |row| row.quality.chunks);
     text += &format!(
@@ -180,15 +204,4 @@ fn notes(report: &Report) -> String {
 fn code(text: &str) -> String {
     let plain = |c: char| if c == '`' || c.is_control() { ' ' } else { c };
     format!("`{}`", text.chars().map(plain).collect::<String>())
-}
-
-/// Groups of three digits.
-fn grouped(n: u64) -> String {
-    let mut digits = n.to_string();
-    let mut at = digits.len();
-    while at > 3 {
-        at -= 3;
-        digits.insert(at, ',');
-    }
-    digits
 }

@@ -4,7 +4,9 @@
 //! A report measures *forms* of a model: the source; the files that each
 //! [`Series`] of conversions makes at each ratio; and for each of those its
 //! plain alternative ([`lower`]), the plain file that is as small because part
-//! of its tensors are stored one type lower. Each measure of a form is a cell
+//! of its tensors are stored one type lower. Or the files that are made to fit into
+//! some [`sizes`], each with [`rivals`] that llama.cpp makes in as many bytes. Each
+//! measure of a form is a cell
 //! ([`cells`]) that is kept, so that a report goes on where it was stopped. The
 //! measuring itself is the caller's; from rows of finished cells come the words
 //! ([`verdict`]), the table ([`markdown`]) and the pictures ([`picture`], of match
@@ -21,7 +23,11 @@ mod lowered_tests;
 pub mod markdown;
 pub mod overlap;
 pub mod picture;
+pub mod rivals;
 mod rows;
+pub mod sizes;
+#[cfg(test)]
+mod sizes_tests;
 pub mod subjects;
 #[cfg(test)]
 mod tests;

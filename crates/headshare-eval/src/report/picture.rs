@@ -1,7 +1,7 @@
 //! The picture: quality against bytes.
 
 use super::rows::{Report, Row, RowKind, Series};
-use super::words::title;
+use super::words::{size, title};
 use crate::analyze::picture::{LinePlot, LineSeries, MARGIN, Marks, Point, Scene, TITLE_SPACE};
 
 /// Where points lie above this many times the source's perplexity, those below
@@ -10,8 +10,18 @@ const CLOSE: f64 = 2.0;
 /// Pixels between two plots.
 const GAP: u32 = 24;
 
+/// Files of llama.cpp's beside what was made to fit: what a line of them is called.
+const RIVALS: [(RowKind, &str); 3] = [
+    (RowKind::Plain, "llama.cpp's plain types, rounded"),
+    (RowKind::Imatrix, "the same, with an importance matrix"),
+    (
+        RowKind::Mixture,
+        "llama.cpp's mixtures, with an importance matrix (points: which)",
+    ),
+];
+
 /// Perplexity against file size, a line for each series and one for the plain
-/// alternative. All begin at the source.
+/// alternative, or one for each kind of llama.cpp's files. All begin at the source.
 pub fn picture(report: &Report) -> Scene {
     let source = &report.rows[0];
     let point = |row: &Row, label: String| Point {
@@ -27,8 +37,9 @@ pub fn picture(report: &Report) -> Scene {
             functions.push(of.function);
         }
     }
-    let label = |row: &Row| match row.ratio {
-        Some(ratio) if !compares => ratio.to_string(),
+    let label = |row: &Row| match (row.ratio, row.size) {
+        (Some(ratio), _) if !compares => ratio.to_string(),
+        (None, Some(bytes)) => size(bytes),
         _ => String::new(),
     };
     let mut series = Vec::new();
@@ -49,9 +60,10 @@ pub fn picture(report: &Report) -> Scene {
         }
         let function = functions.iter().position(|f| *f == of.function);
         series.push(LineSeries {
-            name: match compares {
-                true => of.title.clone(),
-                false => format!("{} (points: ratio)", of.title),
+            name: match of.name {
+                _ if compares => of.title.clone(),
+                Series::Fitted => format!("{} (points: size)", of.title),
+                _ => format!("{} (points: ratio)", of.title),
             },
             points,
             colour: function.filter(|_| compares).unwrap_or(i),
@@ -82,6 +94,26 @@ pub fn picture(report: &Report) -> Scene {
                 true => functions.len(),
                 false => report.series.len(),
             },
+            marks: Marks::Circles,
+        });
+    }
+    for (form, name) in RIVALS {
+        let rows = || report.rows.iter().filter(|row| row.form == form);
+        if rows().next().is_none() {
+            continue;
+        }
+        // Of mixtures there are few, and what they are is their name.
+        let label = |row: &Row| match form {
+            RowKind::Mixture => row.label.split(',').next().unwrap_or_default().to_owned(),
+            _ => String::new(),
+        };
+        let mut points = vec![point(source, String::new())];
+        points.extend(rows().map(|row| point(row, label(row))));
+        points.dedup_by(|a, b| a.at == b.at);
+        series.push(LineSeries {
+            name: name.into(),
+            points,
+            colour: series.len(),
             marks: Marks::Circles,
         });
     }

@@ -22,6 +22,9 @@ pub struct Report {
     pub text: File,
     /// The task files.
     pub tasks: Vec<File>,
+    /// The text that was calibrated on, where the model was made to fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<File>,
     /// How it was measured.
     pub settings: Settings,
     /// The series of conversions.
@@ -55,11 +58,14 @@ pub struct File {
 /// How forms are made and measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// The match functions, with commas between them.
-    #[serde(rename = "match")]
+    /// The match functions, with commas between them; absent where none chooses.
+    #[serde(rename = "match", default, skip_serializing_if = "String::is_empty")]
     pub function: String,
     /// The ratios, ascending.
     pub ratios: Vec<f64>,
+    /// The bytes that files were to have at most, descending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sizes: Vec<u64>,
     /// Tokens of a window.
     pub ctx: u32,
     /// Windows that were evaluated at most; null for all.
@@ -81,7 +87,7 @@ pub struct Settings {
     pub cpu: String,
 }
 
-/// A way to convert the source at any ratio.
+/// A way to convert the source at any ratio, or to any size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Series {
@@ -93,6 +99,8 @@ pub enum Series {
     Dropped,
     /// Units share or are dropped, and the layers after them are refitted.
     Auto,
+    /// It is made to fit into so many bytes.
+    Fitted,
 }
 
 impl fmt::Display for Series {
@@ -102,6 +110,7 @@ impl fmt::Display for Series {
             Self::Repaired => "repaired",
             Self::Dropped => "dropped",
             Self::Auto => "auto",
+            Self::Fitted => "fitted",
         })
     }
 }
@@ -169,6 +178,12 @@ pub enum RowKind {
     Converted,
     /// Stored at lower types.
     Lower,
+    /// One type for the embedding and one for the body, rounded.
+    Plain,
+    /// The same, rounded with an importance matrix.
+    Imatrix,
+    /// A mixture of llama.cpp's, rounded with an importance matrix.
+    Mixture,
 }
 
 /// One form of the model, measured.
@@ -183,12 +198,16 @@ pub struct Row {
     pub function: Option<MatchFunction>,
     /// The ratio, of a converted form.
     pub ratio: Option<f64>,
+    /// The bytes that it was to have at most, where that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
     /// What it is in words.
     pub label: String,
-    /// The row of the plain alternative, which is as small; null where nothing
-    /// is saved, or where no plain file gets as small.
+    /// The row of the plain alternative, which is as small, or of the best of
+    /// llama.cpp's files of that size; null where nothing is saved, or where no plain
+    /// file gets as small.
     pub rival: Option<usize>,
-    /// Perplexity against that of the plain alternative; null without one.
+    /// Perplexity against that row's; null without one.
     pub to_rival: Option<Paired>,
     /// How the file came to be.
     pub made: FileFacts,
@@ -207,14 +226,14 @@ pub struct FileFacts {
     pub file_bytes: u64,
     /// Its digest.
     pub digest: String,
-    /// Units that use another unit's weights, or tensors at a lower type.
+    /// Units that use another unit's weights, or tensors at another type.
     pub changed: u64,
     /// Units that are dropped.
     pub dropped: u64,
     /// Of so many.
     pub of: u64,
-    /// The share of the units that is aliased or dropped, or of the body's
-    /// weights that is lower.
+    /// The share of the units that is aliased or dropped, of the body's
+    /// weights that is lower, or of the matrices at another type.
     pub share: f64,
     /// What was done, in words: types, repair.
     pub how: String,
@@ -340,6 +359,14 @@ impl Report {
 }
 
 impl Row {
+    /// Whether it is one of llama.cpp's files that one made to fit is held against.
+    pub fn is_rival(&self) -> bool {
+        matches!(
+            self.form,
+            RowKind::Plain | RowKind::Imatrix | RowKind::Mixture
+        )
+    }
+
     /// Bytes that the file has less than the source's.
     pub fn saved(&self, source: &Row) -> i64 {
         source.made.file_bytes as i64 - self.made.file_bytes as i64
@@ -359,6 +386,8 @@ pub enum Winner {
     Converted,
     /// The plain file that is as small.
     Lower,
+    /// The best of llama.cpp's files of that size.
+    Rival,
     /// Neither: the difference is within its error.
     Neither,
     /// The source: the converted file is not smaller.
@@ -368,11 +397,15 @@ pub enum Winner {
 }
 
 /// The outcome at one ratio: of the conversions, the one that does best against
-/// the plain file of its size.
+/// the plain file of its size. Or the outcome at one size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The ratio.
-    pub ratio: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+    /// The bytes that it was to have at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
     /// Its row.
     pub row: usize,
     /// Its size.

@@ -23,7 +23,8 @@ fn tasks(report: &Report) -> Vec<usize> {
 
 /// The forms that are compared: the source, then what is converted.
 fn forms(report: &Report) -> impl Iterator<Item = &Row> {
-    (report.rows.iter()).filter(|row| row.form != RowKind::Lower)
+    let compared = |row: &&Row| matches!(row.form, RowKind::Source | RowKind::Converted);
+    report.rows.iter().filter(compared)
 }
 
 /// A subject's score in one form's.

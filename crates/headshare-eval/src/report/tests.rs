@@ -26,6 +26,7 @@ pub(super) fn row(form: RowKind, label: &str, file_bytes: u64, ln_ratio: f64) ->
         series: None,
         function: None,
         ratio: None,
+        size: None,
         label: label.into(),
         rival: None,
         to_rival: None,
@@ -72,7 +73,7 @@ pub(super) fn row(form: RowKind, label: &str, file_bytes: u64, ln_ratio: f64) ->
 }
 
 /// Against a plain alternative that is worse by this much.
-fn paired(ln_ratio: f64) -> Option<Paired> {
+pub(super) fn paired(ln_ratio: f64) -> Option<Paired> {
     Some(Paired {
         ratio: ln_ratio.exp(),
         ratio_stderr: 0.01 * ln_ratio.exp(),
@@ -332,9 +333,11 @@ pub(super) fn report(rows: Vec<Row>) -> Report {
         source: file("folder/m.gguf"),
         text: file("t.txt"),
         tasks: vec![file("a|b.jsonl")],
+        calibration: None,
         settings: Settings {
             function: "qk".into(),
             ratios: vec![0.1],
+            sizes: Vec::new(),
             ctx: 512,
             chunks: None,
             limit: None,

@@ -2,6 +2,7 @@
 //! is as small.
 
 use super::rows::{FileFacts, Paired, Row, RowKind, Verdict, Winner};
+use super::words::grouped;
 
 /// A difference counts from so many standard errors on.
 const SIGNIFICANT: f64 = 2.0;
@@ -36,11 +37,7 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
         None => Winner::Alone,
         // Whatever the error of the perplexity: one changes nothing.
         Some((rival, _)) if is_exact(row) && !is_exact(rival) => Winner::Converted,
-        Some((_, paired)) => match paired.ln_ratio {
-            d if d.abs() <= SIGNIFICANT * paired.ln_ratio_stderr => Winner::Neither,
-            d if d < 0.0 => Winner::Converted,
-            _ => Winner::Lower,
-        },
+        Some((_, paired)) => between(paired, Winner::Lower),
     };
     let others: Vec<&Row> = forms
         .iter()
@@ -48,7 +45,8 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
         .map(|i| &rows[*i])
         .collect();
     Some(Verdict {
-        ratio,
+        ratio: Some(ratio),
+        size: None,
         row: best,
         file_bytes: row.made.file_bytes,
         saved_bytes: saved,
@@ -57,6 +55,15 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
         ratio_to_rival_stderr: rival.map(|(_, paired)| paired.ratio_stderr),
         words: words(source, row, rival, &others, winner),
     })
+}
+
+/// Who wins a pair whose other side is `rival`.
+pub(super) fn between(paired: &Paired, rival: Winner) -> Winner {
+    match paired.ln_ratio {
+        d if d.abs() <= SIGNIFICANT * paired.ln_ratio_stderr => Winner::Neither,
+        d if d < 0.0 => Winner::Converted,
+        _ => rival,
+    }
 }
 
 /// Which of the conversions `forms` stands for all. Only numbers of one kind
@@ -171,7 +178,7 @@ fn words(
         text += &format!(" {}: {}.", capital(&other.label), perplexity(other));
     }
     if let Some((rival, _)) = rival.filter(|_| winner != Winner::Source) {
-        text += &memory(source, row, rival);
+        text += &memory((source, row, rival), "the plain alternative");
     }
     text
 }
@@ -182,8 +189,8 @@ fn is_exact(row: &Row) -> bool {
     against.is_some_and(|a| a.kl_mean == 0.0 && a.ln_ratio == 0.0)
 }
 
-/// What the two save in memory, where that is known.
-fn memory(source: &Row, row: &Row, rival: &Row) -> String {
+/// What a file and its rival, which is called `name`, save in memory, where that is known.
+pub(super) fn memory((source, row, rival): (&Row, &Row, &Row), name: &str) -> String {
     let pss = |row: &Row| row.speed.weights_pss_bytes.map(|bytes| bytes as i64);
     let Some(((source, row), rival)) = pss(source).zip(pss(row)).zip(pss(rival)) else {
         return String::new();
@@ -193,7 +200,7 @@ fn memory(source: &Row, row: &Row, rival: &Row) -> String {
         b => format!("{} less", self::bytes(b)),
     };
     format!(
-        " In memory, the weights take {} than the source's, those of the plain alternative {}.",
+        " In memory, the weights take {} than the source's, those of {name} {}.",
         change(source - row),
         change(source - rival)
     )
@@ -205,12 +212,13 @@ pub fn summary(rows: &[Row], verdicts: &[Verdict]) -> String {
     for verdict in verdicts.iter().filter(|v| v.winner != Winner::Source) {
         let row = &rows[verdict.row];
         let outcome = (verdict.winner, deed(&row.made), is_exact(row));
+        let ratio = verdict.ratio.map(|ratio| ratio.to_string());
         let known = outcomes.iter_mut().find(|known| known.what == outcome);
         match known {
-            Some(known) => known.ratios.push(verdict.ratio.to_string()),
+            Some(known) => known.ratios.extend(ratio),
             None => outcomes.push(Outcome {
                 what: outcome,
-                ratios: vec![verdict.ratio.to_string()],
+                ratios: ratio.into_iter().collect(),
             }),
         }
     }
@@ -283,17 +291,11 @@ impl Outcome {
 }
 
 /// A size that people can read.
-fn bytes(n: i64) -> String {
-    let mut digits = n.unsigned_abs().to_string();
-    let mut at = digits.len();
-    while at > 3 {
-        at -= 3;
-        digits.insert(at, ',');
-    }
-    format!("{digits} bytes")
+pub(super) fn bytes(n: i64) -> String {
+    format!("{} bytes", grouped(n.unsigned_abs()))
 }
 
-fn capital(text: &str) -> String {
+pub(super) fn capital(text: &str) -> String {
     let mut chars = text.chars();
     let first = chars.next().map(|c| c.to_uppercase().to_string());
     first.unwrap_or_default() + chars.as_str()

@@ -7,10 +7,31 @@ use crate::analyze::file_name;
 
 /// What the report is about.
 pub(super) fn title(report: &Report) -> String {
-    format!(
-        "Sharing heads of {}",
-        file_name(Path::new(&report.source.path))
-    )
+    let name = file_name(Path::new(&report.source.path));
+    match report.settings.sizes.is_empty() {
+        true => format!("Sharing heads of {name}"),
+        false => format!("{name} in fewer bytes"),
+    }
+}
+
+/// A number of bytes as it may have been given: in M where it is whole ones.
+pub(super) fn size(bytes: u64) -> String {
+    const M: u64 = 1 << 20;
+    match bytes.is_multiple_of(M) && bytes > 0 {
+        true => format!("{}M", bytes / M),
+        false => format!("{} bytes", grouped(bytes)),
+    }
+}
+
+/// Groups of three digits.
+pub(super) fn grouped(n: u64) -> String {
+    let mut digits = n.to_string();
+    let mut at = digits.len();
+    while at > 3 {
+        at -= 3;
+        digits.insert(at, ',');
+    }
+    digits
 }
 
 /// A line of a table.

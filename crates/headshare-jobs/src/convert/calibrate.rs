@@ -9,6 +9,7 @@ use headshare_convert::engine::{EngineError, Takes, Text};
 use headshare_convert::input::text::{self, Contents, is_stdio, without_mark};
 use headshare_convert::input::{InputError, ModelFile};
 use headshare_convert::plan::Plan;
+use headshare_convert::quantize::{self, imatrix};
 use headshare_convert::repair::{
     self, Options, Record, RepairError, SurveyRecord, Windows, check_supported,
 };
@@ -92,6 +93,26 @@ impl Calibration {
         Ok(Ready { windows, options })
     }
 
+    /// Finds out early what would keep `source` from being fitted as a whole: too little
+    /// text or memory.
+    pub(crate) fn check_whole(&self, source: &ModelFile, ui: &dyn Ui) -> Result<(), Error> {
+        self.prepare(source, quantize::takes(source), true, ui)?;
+        Ok(())
+    }
+
+    /// Measures the importance matrix of `source` over what is calibrated on, and writes it
+    /// to `path`; it says that the text is called `name`.
+    pub(crate) fn write_imatrix(
+        &self,
+        source: &ModelFile,
+        name: &Path,
+        path: &Path,
+        ui: &dyn Ui,
+    ) -> Result<(), Error> {
+        let ready = self.prepare(source, quantize::takes(source), true, ui)?;
+        ready.write_imatrix(source, name, (path, true), ui)
+    }
+
     fn options(&self, text: Text) -> Options {
         Options {
             text,
@@ -105,6 +126,24 @@ impl Calibration {
 }
 
 impl Ready {
+    /// Measures the importance matrix of `source` over the windows of the text called
+    /// `name`, and writes it to a path, over what is there if that is so.
+    pub fn write_imatrix(
+        &self,
+        source: &ModelFile,
+        name: &Path,
+        (path, force): (&Path, bool),
+        ui: &dyn Ui,
+    ) -> Result<(), Error> {
+        let bar = ui.bar("measuring", 1000, Unit::Parts);
+        let (windows, options) = (&self.windows, &self.options);
+        let of = quantize::measure(source, windows, options, &|done| bar.part(done))
+            .map_err(|error| Error::from(error).about(source.path().display()))?;
+        let read = (windows.count, windows.window);
+        imatrix::write(&of, &name.display().to_string(), read, path, force)?;
+        Ok(())
+    }
+
     /// Repairs `source` after `plan`; a dry run says only how much room that would
     /// take.
     pub fn fit(

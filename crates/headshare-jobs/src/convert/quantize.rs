@@ -197,14 +197,7 @@ impl Quantization {
         let (Some(path), Some(calibration)) = (self.saved(), self.calibration()) else {
             return Ok(());
         };
-        let bar = ui.bar("measuring", 1000, Unit::Parts);
-        let (windows, options) = (&ready.windows, &ready.options);
-        let of = quantize::measure(source, windows, options, &|done| bar.part(done))
-            .map_err(|error| Error::from(error).about(source.path().display()))?;
-        let read = (windows.count, windows.window);
-        let dataset = calibration.text.display().to_string();
-        imatrix::write(&of, &dataset, read, path, force)?;
-        Ok(())
+        ready.write_imatrix(source, &calibration.text, (path, force), ui)
     }
 }
 

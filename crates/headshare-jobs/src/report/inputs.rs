@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headshare_convert::convert;
+use headshare_convert::fit::{FitError, moves};
 use headshare_convert::input::{ModelFile, text};
 use headshare_eval::eval::choice::Task;
 use headshare_eval::eval::choice::encode::encode;
@@ -11,10 +12,10 @@ use headshare_eval::report::cells::Store;
 use headshare_eval::report::overlap::share_in;
 
 use super::input::Input;
-use super::job::MakeReport;
+use super::job::{Fits, MakeReport};
 use super::stdin::Stdin;
 use crate::bench::{check_generates, check_test};
-use crate::convert::{Stats, read_text};
+use crate::convert::{Calibration, Stats, read_text};
 use crate::error::Context as _;
 use crate::eval::item_context;
 use crate::load::{Resolve, load};
@@ -27,7 +28,8 @@ pub(super) struct Inputs {
     pub source: Input,
     pub text: Input,
     pub tasks: Vec<Input>,
-    pub repair: Option<Input>,
+    /// The text that is fitted to.
+    pub fitted: Option<Input>,
     stdin: Stdin,
 }
 
@@ -60,7 +62,17 @@ impl Inputs {
         if let Some(repair) = &job.repair {
             let fitted = read_text(stdin.path(&repair.text))?;
             repair.check(&source, fitted.clone(), ui)?;
-            warn_of_overlap(&read, &fitted, ui);
+            warn_of_overlap(&read, &fitted, "what the repair fits the model to", ui);
+        }
+        if let Some(fit) = &job.fit {
+            check_sizes(fit, &source)?;
+            let calibration = Calibration {
+                text: stdin.path(&fit.calibration.text).to_owned(),
+                ..fit.calibration.clone()
+            };
+            let fitted = read_text(&calibration.text)?;
+            calibration.check_whole(&source, ui)?;
+            warn_of_overlap(&read, &fitted, "what the model is fitted to", ui);
         }
         let digest = convert::digest_of(&source);
         Self::of(job, Input::known(&job.source, source.len(), digest), stdin)
@@ -75,8 +87,8 @@ impl Inputs {
             tasks: (job.tasks.iter())
                 .map(|path| input(path))
                 .collect::<Result<_, _>>()?,
-            repair: (job.repair.as_ref())
-                .map(|repair| input(&repair.text))
+            fitted: (job.calibration())
+                .map(|calibration| input(&calibration.text))
                 .transpose()?,
             stdin,
         })
@@ -97,11 +109,12 @@ impl Inputs {
 
 /// What may be read from standard input.
 fn read_by(job: &MakeReport) -> impl Iterator<Item = &Path> {
-    let stats = match job.measured.as_ref().map(|choice| &choice.stats) {
+    let of_choice = job.measured.as_ref().map(|choice| &choice.stats);
+    let stats = match of_choice.or(job.fit.as_ref().map(|fit| &fit.stats)) {
         Some(Stats::Load(path)) => Some(path),
         _ => None,
     };
-    let text = job.repair.as_ref().map(|repair| &repair.text);
+    let text = job.calibration().map(|calibration| &calibration.text);
     let all = std::iter::once(&job.text).chain(&job.tasks);
     all.chain(text).chain(stats).map(|path| path.as_path())
 }
@@ -122,22 +135,38 @@ fn without_subjects(tasks: &[PathBuf]) -> Error {
 /// Texts may have so much in common by chance, or by quoting a third.
 const OVERLAP: f64 = 0.05;
 
-/// Says so when the model is judged by what it is fitted to.
-fn warn_of_overlap(text: &str, fitted: &str, ui: &dyn Ui) {
+/// Refuses sizes that `source` has already, and those that it surely does not get.
+fn check_sizes(fit: &Fits, source: &ModelFile) -> Result<(), Error> {
+    let about = |error: FitError| Error::from(error).about(source.path().display());
+    let types = moves::types(fit.types.as_deref())?;
+    let movable = moves::movable(source, &types).map_err(about)?;
+    let smallest = moves::least(source, &movable);
+    for wanted in fit.sizes() {
+        if wanted >= source.len() {
+            let has = source.len();
+            return Err(about(FitError::FitsAlready { has, wanted }));
+        }
+        if wanted < smallest {
+            let problem = format!(
+                "{wanted} bytes are too few: at least {smallest} remain, whatever types are chosen \
+                 and whatever goes"
+            );
+            return Err(Error::usage(problem).about(source.path().display()));
+        }
+    }
+    Ok(())
+}
+
+/// Says so when the model is judged by what it is fitted to, which is called `what`.
+fn warn_of_overlap(text: &str, fitted: &str, what: &str, ui: &dyn Ui) {
     let (text, fitted) = (text.as_bytes(), fitted.as_bytes());
     let percent = |share: f64| format!("{:.0}%", share * 100.0);
-    let what = match (share_in(text, fitted), share_in(fitted, text)) {
-        (seen, _) if seen > OVERLAP => format!(
-            "{} of the text is in what the repair fits the model to",
-            percent(seen)
-        ),
-        (_, used) if used > OVERLAP => format!(
-            "{} of what the repair fits the model to is in the text",
-            percent(used)
-        ),
+    let common = match (share_in(text, fitted), share_in(fitted, text)) {
+        (seen, _) if seen > OVERLAP => format!("{} of the text is in {what}", percent(seen)),
+        (_, used) if used > OVERLAP => format!("{} of {what} is in the text", percent(used)),
         _ => return,
     };
     ui.warning(&format!(
-        "{what}: its perplexity will flatter; measure it on another text"
+        "{common}: its perplexity will flatter; measure it on another text"
     ));
 }

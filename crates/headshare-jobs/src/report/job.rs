@@ -11,17 +11,21 @@ use headshare_runtime::threads::processor_name;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::convert::{Calibration, Stats};
+use crate::convert::{Budget, Calibration, Stats};
 
-/// Measures what sharing does to a model, next to what else could be done for the
-/// same bytes.
+/// Measures what sharing does to a model, or making it fit into so many bytes, next to
+/// what else could be done for the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MakeReport {
     /// The model, a plain GGUF file.
     #[serde(with = "crate::path")]
     pub source: PathBuf,
-    /// Shares of the units, from 0 to 1, that use another unit's weights.
+    /// Shares of the units, from 0 to 1, that use another unit's weights; none where the
+    /// model is made to fit.
     pub ratios: Vec<f64>,
+    /// Makes the model fit into some sizes instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Fits>,
     /// The text that perplexity is of, UTF-8.
     #[serde(with = "crate::path")]
     pub text: PathBuf,
@@ -60,6 +64,43 @@ pub struct MakeReport {
     pub keep: bool,
 }
 
+/// Sizes that a model is made to fit into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fits {
+    /// Bytes that the files may have.
+    pub sizes: Vec<u64>,
+    /// The types that tensors may get; by default those that ggml is good at.
+    pub types: Option<Vec<String>>,
+    /// The text that is probed and fitted with, and that llama.cpp's files get their
+    /// importance matrix of.
+    pub calibration: Calibration,
+    /// Where what is measured is kept, beside the report; a file that is to be
+    /// written and is there already is read.
+    pub stats: Stats,
+}
+
+impl Fits {
+    /// The sizes, each once, the largest first.
+    pub(super) fn sizes(&self) -> Vec<u64> {
+        let mut sizes = self.sizes.clone();
+        sizes.sort_unstable_by_key(|&bytes| std::cmp::Reverse(bytes));
+        sizes.dedup();
+        sizes
+    }
+
+    /// What a file of so many `bytes` is made by.
+    pub(super) fn budget(&self, bytes: u64, calibration: Calibration, stats: Stats) -> Budget {
+        Budget {
+            bytes: Some(bytes),
+            memory: None,
+            time: None,
+            types: self.types.clone(),
+            calibration,
+            stats,
+        }
+    }
+}
+
 /// A choice of units by what each of them does to the running model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeasuredChoice {
@@ -73,12 +114,24 @@ pub struct MeasuredChoice {
 impl MakeReport {
     /// Finds arguments that contradict each other.
     pub(super) fn check(&self) -> Result<(), Error> {
-        match self.measured {
-            Some(_) if !self.functions.is_empty() => Err(Error::usage(
+        let shares = !self.ratios.is_empty() || self.repair.is_some() || self.measured.is_some();
+        match &self.fit {
+            Some(_) if shares || !self.functions.is_empty() => Err(Error::usage(
+                "a report is about ratios of shared units or about sizes, not both",
+            )),
+            Some(fit) if fit.sizes.is_empty() => Err(Error::usage("no size is given")),
+            None if self.ratios.is_empty() => Err(Error::usage("no ratio is given")),
+            _ if self.measured.is_some() && !self.functions.is_empty() => Err(Error::usage(
                 "units are chosen by measuring: there is no match function to compare",
             )),
             _ => Ok(()),
         }
+    }
+
+    /// The text that is fitted to, and what may be spent on it.
+    pub(super) fn calibration(&self) -> Option<&Calibration> {
+        let of_fit = self.fit.as_ref().map(|fit| &fit.calibration);
+        self.repair.as_ref().or(of_fit)
     }
 
     /// The match functions, each once, in the order in which they were given.
@@ -98,6 +151,15 @@ impl MakeReport {
     /// The ways to convert, of each match function the plain one first: it tells
     /// whether there is anything to repair.
     pub(super) fn series(&self) -> Vec<SeriesTitle> {
+        if self.fit.is_some() {
+            let title = "types of all tensors chosen by what their errors do, then all fitted to the \
+                         calibration text (convert --fit)";
+            return vec![SeriesTitle {
+                name: Series::Fitted,
+                function: None,
+                title: title.to_owned(),
+            }];
+        }
         let mut all = Vec::new();
         for function in self.functions() {
             all.push(SeriesTitle {
@@ -143,8 +205,12 @@ impl MakeReport {
         let functions = self.functions();
         let functions: Vec<_> = functions.iter().map(|f| f.as_str()).collect();
         Settings {
-            function: functions.join(","),
+            function: match self.fit {
+                None => functions.join(","),
+                Some(_) => String::new(),
+            },
             ratios: ratios.to_vec(),
+            sizes: self.fit.as_ref().map_or_else(Vec::new, Fits::sizes),
             ctx: self.ctx,
             chunks: self.chunks,
             limit: self.limit,

@@ -1,6 +1,7 @@
 //! How model files come to be, and what that depends on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::path::Path;
 
 use headshare_convert::convert;
@@ -17,8 +18,8 @@ use super::cell::Cell;
 use super::input::{By, Input};
 use super::run::Run;
 use super::stats::KeptStats;
-use super::target::{Recipe, Target};
-use crate::convert::{Change, Convert, Converted, Stats};
+use super::target::{Recipe, Rounding, Target};
+use crate::convert::{Change, Convert, Converted, Quantization, Stats, With};
 use crate::error::Context as _;
 use crate::worker::ask;
 use crate::{Error, Unit};
@@ -46,17 +47,12 @@ impl Run<'_> {
                 let types = lowered.types.tensors.iter();
                 types.map(|(tensor, to)| (*tensor, to.name())).collect()
             }
-            Recipe::Convert {
-                series,
-                function,
-                ratio,
-            } => {
+            recipe @ (Recipe::Convert { .. } | Recipe::Fit { .. } | Recipe::Round(_)) => {
                 let decides = deciding.map_or(Stats::Forget, |d| Stats::Load(d.into()));
                 let kept = KeptStats::of(self)?.map_or(Stats::Forget, |kept| kept.stats());
-                let of = (*series, *function, *ratio);
                 let conversion = self.measure(name, |by| match by {
-                    By::Digest => self.conversion(of, by, Path::new(""), &decides),
-                    _ => self.conversion(of, by, &target.path, &kept),
+                    By::Digest => self.conversion(recipe, by, Path::new(""), &decides),
+                    _ => self.conversion(recipe, by, &target.path, &kept),
                 })?;
                 return Ok(conversion.cell);
             }
@@ -68,9 +64,56 @@ impl Run<'_> {
         })
     }
 
-    /// A conversion of a series, by a match function, at a ratio; `stats` is what
-    /// one that measures does with what it measures.
-    fn conversion(
+    /// The conversion of a recipe; `stats` is what one that measures does with what it
+    /// measures.
+    fn conversion(&self, recipe: &Recipe, by: By, output: &Path, stats: &Stats) -> Convert {
+        match recipe {
+            Recipe::Convert {
+                series,
+                function,
+                ratio,
+            } => self.sharing((*series, *function, *ratio), by, output, stats),
+            Recipe::Fit { bytes } => {
+                let fit = self.job.fit.as_ref().zip(self.calibration(by));
+                Convert {
+                    fit: fit.map(|(fit, on)| fit.budget(*bytes, on, stats.clone())),
+                    ..self.unchanged(by, output)
+                }
+            }
+            Recipe::Round(rounding) => self.rounding(rounding, by, output),
+            Recipe::Source | Recipe::Lower(_) => self.unchanged(by, output),
+        }
+    }
+
+    /// A conversion that changes nothing yet.
+    fn unchanged(&self, by: By, output: &Path) -> Convert {
+        Convert {
+            page_size: PAGE,
+            force: true,
+            ..Convert::new(self.inputs.source.called(by), output, Change::Lossless)
+        }
+    }
+
+    /// What llama.cpp's quantizer would do. It writes a plain file.
+    pub fn rounding(&self, rounding: &Rounding, by: By, output: &Path) -> Convert {
+        Convert {
+            keep_duplicates: true,
+            quantize: Some(Quantization {
+                wanted: Some(rounding.wanted.clone()),
+                with: match &rounding.imatrix {
+                    Some(file) => With::Imatrix {
+                        file: file.called(by),
+                    },
+                    None => With::Rounding,
+                },
+                allow_requantize: true,
+            }),
+            ..self.unchanged(by, output)
+        }
+    }
+
+    /// A conversion of a series, by a match function, at a ratio.
+    fn sharing(
         &self,
         (series, function, ratio): (Series, MatchFunction, f64),
         by: By,
@@ -78,14 +121,11 @@ impl Run<'_> {
         stats: &Stats,
     ) -> Convert {
         let repair = match series {
-            Series::Shared => None,
+            Series::Shared | Series::Fitted => None,
             Series::Repaired | Series::Dropped | Series::Auto => self.calibration(by),
         };
         let measured = self.job.measured.as_ref().filter(|_| repair.is_some());
         Convert {
-            fit: None,
-            source: self.inputs.source.called(by),
-            output: output.to_owned(),
             change: match measured {
                 Some(choice) => Change::Measure {
                     ratio,
@@ -94,13 +134,33 @@ impl Run<'_> {
                 },
                 None => Change::Match { ratio, function },
             },
-            keep_duplicates: false,
             repair,
-            quantize: None,
-            page_size: PAGE,
-            dry_run: false,
-            force: true,
+            ..self.unchanged(by, output)
         }
+    }
+
+    /// What a conversion says of a file that llama.cpp's quantizer could have made.
+    fn made_by_rounding(&self, found: &Converted, path: &Path) -> Result<FileFacts, Error> {
+        let source = ModelFile::open(&self.job.source)?;
+        let stores = found.plan.iter().flat_map(Plan::stores);
+        let types = stores.filter_map(|store| {
+            let has = source.gguf.tensor(&store.tensor)?.ggml_type;
+            Some((has, store.ggml_type))
+        });
+        let types: Vec<(GgmlType, GgmlType)> = types.collect();
+        let changed = types.len() as u64;
+        let matrices = source.gguf.tensors().iter();
+        let matrices = matrices.filter(|info| info.dims.len() > 1).count() as u64;
+        let file = Input::read(path, path)?.file;
+        Ok(FileFacts {
+            file_bytes: file.bytes,
+            digest: file.digest,
+            changed,
+            dropped: 0,
+            of: matrices,
+            share: changed as f64 / matrices.max(1) as f64,
+            how: kinds(types.into_iter()),
+        })
     }
 
     /// Makes the file.
@@ -118,24 +178,31 @@ impl Run<'_> {
                     how: "the source as it is".into(),
                 })
             }
-            Recipe::Convert {
-                series,
-                function,
-                ratio,
-            } => {
-                let kept = match series {
-                    Series::Shared => None,
-                    Series::Repaired | Series::Dropped | Series::Auto => KeptStats::of(self)?,
+            recipe @ (Recipe::Convert { .. } | Recipe::Fit { .. } | Recipe::Round(_)) => {
+                let kept = match recipe {
+                    Recipe::Round(_)
+                    | Recipe::Convert {
+                        series: Series::Shared,
+                        ..
+                    } => None,
+                    _ => KeptStats::of(self)?,
                 };
                 let stats = kept.as_ref().map_or(Stats::Forget, KeptStats::stats);
-                let of = (*series, *function, *ratio);
-                let job = self.conversion(of, By::Place, &target.path, &stats);
+                let job = self.conversion(recipe, By::Place, &target.path, &stats);
                 let converted = ask(&job, None, self.ui).about(|| label)?;
                 if let Some(kept) = kept {
                     kept.record(self)?;
                 }
-                self.ui.remark(&format!("{label}: converted"));
-                made_by_convert(&converted, &target.path)
+                let done = match recipe {
+                    Recipe::Round(_) => "rounded",
+                    _ => "converted",
+                };
+                self.ui.remark(&format!("{label}: {done}"));
+                match recipe {
+                    Recipe::Fit { .. } => made_to_fit(&converted, &target.path),
+                    Recipe::Round(_) => self.made_by_rounding(&converted, &target.path),
+                    _ => made_by_convert(&converted, &target.path),
+                }
             }
             Recipe::Lower(lowered) => {
                 // Mapped only while it is read: pages that two processes map
@@ -151,6 +218,38 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// What a conversion says of a file that it made to fit.
+fn made_to_fit(found: &Converted, path: &Path) -> Result<FileFacts, Error> {
+    let file = Input::read(path, path)?.file;
+    let fit = found.fit.as_ref();
+    let kinds = fit.map_or(&[][..], |fit| &fit.types);
+    let retyped = kinds.iter().filter(|kind| kind.from != kind.to);
+    let changed: usize = retyped.clone().map(|kind| kind.tensors).sum();
+    let kinds = retyped.map(|kind| tensors(kind.tensors, &kind.from, &kind.to));
+    let mut how: Vec<String> = kinds.collect();
+    let (units, channels) = fit.map_or((0, 0), |fit| (fit.units, fit.channels));
+    if units > 0 || channels > 0 {
+        how.push(format!(
+            "{units} units of attention and {channels} feed-forward channels go"
+        ));
+    }
+    let of = fit.map_or(0, |fit| fit.tensors as u64);
+    Ok(FileFacts {
+        file_bytes: file.bytes,
+        digest: file.digest,
+        changed: changed as u64,
+        dropped: units,
+        of,
+        share: changed as f64 / of.max(1) as f64,
+        how: how.join(", "),
+    })
+}
+
+/// So many tensors that have another type, in words.
+fn tensors(count: usize, from: &dyn Display, to: &dyn Display) -> String {
+    format!("{count} tensors from {from} to {to}")
 }
 
 /// What a conversion says of its output.
@@ -203,16 +302,9 @@ pub(super) fn changed_units(plan: &Plan) -> (u64, u64) {
 }
 
 fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> Result<FileFacts, Error> {
-    let mut kinds: BTreeMap<(GgmlType, GgmlType), usize> = BTreeMap::new();
-    for (&tensor, &to) in &lowered.types.tensors {
-        *kinds
-            .entry((gguf.tensors()[tensor].ggml_type, to))
-            .or_default() += 1;
-    }
-    let kinds: Vec<String> = kinds
-        .into_iter()
-        .map(|((from, to), n)| format!("{n} tensors from {from} to {to}"))
-        .collect();
+    let types = lowered.types.tensors.iter();
+    let types = types.map(|(&tensor, &to)| (gguf.tensors()[tensor].ggml_type, to));
+    let how = kinds(types);
     let file = Input::read(path, path)?.file;
     Ok(FileFacts {
         file_bytes: file.bytes,
@@ -221,6 +313,19 @@ fn made_by_lowering(gguf: &Gguf, lowered: &Lowered, path: &Path) -> Result<FileF
         dropped: 0,
         of: Lowering::of(gguf).order.len() as u64,
         share: lowered.share(),
-        how: kinds.join(", "),
+        how,
     })
+}
+
+/// Types that tensors had, and those that they have, in words.
+fn kinds(types: impl Iterator<Item = (GgmlType, GgmlType)>) -> String {
+    let mut kinds: BTreeMap<(GgmlType, GgmlType), usize> = BTreeMap::new();
+    for kind in types {
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let kinds = kinds.into_iter();
+    let kinds: Vec<String> = kinds
+        .map(|((from, to), n)| tensors(n, &from, &to))
+        .collect();
+    kinds.join(", ")
 }

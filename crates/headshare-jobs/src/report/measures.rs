@@ -8,11 +8,15 @@ use super::run::Run;
 use super::target::Target;
 use crate::Error;
 use crate::bench::Bench;
+use crate::convert::Calibration;
 use crate::eval::{
     AgainstBase, Choice, ChoiceFigures, ChoiceResults, Perplexity, PerplexityFigures,
 };
 use crate::load::Resolve;
 use crate::worker::Work;
+
+/// Windows with which types are tried, at most.
+const TRIED_WITH: u32 = 8;
 
 /// All measures of a file, in the order in which they are taken.
 #[derive(Debug)]
@@ -80,6 +84,24 @@ impl Run<'_> {
         self.perplexity(name, &target.input(made), Some(&rival))
     }
 
+    /// How far a file is from the source on some of the text that is calibrated on.
+    pub fn divergence(
+        &self,
+        target: &Target,
+        made: &FileFacts,
+        calibration: &Calibration,
+    ) -> Result<Measure<Perplexity>, Error> {
+        let file = target.input(made);
+        let text = self.inputs.fitted.as_ref().unwrap_or(&self.inputs.text);
+        self.measure(format!("{}.choice", target.name), |by| Perplexity {
+            base: Some(self.inputs.source.called(by)),
+            ctx: calibration.window,
+            chunks: Some(u64::from(calibration.windows.min(TRIED_WITH))),
+            threads: self.job.threads,
+            ..Perplexity::new(file.called(by), text.called(by))
+        })
+    }
+
     fn perplexity(
         &self,
         name: String,
@@ -142,11 +164,20 @@ pub(super) fn quality(found: PerplexityFigures) -> Quality {
     }
 }
 
+/// How far a file is from the source.
+pub(super) fn divergence(found: PerplexityFigures) -> Result<f64, Error> {
+    Ok(compared(found)?.kl_mean)
+}
+
+fn compared(found: PerplexityFigures) -> Result<AgainstBase, Error> {
+    found
+        .base
+        .ok_or_else(|| Error::failed(anyhow::anyhow!("nothing was compared with {}", found.text)))
+}
+
 /// What a report tells of a file against its rival.
 pub(super) fn paired(found: PerplexityFigures) -> Result<Paired, Error> {
-    let base: AgainstBase = found.base.ok_or_else(|| {
-        Error::failed(anyhow::anyhow!("nothing was compared with {}", found.text))
-    })?;
+    let base = compared(found)?;
     Ok(Paired {
         ratio: base.ratio,
         ratio_stderr: base.ratio_stderr,

@@ -1,13 +1,14 @@
-//! What sharing does to a model, next to what else could be done with it for the
-//! same bytes.
+//! What sharing, or making it fit into so many bytes, does to a model, next to what else
+//! could be done with it for the same bytes.
 //!
 //! [`inputs`] checks what can be wrong before any long work. [`work`] goes from
-//! cell to cell, [`make`] says how files come to be and [`measures`] what is
+//! cell to cell, at sizes led by [`fits`], [`make`] says how files come to be and [`measures`] what is
 //! measured of them: each by a job that a worker does, found again by that job with
 //! digests in the place of paths. What is made of it all is in
 //! [`headshare_eval::report`].
 
 mod cell;
+mod fits;
 mod input;
 mod inputs;
 mod job;
@@ -29,12 +30,12 @@ use headshare_convert::input::ModelFile;
 use headshare_eval::analyze::picture::Format;
 use headshare_eval::report::cells::Store;
 use headshare_eval::report::lower::Lowering;
-use headshare_eval::report::verdict::{summary, verdicts};
-use headshare_eval::report::{Report, functions, markdown, picture, subjects};
+use headshare_eval::report::{Report, functions, markdown, picture, sizes, subjects, verdict};
 use headshare_runtime::backend::llama_cpp_revision;
 
+use self::fits::Contest;
 use self::inputs::Inputs;
-pub use self::job::{MakeReport, MeasuredChoice};
+pub use self::job::{Fits, MakeReport, MeasuredChoice};
 use self::run::Run;
 use self::work::Work;
 use crate::output::json_lines;
@@ -59,20 +60,40 @@ impl MakeReport {
         let gguf = ModelFile::open(&self.source)?.gguf;
         let lowering = Lowering::of(&gguf);
         let run = Run::new(self, &inputs, &store, ui)?;
-        let (rows, source_load_modes) = Work::new(&run, &lowering)?.rows(&ratios)?;
+        let work = Work::new(&run, &lowering)?;
+        let (source, source_load_modes) = work.source()?;
+        let mut rows = vec![source];
+        let (verdicts, summary) = match &self.fit {
+            None => {
+                work.at_ratios(&ratios, &mut rows)?;
+                let verdicts = verdict::verdicts(&rows);
+                let summary = verdict::summary(&rows, &verdicts);
+                (verdicts, summary)
+            }
+            Some(fit) => {
+                let contest = Contest::new(&run, &work, &gguf)?;
+                for bytes in fit.sizes() {
+                    contest.rows_at(bytes, &mut rows)?;
+                }
+                let verdicts = sizes::verdicts(&rows);
+                let summary = sizes::summary(&verdicts);
+                (verdicts, summary)
+            }
+        };
         store.tidy();
-        let verdicts = verdicts(&rows);
         let report = Report {
             tool: TOOL.to_owned(),
             llama_cpp: llama_cpp_revision().to_owned(),
             source: inputs.source.file.clone(),
             text: inputs.text.file.clone(),
             tasks: inputs.tasks.iter().map(|task| task.file.clone()).collect(),
+            calibration: (self.fit.as_ref().and(inputs.fitted.as_ref()))
+                .map(|fitted| fitted.file.clone()),
             settings: self.settings(&ratios),
             series: self.series(),
             source_load_modes,
             functions: functions::curves(&self.series(), &rows),
-            summary: summary(&rows, &verdicts),
+            summary,
             verdicts,
             rows,
         };

@@ -21,8 +21,8 @@ pub(super) struct Run<'a> {
     pub inputs: &'a Inputs,
     pub store: &'a Store,
     pub ui: &'a dyn Ui,
-    /// The repair, its bound on memory said also where it is this machine's: it
-    /// decides how much is read.
+    /// What is fitted with, its bound on memory said also where it is this machine's:
+    /// it decides how much is read.
     calibration: Option<Calibration>,
     /// The digest of the program that works for this one.
     build: String,
@@ -56,9 +56,9 @@ impl<'a> Run<'a> {
             inputs,
             store,
             ui,
-            calibration: job.repair.as_ref().map(|repair| Calibration {
-                memory: Some(repair.memory_bound()),
-                ..repair.clone()
+            calibration: job.calibration().map(|calibration| Calibration {
+                memory: Some(calibration.memory_bound()),
+                ..calibration.clone()
             }),
             build: Input::read(program, program)?.file.digest,
         })
@@ -86,12 +86,12 @@ impl<'a> Run<'a> {
         Ok(Key::of(&on)?)
     }
 
-    /// The repair's text and what may be spent on it.
+    /// The text that is fitted to and what may be spent on it.
     pub fn calibration(&self, by: By) -> Option<Calibration> {
-        let (repair, text) = self.calibration.as_ref().zip(self.inputs.repair.as_ref())?;
+        let (calibration, text) = self.calibration.as_ref().zip(self.inputs.fitted.as_ref())?;
         Some(Calibration {
             text: text.called(by),
-            ..repair.clone()
+            ..calibration.clone()
         })
     }
 }

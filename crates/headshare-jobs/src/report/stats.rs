@@ -1,4 +1,5 @@
-//! The file of what is measured to choose units, which serves all ratios.
+//! The file of what is measured to choose units, or types, which serves all ratios and
+//! sizes.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use super::run::Run;
 use crate::Error;
 use crate::convert::{Calibration, Stats};
 
-/// The file of what is measured to choose units.
+/// The file of what is measured to choose units or types.
 #[derive(Debug)]
 pub(super) struct KeptStats {
     /// What the measuring depends on.
@@ -30,25 +31,46 @@ struct Choosing {
     units: Units,
 }
 
+/// What is measured to choose types.
+#[derive(Serialize)]
+struct Fitting<'a> {
+    source: PathBuf,
+    fit: Option<Calibration>,
+    types: &'a Option<Vec<String>>,
+}
+
 /// The cell that tells which of the user's files this report has written.
 const CELL: &str = "choice.stats";
 
 impl KeptStats {
-    /// Where units are chosen by measuring.
+    /// Where units or types are chosen by measuring.
     pub fn of(run: &Run<'_>) -> Result<Option<Self>, Error> {
-        let Some(choice) = &run.job.measured else {
-            return Ok(None);
+        let source = run.inputs.source.called(By::Digest);
+        let calibration = run.calibration(By::Digest);
+        let (key, stats) = match (&run.job.measured, &run.job.fit) {
+            (Some(choice), _) => {
+                let choosing = Choosing {
+                    source,
+                    repair: calibration,
+                    units: choice.units,
+                };
+                (run.key(choosing)?, &choice.stats)
+            }
+            (None, Some(fit)) => {
+                let fitting = Fitting {
+                    source,
+                    fit: calibration,
+                    types: &fit.types,
+                };
+                (run.key(fitting)?, &fit.stats)
+            }
+            (None, None) => return Ok(None),
         };
-        let key = run.key(Choosing {
-            source: run.inputs.source.called(By::Digest),
-            repair: run.calibration(By::Digest),
-            units: choice.units,
-        })?;
         let save = |path: &Path| match path.exists() {
             true => Stats::Load(path.to_owned()),
             false => Stats::Save(path.to_owned()),
         };
-        let (stats, is_theirs) = match &choice.stats {
+        let (stats, is_theirs) = match stats {
             Stats::Load(path) => (Stats::Load(run.inputs.place(path).to_owned()), true),
             Stats::Save(path) => (save(path), true),
             Stats::Forget => (save(&run.store.stats(&key)?), false),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use headshare_convert::matching::MatchFunction;
+use headshare_convert::quantize::types::Wanted;
 use headshare_eval::report::lower::Lowered;
 use headshare_eval::report::{FileFacts, Series};
 
@@ -22,6 +23,17 @@ pub(super) enum Recipe {
     },
     /// By storing tensors at these types.
     Lower(Box<Lowered>),
+    /// By making the source fit into so many bytes.
+    Fit { bytes: u64 },
+    /// By rounding to these types, with an importance matrix where there is one.
+    Round(Box<Rounding>),
+}
+
+/// What llama.cpp's quantizer is asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Rounding {
+    pub wanted: Wanted,
+    pub imatrix: Option<Input>,
 }
 
 /// A model file: to be made, or there.

@@ -50,6 +50,7 @@ impl Case {
         MakeReport {
             source: self.path("m.gguf"),
             ratios: vec![0.5],
+            fit: None,
             text: self.path("t"),
             tasks: Vec::new(),
             subjects: false,

@@ -11,12 +11,13 @@ use serde::de::DeserializeOwned;
 
 use super::cell::{Cell, Measure};
 use super::input::{By, Input};
-use super::measures::{paired, quality, score};
+use super::measures::{divergence, paired, quality, score};
 use super::run::Run;
 use super::speed::{Speeds, speeds};
 use super::stats::KeptStats;
 use super::target::{Recipe, Target};
 use crate::Error;
+use crate::convert::Calibration;
 use crate::error::Context as _;
 use crate::worker::{self, ask};
 
@@ -62,9 +63,8 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// All rows, those of conversions at `ratios`, and the source in llama.cpp's own
-    /// modes of loading.
-    pub fn rows(&self, ratios: &[f64]) -> Result<(Vec<Row>, Vec<LoadModeSpeed>), Error> {
+    /// The source's row, and the source in llama.cpp's own modes of loading.
+    pub fn source(&self) -> Result<(Row, Vec<LoadModeSpeed>), Error> {
         let source = Target {
             name: "source".into(),
             recipe: Recipe::Source,
@@ -72,12 +72,37 @@ impl<'a> Work<'a> {
         };
         let mut measured = self.measure(&source, "source", &|_| Ok(false))?;
         let stock = std::mem::take(&mut measured.speeds.stock);
-        let mut rows = vec![row(RowKind::Source, "source".into(), measured)];
+        Ok((row(RowKind::Source, "source".into(), measured), stock))
+    }
+
+    /// Adds the rows of conversions at `ratios`.
+    pub fn at_ratios(&self, ratios: &[f64], rows: &mut Vec<Row>) -> Result<(), Error> {
         let mut rivals: Vec<Rival> = Vec::new();
         for &ratio in ratios {
-            self.rows_at(ratio, &mut rows, &mut rivals)?;
+            self.rows_at(ratio, rows, &mut rivals)?;
         }
-        Ok((rows, stock))
+        Ok(())
+    }
+
+    /// The row of a file that is measured.
+    pub fn row(&self, form: RowKind, file: &Target, label: String) -> Result<Row, Error> {
+        let measured = self.measure(file, &label, &|_| Ok(false))?;
+        Ok(row(form, label, measured))
+    }
+
+    /// How far a file, which nothing else is known of yet, is from the source where it is
+    /// calibrated.
+    pub fn divergence(
+        &self,
+        file: &Target,
+        label: &str,
+        calibration: &Calibration,
+    ) -> Result<f64, Error> {
+        let of = |made: &FileFacts| self.run.divergence(file, made, calibration);
+        let is_known = |made: &FileFacts| Ok(self.has(&of(made)?.cell));
+        let made = self.made(file, label, &is_known)?;
+        let shown = |kl: &f64| format!("tried, divergence {kl:.4}");
+        self.cell(&of(&made)?, label, divergence, shown)
     }
 
     /// Adds the conversions at one ratio, then their rivals, and holds each
@@ -153,7 +178,7 @@ impl<'a> Work<'a> {
     }
 
     /// Removes a model file that nobody wants to keep.
-    fn drop(&self, file: &Target) {
+    pub fn drop(&self, file: &Target) {
         if !self.run.job.keep {
             let _ = std::fs::remove_file(&file.path);
         }
@@ -177,6 +202,7 @@ impl<'a> Work<'a> {
             Series::Repaired => format!("{} shared{by}, repaired", percent(ratio)),
             Series::Dropped => format!("{} dropped, repaired", percent(ratio)),
             Series::Auto => format!("as {} shared, auto", percent(ratio)),
+            Series::Fitted => "fitted".to_owned(),
         };
         let target = Target {
             recipe: Recipe::Convert {
@@ -237,7 +263,7 @@ impl<'a> Work<'a> {
 
     /// How a file does against its rival. Both are mostly there; a rival that
     /// belongs to an earlier ratio, too, is made again.
-    fn against(
+    pub fn against(
         &self,
         file: &Target,
         rival: &Target,
@@ -252,10 +278,7 @@ impl<'a> Work<'a> {
             }
         }
         self.cell(&measure, &row.label, paired, |pair: &Paired| {
-            format!(
-                "perplexity {:.4} times that of the plain alternative",
-                pair.ratio
-            )
+            format!("perplexity {:.4} times its rival's", pair.ratio)
         })
     }
 
@@ -277,6 +300,20 @@ impl<'a> Work<'a> {
         Ok(self.run.store.put(name, key, command, value)?)
     }
 
+    /// What is known of a file, which is made if it is not there, unless that is all
+    /// that it is needed for.
+    fn made(&self, target: &Target, label: &str, is_all: IsNeeded<'_>) -> Result<FileFacts, Error> {
+        let cell = self.file_cell(target)?;
+        match self.kept::<FileFacts>(&cell) {
+            Some(made) if is_there(target, &made)? || is_all(&made)? => Ok(made),
+            _ => {
+                let made = self.run.make(target, label)?;
+                self.keep(&cell, &made)?;
+                Ok(made)
+            }
+        }
+    }
+
     /// Takes the cells that there are, and makes the others.
     fn measure(
         &self,
@@ -289,15 +326,7 @@ impl<'a> Work<'a> {
             let complete = measures.cells().all(|cell| self.has(cell));
             Ok(complete && !self.run.job.keep && !needed(made)?)
         };
-        let cell = self.file_cell(target)?;
-        let made = match self.kept::<FileFacts>(&cell) {
-            Some(made) if is_there(target, &made)? || complete(&made)? => made,
-            _ => {
-                let made = self.run.make(target, label)?;
-                self.keep(&cell, &made)?;
-                made
-            }
-        };
+        let made = self.made(target, label, &complete)?;
         let measures = self.run.measures(target, &made)?;
         let quality = self.cell(
             &measures.perplexity,
@@ -364,6 +393,7 @@ fn row(form: RowKind, label: String, measured: CellFigures) -> Row {
         series: None,
         function: None,
         ratio: None,
+        size: None,
         label,
         rival: None,
         to_rival: None,
