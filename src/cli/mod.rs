@@ -55,7 +55,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show which heads would share weights, and what that saves.
+    /// Show which heads would share weights, and what that saves; or, with --fit, what makes
+    /// the best model for so many bytes.
     Plan(plan::Args),
     /// Write a smaller file, in which heads share weights, equal weights are stored
     /// once, or weights are quantized.

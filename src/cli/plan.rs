@@ -13,8 +13,6 @@ use crate::matching::MatchFunction;
 use crate::process::output::Output;
 use crate::render::plan::render;
 
-/// Show which heads would share weights, and what that saves; or, with --fit, what makes
-/// the best model for so many bytes.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("text").args(["calibrate"]))]
 #[command(group = clap::ArgGroup::new("fitted").args(["fit"]))]
