@@ -143,7 +143,7 @@ const RIVALS: &str = "- A line that is not bold is a file of llama.cpp's that is
     token embedding and the output head and one for the body, as many of whose tensors as it takes \
     are one type lower; the same with an importance matrix; and the largest of llama.cpp's mixtures \
     that is no larger, with an importance matrix. No tensor gets more bits than it has, but in \
-    mixtures. Of the plain types, all for the embedding were tried; those were taken that diverge \
+    mixtures. Types of the embedding were tried from the smallest on; those were taken that diverge \
     least on the calibration text, rounded with the importance matrix.\n";
 
 /// What the numbers are.

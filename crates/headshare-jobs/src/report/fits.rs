@@ -122,7 +122,8 @@ impl<'a> Contest<'a> {
     }
 
     /// The plain types of at most so many `bytes` that diverge least from the source where
-    /// it is calibrated, and their file, rounded with the importance matrix.
+    /// it is calibrated, and their file, rounded with the importance matrix. They are tried
+    /// from the smallest embedding on, until a larger one costs the body more than it gains.
     fn plain(&self, bytes: u64) -> Result<Option<(Plain, Target)>, Error> {
         let mut candidates = Vec::new();
         for plain in rivals::plain(self.gguf, bytes) {
@@ -141,17 +142,15 @@ impl<'a> Contest<'a> {
             return Ok(candidates.pop());
         }
         let mut best: Option<(f64, (Plain, Target))> = None;
-        for (plain, file) in candidates {
+        for (plain, file) in candidates.into_iter().rev() {
             let label = sizes::rival_label(RowKind::Imatrix, &plain.label(self.gguf));
             let divergence = self.work.divergence(&file, &label, &self.calibration)?;
-            let loser = match &mut best {
-                Some((least, _)) if *least <= divergence => Some(file),
-                best => best
-                    .replace((divergence, (plain, file)))
-                    .map(|(_, (_, file))| file),
-            };
-            if let Some(loser) = loser {
-                self.work.drop(&loser);
+            if best.as_ref().is_some_and(|(least, _)| *least <= divergence) {
+                self.work.drop(&file);
+                break;
+            }
+            if let Some((_, (_, worse))) = best.replace((divergence, (plain, file))) {
+                self.work.drop(&worse);
             }
         }
         Ok(best.map(|(_, found)| found))
