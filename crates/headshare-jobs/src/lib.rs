@@ -52,10 +52,11 @@ pub mod worker;
 
 pub use analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
 pub use bench::{Bench, BenchRow, LoadMode, LoadedModel, Measure, Measured};
+pub use convert::fit::plan::PlanToFit;
+pub use convert::fit::predictions::AnalyzePredictions;
 pub use convert::{
-    AnalyzePredictions, Budget, Calibration, Change, Convert, Converted, FellBack, FileSize,
-    InMemory, MadeToFit, OfMemory, PlanToFit, Quantization, Quantized, Removal, Retyped, Stats,
-    Tried, With, read_text,
+    Budget, Calibration, Change, Convert, Converted, FellBack, FileSize, InMemory, MadeToFit,
+    OfMemory, Quantization, Quantized, Removal, Retyped, Stats, Tried, With, read_text,
 };
 pub use error::{Advice, Classify, Context, Error, Kind};
 pub use eval::{

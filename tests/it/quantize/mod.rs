@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod fit;
+mod fit_device;
 
 use std::path::{Path, PathBuf};
 

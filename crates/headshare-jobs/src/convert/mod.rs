@@ -4,7 +4,7 @@
 mod baseline;
 mod calibrate;
 mod choose;
-mod fit;
+pub(crate) mod fit;
 mod quantize;
 
 use std::path::{Path, PathBuf};
@@ -25,9 +25,7 @@ pub use baseline::Removal;
 use calibrate::Ready;
 pub use calibrate::{Calibration, read_text};
 pub use choose::Stats;
-pub use fit::{
-    AnalyzePredictions, Budget, InMemory, MadeToFit, OfMemory, PlanToFit, Retyped, Tried,
-};
+pub use fit::{Budget, InMemory, MadeToFit, OfMemory, Retyped, Tried};
 use quantize::Beside;
 pub(crate) use quantize::unplanned;
 pub use quantize::{FellBack, Quantization, Quantized, With};

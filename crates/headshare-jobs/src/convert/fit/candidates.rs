@@ -6,7 +6,7 @@ use headshare_convert::input::ModelFile;
 use headshare_convert::quantize::takes;
 use headshare_format::PageSize;
 
-use super::{Budget, MadeToFit, ToFit, Tried};
+use super::budget::{Budget, MadeToFit, ToFit, Tried};
 use crate::convert::Convert;
 use crate::convert::calibrate::Calibration;
 use crate::convert::quantize::{Quantization, With};

@@ -11,7 +11,7 @@ use headshare_convert::quantize::types::Wanted;
 use headshare_convert::random::SplitMix64;
 use headshare_format::GgmlType;
 
-use super::{Budget, MadeToFit, Retyped, ToFit, measured_plan};
+use super::budget::{Budget, MadeToFit, Retyped, ToFit, measured_plan};
 use crate::Error;
 use crate::convert::quantize::{Quantization, With};
 

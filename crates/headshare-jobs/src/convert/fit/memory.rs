@@ -7,10 +7,9 @@ use headshare_convert::convert::variant::Variant;
 use headshare_convert::fit::FitError;
 use headshare_convert::input::ModelFile;
 use headshare_eval::bench::SpeedTest;
-use serde::{Deserialize, Serialize};
 
+use super::budget::{Budget, InMemory, MadeToFit, OfMemory, ToFit};
 use super::choice::{Choices, SizeOf};
-use super::{Budget, MadeToFit, ToFit};
 use crate::bench::{LoadMode, Measure};
 use crate::error::Context as _;
 use crate::load::Resolve;
@@ -22,30 +21,6 @@ const ATTEMPTS: usize = 6;
 
 /// What is left of the memory may be so large a part of it before more is used.
 const SPARE: u64 = 100;
-
-/// Memory that running a model may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InMemory {
-    /// Bytes of physical memory.
-    pub bytes: u64,
-    /// Tokens of the context.
-    pub ctx: u32,
-}
-
-/// What a model takes of memory once its context is full, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OfMemory {
-    /// What there is.
-    pub bytes: u64,
-    /// Tokens of the context.
-    pub ctx: u32,
-    /// Physical memory (PSS) of the weights.
-    pub weights: u64,
-    /// The same of all the rest: KV cache, compute buffers and the program.
-    pub others: u64,
-    /// What is left; negative where it takes more than there is.
-    pub left: i64,
-}
 
 impl InMemory {
     /// What the model in `file` takes, as `run` runs it: by a process of its own.

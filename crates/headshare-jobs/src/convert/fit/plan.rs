@@ -7,7 +7,7 @@ use headshare_convert::input::ModelFile;
 use headshare_convert::plan::Expected;
 use serde::{Deserialize, Serialize};
 
-use super::Budget;
+use super::budget::Budget;
 use crate::convert::{Change, Convert};
 use crate::output::{self, Written};
 use crate::plan::Planned;

@@ -6,7 +6,7 @@ use headshare_convert::input::ModelFile;
 use headshare_eval::analyze::predictions::{Prediction, Predictions};
 use serde::{Deserialize, Serialize};
 
-use super::Budget;
+use super::budget::Budget;
 use crate::analyze::Picture;
 use crate::convert::{Change, Convert};
 use crate::{Error, Quiet, Ui};

@@ -1,15 +1,17 @@
 //! The command line of a job asks for that job: neither can drift away from the
 //! other.
 
+mod fitting;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{CommandFactory as _, Parser as _};
 use headshare_jobs::{
-    AnalyzeAttention, AnalyzePredictions, AnalyzeRatios, AnalyzeWeights, Bench, Budget,
-    Calibration, Change, Choice, ContinuePrompts, Convert, Expand, Fits, Generate, InMemory,
-    Inspect, Job, MakePlan, MakeReport, MeasuredChoice, Perplexity, PlanToFit, Quantization,
-    Removal, Resolve, Setup, SpeedTest, Stats, Verify, With, from_json,
+    AnalyzeAttention, AnalyzeRatios, AnalyzeWeights, Bench, Calibration, Change, Choice,
+    ContinuePrompts, Convert, Expand, Fits, Generate, Inspect, Job, MakePlan, MakeReport,
+    MeasuredChoice, Perplexity, Quantization, Removal, Resolve, Setup, SpeedTest, Stats, Verify,
+    With, from_json,
 };
 use headshare_runtime::SamplerParams;
 
@@ -225,69 +227,6 @@ fn quantizing() {
             force: false,
         }));
     }
-}
-
-#[test]
-fn fitting() {
-    let calibration = Calibration {
-        text: path("-text.txt"),
-        windows: 7,
-        window: 65,
-        memory: None,
-    };
-    let names = vec!["q8_0".to_owned(), "q4_K".to_owned()];
-    let memory = InMemory {
-        bytes: 1 << 29,
-        ctx: 77,
-    };
-    let load = Stats::Load(path("-s.json"));
-    let save = Stats::Save(path("s.json"));
-    for (bytes, memory, types, stats, time) in [
-        (Some(u64::MAX), None, None, load.clone(), None),
-        (None, Some(memory), Some(names), save, Some(61)),
-        (Some(1), Some(memory), None, load, None),
-    ] {
-        let budget = Budget {
-            bytes,
-            memory,
-            types,
-            calibration: calibration.clone(),
-            stats,
-            time,
-        };
-        check(Job::Convert(Convert {
-            fit: Some(budget.clone()),
-            dry_run: bytes.is_some(),
-            ..Convert::new("-s.gguf", "o.gguf", Change::Lossless)
-        }));
-        check(Job::AnalyzePredictions(AnalyzePredictions {
-            source: path("-s.gguf"),
-            budget: budget.clone(),
-            plans: 7,
-            seed: 9,
-            picture: memory.map(|_| path("-p.svg")),
-            force: bytes.is_some(),
-        }));
-        check(Job::PlanToFit(PlanToFit {
-            source: path("-s.gguf"),
-            budget,
-            output: memory.map(|_| path("-p.json")),
-            force: bytes.is_some(),
-        }));
-    }
-    // A plan's own types, fitted.
-    check(Job::Convert(Convert {
-        quantize: Some(Quantization {
-            wanted: None,
-            with: With::Calibration {
-                calibration,
-                settings: None,
-                save_imatrix: None,
-            },
-            allow_requantize: true,
-        }),
-        ..Convert::new("s.gguf", "o.gguf", Change::Plan { file: path("-p") })
-    }));
 }
 
 #[test]

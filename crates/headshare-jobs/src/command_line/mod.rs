@@ -1,16 +1,20 @@
 //! How a job is done by hand.
 
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+mod line;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use headshare_convert::quantize::types::Wanted;
 use headshare_convert::repair::choose::Units;
 
+use self::line::Line;
 use crate::analyze::{AnalyzeAttention, AnalyzeRatios, AnalyzeWeights};
 use crate::bench::{Bench, BenchRow, LoadMode, Measure, Measured};
+use crate::convert::fit::plan::PlanToFit;
+use crate::convert::fit::predictions::AnalyzePredictions;
 use crate::convert::{
-    AnalyzePredictions, Budget, Calibration, Change, Convert, Converted, InMemory, PlanToFit,
-    Quantization, Stats, With,
+    Budget, Calibration, Change, Convert, Converted, InMemory, Quantization, Stats, With,
 };
 use crate::eval::{Choice, ChoiceFigures, ContinuePrompts, Perplexity, PerplexityFigures};
 use crate::expand::Expand;
@@ -49,91 +53,6 @@ impl Job {
             Self::Train(job) => train(job),
         }
         .0
-    }
-}
-
-const MARK: char = '\u{feff}';
-
-/// Arguments, as they come together.
-struct Line(Vec<OsString>);
-
-impl Line {
-    /// Of a command.
-    fn of(words: &[&str]) -> Self {
-        Self(words.iter().map(Into::into).collect())
-    }
-
-    fn flag(mut self, flag: &str, given: bool) -> Self {
-        if given {
-            self.0.push(flag.into());
-        }
-        self
-    }
-
-    /// What looks like a flag, or is nothing, is said in one word.
-    fn value(mut self, flag: &str, value: impl AsRef<OsStr>) -> Self {
-        let value = value.as_ref();
-        let as_flag = value.len() != 1 && value.as_encoded_bytes().starts_with(b"-");
-        if as_flag || value.is_empty() {
-            let mut word = OsString::from(flag);
-            word.push("=");
-            word.push(value);
-            self.0.push(word);
-        } else {
-            self.0.extend([flag.into(), value.to_owned()]);
-        }
-        self
-    }
-
-    /// A text, of which a byte-order mark is not taken to be a part.
-    fn text(self, flag: &str, text: &str) -> Self {
-        match text.strip_prefix(MARK) {
-            Some(_) => self.value(flag, format!("{MARK}{text}")),
-            None => self.value(flag, text),
-        }
-    }
-
-    fn number(self, flag: &str, number: impl ToString) -> Self {
-        self.value(flag, number.to_string())
-    }
-
-    fn option<T: ToString>(self, flag: &str, number: Option<T>) -> Self {
-        match number {
-            Some(number) => self.number(flag, number),
-            None => self,
-        }
-    }
-
-    fn path(self, flag: &str, path: Option<&Path>) -> Self {
-        match path {
-            Some(path) => self.value(flag, path),
-            None => self,
-        }
-    }
-
-    fn resolve(self, resolve: Resolve) -> Self {
-        let name = match resolve {
-            Resolve::Auto => return self,
-            Resolve::Fold => "fold",
-            Resolve::Map => "map",
-            Resolve::Expand => "expand",
-        };
-        self.value("--resolve", name)
-    }
-
-    /// The file that the command is about, after which nothing comes.
-    fn file(self, path: &Path) -> Self {
-        self.files([path])
-    }
-
-    fn files<'p>(mut self, paths: impl IntoIterator<Item = &'p Path>) -> Self {
-        let paths: Vec<OsString> = paths.into_iter().map(Into::into).collect();
-        let as_flag = |path: &OsString| path.as_encoded_bytes().starts_with(b"-");
-        if paths.iter().any(as_flag) {
-            self.0.push("--".into());
-        }
-        self.0.extend(paths);
-        self
     }
 }
 

@@ -1,0 +1,216 @@
+//! What a model is to fit into, and what became of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use headshare_convert::convert;
+use headshare_convert::fit::{FitError, Movable, Point, Statistics};
+use headshare_convert::input::ModelFile;
+use headshare_convert::input::text::{self, Contents};
+use headshare_convert::plan::{Choice, ChosenBy, Plan};
+use headshare_convert::quantize::takes;
+use headshare_eval::analyze::picture::Format;
+use headshare_eval::analyze::{file_name, frontier};
+use headshare_files::{AtomicFile, FileId};
+use serde::{Deserialize, Serialize};
+
+use crate::convert::calibrate::Calibration;
+use crate::convert::choose::Stats;
+use crate::convert::quantize::Quantization;
+use crate::error::Context as _;
+use crate::output::Written;
+use crate::{Error, Ui, Unit};
+
+/// What a model is to fit into: a file, memory, or both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Bytes that the file may have.
+    pub bytes: Option<u64>,
+    /// Memory that running it may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<InMemory>,
+    /// The types that tensors may get; by default those that ggml is good at.
+    pub types: Option<Vec<String>>,
+    /// The text that is probed and fitted with.
+    pub calibration: Calibration,
+    /// What is done with what was measured.
+    pub stats: Stats,
+    /// Seconds that measuring may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<u64>,
+}
+
+/// Memory that running a model may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InMemory {
+    /// Bytes of physical memory.
+    pub bytes: u64,
+    /// Tokens of the context.
+    pub ctx: u32,
+}
+
+/// What a model takes of memory once its context is full, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfMemory {
+    /// What there is.
+    pub bytes: u64,
+    /// Tokens of the context.
+    pub ctx: u32,
+    /// Physical memory (PSS) of the weights.
+    pub weights: u64,
+    /// The same of all the rest: KV cache, compute buffers and the program.
+    pub others: u64,
+    /// What is left; negative where it takes more than there is.
+    pub left: i64,
+}
+
+/// How a model was made to fit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MadeToFit {
+    /// Bytes that the file was to have at most.
+    pub wanted: u64,
+    /// What it takes of memory, where that was bounded; in a dry run what the model takes when
+    /// it is only rounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<OfMemory>,
+    /// The divergence from the source that encoding at these types was predicted to make,
+    /// in nats a token. Fitting makes less of it.
+    pub predicted: f64,
+    /// Tensors that could have other types.
+    pub tensors: usize,
+    /// How many of them were not measured, for want of time: what is like them was.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub estimated: usize,
+    /// What became of them.
+    pub types: Vec<Retyped>,
+    /// The type of the output head, where the token embedding was that, too, and it got weights
+    /// of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_head: Option<String>,
+    /// Units of attention that were dropped.
+    pub units: u64,
+    /// Channels of feed-forward layers that were deleted.
+    pub channels: u64,
+    /// The bytes of the file, and the least predicted divergence, from the source down to
+    /// the smallest.
+    pub frontier: Vec<Point>,
+    /// Plans that were really made to find the best, with a few of the windows, and measured on
+    /// others; empty where only one was there, and in a dry run.
+    pub tried: Vec<Tried>,
+}
+
+/// A plan that was made and measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tried {
+    /// The divergence that was predicted, in nats a token.
+    pub predicted: f64,
+    /// The one that it has.
+    pub measured: f64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// What makes a model fit.
+#[derive(Clone)]
+pub(super) struct ToFit {
+    /// The types.
+    pub quantization: Quantization,
+    /// What goes.
+    pub plan: Option<Plan>,
+    /// The types that are not the source's, and what goes, as one plan.
+    pub whole: Plan,
+}
+
+/// Tensors that got another type, or kept theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retyped {
+    /// The type that they had.
+    pub from: String,
+    /// The type that they have.
+    pub to: String,
+    /// How many.
+    pub tensors: usize,
+}
+
+impl MadeToFit {
+    /// Draws the frontier of `source`, and what was chosen of it, a file of `bytes`.
+    pub(super) fn draw(
+        &self,
+        source: &Path,
+        bytes: u64,
+        written: Written<'_>,
+        ui: &dyn Ui,
+    ) -> Result<(), Error> {
+        let name = file_name(source);
+        let title = format!("{name} in fewer bytes");
+        let points: Vec<(u64, f64)> = self.frontier.iter().map(|p| (p.bytes, p.cost)).collect();
+        let chosen = (bytes, self.predicted);
+        let Some(scene) = frontier::picture(&title, &points, chosen) else {
+            ui.remark("note: no move costs anything, so there is nothing to draw");
+            return Ok(());
+        };
+        let format = Format::of(written.path).unwrap_or(Format::Svg);
+        written.write(&scene.encode(format), ui)
+    }
+}
+
+impl Budget {
+    /// Refuses what asks for nothing.
+    pub(super) fn check(&self, source: &ModelFile) -> Result<(), Error> {
+        match (self.bytes, &self.memory) {
+            (Some(wanted), None) if source.len() <= wanted => {
+                let has = source.len();
+                Err(self.about(source, FitError::FitsAlready { has, wanted }))
+            }
+            (None, None) => Err(Error::usage("neither bytes nor memory are bounded")),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the moves of `movable` do to `source`: measured, or read.
+    pub(super) fn statistics(
+        &self,
+        source: &ModelFile,
+        movable: &[Movable],
+        force: bool,
+        inputs: &[FileId],
+        ui: &dyn Ui,
+    ) -> Result<Statistics, Error> {
+        if let Stats::Save(path) = &self.stats {
+            AtomicFile::check(path, force, inputs)?;
+        }
+        let digest = convert::digest_of(source);
+        let ready = self.calibration.prepare(source, takes(source), true, ui)?;
+        if let Stats::Load(path) = &self.stats {
+            let file = Contents::open(path)?;
+            let read = Statistics::from_json(&file, &digest, &ready.windows);
+            return read.about(|| text::name(path));
+        }
+        let bar = ui.bar("measuring", 1000, Unit::Parts);
+        let with = (&ready.windows, &ready.options);
+        let time = self.time.map(Duration::from_secs);
+        let of = (source, &digest[..]);
+        let measured = Statistics::measure(of, movable, with, time, &|done| bar.part(done));
+        let measured = measured.map_err(|error| self.about(source, error))?;
+        if let Stats::Save(path) = &self.stats {
+            measured.write(path, force, inputs)?;
+        }
+        Ok(measured)
+    }
+
+    pub(super) fn about(&self, source: &ModelFile, error: FitError) -> Error {
+        Error::from(error).about(source.path().display())
+    }
+}
+
+/// A plan that was chosen by measuring, and changes nothing yet.
+pub(super) fn measured_plan() -> Plan {
+    let choice = Choice {
+        by: ChosenBy::Calibrated,
+        ..Choice::default()
+    };
+    Plan::new(convert::UNKNOWN_DIGEST.to_owned(), choice, Vec::new())
+}

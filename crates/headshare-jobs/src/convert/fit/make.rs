@@ -1,0 +1,130 @@
+//! Choosing what makes a model fit, and doing it.
+
+use headshare_convert::fit::{self, FitError, moves};
+use headshare_convert::input::ModelFile;
+use headshare_eval::analyze::picture::Format;
+use headshare_files::{AtomicFile, FileId};
+
+use super::budget::{Budget, MadeToFit, ToFit};
+use super::choice::Choices;
+use crate::convert::{Change, Convert, Converted, calibrate};
+use crate::output::Written;
+use crate::{Error, Quiet, Ui};
+
+impl Convert {
+    /// Chooses what makes `source` fit, and does it.
+    pub(in crate::convert) fn made_to_fit(
+        &self,
+        budget: &Budget,
+        ui: &dyn Ui,
+    ) -> Result<Converted, Error> {
+        if self.change != Change::Lossless || self.repair.is_some() || self.quantize.is_some() {
+            return Err(Error::usage(
+                "what fits into so many bytes is chosen by itself: no other change goes with it",
+            ));
+        }
+        let source = ModelFile::open_plain(&self.source)?;
+        let inputs = self.inputs_to_fit(budget, &source)?;
+        let picture = self.dry_run && Format::of(&self.output).is_ok();
+        if !self.dry_run || picture {
+            AtomicFile::check(&self.output, self.force, &inputs)?;
+        }
+        let (to_fit, mut fit) = self.chosen_to_fit(budget, &source, &inputs, self.dry_run, ui)?;
+        drop(source);
+        let mut done = self.make(&to_fit, self.dry_run, ui)?;
+        if picture {
+            let written = Written {
+                path: &self.output,
+                force: self.force,
+                inputs: &inputs,
+            };
+            fit.draw(&self.source, done.output.bytes, written, ui)?;
+        }
+        if let Some(memory) = budget.memory.filter(|_| !self.dry_run) {
+            fit.memory = Some(memory.taken_by(&self.output, ui)?);
+        }
+        done.fit = Some(fit);
+        Ok(done)
+    }
+
+    /// The files that are read, which nothing may overwrite.
+    pub(super) fn inputs_to_fit(
+        &self,
+        budget: &Budget,
+        source: &ModelFile,
+    ) -> Result<Vec<FileId>, Error> {
+        let mut inputs = vec![source.file.id()];
+        inputs.extend(calibrate::id(&budget.calibration.text)?);
+        self.check_stats(&budget.stats, &mut inputs)?;
+        Ok(inputs)
+    }
+
+    /// What makes `source` fit: what is `predicted` to be best, or else the best of what was
+    /// made with a few windows.
+    pub(super) fn chosen_to_fit(
+        &self,
+        budget: &Budget,
+        source: &ModelFile,
+        inputs: &[FileId],
+        predicted: bool,
+        ui: &dyn Ui,
+    ) -> Result<(ToFit, MadeToFit), Error> {
+        let start = budget.first_limit(source, ui)?;
+        let candidates = self.with_choices(budget, source, inputs, ui, |choices| {
+            let size_of = |to_fit: &ToFit| Ok(self.make(to_fit, true, &Quiet)?.output.bytes);
+            choices.in_memory(start, &size_of, ui)
+        })?;
+        let best = match predicted {
+            true => candidates.into_iter().next(),
+            false => self.best_of(candidates, budget, source, ui)?,
+        };
+        best.ok_or_else(|| Error::failed(std::io::Error::other("no plan was found")))
+    }
+
+    /// What `then` makes of all that could become of `source`, once that was measured.
+    pub(super) fn with_choices<T>(
+        &self,
+        budget: &Budget,
+        source: &ModelFile,
+        inputs: &[FileId],
+        ui: &dyn Ui,
+        then: impl FnOnce(&Choices<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        budget.check(source)?;
+        let of_source = |error| budget.about(source, error);
+        let types = moves::types(budget.types.as_deref()).map_err(Error::from)?;
+        let movable = moves::movable(source, &types).map_err(of_source)?;
+        // Known before anything is measured.
+        let smallest = fit::smallest(source, &movable).map_err(of_source)?;
+        if let Some(wanted) = budget.bytes.filter(|wanted| *wanted < smallest) {
+            return Err(of_source(FitError::TooSmall { wanted, smallest }));
+        }
+        let statistics = budget.statistics(source, &movable, self.force, inputs, ui)?;
+        if statistics.cuts.is_empty() {
+            ui.remark("note: llama.cpp has one size for all layers of such a model, so no units or channels go");
+        }
+        let groups = fit::groups(source, &movable, &statistics).map_err(of_source)?;
+        then(&Choices::new(
+            budget,
+            source,
+            (&movable, &statistics),
+            &groups,
+        ))
+    }
+
+    /// Carries out what makes a model fit.
+    pub(super) fn make(
+        &self,
+        to_fit: &ToFit,
+        dry_run: bool,
+        ui: &dyn Ui,
+    ) -> Result<Converted, Error> {
+        let job = Self {
+            fit: None,
+            quantize: Some(to_fit.quantization.clone()),
+            dry_run,
+            ..self.clone()
+        };
+        job.carry_out(to_fit.plan.clone(), ui)
+    }
+}
