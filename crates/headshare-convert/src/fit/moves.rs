@@ -4,9 +4,8 @@ use headshare_format::GgmlType;
 use headshare_runtime::quants::{quantize_rows, type_info};
 
 use super::error::FitError;
-use crate::convert::variant::{Limits, is_left_alone};
+use crate::convert::variant::is_left_alone;
 use crate::input::ModelFile;
-use crate::model::AttentionMap;
 
 /// Types that ggml encodes without an importance matrix, and that are fitted with feedback
 /// here. The others of less than 4 bits, and IQ4_XS, are left out unless they are asked
@@ -106,19 +105,6 @@ pub fn movable(source: &ModelFile, types: &[GgmlType]) -> Result<Vec<Movable>, F
         true => Err(FitError::NoMoves),
         false => Ok(all),
     }
-}
-
-/// Bytes that remain of `source` whatever becomes of `movable`. Where units and channels
-/// can go, nothing is sure to remain of a layer.
-pub fn least(source: &ModelFile, movable: &[Movable]) -> u64 {
-    let map = AttentionMap::of(&source.gguf).ok();
-    let can_be_cut = map.is_some_and(|map| Limits::of(source, &map).is_ok());
-    let remains = |of: &Movable| match can_be_cut && of.name.starts_with("blk.") {
-        true => 0,
-        false => of.moves.iter().map(|m| m.bytes).min().unwrap_or(of.bytes),
-    };
-    let saved: u64 = movable.iter().map(|of| of.bytes - remains(of)).sum();
-    source.len().saturating_sub(saved)
 }
 
 /// What data of so many bytes take in the file.

@@ -27,8 +27,8 @@ const COARSE: f64 = 2e-4;
 /// The relative error that a probe should make: small enough that the divergence grows with
 /// its square still, and large enough to be measured well.
 const AIM: f64 = 1e-2;
-/// Divergences count as no less than this where others are estimated from them.
-const LEAST: f64 = 1e-9;
+/// Divergences count as no less than this where others are predicted from them.
+pub(super) const NOISE: f64 = 1e-9;
 
 /// What was measured of a tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -209,7 +209,7 @@ fn with_estimates(
         let (kind, layer) = kind(&movable[i].name);
         let lost = lost(i, probe.to);
         if lost > 0.0 {
-            let sensitivity = probe.divergence.max(LEAST) / lost;
+            let sensitivity = probe.divergence.max(NOISE) / lost;
             known.entry(kind).or_default().insert(layer, sensitivity);
         }
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::cuts::{Cut, all_that_can_go};
 use super::error::FitError;
 use super::moves::Movable;
+use super::probe::NOISE;
 use super::{probe, trial};
 use crate::engine::{Options, Windows};
 use crate::input::ModelFile;
@@ -300,9 +301,6 @@ fn part(divergence: f64, rounded: f64, encoded: f64) -> f64 {
         false => 0.0,
     }
 }
-
-/// Divergences below this one are no less than this.
-const NOISE: f64 = 1e-9;
 
 /// Why a file of statistics cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headshare_convert::convert;
-use headshare_convert::fit::{FitError, moves};
+use headshare_convert::fit::{self, FitError, moves};
 use headshare_convert::input::{ModelFile, text};
 use headshare_eval::eval::choice::Task;
 use headshare_eval::eval::choice::encode::encode;
@@ -136,12 +136,12 @@ fn without_subjects(tasks: &[PathBuf]) -> Error {
 const OVERLAP: f64 = 0.05;
 
 /// Refuses sizes that `source` has already, and those that it surely does not get.
-fn check_sizes(fit: &Fits, source: &ModelFile) -> Result<(), Error> {
+fn check_sizes(fits: &Fits, source: &ModelFile) -> Result<(), Error> {
     let about = |error: FitError| Error::from(error).about(source.path().display());
-    let types = moves::types(fit.types.as_deref())?;
+    let types = moves::types(fits.types.as_deref())?;
     let movable = moves::movable(source, &types).map_err(about)?;
-    let smallest = moves::least(source, &movable);
-    for wanted in fit.sizes() {
+    let smallest = fit::smallest(source, &movable).map_err(about)?;
+    for wanted in fits.sizes() {
         if wanted >= source.len() {
             let has = source.len();
             return Err(about(FitError::FitsAlready { has, wanted }));

@@ -229,6 +229,9 @@ fn made_to_fit(found: &Converted, path: &Path) -> Result<FileFacts, Error> {
     let changed: usize = retyped.clone().map(|kind| kind.tensors).sum();
     let kinds = retyped.map(|kind| tensors(kind.tensors, &kind.from, &kind.to));
     let mut how: Vec<String> = kinds.collect();
+    if let Some(to) = fit.and_then(|fit| fit.output_head.as_ref()) {
+        how.push(format!("the output head has weights of its own, {to}"));
+    }
     let (units, channels) = fit.map_or((0, 0), |fit| (fit.units, fit.channels));
     if units > 0 || channels > 0 {
         how.push(format!(
