@@ -8,9 +8,9 @@ use super::calibration::bytes;
 pub(super) struct FitArgs {
     /// Make the best model that has at most so many bytes, such as 88000000 or 84M: types
     /// are chosen by what their errors do to the running model, token embedding and output
-    /// head included; units and feed-forward channels of llama models go where that costs
-    /// less; and everything is fitted to --calibrate. Without a number, --ram says how much
-    /// there is.
+    /// head included, which are untied where that pays. Units and feed-forward channels of llama
+    /// models go where that costs less; units of others may use another unit's weights. All of
+    /// it is fitted to --calibrate. Without a number, --ram says how much there is.
     #[arg(long, value_name = "BYTES", num_args = 0..=1, value_parser = bytes,
         requires = "calibrate")]
     fit: Option<Option<u64>>,

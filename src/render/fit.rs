@@ -23,6 +23,7 @@ pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
     }
     for (count, what) in [
         (fit.units, "units are dropped"),
+        (fit.shared, "units use the weights of others"),
         (fit.channels, "feed-forward channels go"),
     ] {
         if count > 0 {

@@ -112,47 +112,84 @@ fn units_and_channels_go_where_types_do_not_reach() {
     assert_eq!(file.gguf.architecture().unwrap(), Some("deci"));
     verify(&out, &source);
     tokens_both_ways(&out);
-    // Where llama.cpp has one size for all layers, that is the end.
-    let other = written(folder.path(), "tiny-qwen2");
-    let size = read(&other).len() as u64;
-    let no = ["--types", "q8_0"];
-    refused(&other, size / 5, &no, 2, &["smallest that the moves reach"]);
+}
+
+#[test]
+fn units_share_where_none_can_go() {
+    let folder = tempfile::tempdir().unwrap();
+    // llama.cpp has one size for all layers of such a model. Blocks are some pages each.
+    let source = folder.path().join("model.gguf");
+    let spec = ModelSpec {
+        n_layer: 6,
+        n_embd: 256,
+        ..preset("tiny-qwen2")
+    };
+    spec.write(&source).unwrap();
+    let out = folder.path().join("out");
+    let types = ["--types", "q8_0", "--json"];
+    let rounded = folder.path().join("rounded");
+    let mut command = program();
+    command.arg("convert").arg(&source).arg("-o").arg(&rounded);
+    json(command.args(["--quantize", "q8_0", "--pure", "--json"]));
+    let smallest = read(&rounded).len() as u64;
+    // A file of shared units begins each tensor on a page: what types alone reach stays plain.
+    let plain = json(fitting(&source, smallest + 1024, &out, &types).arg("--force"));
+    assert_eq!(plain["fit"]["shared"], 0, "{plain}");
+    let wanted = smallest - 40_000;
+    let done = json(fitting(&source, wanted, &out, &types).arg("--force"));
+    let fit = &done["fit"];
+    assert!(fit["shared"].as_u64().unwrap() > 0, "{fit}");
+    assert!(read(&out).len() as u64 <= wanted);
+    let file = ModelFile::open(&out).unwrap();
+    assert!(file.table.is_some());
+    verify(&out, &source);
+    tokens_both_ways(&out);
+    let say = "smallest that the moves reach";
+    refused(&source, smallest / 2, &types, 2, &[say]);
 }
 
 #[test]
 fn nothing_that_a_single_move_makes_is_better() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let source = written(folder.path(), "tiny-gqa");
     let store = |tensor: &str, to: &str| json_of!({"store": {"tensor": tensor, "type": to}});
-    let moves = [
+    let of_llama = vec![
         store("token_embd.weight", "q4_0"),
         store("blk.1.ffn_down.weight", "q4_0"),
         store("blk.2.attn_q.weight", "mxfp4"),
         json_of!({"drop": {"layer": 1, "unit": 0}}),
         json_of!({"narrow": {"layer": 2, "channels": [[0, 96]]}}),
     ];
-    let stats = at("stats.json");
-    let stats = stats.to_str().unwrap();
-    let dry = ["--dry-run", "--save-stats", stats];
-    let size = read(&source).len() as u64;
-    json(fitting(&source, size / 2, &at("dry"), &dry).arg("--json"));
-    for (i, edit) in moves.iter().enumerate() {
-        let (single, fit) = (at(&format!("single-{i}")), at(&format!("fit-{i}")));
-        let plan = plan_of(&source, &json_of!([edit]));
-        let mut command = program();
-        command.arg("convert").arg(&source).arg("-o").arg(&single);
-        json(command.arg("--plan").arg(plan).arg("--json"));
-        let bytes = read(&single).len() as u64;
-        json(&mut fitting(
-            &source,
-            bytes,
-            &fit,
-            &["--stats", stats, "--json"],
-        ));
-        assert!(read(&fit).len() as u64 <= bytes);
-        let (ours, theirs) = (divergence(&fit, &source), divergence(&single, &source));
-        assert!(ours <= theirs, "{edit}: {ours} {theirs}");
+    let parts = ["q", "k", "v"];
+    let share =
+        json_of!({"layer": 1, "unit": 1, "donor_layer": 0, "donor_unit": 0, "parts": parts});
+    let of_others = vec![
+        store("blk.0.ffn_up.weight", "q4_0"),
+        json_of!({"share": share}),
+    ];
+    for (name, moves) in [("tiny-gqa", of_llama), ("tiny-qwen2", of_others)] {
+        let source = written(folder.path(), name);
+        let stats = at(&format!("{name}.json"));
+        let stats = stats.to_str().unwrap();
+        let dry = ["--dry-run", "--json", "--save-stats", stats];
+        let size = read(&source).len() as u64;
+        json(&mut fitting(&source, size / 2, &at("dry"), &dry));
+        for (i, edit) in moves.iter().enumerate() {
+            let (single, fit) = (
+                at(&format!("{name}-single-{i}")),
+                at(&format!("{name}-fit-{i}")),
+            );
+            let plan = plan_of(&source, &json_of!([edit]));
+            let mut command = program();
+            command.arg("convert").arg(&source).arg("-o").arg(&single);
+            json(command.arg("--plan").arg(plan).arg("--json"));
+            let bytes = read(&single).len() as u64;
+            let with = ["--stats", stats, "--json"];
+            json(&mut fitting(&source, bytes, &fit, &with));
+            assert!(read(&fit).len() as u64 <= bytes);
+            let (ours, theirs) = (divergence(&fit, &source), divergence(&single, &source));
+            assert!(ours <= theirs, "{edit}: {ours} {theirs}");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::convert::ConvertError;
 use crate::encode::QuantizeError;
 use crate::engine::EngineError;
+use crate::repair::RepairError;
 
 /// Why a model cannot be made to fit.
 #[derive(Debug, thiserror::Error)]
@@ -102,4 +103,7 @@ pub enum FitError {
     /// A model cannot be run.
     #[error(transparent)]
     Run(#[from] EngineError),
+    /// What sharing costs cannot be measured.
+    #[error(transparent)]
+    Sharing(#[from] RepairError),
 }

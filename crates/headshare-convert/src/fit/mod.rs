@@ -3,7 +3,8 @@
 //! Data flows one way: [`moves`] says which types each tensor could have, and what that
 //! saves; `trial` encodes some rows at each and says what that changes of the tensor's
 //! outputs; `probe` measures on the running model what an error in a tensor does to its
-//! predictions; [`cuts`] say what is lost when units and channels go. [`Statistics`] are
+//! predictions; [`cuts`] say what is lost when units and channels go, and `sharing` what
+//! is lost when units use another unit's weights, where none can go. [`Statistics`] are
 //! all of these. `groups` are what can become of the tensors that belong together, of which
 //! [`select`] takes what costs least for its bytes. What comes out are types and edits of a
 //! plan, which [`crate::quantize`] carries out. Of some such plans, the [`divergence`] that
@@ -22,11 +23,12 @@ pub mod moves;
 mod probe;
 mod running;
 pub mod select;
+mod sharing;
 mod statistics;
 mod trial;
 
 pub use error::FitError;
-pub use groups::{Changes, Group, changes, groups, smallest};
+pub use groups::{Changed, Changes, Group, changes, groups, smallest};
 pub use moves::{Movable, Move};
 pub use running::divergence;
 pub use select::{Chosen, Point};

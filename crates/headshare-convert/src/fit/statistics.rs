@@ -8,13 +8,15 @@ use headshare_files::{AtomicFile, FileError, FileId};
 use headshare_format::GgmlType;
 use serde::{Deserialize, Serialize};
 
-use super::cuts::{Cut, all_that_can_go};
+use super::cuts::{Cut, Part, all_that_can_go};
 use super::error::FitError;
 use super::moves::Movable;
 use super::probe::NOISE;
-use super::{probe, trial};
+use super::{probe, sharing, trial};
 use crate::engine::{Options, Windows};
 use crate::input::ModelFile;
+use crate::model::AttentionMap;
+use crate::repair::choose::Unit;
 
 /// The version of [`Statistics`] files.
 const VERSION: u32 = 1;
@@ -37,6 +39,9 @@ pub struct Statistics {
     pub tensors: Vec<OfTensor>,
     /// What layers lose when units or channels go.
     pub cuts: Vec<Cut>,
+    /// What units cost that use another unit's weights, where no unit can go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<Unit>,
 }
 
 /// What was measured of a tensor.
@@ -95,8 +100,15 @@ impl Statistics {
         let deadline = time.map(|time| Instant::now() + time);
         let of_trial = |done| progress(TRIAL * done);
         let (losses, cuts) = trial::losses(source, movable, with, &of_trial)?;
-        let of_probes = |done| progress(TRIAL + (1.0 - TRIAL) * done);
+        let of_probes = |done| progress(TRIAL + (1.0 - TRIAL - SHARING) * done);
         let probes = probe::measure(source, (movable, &losses), with, deadline, &of_probes)?;
+        let has_time = deadline.is_none_or(|deadline| Instant::now() < deadline);
+        let units = match has_time && !drops_units(&cuts) {
+            true => sharing::measure(source, digest, with, &|done| {
+                progress(1.0 - SHARING * (1.0 - done));
+            })?,
+            false => Vec::new(),
+        };
         let tensors = movable.iter().zip(losses).zip(probes);
         let tensors = tensors.map(|((tensor, losses), probe)| OfTensor {
             name: tensor.name.clone(),
@@ -124,6 +136,7 @@ impl Statistics {
             window: windows.window,
             tensors: tensors.collect(),
             cuts,
+            units,
         })
     }
 
@@ -148,6 +161,9 @@ impl Statistics {
                 types,
             }
         });
+        let cuts = all_that_can_go(source);
+        let map = AttentionMap::of(&source.gguf).ok();
+        let map = map.filter(|_| !drops_units(&cuts));
         Self {
             version: VERSION,
             source: String::new(),
@@ -155,7 +171,8 @@ impl Statistics {
             windows: 0,
             window: 0,
             tensors: tensors.collect(),
-            cuts: all_that_can_go(source),
+            cuts,
+            units: map.as_ref().map(sharing::at_no_cost).unwrap_or_default(),
         }
     }
 
@@ -201,6 +218,13 @@ impl Statistics {
             return Err(StatisticsError::Field {
                 field: "cuts",
                 problem: format!("layer {}: what cannot go", cut.layer),
+            });
+        }
+        let is_known = |id| this.units.iter().any(|unit| unit.id() == id);
+        if let Some(unit) = this.units.iter().find(|unit| !unit.is_sound(is_known)) {
+            return Err(StatisticsError::Field {
+                field: "units",
+                problem: format!("{}: donors or numbers that cannot be", unit.id()),
             });
         }
         Ok(this)
@@ -257,6 +281,14 @@ impl Statistics {
 
 /// The part of a measurement that encoding samples takes.
 const TRIAL: f64 = 0.15;
+/// The part that sharing takes.
+const SHARING: f64 = 0.25;
+
+/// Whether units go with some of these. At equal bytes, a unit that goes costs less than one
+/// that shares (docs/RESULTS.md): sharing is for models where none can.
+fn drops_units(cuts: &[Cut]) -> bool {
+    cuts.iter().any(|cut| cut.part == Part::Attention)
+}
 
 impl OfTensor {
     /// The predicted divergence at the type called `name`; the divergence grows with the

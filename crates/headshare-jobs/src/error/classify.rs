@@ -285,6 +285,7 @@ impl Classify for FitError {
             Self::NoMoves | Self::Weights { .. } | Self::NotFinite { .. } => Kind::BadInput,
             Self::Convert(error) => error.kind(),
             Self::Run(error) => error.kind(),
+            Self::Sharing(error) => error.kind(),
         }
     }
 
@@ -292,6 +293,7 @@ impl Classify for FitError {
         match self {
             Self::Convert(error) => error.advice(),
             Self::Run(error) => error.advice(),
+            Self::Sharing(error) => error.advice(),
             _ => None,
         }
     }

@@ -10,6 +10,7 @@ use headshare_eval::eval::choice::encode::encode;
 use headshare_eval::eval::perplexity;
 use headshare_eval::report::cells::Store;
 use headshare_eval::report::overlap::share_in;
+use headshare_format::PageSize;
 
 use super::input::Input;
 use super::job::{Fits, MakeReport};
@@ -140,7 +141,7 @@ fn check_sizes(fits: &Fits, source: &ModelFile) -> Result<(), Error> {
     let about = |error: FitError| Error::from(error).about(source.path().display());
     let types = moves::types(fits.types.as_deref())?;
     let movable = moves::movable(source, &types).map_err(about)?;
-    let smallest = fit::smallest(source, &movable).map_err(about)?;
+    let smallest = fit::smallest(source, &movable, PageSize::KIB_4).map_err(about)?;
     for wanted in fits.sizes() {
         if wanted >= source.len() {
             let has = source.len();

@@ -229,14 +229,8 @@ impl Survey {
 impl Unit {
     /// The best donor that is not `gone`, and what using it costs.
     fn donor(&self, gone: &BTreeSet<UnitId>) -> Option<(UnitId, f64)> {
-        let effect = self.shared?;
         let donor = self.donors.iter().find(|d| !gone.contains(&d.id()))?;
-        let grown = if effect.loss > 0.0 {
-            donor.loss / effect.loss
-        } else {
-            1.0
-        };
-        Some((donor.id(), effect.divergence * grown))
+        Some((donor.id(), self.cost(donor)?))
     }
 }
 

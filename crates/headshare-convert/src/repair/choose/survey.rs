@@ -83,6 +83,27 @@ impl Unit {
             unit: self.unit,
         }
     }
+
+    /// The divergence, in nats, that using `donor` causes: it grows from what the best one
+    /// causes as the loss does. `None` where no unit can stand in.
+    pub fn cost(&self, donor: &Donor) -> Option<f64> {
+        let best = self.shared?;
+        let grown = match best.loss > 0.0 {
+            true => donor.loss / best.loss,
+            false => 1.0,
+        };
+        Some(best.divergence * grown)
+    }
+
+    /// Whether it can be about a model with these units.
+    pub fn is_sound(&self, is_known: impl Fn(UnitId) -> bool) -> bool {
+        let is_loss = |v: f64| v.is_finite() && v >= 0.0;
+        let mut donors = self.donors.iter();
+        let mut effects = [self.shared, self.dropped].into_iter().flatten();
+        donors.all(|d| d.layer < self.layer && is_known(d.id()) && is_loss(d.loss))
+            && effects.all(|e| is_loss(e.loss) && is_loss(e.divergence))
+            && self.donors.is_empty() == self.shared.is_none()
+    }
 }
 
 impl Donor {
@@ -174,18 +195,7 @@ impl Survey {
         }
         let known = |id: UnitId| ids.binary_search(&id).is_ok();
         for unit in &this.units {
-            let loss = |v: f64| v.is_finite() && v >= 0.0;
-            let effects = [unit.shared, unit.dropped];
-            let sound = unit
-                .donors
-                .iter()
-                .all(|d| d.layer < unit.layer && known(d.id()) && loss(d.loss))
-                && effects
-                    .iter()
-                    .flatten()
-                    .all(|e| loss(e.loss) && loss(e.divergence))
-                && unit.donors.is_empty() == unit.shared.is_none();
-            if !sound {
+            if !unit.is_sound(known) {
                 let problem = format!("{}: donors or numbers that cannot be", unit.id());
                 return field("units", problem);
             }

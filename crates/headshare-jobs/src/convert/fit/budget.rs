@@ -89,6 +89,9 @@ pub struct MadeToFit {
     pub output_head: Option<String>,
     /// Units of attention that were dropped.
     pub units: u64,
+    /// Units that use another unit's weights.
+    #[serde(default)]
+    pub shared: u64,
     /// Channels of feed-forward layers that were deleted.
     pub channels: u64,
     /// The bytes of the file, and the least predicted divergence, from the source down to

@@ -4,7 +4,6 @@ use headshare_convert::convert;
 use headshare_convert::fit;
 use headshare_convert::input::ModelFile;
 use headshare_convert::quantize::takes;
-use headshare_format::PageSize;
 
 use super::budget::{Budget, MadeToFit, ToFit, Tried};
 use crate::convert::Convert;
@@ -51,7 +50,6 @@ impl Convert {
         let Some(some) = budget.some_of(ready.windows.count) else {
             return Ok(None);
         };
-        let page = PageSize::new(self.page_size).unwrap_or(PageSize::KIB_4);
         let digest = convert::digest_of(source);
         let bar = ui.bar("comparing", candidates.len() as u64, Unit::Parts);
         let mut tried = Vec::new();
@@ -73,7 +71,7 @@ impl Convert {
             if let Some(plan) = &mut plan {
                 plan.source.clone_from(&digest);
             }
-            let prepared = convert::prepare(source, plan, fitted, page)?;
+            let prepared = convert::prepare(source, plan, fitted, self.page())?;
             let (windows, options) = (&ready.windows, &ready.options);
             let measured = fit::divergence(source, &prepared.variant, windows, options)?;
             tried.push(Tried {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use headshare_convert::convert::variant::HEAD;
-use headshare_convert::fit::cuts::Part;
 use headshare_convert::fit::{self, FitError, Group, Movable, Point, Statistics, select};
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::{Edit, Store};
@@ -68,12 +67,23 @@ impl<'a> Choices<'a> {
         limit: u64,
         size_of: SizeOf<'_>,
     ) -> Result<Result<Vec<(ToFit, MadeToFit)>, u64>, Error> {
-        // What a header says of all this takes bytes, too.
-        let mut header = 0;
-        let Some(best) = self.fitted(limit, &mut header, &|_, _| true, size_of)? else {
-            return Ok(Err(self.smallest() + header));
+        let mut best: Option<(select::Chosen, ToFit, u64)> = None;
+        let mut smallest = u64::MAX;
+        for allowed in self.ways() {
+            let mut header = 0;
+            match self.fitted(limit, &mut header, &*allowed, size_of)? {
+                Some((chosen, made)) => {
+                    if (best.as_ref()).is_none_or(|(best, ..)| chosen.cost < best.cost) {
+                        best = Some((chosen, made, header));
+                    }
+                }
+                None => smallest = smallest.min(self.smallest(&*allowed) + header),
+            }
+        }
+        let Some((chosen, made, mut header)) = best else {
+            return Ok(Err(smallest));
         };
-        let mut found = vec![best];
+        let mut found = vec![(chosen, made)];
         for other in self.others(&found[0].0) {
             if found.len() > OTHERS {
                 break;
@@ -108,7 +118,11 @@ impl<'a> Choices<'a> {
         size_of: SizeOf<'_>,
     ) -> Result<Vec<(ToFit, MadeToFit, u64)>, Error> {
         let mut plans = Vec::new();
-        for stream in 0..count {
+        // Not each drawing comes below the size in so many attempts.
+        for stream in 0..2 * count {
+            if plans.len() == count as usize {
+                break;
+            }
             let mut numbers = SplitMix64::new(seed, u64::from(stream));
             let mut signed = || f64::from(numbers.signed());
             let spread = 2.0 * signed().abs();
@@ -118,26 +132,37 @@ impl<'a> Choices<'a> {
             for (_, cost) in all.iter_mut().flatten() {
                 *cost *= (spread * signed()).exp();
             }
-            let mut header = 0;
-            for _ in 0..ATTEMPTS {
-                let rest = self.rest + header;
-                let Some(chosen) = select::choose(&all, room.saturating_sub(rest)) else {
-                    return Err(self.too_small(limit, self.smallest() + header));
-                };
-                let chosen = select::Chosen::of(&self.all, chosen.which);
-                let made = self.to_fit(&chosen);
-                let size = size_of(&made)?;
-                if size <= limit {
-                    plans.push((made, self.told(limit, &chosen, Vec::new()), size));
-                    break;
-                }
-                header += size - limit;
+            let choose = |room| {
+                let chosen = select::choose(&all, room)?;
+                Some(select::Chosen::of(&self.all, chosen.which))
+            };
+            if let Some((chosen, made, size)) =
+                self.below((room, limit), &mut 0, &choose, size_of)?
+            {
+                plans.push((made, self.told(limit, &chosen, Vec::new()), size));
             }
         }
-        Ok(plans)
+        match plans.is_empty() {
+            true => Err(self.too_small(limit, self.smallest(&|_, _| true))),
+            false => Ok(plans),
+        }
     }
 
-    /// What costs least of what is `allowed`.
+    /// Without and with units that share: a file with such units begins each tensor on a page,
+    /// which takes bytes by itself.
+    fn ways(&self) -> Vec<Allowed<'a>> {
+        let groups = self.groups;
+        let alternatives = |of: usize| 0..self.all[of].len();
+        let can_share = (0..groups.len()).any(|g| alternatives(g).any(|i| groups[g].shares(i)));
+        let mut ways: Vec<Allowed<'a>> = vec![Box::new(|group, i| !groups[group].shares(i))];
+        if can_share {
+            ways.push(Box::new(|_, _| true));
+        }
+        ways
+    }
+
+    /// What costs least of what is `allowed`. What a header says of it all takes bytes, too:
+    /// so many more than before.
     fn fitted(
         &self,
         limit: u64,
@@ -145,25 +170,41 @@ impl<'a> Choices<'a> {
         allowed: &dyn Fn(usize, usize) -> bool,
         size_of: SizeOf<'_>,
     ) -> Result<Option<(select::Chosen, ToFit)>, Error> {
+        let choose = |room| select::choose_among(&self.all, room, allowed);
+        let found = self.below((limit, limit), header, &choose, size_of)?;
+        Ok(found.map(|(chosen, made, _)| (chosen, made)))
+    }
+
+    /// What `choose` makes of room for a file of `aim` bytes, and its size, which is at most
+    /// `limit`; `None` where it makes nothing of it.
+    fn below(
+        &self,
+        (aim, limit): (u64, u64),
+        header: &mut u64,
+        choose: &dyn Fn(u64) -> Option<select::Chosen>,
+        size_of: SizeOf<'_>,
+    ) -> Result<Option<(select::Chosen, ToFit, u64)>, Error> {
         for _ in 0..ATTEMPTS {
-            let room = limit.saturating_sub(self.rest + *header);
-            let Some(chosen) = select::choose_among(&self.all, room, allowed) else {
+            let Some(chosen) = choose(aim.saturating_sub(self.rest + *header)) else {
                 return Ok(None);
             };
             let made = self.to_fit(&chosen);
             let size = size_of(&made)?;
             if size <= limit {
-                return Ok(Some((chosen, made)));
+                return Ok(Some((chosen, made, size)));
             }
             *header += size - limit;
         }
         Ok(None)
     }
 
-    /// Bytes of the smallest file, but for what its header says of it.
-    fn smallest(&self) -> u64 {
-        let least = |of: &select::Alternatives| of.iter().map(|a| a.0).min().unwrap_or_default();
-        self.rest + self.all.iter().map(least).sum::<u64>()
+    /// Bytes of the smallest file of what is `allowed`, but for what its header says of it.
+    fn smallest(&self, allowed: &dyn Fn(usize, usize) -> bool) -> u64 {
+        let least = |(group, of): (usize, &select::Alternatives)| {
+            let some = of.iter().enumerate().filter(|(i, _)| allowed(group, *i));
+            some.map(|(_, a)| a.0).min().unwrap_or_default()
+        };
+        self.rest + self.all.iter().enumerate().map(least).sum::<u64>()
     }
 
     /// Says that the smallest file is larger than `wanted`.
@@ -213,8 +254,7 @@ impl<'a> Choices<'a> {
 
     /// What there is to say of what was chosen.
     fn told(&self, limit: u64, chosen: &select::Chosen, frontier: Vec<Point>) -> MadeToFit {
-        let [units, channels] = gone(self.groups, &chosen.which);
-        let types = fit::changes(self.groups, &chosen.which).types;
+        let fit::Changes { types, changed, .. } = fit::changes(self.groups, &chosen.which);
         MadeToFit {
             wanted: limit,
             memory: None,
@@ -223,15 +263,16 @@ impl<'a> Choices<'a> {
             estimated: self.statistics.estimated(),
             types: counted(self.movable, &types),
             output_head: self.own_head(&types).map(|to| to.name().to_owned()),
-            units,
-            channels,
+            units: changed.dropped,
+            shared: changed.shared,
+            channels: changed.channels,
             frontier,
             tried: Vec::new(),
         }
     }
 
     /// What other plans are allowed than the one that `chosen` is predicted to be best:
-    /// without cuts, and with the dearest group larger and smaller.
+    /// without cuts and shared units, and with the dearest group larger and smaller.
     fn others(&self, chosen: &select::Chosen) -> Vec<Allowed<'a>> {
         let mut others: Vec<Allowed<'a>> = Vec::new();
         let (groups, all, which) = (self.groups, &self.all, &chosen.which);
@@ -250,17 +291,6 @@ impl<'a> Choices<'a> {
         }
         others
     }
-}
-
-/// Units and channels that go with the chosen alternatives of `groups`.
-fn gone(groups: &[Group<'_>], which: &[usize]) -> [u64; 2] {
-    let mut gone = [0, 0];
-    for (group, &which) in groups.iter().zip(which) {
-        if let Some((part, count)) = group.gone(which) {
-            gone[usize::from(part == Part::FeedForward)] += u64::from(count);
-        }
-    }
-    gone
 }
 
 fn counted(movable: &[Movable], to: &BTreeMap<&str, GgmlType>) -> Vec<Retyped> {

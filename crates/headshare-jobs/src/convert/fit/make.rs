@@ -4,6 +4,7 @@ use headshare_convert::fit::{self, FitError, moves};
 use headshare_convert::input::ModelFile;
 use headshare_eval::analyze::picture::Format;
 use headshare_files::{AtomicFile, FileId};
+use headshare_format::PageSize;
 
 use super::budget::{Budget, MadeToFit, ToFit};
 use super::choice::Choices;
@@ -95,7 +96,8 @@ impl Convert {
         let types = moves::types(budget.types.as_deref()).map_err(Error::from)?;
         let movable = moves::movable(source, &types).map_err(of_source)?;
         // Known before anything is measured.
-        let smallest = fit::smallest(source, &movable).map_err(of_source)?;
+        let page = self.page();
+        let smallest = fit::smallest(source, &movable, page).map_err(of_source)?;
         if let Some(wanted) = budget.bytes.filter(|wanted| *wanted < smallest) {
             return Err(of_source(FitError::TooSmall { wanted, smallest }));
         }
@@ -103,13 +105,18 @@ impl Convert {
         if statistics.cuts.is_empty() {
             ui.remark("note: llama.cpp has one size for all layers of such a model, so no units or channels go");
         }
-        let groups = fit::groups(source, &movable, &statistics).map_err(of_source)?;
+        let groups = fit::groups(source, &movable, &statistics, page).map_err(of_source)?;
         then(&Choices::new(
             budget,
             source,
             (&movable, &statistics),
             &groups,
         ))
+    }
+
+    /// The page; a size that is none is refused when it is carried out.
+    pub(super) fn page(&self) -> PageSize {
+        PageSize::new(self.page_size).unwrap_or(PageSize::KIB_4)
     }
 
     /// Carries out what makes a model fit.

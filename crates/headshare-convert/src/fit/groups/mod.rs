@@ -1,17 +1,24 @@
 //! What can become of a model, group by group: tensors whose rows and columns go together,
-//! or a tensor alone; each with all that its types and its cuts allow.
+//! those of two layers of which one can use the other's units, or a tensor alone; each with
+//! all that its types, its cuts and its sharing allow.
+
+mod pair;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headshare_format::{GgmlType, TensorInfo};
+use headshare_format::{GgmlType, PageSize, TensorInfo};
+
+use pair::Pair;
 
 use super::cuts::{Cut, Part};
 use super::error::FitError;
 use super::moves::{Movable, in_file};
 use super::select::Alternatives;
+use super::sharing::{self, Sharing};
 use super::statistics::Statistics;
 use crate::convert::variant::{EMBEDDING, HEAD, can_untie};
 use crate::input::ModelFile;
+use crate::model::AttentionMap;
 use crate::plan::Edit;
 
 /// Choices of a group that are kept, at most.
@@ -20,8 +27,8 @@ const CHOICES: usize = 64;
 /// What could become of some tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group<'a> {
-    /// What goes from their layer, where anything can.
-    cut: Option<&'a Cut>,
+    /// What else than their types can change, step by step.
+    more: More<'a>,
     /// As it is, and everything that costs less than all that is smaller.
     choices: Vec<Choice<'a>>,
 }
@@ -33,8 +40,30 @@ struct Choice<'a> {
     cost: f64,
     /// The types of tensors that can have others, by name.
     types: BTreeMap<&'a str, GgmlType>,
-    /// Steps of the cut that are taken.
+    /// Steps of what else changes.
     steps: usize,
+}
+
+/// What can change of tensors beside their types.
+#[derive(Debug, Clone, PartialEq)]
+enum More<'a> {
+    /// Nothing.
+    Nothing,
+    /// Units or channels of their layer go.
+    Cut(&'a Cut),
+    /// Units of one of their layers use those of the other.
+    Share(Sharing),
+}
+
+/// Units and channels that are no longer there by themselves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Units that go.
+    pub dropped: u64,
+    /// Units that use another unit's weights.
+    pub shared: u64,
+    /// Feed-forward channels that go.
+    pub channels: u64,
 }
 
 /// What becomes of a model.
@@ -42,11 +71,14 @@ struct Choice<'a> {
 pub struct Changes<'a> {
     /// The types of the tensors that could have others, by name.
     pub types: BTreeMap<&'a str, GgmlType>,
-    /// The units and channels that go.
+    /// The units and channels that go, and the units that share.
     pub edits: Vec<Edit>,
+    /// How many these are.
+    pub changed: Changed,
 }
 
-/// The groups of `source`, by what was measured of `movable`.
+/// The groups of `source`, by what was measured of `movable`; what is shared are whole
+/// pages of this size.
 ///
 /// # Errors
 /// When a move was not measured.
@@ -54,54 +86,124 @@ pub fn groups<'a>(
     source: &ModelFile,
     movable: &'a [Movable],
     statistics: &'a Statistics,
+    page: PageSize,
 ) -> Result<Vec<Group<'a>>, FitError> {
-    let by_name: BTreeMap<&str, &Movable> = movable.iter().map(|m| (m.name.as_str(), m)).collect();
-    let info = |name: &str| source.gguf.tensor(name);
-    let mut cut = BTreeSet::new();
+    let of = Measured {
+        source,
+        page,
+        movable: movable.iter().map(|m| (m.name.as_str(), m)).collect(),
+        statistics,
+    };
     let mut all = Vec::new();
-    for of in &statistics.cuts {
-        let tensor = of.tensor();
-        let rows = of.rows();
-        let names: Vec<&String> = rows.iter().chain([&tensor]).collect();
-        let tensors: Option<Vec<&TensorInfo>> = names.iter().map(|name| info(name)).collect();
-        let (Some(tensors), Some(sensitivity)) = (tensors, statistics.sensitivity(&tensor)) else {
+    let mut grouped = BTreeSet::new();
+    for cut in &statistics.cuts {
+        if let Some((tensors, choices)) = of.cut(cut)? {
+            grouped.extend(tensors.iter().map(|info| info.name.as_str()));
+            all.push(group(source, More::Cut(cut), &tensors, choices));
+        }
+    }
+    let map = AttentionMap::of(&source.gguf).ok();
+    for sharing in sharing::pairs(&statistics.units) {
+        let Some(pair) = (map.as_ref()).and_then(|map| Pair::of(source, map, sharing)) else {
             continue;
         };
+        let (tensors, choices) = (pair.tensors(), pair.choices(&of)?);
+        let group = group(source, More::Share(pair.sharing), &tensors, choices);
+        // Without sharing, tensors are freer by themselves.
+        if group.choices.iter().any(|choice| choice.steps > 0) {
+            grouped.extend(tensors.iter().map(|info| info.name.as_str()));
+            all.push(group);
+        }
+    }
+    for tensor in movable.iter().filter(|m| !grouped.contains(&*m.name)) {
+        if let Some(info) = source.gguf.tensor(&tensor.name) {
+            let choices = of.alone(tensor, info)?;
+            all.push(group(source, More::Nothing, &[info], choices));
+        }
+    }
+    Ok(all)
+}
+
+/// A model, and what was measured of it.
+struct Measured<'a, 's> {
+    source: &'s ModelFile,
+    page: PageSize,
+    /// The tensors that could have other types, by name.
+    movable: BTreeMap<&'a str, &'a Movable>,
+    statistics: &'a Statistics,
+}
+
+impl<'a, 's> Measured<'a, 's> {
+    /// The tensors that become smaller with `cut`, and what could become of them; `None` where
+    /// what that costs is not known.
+    #[allow(clippy::type_complexity, reason = "a pair that is taken apart at once")]
+    fn cut(&self, cut: &Cut) -> Result<Option<(Vec<&'s TensorInfo>, Vec<Choice<'a>>)>, FitError> {
+        let tensor = cut.tensor();
+        let names = cut.rows().into_iter().chain([tensor.clone()]);
+        let tensors: Option<Vec<&TensorInfo>> =
+            names.map(|name| self.source.gguf.tensor(&name)).collect();
+        let (Some(tensors), Some(sensitivity)) = (tensors, self.statistics.sensitivity(&tensor))
+        else {
+            return Ok(None);
+        };
         let mut choices = Vec::new();
-        for steps in 0..=of.steps.len() {
-            let left = f64::from(of.left(steps)) / f64::from(of.of);
+        for steps in 0..=cut.steps.len() {
+            let left = f64::from(cut.left(steps)) / f64::from(cut.of);
             let scaled = |elements: u64| (elements as f64 * left).round() as u64;
-            let mut of_step = vec![Choice {
-                bytes: 0,
-                cost: sensitivity * of.loss(steps),
-                types: BTreeMap::new(),
-                steps,
-            }];
+            let mut of_step = vec![Choice::start(steps, sensitivity * cut.loss(steps))];
             for info in &tensors {
                 let shape = match info.name == tensor {
                     true => (scaled(info.row_elems()), info.rows()),
                     false => (info.row_elems(), scaled(info.rows())),
                 };
-                let of_types = types_of(source, info, &by_name, statistics, shape, left)?;
-                of_step = pruned(together(&of_step, &of_types));
+                of_step = pruned(together(&of_step, &self.types(info, shape, left)?));
             }
             choices.extend(of_step);
         }
-        cut.extend(names.into_iter().cloned());
-        all.push(group(source, Some(of), &tensors, choices));
+        Ok(Some((tensors, choices)))
     }
-    for tensor in movable.iter().filter(|m| !cut.contains(&m.name)) {
-        let Some(info) = info(&tensor.name) else {
-            continue;
-        };
-        let shape = (info.row_elems(), info.rows());
-        let mut of_types = types_of(source, info, &by_name, statistics, shape, 1.0)?;
-        if tensor.name == EMBEDDING && can_untie(&source.gguf).is_ok() {
-            of_types.extend(pairs(tensor, statistics));
+
+    /// What could become of `tensor` by itself.
+    fn alone(&self, tensor: &'a Movable, info: &TensorInfo) -> Result<Vec<Choice<'a>>, FitError> {
+        let mut choices = self.types(info, (info.row_elems(), info.rows()), 1.0)?;
+        if tensor.name == EMBEDDING && can_untie(&self.source.gguf).is_ok() {
+            choices.extend(pairs(tensor, self.statistics));
         }
-        all.push(group(source, None, &[info], of_types));
+        Ok(choices)
     }
-    Ok(all)
+
+    /// What could become of a tensor of this shape (elements of a row, and rows), of whose
+    /// errors the part `left` counts.
+    fn types(
+        &self,
+        info: &TensorInfo,
+        (elements, rows): (u64, u64),
+        left: f64,
+    ) -> Result<Vec<Choice<'a>>, FitError> {
+        let of = |to: GgmlType| Some(in_file(to.row_bytes(elements)? * rows, self.source));
+        let choice = |bytes, cost, types| Choice {
+            bytes,
+            cost,
+            types,
+            steps: 0,
+        };
+        let mut all = Vec::new();
+        let tensor = self.movable.get(info.name.as_str());
+        if let Some(bytes) = of(info.ggml_type) {
+            let types = tensor.map(|m| (m.name.as_str(), m.has));
+            all.push(choice(bytes, 0.0, types.into_iter().collect()));
+        }
+        if let Some(tensor) = tensor {
+            for m in &tensor.moves {
+                let cost = self.statistics.cost(tensor, m.to)?;
+                if let Some(bytes) = of(m.to) {
+                    let types = BTreeMap::from([(tensor.name.as_str(), m.to)]);
+                    all.push(choice(bytes, cost * left, types));
+                }
+            }
+        }
+        Ok(pruned(all))
+    }
 }
 
 /// The bytes of the smallest file that the moves of `movable` make of `source`, but for what
@@ -109,9 +211,9 @@ pub fn groups<'a>(
 ///
 /// # Errors
 /// Never where `movable` is what [`moves`](super::moves::movable) found.
-pub fn smallest(source: &ModelFile, movable: &[Movable]) -> Result<u64, FitError> {
+pub fn smallest(source: &ModelFile, movable: &[Movable], page: PageSize) -> Result<u64, FitError> {
     let statistics = Statistics::of_nothing(source, movable);
-    let saved = groups(source, movable, &statistics)?
+    let saved = groups(source, movable, &statistics, page)?
         .iter()
         .map(|group| {
             let bytes = || group.choices.iter().map(|choice| choice.bytes);
@@ -124,7 +226,7 @@ pub fn smallest(source: &ModelFile, movable: &[Movable]) -> Result<u64, FitError
 /// A group of `tensors`, which comes first as it is.
 fn group<'a>(
     source: &ModelFile,
-    cut: Option<&'a Cut>,
+    more: More<'a>,
     tensors: &[&TensorInfo],
     choices: Vec<Choice<'a>>,
 ) -> Group<'a> {
@@ -140,42 +242,7 @@ fn group<'a>(
     };
     let smaller = choices.into_iter().filter(|c| c.bytes < bytes).collect();
     let choices = std::iter::once(as_it_is).chain(pruned(smaller)).collect();
-    Group { cut, choices }
-}
-
-/// What could become of a tensor of this `shape` (elements of a row, and rows), of whose
-/// errors the part `left` counts.
-fn types_of<'a>(
-    source: &ModelFile,
-    info: &TensorInfo,
-    movable: &BTreeMap<&str, &'a Movable>,
-    statistics: &Statistics,
-    (elements, rows): (u64, u64),
-    left: f64,
-) -> Result<Vec<Choice<'a>>, FitError> {
-    let of = |to: GgmlType| Some(in_file(to.row_bytes(elements)? * rows, source));
-    let choice = |bytes, cost, types| Choice {
-        bytes,
-        cost,
-        types,
-        steps: 0,
-    };
-    let mut all = Vec::new();
-    let tensor = movable.get(info.name.as_str());
-    if let Some(bytes) = of(info.ggml_type) {
-        let types = tensor.map(|m| (m.name.as_str(), m.has));
-        all.push(choice(bytes, 0.0, types.into_iter().collect()));
-    }
-    if let Some(tensor) = tensor {
-        for m in &tensor.moves {
-            let cost = statistics.cost(tensor, m.to)?;
-            if let Some(bytes) = of(m.to) {
-                let types = BTreeMap::from([(tensor.name.as_str(), m.to)]);
-                all.push(choice(bytes, cost * left, types));
-            }
-        }
-    }
-    Ok(pruned(all))
+    Group { more, choices }
 }
 
 /// What could become of a table of embeddings that is the output head, too, where each of
@@ -239,22 +306,53 @@ fn pruned(mut choices: Vec<Choice<'_>>) -> Vec<Choice<'_>> {
     choices
 }
 
+impl Choice<'_> {
+    /// Of no tensor yet, where so many steps are taken, at this cost.
+    fn start(steps: usize, cost: f64) -> Self {
+        Self {
+            bytes: 0,
+            cost,
+            types: BTreeMap::new(),
+            steps,
+        }
+    }
+}
+
 impl<'a> Group<'a> {
     /// Bytes and predicted divergence of what could become of it, as it is first.
     pub fn alternatives(&self) -> Alternatives {
         self.choices.iter().map(|c| (c.bytes, c.cost)).collect()
     }
 
-    /// Whether nothing goes with this alternative but bits.
+    /// Whether nothing goes or shares with this alternative.
     pub fn is_whole(&self, which: usize) -> bool {
         self.choices[which].steps == 0
     }
 
-    /// Of what units or channels go with this alternative, and how many; `None` where
-    /// nothing can.
-    pub fn gone(&self, which: usize) -> Option<(Part, u32)> {
-        let cut = self.cut?;
-        Some((cut.part, cut.of - cut.left(self.choices[which].steps)))
+    /// Whether units share with this alternative.
+    pub fn shares(&self, which: usize) -> bool {
+        matches!(self.more, More::Share(_)) && !self.is_whole(which)
+    }
+
+    /// What this alternative makes of the model.
+    fn change(&self, which: usize, changes: &mut Changes<'a>) {
+        let Choice { types, steps, .. } = &self.choices[which];
+        changes.types.extend(types);
+        match &self.more {
+            More::Nothing => {}
+            More::Cut(cut) => {
+                changes.edits.extend(cut.edits(*steps));
+                let gone = match cut.part {
+                    Part::Attention => &mut changes.changed.dropped,
+                    Part::FeedForward => &mut changes.changed.channels,
+                };
+                *gone += u64::from(cut.of - cut.left(*steps));
+            }
+            More::Share(sharing) => {
+                changes.edits.extend(sharing.edits(*steps));
+                changes.changed.shared += *steps as u64;
+            }
+        }
     }
 }
 
@@ -262,11 +360,7 @@ impl<'a> Group<'a> {
 pub fn changes<'a>(groups: &[Group<'a>], which: &[usize]) -> Changes<'a> {
     let mut changes = Changes::default();
     for (group, &which) in groups.iter().zip(which) {
-        let choice = &group.choices[which];
-        changes.types.extend(&choice.types);
-        if let Some(cut) = group.cut {
-            changes.edits.extend(cut.edits(choice.steps));
-        }
+        group.change(which, &mut changes);
     }
     changes
 }
@@ -322,8 +416,9 @@ mod tests {
                 types: TYPES.into_iter().zip(ERRORS).map(of_type).collect(),
             }],
             cuts: Vec::new(),
+            units: Vec::new(),
         };
-        let groups = groups(&source, &movable, &statistics).unwrap();
+        let groups = groups(&source, &movable, &statistics, PageSize::KIB_4).unwrap();
         let [group] = &groups[..] else {
             panic!("one tensor");
         };
