@@ -106,6 +106,10 @@ pub(super) struct Options {
     /// What the divergence from the original model counts.
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0)]
     distill: f32,
+    /// What the relative distance from the original model's residual stream counts, after each
+    /// layer. The model to learn from has as many layers of the same width then.
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0)]
+    distill_hidden: f32,
     /// The model to learn from by --distill, with the same vocabulary [default: SRC]
     #[arg(long, value_name = "GGUF")]
     teacher: Option<PathBuf>,
@@ -219,6 +223,7 @@ impl Args {
             accumulate: options.accumulate as usize,
             language: options.language,
             distillation: options.distill,
+            hidden: options.distill_hidden,
             gamma,
             evaluate_every: options.eval_every,
             seed: options.seed,

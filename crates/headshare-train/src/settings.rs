@@ -26,6 +26,10 @@ pub struct Settings {
     pub language: f32,
     /// Weight of the divergence from the other model; needs one.
     pub distillation: f32,
+    /// Weight of the relative distance from the other model's residual stream; needs one of
+    /// as many layers and the same width.
+    #[serde(default)]
+    pub hidden: f32,
     /// Weight of the distance of paired heads; needs pairs.
     pub gamma: f32,
     /// Evaluate after every so many steps, and after the last; 0 for never.
@@ -51,6 +55,7 @@ impl Default for Settings {
             accumulate: 1,
             language: 1.0,
             distillation: 0.0,
+            hidden: 0.0,
             gamma: 0.5,
             evaluate_every: 0,
             seed: 0,
@@ -71,16 +76,15 @@ impl Settings {
         if self.batch == 0 || self.accumulate == 0 {
             return wrong("batch", "a step needs at least one window");
         }
-        if ![self.language, self.distillation, self.gamma]
-            .into_iter()
-            .all(is_weight)
-        {
+        let weights = [self.language, self.distillation, self.hidden, self.gamma];
+        if !weights.into_iter().all(is_weight) {
             return wrong("language", "weights of losses are finite and not negative");
         }
-        if self.distillation > 0.0 && !teacher {
+        let learns = self.distillation > 0.0 || self.hidden > 0.0;
+        if learns && !teacher {
             return wrong("distillation", "there is no other model to learn from");
         }
-        if self.language == 0.0 && self.distillation == 0.0 && !(pairs && self.gamma > 0.0) {
+        if self.language == 0.0 && !learns && !(pairs && self.gamma > 0.0) {
             return wrong("language", "every loss has the weight 0");
         }
         let betas = [self.adam.beta1, self.adam.beta2];

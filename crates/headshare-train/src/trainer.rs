@@ -11,7 +11,7 @@ use crate::adam::Moments;
 use crate::checkpoint::{self, Checkpoint, Position, VERSION};
 use crate::error::TrainError;
 use crate::loss::pairs::HeadPairs;
-use crate::loss::{self, Losses, Objective};
+use crate::loss::{self, Distillation, Losses, Objective};
 use crate::model::Model;
 use crate::pack::Packed;
 use crate::parameters::Gradients;
@@ -31,11 +31,14 @@ pub struct Progress {
     pub language: f64,
     /// The divergence from the other model, in nats a token.
     pub distillation: Option<f64>,
+    /// The relative distance from the other model's residual stream, where it counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<f64>,
     /// L_w before the step.
     pub distance: Option<f64>,
     /// The weighted sum, which is what was made smaller.
     pub loss: f64,
-    /// The same over the held-out windows after the step, without L_w, where it was
+    /// The same over the held-out windows after the step, of predictions alone, where it was
     /// evaluated.
     pub evaluation: Option<f64>,
     /// The step's learning rate.
@@ -277,6 +280,7 @@ impl<'a> Trainer<'a> {
             steps: self.settings.schedule.steps,
             language: a_token(losses.language),
             distillation: self.teacher.map(|_| a_token(losses.distillation)),
+            hidden: (self.settings.hidden > 0.0).then(|| a_token(losses.hidden)),
             distance,
             loss,
             evaluation: match due {
@@ -290,10 +294,20 @@ impl<'a> Trainer<'a> {
     }
 
     fn objective(&self) -> Objective<'a> {
-        let teacher = self.teacher.filter(|_| self.settings.distillation > 0.0);
+        let Settings {
+            language,
+            distillation: divergence,
+            hidden,
+            ..
+        } = self.settings;
+        let teacher = self.teacher.filter(|_| divergence > 0.0 || hidden > 0.0);
         Objective {
-            language: self.settings.language,
-            distillation: teacher.map(|teacher| (teacher, self.settings.distillation)),
+            language,
+            distillation: teacher.map(|teacher| Distillation {
+                teacher,
+                divergence,
+                hidden,
+            }),
         }
     }
 
@@ -320,7 +334,13 @@ impl<'a> Trainer<'a> {
             return Ok(None);
         };
         let mut objective = self.objective();
-        if objective.language == 0.0 && objective.distillation.is_none() {
+        // What counts in the end are predictions.
+        if let Some(of) = &mut objective.distillation {
+            of.hidden = 0.0;
+            if objective.language == 0.0 && of.divergence == 0.0 {
+                of.divergence = 1.0;
+            }
+        } else if objective.language == 0.0 {
             objective.language = 1.0;
         }
         let all: Vec<usize> = (0..held_out.count()).collect();

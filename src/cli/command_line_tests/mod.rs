@@ -537,6 +537,7 @@ fn training() {
                 accumulate: 2,
                 language: 0.7,
                 distillation: 0.1,
+                hidden: 0.3,
                 gamma,
                 evaluate_every: 0,
                 seed: u64::MAX,

@@ -296,7 +296,7 @@ fn what_cannot_be_repaired_is_refused() {
         &write("empty", b""),
         &SMALL,
         3,
-        "the calibration text has 0 tokens",
+        "empty: the calibration text has 0 tokens",
     );
     refused(
         &llama,

@@ -169,6 +169,7 @@ fn train(job: &crate::TrainModel) -> Line {
         .number("--accumulate", settings.accumulate)
         .number("--language", settings.language)
         .number("--distill", settings.distillation)
+        .number("--distill-hidden", settings.hidden)
         .number("--seed", settings.seed)
         .number("--eval-every", settings.evaluate_every)
         .value("--train", &settings.train)

@@ -64,7 +64,17 @@ impl Calibration {
         repair::check_text(source, &self.options(Text::Given(text)), &|text| {
             ui.remark(text)
         })
-        .map_err(|error| of_source(source, error))
+        .map_err(|error| self.about(source, error))
+    }
+
+    /// Names the text or `source` in an error that is about it.
+    fn about(&self, source: &ModelFile, error: RepairError) -> Error {
+        match error {
+            RepairError::Engine(EngineError::TextTooShort { .. }) => {
+                Error::from(error).about(text::name(&self.text))
+            }
+            _ => of_source(source, error),
+        }
     }
 
     /// Reads the text for what takes so much memory; what the model would write itself
@@ -89,7 +99,7 @@ impl Calibration {
             }
         };
         let windows = Windows::of(source, &options, takes, &progress, &|text| ui.remark(text))
-            .map_err(|error| of_source(source, error.into()))?;
+            .map_err(|error| self.about(source, error.into()))?;
         Ok(Ready { windows, options })
     }
 
@@ -218,8 +228,7 @@ pub(super) fn of_source(source: &ModelFile, error: RepairError) -> Error {
     let path = source.path().display().to_string();
     let says_what = matches!(
         error,
-        RepairError::Unsupported { .. }
-            | RepairError::Engine(EngineError::TextTooShort { .. } | EngineError::Memory { .. })
+        RepairError::Unsupported { .. } | RepairError::Engine(EngineError::Memory { .. })
     );
     if says_what || error.to_string().contains(&path) {
         return error.into();

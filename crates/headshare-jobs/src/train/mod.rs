@@ -372,7 +372,7 @@ impl TrainModel {
         teacher: Option<&ModelFile>,
         model: &Model,
     ) -> Result<Option<Model>, Error> {
-        if self.settings.distillation == 0.0 {
+        if self.settings.distillation == 0.0 && self.settings.hidden == 0.0 {
             return match teacher {
                 Some(_) => Err(Error::usage("nothing is learned from the teacher")),
                 None => Ok(None),

@@ -111,6 +111,7 @@ impl Chunk<'_> {
         let mut losses = Losses {
             language: -sum(&own.gather(&ids, 1)?)?,
             distillation: 0.0,
+            hidden: 0.0,
             tokens: targets.iter().flatten().count(),
         };
         let p = own.exp()?;

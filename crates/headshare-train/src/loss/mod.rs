@@ -1,5 +1,6 @@
 //! What training makes smaller: cross-entropy of the next token, the divergence from
-//! another model's predictions, and the distance of heads ([`pairs`]).
+//! another model's predictions, the distance from its residual stream, and the distance of
+//! heads ([`pairs`]).
 //!
 //! Logits are made for [`CHUNK`] tokens at a time: a matrix of all tokens x the
 //! vocabulary is never there.
@@ -8,6 +9,7 @@ mod device;
 mod host;
 pub mod pairs;
 mod part;
+mod streams;
 
 use candle_core::Tensor;
 
@@ -16,8 +18,9 @@ use crate::model::Model;
 use crate::ops::Kernels;
 use crate::parameters::Gradients;
 use crate::windows::Windows;
-pub use part::{CHUNK, Losses, Objective, predicted};
+pub use part::{CHUNK, Distillation, Losses, Objective, predicted};
 use part::{Part, Predictor, targets};
+use streams::Streams;
 
 /// The losses over `windows`, and the gradients of [`Losses::total`] with regard to
 /// every parameter.
@@ -54,9 +57,21 @@ pub fn add_gradients(
         weight,
         sums: Some(sums),
     };
-    let (losses, gradient) = of(&part, model, &forward.hidden, windows)?;
+    let teacher = Teacher::of(&part, model, windows)?;
+    let (mut losses, gradient) = of(&part, model, &forward.hidden, teacher.as_ref(), windows)?;
+    let streams = teacher
+        .as_ref()
+        .and_then(|teacher| teacher.streams.as_ref());
+    if let Some((streams, _)) = streams {
+        for (layer, stream) in forward.streams().enumerate() {
+            losses.hidden += streams.distance(layer, stream)?;
+        }
+    }
     if let Some(gradient) = gradient {
-        model.backward(forward, &gradient, sums)?;
+        model.backward(forward, &gradient, sums, |layer, stream| {
+            let pull = streams.map(|(of, hidden)| of.gradient(layer, stream, hidden * weight));
+            pull.transpose()
+        })?;
     }
     Ok(losses)
 }
@@ -75,7 +90,62 @@ pub fn losses(
         weight: 0.0,
         sums: None,
     };
-    Ok(of(&part, model, &model.hidden(windows)?, windows)?.0)
+    let teacher = Teacher::of(&part, model, windows)?;
+    let mut streams = Vec::new();
+    let hidden = match teacher
+        .as_ref()
+        .and_then(|teacher| teacher.streams.as_ref())
+    {
+        Some(_) => model.hidden_with(windows, |stream| streams.push(stream))?,
+        None => model.hidden(windows)?,
+    };
+    let (mut losses, _) = of(&part, model, &hidden, teacher.as_ref(), windows)?;
+    if let Some((others, _)) = teacher
+        .as_ref()
+        .and_then(|teacher| teacher.streams.as_ref())
+    {
+        for (layer, stream) in streams.iter().enumerate() {
+            losses.hidden += others.distance(layer, stream)?;
+        }
+    }
+    Ok(losses)
+}
+
+/// What another model makes of the windows.
+struct Teacher<'a> {
+    predictor: Predictor<'a>,
+    /// Its residual stream, and the weight of the distance from it.
+    streams: Option<(Streams, f32)>,
+}
+
+impl<'a> Teacher<'a> {
+    fn of(part: &Part<'a>, model: &Model, windows: &Windows) -> Result<Option<Self>, TrainError> {
+        let Some(Distillation {
+            teacher, hidden, ..
+        }) = part.objective.distillation
+        else {
+            return Ok(None);
+        };
+        if teacher.vocabulary() != model.vocabulary() {
+            let (a, b) = (teacher.vocabulary(), model.vocabulary());
+            let problem = format!("the other model's vocabulary is {a}, not {b} tokens");
+            return Err(TrainError::option("distillation", problem));
+        }
+        let (states, streams) = match hidden > 0.0 {
+            true => {
+                let (streams, states) = Streams::of(teacher, model, windows)?;
+                (states, Some((streams, hidden)))
+            }
+            false => (teacher.hidden(windows)?, None),
+        };
+        Ok(Some(Self {
+            predictor: Predictor {
+                model: teacher,
+                hidden: states,
+            },
+            streams,
+        }))
+    }
 }
 
 /// The losses, and the gradient with regard to `hidden`.
@@ -83,32 +153,20 @@ fn of(
     part: &Part<'_>,
     model: &Model,
     hidden: &Tensor,
+    teacher: Option<&Teacher<'_>>,
     windows: &Windows,
 ) -> Result<(Losses, Option<Tensor>), TrainError> {
-    let teacher = match part.objective.distillation {
-        Some((teacher, _)) if teacher.vocabulary() != model.vocabulary() => {
-            let (a, b) = (teacher.vocabulary(), model.vocabulary());
-            let problem = format!("the other model's vocabulary is {a}, not {b} tokens");
-            return Err(TrainError::option("distillation", problem));
-        }
-        Some((teacher, _)) => Some(Predictor {
-            model: teacher,
-            hidden: teacher.hidden(windows)?,
-        }),
-        None => None,
-    };
+    let teacher = teacher.map(|teacher| &teacher.predictor);
     let student = Predictor {
         model,
         hidden: hidden.clone(),
     };
     let targets = targets(windows);
     let own = matches!(model.kernels(), Kernels::Own)
-        && teacher
-            .as_ref()
-            .is_none_or(|t| t.model.kernels() == Kernels::Own);
+        && teacher.is_none_or(|t| t.model.kernels() == Kernels::Own);
     let (losses, gradient) = match own {
-        true => host::run(part, &student, teacher.as_ref(), &targets)?,
-        false => device::run(part, &student, teacher.as_ref(), &targets)?,
+        true => host::run(part, &student, teacher, &targets)?,
+        false => device::run(part, &student, teacher, &targets)?,
     };
     Ok((losses, gradient))
 }

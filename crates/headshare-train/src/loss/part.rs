@@ -15,9 +15,21 @@ pub const CHUNK: usize = 128;
 pub struct Objective<'a> {
     /// Weight of the cross-entropy of the next token.
     pub language: f32,
-    /// Another model with the same vocabulary, and the weight of the Kullback-Leibler
-    /// divergence from its predictions (Hinton et al. 2015, at temperature 1).
-    pub distillation: Option<(&'a Model, f32)>,
+    /// What another model teaches.
+    pub distillation: Option<Distillation<'a>>,
+}
+
+/// What another model teaches.
+#[derive(Debug, Clone, Copy)]
+pub struct Distillation<'a> {
+    /// The other model, with the same vocabulary.
+    pub teacher: &'a Model,
+    /// Weight of the Kullback-Leibler divergence from its predictions (Hinton et al. 2015, at
+    /// temperature 1).
+    pub divergence: f32,
+    /// Weight of the relative distance from its residual stream, a mean over the layers; needs
+    /// as many layers of the same width.
+    pub hidden: f32,
 }
 
 /// Sums over tokens, in nats.
@@ -27,6 +39,8 @@ pub struct Losses {
     pub language: f64,
     /// Of the divergence; 0 without another model.
     pub distillation: f64,
+    /// Of the distance from the other model's residual stream; 0 where it counts nothing.
+    pub hidden: f64,
     /// Predicted tokens: all but the first of each window.
     pub tokens: usize,
 }
@@ -34,9 +48,11 @@ pub struct Losses {
 impl Losses {
     /// The objective's value: what the gradients are of.
     pub fn total(&self, objective: &Objective<'_>) -> f64 {
-        let distillation = objective.distillation.map_or(0.0, |(_, weight)| weight);
+        let (divergence, hidden) =
+            (objective.distillation).map_or((0.0, 0.0), |of| (of.divergence, of.hidden));
         let sum = f64::from(objective.language) * self.language
-            + f64::from(distillation) * self.distillation;
+            + f64::from(divergence) * self.distillation
+            + f64::from(hidden) * self.hidden;
         sum / self.tokens.max(1) as f64
     }
 
@@ -44,6 +60,7 @@ impl Losses {
     pub fn add(&mut self, other: &Self) {
         self.language += other.language;
         self.distillation += other.distillation;
+        self.hidden += other.hidden;
         self.tokens += other.tokens;
     }
 }
@@ -69,13 +86,10 @@ pub(super) struct Predictor<'a> {
 impl Part<'_> {
     /// Weights of a token's cross-entropy and divergence in the gradient.
     pub fn weights(&self) -> (f32, f32) {
-        let distillation = self
-            .objective
-            .distillation
-            .map_or(0.0, |(_, weight)| weight);
+        let divergence = (self.objective.distillation).map_or(0.0, |of| of.divergence);
         (
             self.objective.language * self.weight,
-            distillation * self.weight,
+            divergence * self.weight,
         )
     }
 }

@@ -51,6 +51,16 @@ enum Kept {
     },
 }
 
+impl Forward {
+    /// The residual stream as it leaves each layer: tokens x width.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = &Tensor> {
+        self.kept.iter().skip(1).map(|kept| match kept {
+            Kept::Input(x) => x,
+            Kept::Whole { x, .. } => x.as_tensor(),
+        })
+    }
+}
+
 impl Model {
     /// The model that `variant` is, in f32; `ties` (rows of its tensors: alias, donor)
     /// become one parameter each, see [`Parameters::read`]. [`Variant::unchanged`] is
@@ -220,6 +230,26 @@ impl Model {
         Ok(self.run(windows, |_| None, drop)?.0)
     }
 
+    /// The same; each layer's residual stream, as it leaves the layer, goes to `stream`.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    pub(crate) fn hidden_with(
+        &self,
+        windows: &Windows,
+        mut stream: impl FnMut(Tensor),
+    ) -> Result<Tensor, TrainError> {
+        let mut inputs = 0;
+        let kept = |kept| {
+            // What goes into the first layer leaves none.
+            if let (1.., Kept::Input(x)) = (inputs, kept) {
+                stream(x);
+            }
+            inputs += 1;
+        };
+        Ok(self.run(windows, |_| None, kept)?.0)
+    }
+
     /// Hands what is left of each layer to `kept`: all of it where `sums` gives those
     /// that its gradients go to.
     fn run<'a>(
@@ -290,7 +320,8 @@ impl Model {
     }
 
     /// Goes back from `gradient`, the loss's with regard to [`Forward::hidden`], and
-    /// adds the gradients of the parameters to `sums`.
+    /// adds the gradients of the parameters to `sums`. `more` gives the loss's gradient with
+    /// regard to the residual stream that leaves a layer, where it has one.
     ///
     /// # Errors
     /// When an operation fails.
@@ -299,6 +330,7 @@ impl Model {
         forward: Forward,
         gradient: &Tensor,
         sums: &Gradients,
+        more: impl Fn(usize, &Tensor) -> Result<Option<Tensor>, TrainError>,
     ) -> Result<(), TrainError> {
         let Forward { mut kept, pass, .. } = forward;
         let mut gradient = gradient.clone();
@@ -322,6 +354,11 @@ impl Model {
                 Some(gradient) => gradient,
                 None => x.zeros_like()?,
             };
+            if let Some(layer) = at.checked_sub(1)
+                && let Some(more) = more(layer, &x)?
+            {
+                gradient = (gradient + more)?;
+            }
             for weight in &given {
                 let Some(tensor) = &weight.tensor else {
                     continue;

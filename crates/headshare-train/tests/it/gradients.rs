@@ -4,7 +4,7 @@ use candle_core::Device;
 use headshare_convert::convert::variant::Variant;
 use headshare_convert::model::{AttentionMap, Part, RowsRange, UnitId};
 use headshare_train::loss::pairs::HeadPairs;
-use headshare_train::loss::{Objective, loss_and_gradients, losses};
+use headshare_train::loss::{Distillation, Objective, loss_and_gradients, losses};
 use headshare_train::{Gradients, Model};
 
 use crate::support::{every_architecture, loaded, preset, windows, written};
@@ -67,7 +67,11 @@ fn every_parameter_of_every_architecture_has_one_and_it_is_right() {
             false => LANGUAGE,
             true => Objective {
                 language: 0.6,
-                distillation: Some((&teacher, 0.7)),
+                distillation: Some(Distillation {
+                    teacher: &teacher,
+                    divergence: 0.7,
+                    hidden: 0.3,
+                }),
             },
         };
         let (found, sums) = loss_and_gradients(&model, &windows, &objective).unwrap();
@@ -265,10 +269,15 @@ fn a_model_learns_nothing_from_itself() {
     let windows = windows(320, 2, 20);
     let objective = Objective {
         language: 0.0,
-        distillation: Some((&model, 1.0)),
+        distillation: Some(Distillation {
+            teacher: &model,
+            divergence: 1.0,
+            hidden: 1.0,
+        }),
     };
     let (losses, sums) = loss_and_gradients(&model, &windows, &objective).unwrap();
     assert!(losses.distillation.abs() < 1e-4, "{losses:?}");
+    assert_eq!(losses.hidden, 0.0);
     for i in 0..model.parameters().list().len() {
         assert!(gradient(&sums, i).iter().all(|g| g.abs() < 1e-6));
     }
@@ -279,11 +288,41 @@ fn a_model_learns_nothing_from_itself() {
     let other = loaded(&file);
     let objective = Objective {
         language: 0.0,
-        distillation: Some((&other, 1.0)),
+        distillation: Some(Distillation {
+            teacher: &other,
+            divergence: 1.0,
+            hidden: 1.0,
+        }),
     };
     let error = loss_and_gradients(&model, &windows, &objective).unwrap_err();
     assert!(
         error.to_string().contains("vocabulary is 330, not 320"),
         "{error}"
     );
+    let (_other, file) = written(&headshare_testmodels::ModelSpec {
+        n_layer: 3,
+        ..preset("tiny-qwen3")
+    });
+    let other = loaded(&file);
+    let mut objective = Objective {
+        language: 0.0,
+        distillation: Some(Distillation {
+            teacher: &other,
+            divergence: 1.0,
+            hidden: 1.0,
+        }),
+    };
+    let error = loss_and_gradients(&model, &windows, &objective).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("3 layers of width 64, not 4 of 64"),
+        "{error}"
+    );
+    // Predictions alone can be learned from it.
+    if let Some(of) = &mut objective.distillation {
+        of.hidden = 0.0;
+    }
+    let (losses, _) = loss_and_gradients(&model, &windows, &objective).unwrap();
+    assert!(losses.distillation > 0.0 && losses.hidden == 0.0);
 }

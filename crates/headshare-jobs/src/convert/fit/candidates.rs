@@ -26,7 +26,7 @@ impl Convert {
     ) -> Result<Option<(ToFit, MadeToFit)>, Error> {
         let tried = match candidates.len() {
             0 | 1 => None,
-            _ => self.tried(&candidates, budget, source, ui)?,
+            _ => self.tried(&candidates, budget, source, &|_, _| (), ui)?,
         };
         let Some(tried) = tried else {
             return Ok(candidates.into_iter().next());
@@ -38,12 +38,13 @@ impl Convert {
     }
 
     /// What `candidates` really cost, made with a few of the windows and measured on others;
-    /// `None` where the windows are too few.
+    /// `None` where the windows are too few. `tell` is told of each.
     pub(super) fn tried(
         &self,
         candidates: &[(ToFit, MadeToFit)],
         budget: &Budget,
         source: &ModelFile,
+        tell: &dyn Fn(usize, &Tried),
         ui: &dyn Ui,
     ) -> Result<Option<Vec<Tried>>, Error> {
         let ready = (budget.calibration).prepare(source, takes(source), true, &Quiet)?;
@@ -74,10 +75,12 @@ impl Convert {
             let prepared = convert::prepare(source, plan, fitted, self.page())?;
             let (windows, options) = (&ready.windows, &ready.options);
             let measured = fit::divergence(source, &prepared.variant, windows, options)?;
-            tried.push(Tried {
+            let of = Tried {
                 predicted: fit.predicted,
                 measured,
-            });
+            };
+            tell(i, &of);
+            tried.push(of);
             bar.set(i as u64 + 1);
         }
         Ok(Some(tried))

@@ -6,7 +6,7 @@ use headshare_convert::input::ModelFile;
 use headshare_eval::analyze::predictions::{Prediction, Predictions};
 use serde::{Deserialize, Serialize};
 
-use super::budget::Budget;
+use super::budget::{Budget, Tried};
 use crate::analyze::Picture;
 use crate::convert::{Change, Convert};
 use crate::{Error, Quiet, Ui};
@@ -55,7 +55,15 @@ impl AnalyzePredictions {
             let drawn = choices.random(wanted, (self.plans, self.seed), &size_of)?;
             let sizes: Vec<u64> = drawn.iter().map(|(_, _, bytes)| *bytes).collect();
             let drawn = drawn.into_iter().map(|(made, fit, _)| (made, fit)).collect::<Vec<_>>();
-            let Some(tried) = job.tried(&drawn, budget, &source, ui)? else {
+            let tell = |i: usize, of: &Tried| {
+                let Tried { predicted, measured } = of;
+                let (nth, bytes) = (i + 1, sizes[i]);
+                ui.remark(&format!(
+                    "plan {nth} of {}: {bytes} bytes, predicted {predicted:.4}, measured {measured:.4}",
+                    sizes.len()
+                ));
+            };
+            let Some(tried) = job.tried(&drawn, budget, &source, &tell, ui)? else {
                 return Err(Error::usage("plans are made with some windows and measured on others: --windows 4 are needed at least"));
             };
             let of = sizes.into_iter().zip(tried);
