@@ -3,6 +3,7 @@
 mod bad_input;
 mod fit;
 mod fit_device;
+mod planned;
 
 use std::path::{Path, PathBuf};
 

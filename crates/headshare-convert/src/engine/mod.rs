@@ -146,6 +146,15 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
+    /// Gives blocks the data of others in the changed model, once: for weights that nothing
+    /// is written to.
+    ///
+    /// # Errors
+    /// When llama.cpp does not use a matrix.
+    pub fn put(&mut self, shared: &[Shared]) -> Result<(), EngineError> {
+        Ok(Links::new(self.changed.graph(), shared)?.put(&mut self.changed)?)
+    }
+
     /// Runs the streams once to add up what the users of shared blocks feed them,
     /// which [`Seen::donated`] then has. It keeps a Gram matrix and a product with
     /// the targets of each block that is used more than once, twice: of the

@@ -251,6 +251,17 @@ impl Plan {
         self.choice.units.is_some() || self.edits.iter().any(of_units)
     }
 
+    /// The first layer in which more than types changes.
+    pub fn first_layer(&self) -> Option<u32> {
+        let layer = |edit: &Edit| match edit {
+            Edit::Share(share) => Some(share.layer),
+            Edit::Drop(unit) | Edit::Silence(unit) => Some(unit.layer),
+            Edit::Narrow(narrow) => Some(narrow.layer),
+            Edit::Store(_) => None,
+        };
+        self.edits.iter().filter_map(layer).min()
+    }
+
     /// Whether any tensor gets another shape or type, or loses what it held.
     pub fn reshapes(&self) -> bool {
         (self.edits.iter()).any(|edit| !matches!(edit, Edit::Share(_)))

@@ -27,6 +27,8 @@ pub struct TypedPlan {
     pub(super) base: Plan,
     /// Rows of these tensors that the plan lets share.
     planned: Vec<SharedRows>,
+    /// The same of tensors that keep their data.
+    planned_as_they_are: Vec<SharedRows>,
     /// Others that are equal in the source, unless the plan keeps each of them.
     pub(super) duplicates: Duplicates,
 }
@@ -84,6 +86,8 @@ pub fn assign(
     }
     let has = |name: &str| gguf.tensor(name).map(|info| info.ggml_type);
     assigned.agree(&in_common, &has);
+    let is_typed = |s: &&SharedRows| (assigned.types).contains_key(&gguf.tensors()[s.alias].name);
+    let planned_as_they_are = planned.iter().filter(|s| !is_typed(s)).copied().collect();
     let planned = (planned.iter()).filter_map(|s| of_types(s, gguf, &assigned));
     let planned = planned.collect();
     duplicates.shared = (duplicates.shared.iter())
@@ -107,6 +111,7 @@ pub fn assign(
         assigned,
         base,
         planned,
+        planned_as_they_are,
         duplicates,
     })
 }
@@ -226,6 +231,12 @@ impl TypedPlan {
         };
         let all = self.shared().map(|s| link(s, gguf)).collect();
         engine::by_donor(engine::by_expert(all, &of_an_expert))
+    }
+
+    /// The rows that the plan lets share of tensors that keep their data, likewise.
+    pub(super) fn links_as_they_are(&self, gguf: &Gguf) -> Vec<Shared> {
+        let all = self.planned_as_they_are.iter();
+        all.map(|s| link(s, gguf)).collect()
     }
 
     /// The donors' blocks among the [`links`](Self::links) that units use which the plan

@@ -175,6 +175,7 @@ impl TypedPlan {
             how.windows,
             how.options,
         )?;
+        engine.put(&self.links_as_they_are(target.gguf()))?;
         let links = self.links(target.gguf());
         engine.share(&links)?;
         let heads = self.tied_heads(engine.sites(), &self.whole_aliases(target.gguf()));
@@ -202,6 +203,7 @@ impl TypedPlan {
             types: &self.assigned.types,
             kept: &self.assigned.kept,
             is_behind: false,
+            first: self.base.first_layer(),
             settings: how.settings,
             tied: tied.grams,
             heads: &heads,
@@ -292,6 +294,13 @@ impl TypedPlan {
         let record = repair::record(how.windows, engine.outputs());
         let mut refitter = repair::beside(stream, &of_stream, &renumbered, &heads, layers, record);
         engine.run(&mut [&mut Beside(&mut refitter), quantizer], progress)?;
+        for (name, bytes) in refitter.repaired.tensors {
+            // What has the type that it had, and nothing else becomes of.
+            let types = &self.assigned;
+            if !types.types.contains_key(&name) && !types.kept.contains_key(&name) {
+                quantizer.made.insert(name, bytes);
+            }
+        }
         Ok(refitter.repaired.record)
     }
 

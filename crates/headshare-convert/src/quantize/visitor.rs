@@ -37,8 +37,10 @@ pub(super) struct Quantizer<'a> {
     pub types: &'a BTreeMap<String, GgmlType>,
     /// Which others make up for what those before them lost, at the type that they have.
     pub kept: &'a BTreeMap<String, GgmlType>,
-    /// Whether anything has changed so far.
+    /// Whether any data has changed so far.
     pub is_behind: bool,
+    /// The first layer in which more than types changes.
+    pub first: Option<u32>,
     /// How.
     pub settings: Settings,
     /// Gram matrices of the inputs of output heads that are token embeddings, too, by the
@@ -100,7 +102,9 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
     }
 
     fn visit(&mut self, site: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, QuantizerError> {
-        let kept = self.kept.get(&site.name).filter(|_| self.is_behind);
+        let is_behind = |first: u32| site.layer.is_none_or(|layer| layer >= first);
+        let is_behind = self.is_behind || self.first.is_some_and(is_behind);
+        let kept = self.kept.get(&site.name).filter(|_| is_behind);
         let Some(&to) = self.types.get(&site.name).or(kept) else {
             return Ok(None);
         };
@@ -122,7 +126,8 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
             true => self.fitted(site, seen, &weights, to)?,
             false => match self.refitted(site, seen, &weights, to)? {
                 Some(coded) => coded,
-                None => return Ok(None),
+                // Whatever a repair has made of it.
+                None => return self.stored(site, seen),
             },
         };
         self.is_behind = true;
@@ -223,6 +228,12 @@ impl Quantizer<'_> {
         Ok(made)
     }
 
+    /// The matrix as it was before the pass, where it is another now.
+    fn stored(&self, site: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, QuantizerError> {
+        let stored = self.in_stream(&site.name, &self.weights_of(&site.name)?)?;
+        Ok((stored != seen.bytes()).then_some(stored))
+    }
+
     /// The matrix with `weights` that has its type already, fitted; nothing where what is
     /// stored does as well on held-out tokens.
     fn refitted(
@@ -237,9 +248,8 @@ impl Quantizer<'_> {
             return Ok(None);
         }
         let sums = seen.sums().without(&silent_columns(weights, p));
-        let now = transposed(weights, p);
-        let limit = sums.held.error(&now);
-        let wanted = self.towards_target(&sums, now);
+        let limit = (sums.held).error(&transposed(&self.weights_of(&site.name)?, p));
+        let wanted = self.towards_target(&sums, transposed(weights, p));
         let hessian = sums.all().ridged(self.settings.damping);
         let cannot = |error| QuantizerError::tensor(&site.name, error);
         let index = self.target.gguf().tensor_index(&site.name);

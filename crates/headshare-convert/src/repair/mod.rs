@@ -155,19 +155,13 @@ fn down_name(layer: u32) -> String {
 /// All layers from the first change on, those without heads among them.
 pub(crate) fn layers_to_repair(map: &AttentionMap, plan: &Plan) -> std::ops::Range<u32> {
     let end = map.layers.len() as u32 + map.headless_layers;
-    let of_edit = |edit: &Edit| match edit {
-        Edit::Share(share) => share.layer,
-        Edit::Drop(unit) | Edit::Silence(unit) => unit.layer,
-        Edit::Narrow(narrow) => narrow.layer,
-        Edit::Store(store) => match Role::of(&store.tensor) {
-            (Some(layer), _) => layer,
-            // A head comes after all layers, unless the token embedding is it.
-            // A head of its own comes after all layers.
-            (None, _) if store.tensor == "output.weight" => end,
-            (None, _) => 0,
-        },
-    };
-    let first = plan.edits.iter().map(of_edit).min();
+    let types = plan.stores().map(|store| match Role::of(&store.tensor) {
+        (Some(layer), _) => layer,
+        // A head of its own comes after all layers.
+        (None, _) if store.tensor == "output.weight" => end,
+        (None, _) => 0,
+    });
+    let first = types.chain(plan.first_layer()).min();
     first.unwrap_or(end).min(end)..end
 }
 

@@ -355,6 +355,10 @@ impl Convert {
             let (fitted, record) = repair.fit(source, plan, choice, self.dry_run, ui)?;
             return Ok((fitted, record, None));
         };
+        let repairs = match repair {
+            Some(_) => true,
+            None => quantization.repairs(source, plan.as_ref()),
+        };
         let typed = quantization.assign(source, plan.take(), ui)?;
         *plan = Some(typed.plan.clone());
         let own;
@@ -376,7 +380,7 @@ impl Convert {
         if let Some(ready) = ready.filter(|_| !self.dry_run) {
             quantization.save_imatrix(source, ready, self.force, ui)?;
         }
-        let beside = repair.map(|_| Beside { choice });
+        let beside = repairs.then_some(Beside { choice });
         let dry_run = self.dry_run;
         let (fitted, record, done) =
             quantization.encode(source, &typed, ready, beside, dry_run, ui)?;

@@ -5,14 +5,14 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use headshare_convert::convert::variant::Variant;
-use headshare_convert::convert::{Fitted, UNKNOWN_DIGEST, digest_of};
+use headshare_convert::convert::{Fitted, UNKNOWN_DIGEST, attention_map, digest_of};
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::{Choice, Edit, Plan};
 use headshare_convert::quantize::imatrix;
 use headshare_convert::quantize::importance::Importances;
 use headshare_convert::quantize::types::{Assigned, Wanted};
 use headshare_convert::quantize::{self, By, Counts, Fit, QuantizeRecord, Settings, TypedPlan};
-use headshare_convert::repair::{Record, SurveyRecord};
+use headshare_convert::repair::{Record, SurveyRecord, check_supported};
 use serde::{Deserialize, Serialize};
 
 use super::calibrate::{Calibration, Ready};
@@ -100,6 +100,17 @@ impl Quantization {
             With::Calibration { save_imatrix, .. } => save_imatrix.as_ref(),
             _ => None,
         }
+    }
+
+    /// Whether what `plan` makes of `source` beside its types is repaired in the same pass
+    /// without being asked: where the plan says the types, too, and a text is there.
+    pub(super) fn repairs(&self, source: &ModelFile, plan: Option<&Plan>) -> bool {
+        let is_type = |edit: &Edit| matches!(edit, Edit::Store(_));
+        let more = plan.is_some_and(|plan| !plan.edits.iter().all(is_type));
+        if !more || self.wanted.is_some() || self.calibration().is_none() {
+            return false;
+        }
+        attention_map(source).is_ok_and(|map| check_supported(&map).is_ok())
     }
 
     /// `plan`, which makes something of `source`, with the types of that.

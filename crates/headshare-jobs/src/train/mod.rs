@@ -396,9 +396,14 @@ impl TrainModel {
         let numbers: usize = (model.parameters().list().iter())
             .map(|parameter| parameter.values().len())
             .sum();
-        // Numbers, gradients, two moments, the best so far; and the teacher's.
-        let fixed = 4 * numbers * (5 + usize::from(has_teacher)) + (512 << 20);
         let tokens = self.settings.batch * self.text.window as usize;
+        let config = model.config();
+        let streams = match self.settings.hidden > 0.0 {
+            true => tokens * config.width * config.layers.len(),
+            false => 0,
+        };
+        // Numbers, gradients, two moments, the best so far; the teacher's, and its streams.
+        let fixed = 4 * (numbers * (5 + usize::from(has_teacher)) + streams) + (512 << 20);
         // Layers' own estimate, and what is in use beside them.
         let a_layer = model.layer_bytes(tokens) * 5 / 4;
         let bound = usize::try_from(self.text.memory_bound()).unwrap_or(usize::MAX);

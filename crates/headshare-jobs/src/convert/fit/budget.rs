@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::convert::calibrate::Calibration;
 use crate::convert::choose::Stats;
-use crate::convert::quantize::Quantization;
+use crate::convert::quantize::{Quantization, With};
 use crate::error::Context as _;
 use crate::output::Written;
 use crate::{Error, Ui, Unit};
@@ -116,17 +116,6 @@ fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
-/// What makes a model fit.
-#[derive(Clone)]
-pub(super) struct ToFit {
-    /// The types.
-    pub quantization: Quantization,
-    /// What goes.
-    pub plan: Option<Plan>,
-    /// The types that are not the source's, and what goes, as one plan.
-    pub whole: Plan,
-}
-
 /// Tensors that got another type, or kept theirs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retyped {
@@ -206,6 +195,19 @@ impl Budget {
 
     pub(super) fn about(&self, source: &ModelFile, error: FitError) -> Error {
         Error::from(error).about(source.path().display())
+    }
+}
+
+/// Encoding at the types that a plan says, fitted to a text.
+pub(super) fn as_planned(calibration: &Calibration) -> Quantization {
+    Quantization {
+        wanted: None,
+        with: With::Calibration {
+            calibration: calibration.clone(),
+            settings: None,
+            save_imatrix: None,
+        },
+        allow_requantize: true,
     }
 }
 

@@ -3,12 +3,12 @@
 use headshare_convert::convert;
 use headshare_convert::fit;
 use headshare_convert::input::ModelFile;
+use headshare_convert::plan::Plan;
 use headshare_convert::quantize::takes;
 
-use super::budget::{Budget, MadeToFit, ToFit, Tried};
+use super::budget::{Budget, MadeToFit, Tried, as_planned};
 use crate::convert::Convert;
 use crate::convert::calibrate::Calibration;
-use crate::convert::quantize::{Quantization, With};
 use crate::{Error, Quiet, Ui, Unit};
 
 /// Windows that a plan is made with to see how good it is, at most.
@@ -19,11 +19,11 @@ impl Convert {
     /// others. The first one where that cannot be told.
     pub(super) fn best_of(
         &self,
-        candidates: Vec<(ToFit, MadeToFit)>,
+        candidates: Vec<(Plan, MadeToFit)>,
         budget: &Budget,
         source: &ModelFile,
         ui: &dyn Ui,
-    ) -> Result<Option<(ToFit, MadeToFit)>, Error> {
+    ) -> Result<Option<(Plan, MadeToFit)>, Error> {
         let tried = match candidates.len() {
             0 | 1 => None,
             _ => self.tried(&candidates, budget, source, &|_, _| (), ui)?,
@@ -34,14 +34,14 @@ impl Convert {
         let measured = |i: &usize| tried[*i].measured;
         let best = (0..tried.len()).min_by(|a, b| measured(a).total_cmp(&measured(b)));
         let best = candidates.into_iter().nth(best.unwrap_or(0));
-        Ok(best.map(|(to_fit, fit)| (to_fit, MadeToFit { tried, ..fit })))
+        Ok(best.map(|(plan, fit)| (plan, MadeToFit { tried, ..fit })))
     }
 
     /// What `candidates` really cost, made with a few of the windows and measured on others;
     /// `None` where the windows are too few. `tell` is told of each.
     pub(super) fn tried(
         &self,
-        candidates: &[(ToFit, MadeToFit)],
+        candidates: &[(Plan, MadeToFit)],
         budget: &Budget,
         source: &ModelFile,
         tell: &dyn Fn(usize, &Tried),
@@ -54,20 +54,13 @@ impl Convert {
         let digest = convert::digest_of(source);
         let bar = ui.bar("comparing", candidates.len() as u64, Unit::Parts);
         let mut tried = Vec::new();
-        for (i, (to_fit, fit)) in candidates.iter().enumerate() {
+        for (i, (plan, fit)) in candidates.iter().enumerate() {
             let job = Self {
                 fit: None,
-                quantize: Some(Quantization {
-                    with: With::Calibration {
-                        calibration: some.clone(),
-                        settings: None,
-                        save_imatrix: None,
-                    },
-                    ..to_fit.quantization.clone()
-                }),
+                quantize: Some(as_planned(&some)),
                 ..self.clone()
             };
-            let mut plan = to_fit.plan.clone();
+            let mut plan = Some(plan.clone());
             let (fitted, ..) = job.fit(source, &mut plan, None, None, &Quiet)?;
             if let Some(plan) = &mut plan {
                 plan.source.clone_from(&digest);

@@ -5,14 +5,12 @@ use std::collections::BTreeMap;
 use headshare_convert::convert::variant::HEAD;
 use headshare_convert::fit::{self, FitError, Group, Movable, Point, Statistics, select};
 use headshare_convert::input::ModelFile;
-use headshare_convert::plan::{Edit, Store};
-use headshare_convert::quantize::types::Wanted;
+use headshare_convert::plan::{Edit, Plan, Store};
 use headshare_convert::random::SplitMix64;
 use headshare_format::GgmlType;
 
-use super::budget::{Budget, MadeToFit, Retyped, ToFit, measured_plan};
+use super::budget::{Budget, MadeToFit, Retyped, measured_plan};
 use crate::Error;
-use crate::convert::quantize::{Quantization, With};
 
 /// Other plans that are made to be compared with the one that is predicted to be best.
 const OTHERS: usize = 2;
@@ -21,7 +19,7 @@ const OTHERS: usize = 2;
 const ATTEMPTS: usize = 8;
 
 /// Says how large the file is that comes out.
-pub(super) type SizeOf<'f> = &'f dyn Fn(&ToFit) -> Result<u64, Error>;
+pub(super) type SizeOf<'f> = &'f dyn Fn(&Plan) -> Result<u64, Error>;
 
 /// What could become of a model.
 pub(super) struct Choices<'a> {
@@ -66,8 +64,8 @@ impl<'a> Choices<'a> {
         &self,
         limit: u64,
         size_of: SizeOf<'_>,
-    ) -> Result<Result<Vec<(ToFit, MadeToFit)>, u64>, Error> {
-        let mut best: Option<(select::Chosen, ToFit, u64)> = None;
+    ) -> Result<Result<Vec<(Plan, MadeToFit)>, u64>, Error> {
+        let mut best: Option<(select::Chosen, Plan, u64)> = None;
         let mut smallest = u64::MAX;
         for allowed in self.ways() {
             let mut header = 0;
@@ -116,7 +114,7 @@ impl<'a> Choices<'a> {
         limit: u64,
         (count, seed): (u32, u64),
         size_of: SizeOf<'_>,
-    ) -> Result<Vec<(ToFit, MadeToFit, u64)>, Error> {
+    ) -> Result<Vec<(Plan, MadeToFit, u64)>, Error> {
         let mut plans = Vec::new();
         // Not each drawing comes below the size in so many attempts.
         for stream in 0..2 * count {
@@ -169,7 +167,7 @@ impl<'a> Choices<'a> {
         header: &mut u64,
         allowed: &dyn Fn(usize, usize) -> bool,
         size_of: SizeOf<'_>,
-    ) -> Result<Option<(select::Chosen, ToFit)>, Error> {
+    ) -> Result<Option<(select::Chosen, Plan)>, Error> {
         let choose = |room| select::choose_among(&self.all, room, allowed);
         let found = self.below((limit, limit), header, &choose, size_of)?;
         Ok(found.map(|(chosen, made, _)| (chosen, made)))
@@ -183,12 +181,12 @@ impl<'a> Choices<'a> {
         header: &mut u64,
         choose: &dyn Fn(u64) -> Option<select::Chosen>,
         size_of: SizeOf<'_>,
-    ) -> Result<Option<(select::Chosen, ToFit, u64)>, Error> {
+    ) -> Result<Option<(select::Chosen, Plan, u64)>, Error> {
         for _ in 0..ATTEMPTS {
             let Some(chosen) = choose(aim.saturating_sub(self.rest + *header)) else {
                 return Ok(None);
             };
-            let made = self.to_fit(&chosen);
+            let made = self.plan(&chosen);
             let size = size_of(&made)?;
             if size <= limit {
                 return Ok(Some((chosen, made, size)));
@@ -212,38 +210,24 @@ impl<'a> Choices<'a> {
         (self.budget).about(self.source, FitError::TooSmall { wanted, smallest })
     }
 
-    /// How to carry out what was chosen.
-    pub fn to_fit(&self, chosen: &select::Chosen) -> ToFit {
-        let changes = fit::changes(self.groups, &chosen.which);
+    /// What was chosen as a plan, which says the types that are not the source's.
+    pub fn plan(&self, chosen: &select::Chosen) -> Plan {
+        let fit::Changes { types, edits, .. } = fit::changes(self.groups, &chosen.which);
         let mut plan = measured_plan();
-        plan.edits.clone_from(&changes.edits);
-        let tensors = self.source.gguf.tensors();
-        let stores = tensors.iter().filter_map(|info| {
-            let to = *changes.types.get(info.name.as_str())?;
+        plan.edits = edits;
+        let stores = self.source.gguf.tensors().iter().filter_map(|info| {
+            let to = *types.get(info.name.as_str())?;
             (to != info.ggml_type).then_some((info.name.as_str(), to))
         });
-        let head = self.own_head(&changes.types).map(|to| (HEAD, to));
+        let head = self.own_head(&types).map(|to| (HEAD, to));
         let stores = stores.chain(head).map(|(tensor, ggml_type)| {
             Edit::Store(Store {
                 tensor: tensor.to_owned(),
                 ggml_type,
             })
         });
-        let mut whole = plan.clone();
-        whole.edits.extend(stores);
-        ToFit {
-            quantization: Quantization {
-                wanted: Some(Wanted::exactly(tensors, &changes.types)),
-                with: With::Calibration {
-                    calibration: self.budget.calibration.clone(),
-                    settings: None,
-                    save_imatrix: None,
-                },
-                allow_requantize: true,
-            },
-            plan: (!plan.edits.is_empty()).then_some(plan),
-            whole,
-        }
+        plan.edits.extend(stores);
+        plan
     }
 
     /// The type of the output head among `types`, where the source has none of its own.

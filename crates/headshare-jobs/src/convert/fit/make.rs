@@ -2,11 +2,12 @@
 
 use headshare_convert::fit::{self, FitError, moves};
 use headshare_convert::input::ModelFile;
+use headshare_convert::plan::Plan;
 use headshare_eval::analyze::picture::Format;
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
 
-use super::budget::{Budget, MadeToFit, ToFit};
+use super::budget::{Budget, MadeToFit, as_planned};
 use super::choice::Choices;
 use crate::convert::{Change, Convert, Converted, calibrate};
 use crate::output::Written;
@@ -30,9 +31,9 @@ impl Convert {
         if !self.dry_run || picture {
             AtomicFile::check(&self.output, self.force, &inputs)?;
         }
-        let (to_fit, mut fit) = self.chosen_to_fit(budget, &source, &inputs, self.dry_run, ui)?;
+        let (plan, mut fit) = self.chosen_to_fit(budget, &source, &inputs, self.dry_run, ui)?;
         drop(source);
-        let mut done = self.make(&to_fit, self.dry_run, ui)?;
+        let mut done = self.make(budget, &plan, self.dry_run, ui)?;
         if picture {
             let written = Written {
                 path: &self.output,
@@ -69,10 +70,10 @@ impl Convert {
         inputs: &[FileId],
         predicted: bool,
         ui: &dyn Ui,
-    ) -> Result<(ToFit, MadeToFit), Error> {
+    ) -> Result<(Plan, MadeToFit), Error> {
         let start = budget.first_limit(source, ui)?;
         let candidates = self.with_choices(budget, source, inputs, ui, |choices| {
-            let size_of = |to_fit: &ToFit| Ok(self.make(to_fit, true, &Quiet)?.output.bytes);
+            let size_of = |plan: &Plan| Ok(self.make(budget, plan, true, &Quiet)?.output.bytes);
             choices.in_memory(start, &size_of, ui)
         })?;
         let best = match predicted {
@@ -119,19 +120,20 @@ impl Convert {
         PageSize::new(self.page_size).unwrap_or(PageSize::KIB_4)
     }
 
-    /// Carries out what makes a model fit.
+    /// Carries out a `plan` that makes a model fit.
     pub(super) fn make(
         &self,
-        to_fit: &ToFit,
+        budget: &Budget,
+        plan: &Plan,
         dry_run: bool,
         ui: &dyn Ui,
     ) -> Result<Converted, Error> {
         let job = Self {
             fit: None,
-            quantize: Some(to_fit.quantization.clone()),
+            quantize: Some(as_planned(&budget.calibration)),
             dry_run,
             ..self.clone()
         };
-        job.carry_out(to_fit.plan.clone(), ui)
+        job.carry_out(Some(plan.clone()), ui)
     }
 }

@@ -6,9 +6,10 @@ use headshare_convert::convert;
 use headshare_convert::convert::variant::Variant;
 use headshare_convert::fit::FitError;
 use headshare_convert::input::ModelFile;
+use headshare_convert::plan::Plan;
 use headshare_eval::bench::SpeedTest;
 
-use super::budget::{Budget, InMemory, MadeToFit, OfMemory, ToFit};
+use super::budget::{Budget, InMemory, MadeToFit, OfMemory};
 use super::choice::{Choices, SizeOf};
 use crate::bench::{LoadMode, Measure};
 use crate::error::Context as _;
@@ -89,14 +90,14 @@ impl Choices<'_> {
         limit: u64,
         size_of: SizeOf<'_>,
         ui: &dyn Ui,
-    ) -> Result<Vec<(ToFit, MadeToFit)>, Error> {
+    ) -> Result<Vec<(Plan, MadeToFit)>, Error> {
         let Some(memory) = self.budget.memory else {
             let chosen = self.within(limit, size_of)?;
             return chosen.map_err(|smallest| self.too_small(limit, smallest));
         };
         let largest = self.budget.bytes.unwrap_or(self.source.len());
         let mut limit = limit;
-        let mut best: Option<(u64, Vec<(ToFit, MadeToFit)>)> = None;
+        let mut best: Option<(u64, Vec<(Plan, MadeToFit)>)> = None;
         for _ in 0..ATTEMPTS {
             let Ok(mut candidates) = self.within(limit, size_of)? else {
                 break;
@@ -125,22 +126,22 @@ impl Choices<'_> {
         };
         // The KV cache of another plan may be larger.
         let mut fitting = Vec::new();
-        for (to_fit, mut fit) in candidates {
+        for (plan, mut fit) in candidates {
             let taken = match fit.memory {
                 Some(taken) => taken,
-                None => self.taken_by(&to_fit, memory, ui)?,
+                None => self.taken_by(&plan, memory, ui)?,
             };
             if taken.left >= 0 {
                 fit.memory = Some(taken);
-                fitting.push((to_fit, fit));
+                fitting.push((plan, fit));
             }
         }
         Ok(fitting)
     }
 
-    /// What the model takes that `to_fit` makes, when its weights are only rounded.
-    fn taken_by(&self, to_fit: &ToFit, memory: InMemory, ui: &dyn Ui) -> Result<OfMemory, Error> {
-        let model = Variant::new(self.source, &to_fit.whole, None)?;
+    /// What the model takes that `plan` makes, when its weights are only rounded.
+    fn taken_by(&self, plan: &Plan, memory: InMemory, ui: &dyn Ui) -> Result<OfMemory, Error> {
+        let model = Variant::new(self.source, plan, None)?;
         let file = convert::write_to_scratch(&model)?;
         let taken = memory.taken_by(&file.path_for_children(), ui);
         taken.about(|| self.source.path().display())

@@ -50,9 +50,8 @@ impl PlanToFit {
             inputs: &inputs,
         });
         written.as_ref().map(Written::check).transpose()?;
-        let (to_fit, fit) = job.chosen_to_fit(&self.budget, &source, &inputs, false, ui)?;
-        let made = job.make(&to_fit, true, &Quiet)?;
-        let mut plan = to_fit.whole;
+        let (mut plan, fit) = job.chosen_to_fit(&self.budget, &source, &inputs, false, ui)?;
+        let made = job.make(&self.budget, &plan, true, &Quiet)?;
         plan.source = convert::digest_of(&source);
         plan.expected = Some(Expected {
             saved: Some(made.saved),

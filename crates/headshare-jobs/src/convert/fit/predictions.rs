@@ -51,7 +51,7 @@ impl AnalyzePredictions {
         let inputs = job.inputs_to_fit(budget, &source)?;
         let picture = Picture::new(self.picture.as_deref(), self.force, &inputs)?;
         let plans = job.with_choices(budget, &source, &inputs, ui, |choices| {
-            let size_of = |to_fit: &_| Ok(job.make(to_fit, true, &Quiet)?.output.bytes);
+            let size_of = |plan: &_| Ok(job.make(budget, plan, true, &Quiet)?.output.bytes);
             let drawn = choices.random(wanted, (self.plans, self.seed), &size_of)?;
             let sizes: Vec<u64> = drawn.iter().map(|(_, _, bytes)| *bytes).collect();
             let drawn = drawn.into_iter().map(|(made, fit, _)| (made, fit)).collect::<Vec<_>>();

@@ -1,0 +1,63 @@
+//! Plans whose tensors keep their types, or get those that the plan says.
+
+use std::path::Path;
+
+use headshare_testmodels::{ModelSpec, type_named};
+use serde_json::{Value, json as json_of};
+
+use super::{SHORT, divergence, plan_of, tokens_both_ways};
+use crate::repair::steps::{verify, words};
+use crate::support::{json, preset, program, read};
+
+/// `convert SOURCE --plan PLAN`, of short windows.
+fn carried_out(source: &Path, plan: &Path, out: &Path, more: &[&str]) -> Value {
+    let mut command = program();
+    command.arg("convert").arg(source).arg("-o").arg(out);
+    command.arg("--plan").arg(plan).args(more);
+    if !more.is_empty() {
+        command.args(SHORT);
+    }
+    json(command.arg("--json"))
+}
+
+#[test]
+fn what_shares_and_keeps_its_type_is_repaired_while_all_is_fitted() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = at("model.gguf");
+    let spec = ModelSpec {
+        weight_type: type_named("q8_0").unwrap(),
+        ..preset("tiny-llama")
+    };
+    spec.write(&source).unwrap();
+    let share = |layer: u32, unit: u32, donor: u32| {
+        json_of!({"share": {"layer": layer, "unit": unit, "donor_layer": 0, "donor_unit": donor,
+                            "parts": ["q", "k", "v"]}})
+    };
+    let plan = plan_of(
+        &source,
+        &json_of!([share(1, 0, 0), share(1, 1, 2), share(2, 3, 0)]),
+    );
+    let text = words(folder.path());
+    let text = text.to_str().unwrap();
+    let (shared, repaired, fitted, both) = (at("shared"), at("repaired"), at("fitted"), at("both"));
+    carried_out(&source, &plan, &shared, &[]);
+    carried_out(&source, &plan, &repaired, &["--repair", text]);
+    let done = carried_out(&source, &plan, &fitted, &["--calibrate", text]);
+    // What the plan does beside types is repaired without being asked.
+    assert!(!done["repair"]["tensors"].as_array().unwrap().is_empty());
+    carried_out(
+        &source,
+        &plan,
+        &both,
+        &["--repair", text, "--calibrate", text],
+    );
+    assert!(read(&fitted) == read(&both));
+    verify(&fitted, &source);
+    tokens_both_ways(&fitted);
+    let [shared, repaired, fitted] = [&shared, &repaired, &fitted].map(|f| divergence(f, &source));
+    assert!(
+        repaired < 0.9 * shared && fitted < 1.05 * repaired,
+        "{shared} nats, {repaired} repaired, {fitted} fitted"
+    );
+}
