@@ -42,10 +42,10 @@ impl TypeArgs {
 pub(super) struct QuantizeArgs {
     #[command(flatten)]
     types: TypeArgs,
-    /// Fit the weights that are quantized, or that --plan stores at other types, to this
-    /// text (UTF-8), and take the gradients of --baseline llm-pruner from it; - reads standard
-    /// input, `self` is what the model writes itself. Without it and --imatrix weights are
-    /// rounded.
+    /// Fit the weights that are quantized, or those of a --plan, to this text (UTF-8); with a
+    /// plan, what shares or goes is repaired as well. The gradients of --baseline llm-pruner are
+    /// taken from it, too. - reads standard input, `self` is what the model writes itself.
+    /// Without it and --imatrix weights are rounded.
     #[arg(long, value_name = "TEXT", requires = "reader")]
     calibrate: Option<PathBuf>,
     /// Round with this importance matrix, which llama-imatrix has written (GGUF),
