@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use headshare_format::{GgmlType, TensorInfo};
 
-use super::{Choice, Measured, pruned, together};
+use super::choices::{Choice, Measured, pruned, together};
 use crate::fit::error::FitError;
 use crate::fit::moves::in_file;
 use crate::fit::sharing::Sharing;

@@ -1,0 +1,189 @@
+//! What could become of a tensor, of several together, and of the tensors of a layer from
+//! which something goes: bytes, and predicted costs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use headshare_format::{GgmlType, PageSize, TensorInfo};
+
+use crate::convert::variant::{EMBEDDING, HEAD, can_untie};
+use crate::fit::cuts::Cut;
+use crate::fit::error::FitError;
+use crate::fit::moves::{Movable, in_file};
+use crate::fit::statistics::Statistics;
+use crate::input::ModelFile;
+
+/// Choices of a group that are kept, at most.
+const CHOICES: usize = 64;
+
+/// What could become of a group.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Choice<'a> {
+    pub bytes: u64,
+    pub cost: f64,
+    /// The types of tensors that can have others, by name.
+    pub types: BTreeMap<&'a str, GgmlType>,
+    /// Steps of what else changes.
+    pub steps: usize,
+}
+
+/// A model, and what was measured of it.
+pub(super) struct Measured<'a, 's> {
+    pub source: &'s ModelFile,
+    pub page: PageSize,
+    /// The tensors that could have other types, by name.
+    pub movable: BTreeMap<&'a str, &'a Movable>,
+    pub statistics: &'a Statistics,
+}
+
+impl<'a, 's> Measured<'a, 's> {
+    /// The tensors that become smaller with `cut`, and what could become of them; `None` where
+    /// what that costs is not known.
+    #[allow(clippy::type_complexity, reason = "a pair that is taken apart at once")]
+    pub fn cut(
+        &self,
+        cut: &Cut,
+    ) -> Result<Option<(Vec<&'s TensorInfo>, Vec<Choice<'a>>)>, FitError> {
+        let tensor = cut.tensor();
+        let names = cut.rows().into_iter().chain([tensor.clone()]);
+        let tensors: Option<Vec<&TensorInfo>> =
+            names.map(|name| self.source.gguf.tensor(&name)).collect();
+        let (Some(tensors), Some(sensitivity)) = (tensors, self.statistics.sensitivity(&tensor))
+        else {
+            return Ok(None);
+        };
+        let mut choices = Vec::new();
+        for steps in 0..=cut.steps.len() {
+            let left = f64::from(cut.left(steps)) / f64::from(cut.of);
+            let scaled = |elements: u64| (elements as f64 * left).round() as u64;
+            let mut of_step = vec![Choice::start(steps, sensitivity * cut.loss(steps))];
+            for info in &tensors {
+                let shape = match info.name == tensor {
+                    true => (scaled(info.row_elems()), info.rows()),
+                    false => (info.row_elems(), scaled(info.rows())),
+                };
+                of_step = pruned(together(&of_step, &self.types(info, shape, left)?));
+            }
+            choices.extend(of_step);
+        }
+        Ok(Some((tensors, choices)))
+    }
+
+    /// What could become of `tensor` by itself.
+    pub fn alone(
+        &self,
+        tensor: &'a Movable,
+        info: &TensorInfo,
+    ) -> Result<Vec<Choice<'a>>, FitError> {
+        let mut choices = self.types(info, (info.row_elems(), info.rows()), 1.0)?;
+        if tensor.name == EMBEDDING && can_untie(&self.source.gguf).is_ok() {
+            choices.extend(pairs(tensor, self.statistics));
+        }
+        Ok(choices)
+    }
+
+    /// What could become of a tensor of this shape (elements of a row, and rows), of whose
+    /// errors the part `left` counts.
+    pub fn types(
+        &self,
+        info: &TensorInfo,
+        (elements, rows): (u64, u64),
+        left: f64,
+    ) -> Result<Vec<Choice<'a>>, FitError> {
+        let of = |to: GgmlType| Some(in_file(to.row_bytes(elements)? * rows, self.source));
+        let choice = |bytes, cost, types| Choice {
+            bytes,
+            cost,
+            types,
+            steps: 0,
+        };
+        let mut all = Vec::new();
+        let tensor = self.movable.get(info.name.as_str());
+        if let Some(bytes) = of(info.ggml_type) {
+            let types = tensor.map(|m| (m.name.as_str(), m.has));
+            all.push(choice(bytes, 0.0, types.into_iter().collect()));
+        }
+        if let Some(tensor) = tensor {
+            for m in &tensor.moves {
+                let cost = self.statistics.cost(tensor, m.to)?;
+                if let Some(bytes) = of(m.to) {
+                    let types = BTreeMap::from([(tensor.name.as_str(), m.to)]);
+                    all.push(choice(bytes, cost * left, types));
+                }
+            }
+        }
+        Ok(pruned(all))
+    }
+}
+
+/// What could become of a table of embeddings that is the output head, too, where each of
+/// both has a type of its own.
+fn pairs<'a>(tensor: &'a Movable, statistics: &Statistics) -> Vec<Choice<'a>> {
+    let of = |role: usize, name: &'a str| -> Vec<Choice<'a>> {
+        let moves = tensor.moves.iter().filter_map(|m| {
+            Some(Choice {
+                bytes: m.bytes,
+                cost: statistics.apart(tensor, m.to)?[role],
+                types: BTreeMap::from([(name, m.to)]),
+                steps: 0,
+            })
+        });
+        moves.collect()
+    };
+    together(&of(0, &tensor.name), &of(1, HEAD))
+}
+
+/// Each of `some` with each of `others`.
+pub(super) fn together<'a>(some: &[Choice<'a>], others: &[Choice<'a>]) -> Vec<Choice<'a>> {
+    let with = |a: &Choice<'a>| {
+        let both = |b: &Choice<'a>| Choice {
+            bytes: a.bytes + b.bytes,
+            cost: a.cost + b.cost,
+            types: a
+                .types
+                .iter()
+                .chain(&b.types)
+                .map(|(n, t)| (*n, *t))
+                .collect(),
+            steps: a.steps.max(b.steps),
+        };
+        others.iter().map(both).collect::<Vec<_>>()
+    };
+    some.iter().flat_map(with).collect()
+}
+
+/// Those that cost less than all that are smaller, largest first; some of them where they
+/// are very many.
+pub(super) fn pruned(mut choices: Vec<Choice<'_>>) -> Vec<Choice<'_>> {
+    choices.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.cost.total_cmp(&b.cost)));
+    let mut least = f64::INFINITY;
+    choices.retain(|choice| {
+        let is_better = choice.cost < least;
+        least = least.min(choice.cost);
+        is_better
+    });
+    choices.reverse();
+    let count = choices.len();
+    if count > CHOICES {
+        let last = count - 1;
+        // Both ends, and what lies evenly between them.
+        let kept: BTreeSet<usize> = (0..CHOICES).map(|i| i * last / (CHOICES - 1)).collect();
+        let mut i = 0;
+        choices.retain(|_| {
+            i += 1;
+            kept.contains(&(i - 1))
+        });
+    }
+    choices
+}
+
+impl Choice<'_> {
+    /// Of no tensor yet, where so many steps are taken, at this cost.
+    pub fn start(steps: usize, cost: f64) -> Self {
+        Self {
+            bytes: 0,
+            cost,
+            types: BTreeMap::new(),
+            steps,
+        }
+    }
+}
