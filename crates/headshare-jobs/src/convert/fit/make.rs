@@ -104,7 +104,13 @@ impl Convert {
         }
         let statistics = budget.statistics(source, &movable, self.force, inputs, ui)?;
         if statistics.cuts.is_empty() {
-            ui.remark("note: llama.cpp has one size for all layers of such a model, so no units or channels go");
+            let shares = match statistics.units.is_empty() {
+                true => "",
+                false => "; units may use the weights of others",
+            };
+            ui.remark(&format!(
+                "note: llama.cpp has one size for all layers of such a model, so no units or channels go{shares}"
+            ));
         }
         let groups = fit::groups(source, &movable, &statistics, page).map_err(of_source)?;
         then(&Choices::new(
