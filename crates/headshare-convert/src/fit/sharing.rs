@@ -103,7 +103,6 @@ pub(super) fn measure(
     progress: &dyn Fn(f64),
 ) -> Result<Vec<Unit>, FitError> {
     let map = AttentionMap::of(&source.gguf).ok();
-    let map = map.filter(|map| check_supported(map).is_ok());
     let Some(map) = map.filter(|map| windows.count > 1 && !at_no_cost(map).is_empty()) else {
         return Ok(Vec::new());
     };
@@ -117,8 +116,11 @@ pub(super) fn measure(
 }
 
 /// The units of a model whose heads are `map`, as if sharing cost nothing: how small it can
-/// become. Nothing where no unit is like another.
+/// become. Nothing where no unit is like another, or its cost cannot be measured.
 pub(super) fn at_no_cost(map: &AttentionMap) -> Vec<Unit> {
+    if check_supported(map).is_err() {
+        return Vec::new();
+    }
     let ids = map.units();
     let is_alike = |a: UnitId, b: UnitId| {
         let parts = Part::ALL.into_iter();
