@@ -30,34 +30,23 @@ pub struct Step {
     pub unit: u32,
     /// Whose weights it uses, of the earlier layer.
     pub donor_unit: u32,
-    /// The divergence, in nats, that this causes with all steps before it.
+    /// The divergence, in nats, that this causes.
     pub cost: f64,
 }
 
 impl Sharing {
     /// The cost of so many steps.
     pub fn cost(&self, steps: usize) -> f64 {
-        steps
-            .checked_sub(1)
-            .map_or(0.0, |last| self.steps[last].cost)
+        self.steps[..steps].iter().map(|step| step.cost).sum()
     }
 
     /// The first so many steps as edits of a plan.
     pub fn edits(&self, steps: usize) -> Vec<Edit> {
-        let mut before = 0.0;
         let edit = |step: &Step| {
-            let cost = step.cost - before;
-            before = step.cost;
-            Edit::Share(Share {
-                layer: self.layer,
-                unit: step.unit,
-                donor_layer: self.donor_layer,
-                donor_unit: step.donor_unit,
-                matched_layer: None,
-                matched_unit: None,
-                parts: Part::ALL.to_vec(),
-                score: Some(-cost),
-            })
+            let unit = |layer, unit| UnitId { layer, unit };
+            let alias = unit(self.layer, step.unit);
+            let donor = unit(self.donor_layer, step.donor_unit);
+            Edit::Share(Share::calibrated(alias, donor, step.cost))
         };
         self.steps[..steps].iter().map(edit).collect()
     }
@@ -78,11 +67,6 @@ impl Sharing {
             })
             .collect();
         steps.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(a.unit.cmp(&b.unit)));
-        let mut all = 0.0;
-        for step in &mut steps {
-            all += step.cost;
-            step.cost = all;
-        }
         (!steps.is_empty()).then_some(Self {
             layer,
             donor_layer,

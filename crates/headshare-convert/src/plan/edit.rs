@@ -53,6 +53,21 @@ pub struct Share {
 }
 
 impl Share {
+    /// All of `alias` by a choice that was measured: it is expected to cause a divergence of
+    /// `cost`, in nats.
+    pub fn calibrated(alias: UnitId, donor: UnitId, cost: f64) -> Self {
+        Self {
+            layer: alias.layer,
+            unit: alias.unit,
+            donor_layer: donor.layer,
+            donor_unit: donor.unit,
+            matched_layer: None,
+            matched_unit: None,
+            parts: Part::ALL.to_vec(),
+            score: Some(-cost),
+        }
+    }
+
     /// The alias.
     pub fn alias(&self) -> UnitId {
         UnitId {

@@ -63,9 +63,7 @@ pub fn add_gradients(
         .as_ref()
         .and_then(|teacher| teacher.streams.as_ref());
     if let Some((streams, _)) = streams {
-        for (layer, stream) in forward.streams().enumerate() {
-            losses.hidden += streams.distance(layer, stream)?;
-        }
+        losses.hidden = streams.distances(forward.streams())?;
     }
     if let Some(gradient) = gradient {
         model.backward(forward, &gradient, sums, |layer, stream| {
@@ -91,22 +89,17 @@ pub fn losses(
         sums: None,
     };
     let teacher = Teacher::of(&part, model, windows)?;
-    let mut streams = Vec::new();
-    let hidden = match teacher
+    let others = teacher
         .as_ref()
-        .and_then(|teacher| teacher.streams.as_ref())
-    {
+        .and_then(|teacher| teacher.streams.as_ref());
+    let mut streams = Vec::new();
+    let hidden = match others {
         Some(_) => model.hidden_with(windows, |stream| streams.push(stream))?,
         None => model.hidden(windows)?,
     };
     let (mut losses, _) = of(&part, model, &hidden, teacher.as_ref(), windows)?;
-    if let Some((others, _)) = teacher
-        .as_ref()
-        .and_then(|teacher| teacher.streams.as_ref())
-    {
-        for (layer, stream) in streams.iter().enumerate() {
-            losses.hidden += others.distance(layer, stream)?;
-        }
+    if let Some((others, _)) = others {
+        losses.hidden = others.distances(streams.iter())?;
     }
     Ok(losses)
 }

@@ -54,6 +54,16 @@ impl Streams {
         Ok(f64::from(sum) * self.token / self.others.len() as f64)
     }
 
+    /// The distance of the stream after all layers, which come one after the other.
+    pub fn distances<'a>(
+        &self,
+        streams: impl Iterator<Item = &'a Tensor>,
+    ) -> Result<f64, TrainError> {
+        let each = streams.enumerate();
+        each.map(|(layer, stream)| self.distance(layer, stream))
+            .sum()
+    }
+
     /// `weight` times the gradient of [`distance`](Self::distance) with regard to the
     /// stream after this layer.
     pub fn gradient(

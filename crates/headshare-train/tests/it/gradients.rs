@@ -262,19 +262,24 @@ fn the_distance_of_heads_is_the_papers_and_has_its_gradient() {
     );
 }
 
+/// Predictions and hidden states of `teacher` alone.
+fn learning_from(teacher: &Model) -> Objective<'_> {
+    Objective {
+        language: 0.0,
+        distillation: Some(Distillation {
+            teacher,
+            divergence: 1.0,
+            hidden: 1.0,
+        }),
+    }
+}
+
 #[test]
 fn a_model_learns_nothing_from_itself() {
     let (_folder, file) = written(&preset("tiny-qwen3"));
     let model = loaded(&file);
     let windows = windows(320, 2, 20);
-    let objective = Objective {
-        language: 0.0,
-        distillation: Some(Distillation {
-            teacher: &model,
-            divergence: 1.0,
-            hidden: 1.0,
-        }),
-    };
+    let objective = learning_from(&model);
     let (losses, sums) = loss_and_gradients(&model, &windows, &objective).unwrap();
     assert!(losses.distillation.abs() < 1e-4, "{losses:?}");
     assert_eq!(losses.hidden, 0.0);
@@ -286,14 +291,7 @@ fn a_model_learns_nothing_from_itself() {
         ..preset("tiny-qwen3")
     });
     let other = loaded(&file);
-    let objective = Objective {
-        language: 0.0,
-        distillation: Some(Distillation {
-            teacher: &other,
-            divergence: 1.0,
-            hidden: 1.0,
-        }),
-    };
+    let objective = learning_from(&other);
     let error = loss_and_gradients(&model, &windows, &objective).unwrap_err();
     assert!(
         error.to_string().contains("vocabulary is 330, not 320"),
@@ -304,14 +302,7 @@ fn a_model_learns_nothing_from_itself() {
         ..preset("tiny-qwen3")
     });
     let other = loaded(&file);
-    let mut objective = Objective {
-        language: 0.0,
-        distillation: Some(Distillation {
-            teacher: &other,
-            divergence: 1.0,
-            hidden: 1.0,
-        }),
-    };
+    let mut objective = learning_from(&other);
     let error = loss_and_gradients(&model, &windows, &objective).unwrap_err();
     assert!(
         error

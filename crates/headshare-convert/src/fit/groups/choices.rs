@@ -76,7 +76,7 @@ impl<'a, 's> Measured<'a, 's> {
     ) -> Result<Vec<Choice<'a>>, FitError> {
         let mut choices = self.types(info, (info.row_elems(), info.rows()), 1.0)?;
         if tensor.name == EMBEDDING && can_untie(&self.source.gguf).is_ok() {
-            choices.extend(pairs(tensor, self.statistics));
+            choices.extend(untied(tensor, self.statistics));
         }
         Ok(choices)
     }
@@ -117,7 +117,7 @@ impl<'a, 's> Measured<'a, 's> {
 
 /// What could become of a table of embeddings that is the output head, too, where each of
 /// both has a type of its own.
-fn pairs<'a>(tensor: &'a Movable, statistics: &Statistics) -> Vec<Choice<'a>> {
+fn untied<'a>(tensor: &'a Movable, statistics: &Statistics) -> Vec<Choice<'a>> {
     let of = |role: usize, name: &'a str| -> Vec<Choice<'a>> {
         let moves = tensor.moves.iter().filter_map(|m| {
             Some(Choice {

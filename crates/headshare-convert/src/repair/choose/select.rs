@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::survey::{Survey, Unit};
-use crate::model::{Part, UnitId};
+use crate::model::UnitId;
 use crate::plan::{Choice, ChosenBy, Edit, Expected, Plan, Removed, Share};
 
 /// What may become of units.
@@ -64,16 +64,7 @@ impl Chosen {
     /// was asked for `ratio` of them.
     pub fn plan(&self, source: String, ratio: f64, units: usize) -> Plan {
         let share = |(unit, (donor, cost)): (&UnitId, &(UnitId, f64))| {
-            Edit::Share(Share {
-                layer: unit.layer,
-                unit: unit.unit,
-                donor_layer: donor.layer,
-                donor_unit: donor.unit,
-                matched_layer: None,
-                matched_unit: None,
-                parts: Part::ALL.to_vec(),
-                score: Some(-cost),
-            })
+            Edit::Share(Share::calibrated(*unit, *donor, *cost))
         };
         let drop = |(unit, cost): (&UnitId, &f64)| {
             Edit::Drop(Removed {
