@@ -121,8 +121,8 @@ pub(super) struct Options {
     /// Decides the order of the windows.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Evaluate on what is held out after every so many steps, and after the last; the
-    /// best weights are taken. 0 for never.
+    /// Evaluate on what is held out after every so many steps, and after the last, with heads
+    /// shared as they will be; the best weights are taken. 0 for never.
     #[arg(long, value_name = "N", default_value_t = 10)]
     eval_every: u64,
     /// Keep the state of the run in this file (safetensors).
@@ -225,6 +225,7 @@ impl Args {
             distillation: options.distill,
             hidden: options.distill_hidden,
             gamma,
+            apart,
             evaluate_every: options.eval_every,
             seed: options.seed,
             ..Settings::default()
@@ -244,7 +245,6 @@ impl Args {
             settings,
             steps: options.steps,
             teacher: options.teacher,
-            apart,
             quantize: options.types.wanted(),
             checkpoint: options.checkpoint.map(|file| Checkpoint {
                 file,

@@ -20,16 +20,20 @@ pub(crate) fn render(done: &TrainedModel) -> String {
         if first.step > 1 {
             text += &format!(" since step {}", first.step);
         }
+        let held_out = match done.distances.is_empty() {
+            true => "held out",
+            false => "held out, with the pairs shared",
+        };
         text += &match done.best {
             Some((0, loss)) => {
-                format!("; held out: {loss:.4} before, and never less: nothing was changed\n")
+                format!("; {held_out}: {loss:.4} before, and never less: nothing was changed\n")
             }
             Some((step, loss)) => {
                 let start = done
                     .start
                     .map_or(String::new(), |start| format!("{start:.4} -> "));
                 format!(
-                    "; held out: {start}{loss:.4} after step {step}, whose weights were taken\n"
+                    "; {held_out}: {start}{loss:.4} after step {step}, whose weights were taken\n"
                 )
             }
             None => "\n".to_owned(),

@@ -128,14 +128,16 @@ impl Parameters {
         variant: &Variant<'_>,
         ties: &[(RowsRange, RowsRange)],
     ) -> Result<(), TrainError> {
-        let tie = |(alias, donor): &(RowsRange, RowsRange)| {
-            Ok(Tie {
-                alias: rows_in(variant, alias)?,
-                donor: rows_in(variant, donor)?,
-            })
-        };
-        self.ties = ties.iter().map(tie).collect::<Result<_, TrainError>>()?;
-        self.check_ties()?;
+        self.tie_all(self::ties(variant, ties)?)
+    }
+
+    /// The same with rows of these parameters.
+    ///
+    /// # Errors
+    /// When a tie has no rows, or they are not alike.
+    pub(crate) fn tie_all(&mut self, ties: Vec<Tie>) -> Result<(), TrainError> {
+        self.check_ties(&ties)?;
+        self.ties = ties;
         self.copy_ties(|_| true);
         Ok(())
     }
@@ -165,8 +167,12 @@ impl Parameters {
         }
     }
 
-    fn check_ties(&self) -> Result<(), TrainError> {
-        for tie in &self.ties {
+    /// Refuses ties of rows that are not alike, or one with an alias for a donor.
+    ///
+    /// # Errors
+    /// Names the tensor.
+    pub(crate) fn check_ties(&self, ties: &[Tie]) -> Result<(), TrainError> {
+        for tie in ties {
             let (alias, donor) = (&tie.alias, &tie.donor);
             let name = &self.list[alias.0].name;
             if alias.1.len() != donor.1.len()
@@ -180,7 +186,7 @@ impl Parameters {
                     && other.alias.1.start < donor.1.end
                     && donor.1.start < other.alias.1.end
             };
-            if self.ties.iter().any(chained) {
+            if ties.iter().any(chained) {
                 let problem = format!("rows of {name} are tied to rows that are tied themselves");
                 return Err(TrainError::option("ties", problem));
             }
@@ -191,17 +197,21 @@ impl Parameters {
     /// Makes aliases equal to their donors, of those ties that `which` names.
     fn copy_ties(&mut self, which: impl Fn(&Tie) -> bool) {
         for tie in self.ties.iter().filter(|tie| which(tie)) {
-            let numbers = self.numbers(&tie.donor);
-            let donor = self.list[tie.donor.0].values()[numbers].to_vec();
+            let donor = self.rows(&tie.donor).to_vec();
             let numbers = self.numbers(&tie.alias);
             let alias = Arc::make_mut(&mut self.list[tie.alias.0].values);
             alias.as_mut_slice()[numbers].copy_from_slice(&donor);
         }
     }
 
-    fn numbers(&self, (parameter, rows): &(usize, Range<usize>)) -> Range<usize> {
-        let columns = self.list[*parameter].columns;
-        rows.start * columns..rows.end * columns
+    /// Which numbers of a parameter some of its rows are.
+    pub(crate) fn numbers(&self, (parameter, of): &(usize, Range<usize>)) -> Range<usize> {
+        rows(of, self.list[*parameter].columns)
+    }
+
+    /// Some rows of a parameter.
+    pub(crate) fn rows(&self, of: &(usize, Range<usize>)) -> &[f32] {
+        &self.list[of.0].values()[self.numbers(of)]
     }
 
     /// Keeps the stored form of the quantized tensors of `variant`, which these are the
@@ -382,11 +392,25 @@ fn zero(rows: &mut [f32], width: usize, columns: &[Range<usize>]) {
     }
 }
 
-/// The rows of a tensor that `range`, in bytes, is.
-pub(crate) fn rows_in(
+/// Rows (alias, donor) of the tensors of `variant`, as ties of its parameters.
+///
+/// # Errors
+/// When rows are not there.
+pub(crate) fn ties(
     variant: &Variant<'_>,
-    range: &RowsRange,
-) -> Result<(usize, Range<usize>), TrainError> {
+    rows: &[(RowsRange, RowsRange)],
+) -> Result<Vec<Tie>, TrainError> {
+    let tie = |(alias, donor): &(RowsRange, RowsRange)| {
+        Ok(Tie {
+            alias: rows_in(variant, alias)?,
+            donor: rows_in(variant, donor)?,
+        })
+    };
+    rows.iter().map(tie).collect()
+}
+
+/// The rows of a tensor that `range`, in bytes, is.
+fn rows_in(variant: &Variant<'_>, range: &RowsRange) -> Result<(usize, Range<usize>), TrainError> {
     let info = variant.gguf().tensors().get(range.tensor);
     let info = info.ok_or_else(|| TrainError::option("ties", "a tensor that is not there"))?;
     let row = info.row_bytes().max(1);

@@ -32,6 +32,10 @@ pub struct Settings {
     pub hidden: f32,
     /// Weight of the distance of paired heads; needs pairs.
     pub gamma: f32,
+    /// Whether paired heads stay apart in the end. Otherwise they are evaluated as they will
+    /// share, and the numbers that do best so are taken; apart, those of the last step.
+    #[serde(default)]
+    pub apart: bool,
     /// Evaluate after every so many steps, and after the last; 0 for never.
     pub evaluate_every: u64,
     /// Decides the order of windows, and LoRA's beginning.
@@ -57,6 +61,7 @@ impl Default for Settings {
             distillation: 0.0,
             hidden: 0.0,
             gamma: 0.5,
+            apart: false,
             evaluate_every: 0,
             seed: 0,
         }

@@ -39,7 +39,7 @@ pub struct Progress {
     /// The weighted sum, which is what was made smaller.
     pub loss: f64,
     /// The same over the held-out windows after the step, of predictions alone, where it was
-    /// evaluated.
+    /// evaluated. Paired heads share there, unless they are to stay apart.
     pub evaluation: Option<f64>,
     /// The step's learning rate.
     pub rate: f64,
@@ -328,8 +328,37 @@ impl<'a> Trainer<'a> {
         self.data.train.pick(&which)
     }
 
-    /// The loss over the held-out windows; keeps the numbers that are the best so far.
+    /// The loss over the held-out windows of the model as it would be in the end; keeps the
+    /// numbers that are the best so far.
     fn evaluate(&mut self, step: u64) -> Result<Option<f64>, TrainError> {
+        let shares = self.pairs.as_ref().filter(|_| !self.settings.apart);
+        let loss = match shares {
+            Some(pairs) => {
+                // Numbers are copied where they change only.
+                let apart = self.model.parameters().clone();
+                pairs.share(self.model.parameters_mut())?;
+                let loss = self.held_out_loss();
+                *self.model.parameters_mut() = apart;
+                loss?
+            }
+            None => self.held_out_loss()?,
+        };
+        let Some(loss) = loss else {
+            return Ok(None);
+        };
+        self.finite(step, "held-out loss", loss)?;
+        let keeps = self.pairs.is_none() || shares.is_some();
+        if keeps && self.position.best.is_none_or(|(_, best)| loss < best) {
+            self.position.best = Some((step, loss));
+            let tensors = self.trained.list().iter();
+            let values = tensors.map(|t| self.trained.values(t, &self.model).to_vec());
+            self.best = values.collect();
+        }
+        Ok(Some(loss))
+    }
+
+    /// The loss of predictions over the held-out windows, where there are any.
+    fn held_out_loss(&self) -> Result<Option<f64>, TrainError> {
         let Some(held_out) = &self.data.held_out else {
             return Ok(None);
         };
@@ -352,17 +381,7 @@ impl<'a> Trainer<'a> {
                 &objective,
             )?);
         }
-        let loss = losses.total(&objective);
-        self.finite(step, "held-out loss", loss)?;
-        // Heads that are pulled together are no better for being apart.
-        let keeps = self.pairs.is_none();
-        if keeps && self.position.best.is_none_or(|(_, best)| loss < best) {
-            self.position.best = Some((step, loss));
-            let tensors = self.trained.list().iter();
-            let values = tensors.map(|t| self.trained.values(t, &self.model).to_vec());
-            self.best = values.collect();
-        }
-        Ok(Some(loss))
+        Ok(Some(losses.total(&objective)))
     }
 
     fn finite(&self, step: u64, what: &'static str, value: f64) -> Result<(), TrainError> {

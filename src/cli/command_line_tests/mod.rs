@@ -539,13 +539,13 @@ fn training() {
                 distillation: 0.1,
                 hidden: 0.3,
                 gamma,
+                apart: method == Method::Postshare,
                 evaluate_every: 0,
                 seed: u64::MAX,
                 ..Settings::default()
             },
             steps: [None, Some(9)][i % 2],
             teacher: [None, Some(path("-big.gguf"))][i % 2].clone(),
-            apart: method == Method::Postshare,
             quantize: (i == 2).then(|| Wanted {
                 to: "q4_0".to_owned(),
                 pure: true,

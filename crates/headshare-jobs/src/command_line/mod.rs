@@ -180,7 +180,7 @@ fn train(job: &crate::TrainModel) -> Line {
         crate::Method::Tied => line,
         crate::Method::Postshare => line
             .number("--gamma", settings.gamma)
-            .flag("--no-share", job.apart),
+            .flag("--no-share", job.settings.apart),
     };
     let line = match &job.quantize {
         Some(wanted) => types(line, wanted),

@@ -68,8 +68,6 @@ pub struct TrainModel {
     /// vocabulary; by default the source.
     #[serde(with = "crate::path::option")]
     pub teacher: Option<PathBuf>,
-    /// Whether pairs that were pulled together stay apart in the file.
-    pub apart: bool,
     /// The types that tensors get; by default those that they had.
     pub quantize: Option<Wanted>,
     /// Steps; by default half a pass over the text, as in the paper.
@@ -234,7 +232,7 @@ impl TrainModel {
         let distances = distances.flat_map(|(before, after)| before.into_iter().zip(after));
         let distances = distances.map(|(before, after)| [before, after]).collect();
         let mut plan = plan;
-        match (self.method, self.apart) {
+        match (self.method, self.settings.apart) {
             (Method::Postshare, true) => plan.edits.clear(),
             _ => model.parameters_mut().tie(variant, &rows.concat())?,
         }

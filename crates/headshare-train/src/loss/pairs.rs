@@ -1,23 +1,18 @@
 //! The distance of paired heads, PostShare's own loss.
 
+use headshare_convert::convert::variant::Variant;
 use headshare_convert::model::RowsRange;
 
 use crate::error::TrainError;
 use crate::model::Model;
 use crate::ops::squares;
-use crate::parameters::{Gradients, rows_in};
+use crate::parameters::{Gradients, Parameters, Tie, ties};
 
 /// Pairs of heads that training pulls together.
 #[derive(Debug, Clone)]
 pub struct HeadPairs {
-    /// For each pair, its blocks: parameter, first number, numbers, of both heads.
-    pairs: Vec<Vec<(Block, Block)>>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Block {
-    parameter: usize,
-    numbers: std::ops::Range<usize>,
+    /// For each pair, its blocks, which may be tied in the end.
+    pairs: Vec<Vec<Tie>>,
 }
 
 impl HeadPairs {
@@ -25,31 +20,27 @@ impl HeadPairs {
     /// loaded from: for each pair its q, k and v blocks, or those that are shared.
     ///
     /// # Errors
-    /// When rows are not there, or those of a pair are not as many.
+    /// When rows are not there, those of a pair are not alike, or a donor is to share
+    /// itself.
     pub fn new(
         model: &Model,
-        variant: &headshare_convert::convert::variant::Variant<'_>,
+        variant: &Variant<'_>,
         pairs: &[Vec<(RowsRange, RowsRange)>],
     ) -> Result<Self, TrainError> {
-        let list = model.parameters().list();
-        let block = |range: &RowsRange| -> Result<Block, TrainError> {
-            let (parameter, rows) = rows_in(variant, range)?;
-            let columns = list[parameter].columns;
-            let numbers = rows.start * columns..rows.end * columns;
-            Ok(Block { parameter, numbers })
+        let pairs = pairs.iter().map(|pair| ties(variant, pair));
+        let pairs = Self {
+            pairs: pairs.collect::<Result<_, _>>()?,
         };
-        let blocks = |pair: &Vec<(RowsRange, RowsRange)>| {
-            let each = pair.iter().map(|(a, b)| {
-                let (a, b) = (block(a)?, block(b)?);
-                match a.numbers.len() == b.numbers.len() {
-                    true => Ok((a, b)),
-                    false => Err(TrainError::option("pairs", "blocks are not alike")),
-                }
-            });
-            each.collect::<Result<Vec<_>, TrainError>>()
-        };
-        let pairs = pairs.iter().map(blocks).collect::<Result<_, _>>()?;
-        Ok(Self { pairs })
+        model.parameters().check_ties(&pairs.pairs.concat())?;
+        Ok(pairs)
+    }
+
+    /// Lets the pairs of `parameters` share: aliases get their donors' numbers.
+    ///
+    /// # Errors
+    /// When they are not the parameters of the model that the pairs are of.
+    pub fn share(&self, parameters: &mut Parameters) -> Result<(), TrainError> {
+        parameters.tie_all(self.pairs.concat())
     }
 
     /// How many pairs there are: N.
@@ -64,7 +55,7 @@ impl HeadPairs {
 
     /// For each pair the sum over its blocks of the Frobenius norm of the difference.
     pub fn distances(&self, model: &Model) -> Vec<f64> {
-        let of = |pair: &Vec<(Block, Block)>| pair.iter().map(|(a, b)| norm(model, a, b).1).sum();
+        let of = |pair: &Vec<Tie>| pair.iter().map(|tie| norm(model, tie).1).sum();
         self.pairs.iter().map(of).collect()
     }
 
@@ -80,16 +71,17 @@ impl HeadPairs {
     pub fn add_gradients(&self, model: &Model, gamma: f32, sums: &Gradients) -> f64 {
         let n = self.pairs.len().max(1) as f64;
         let mut total = 0.0;
-        for (a, b) in self.pairs.iter().flatten() {
-            let (difference, norm) = norm(model, a, b);
+        let parameters = model.parameters();
+        for tie in self.pairs.iter().flatten() {
+            let (difference, norm) = norm(model, tie);
             total += norm;
             if norm == 0.0 {
                 continue;
             }
             let factor = (f64::from(gamma) / (n * norm)) as f32;
-            for (block, factor) in [(a, factor), (b, -factor)] {
-                sums.with(block.parameter, |sum| {
-                    for (sum, d) in sum[block.numbers.clone()].iter_mut().zip(&difference) {
+            for (rows, factor) in [(&tie.alias, factor), (&tie.donor, -factor)] {
+                sums.with(rows.0, |sum| {
+                    for (sum, d) in sum[parameters.numbers(rows)].iter_mut().zip(&difference) {
                         *sum += factor * d;
                     }
                 });
@@ -100,10 +92,10 @@ impl HeadPairs {
 }
 
 /// The difference of two blocks and its Frobenius norm.
-fn norm(model: &Model, a: &Block, b: &Block) -> (Vec<f32>, f64) {
-    let list = model.parameters().list();
-    let of = |block: &Block| &list[block.parameter].values()[block.numbers.clone()];
-    let difference: Vec<f32> = of(a).iter().zip(of(b)).map(|(a, b)| a - b).collect();
+fn norm(model: &Model, tie: &Tie) -> (Vec<f32>, f64) {
+    let parameters = model.parameters();
+    let (a, b) = (parameters.rows(&tie.alias), parameters.rows(&tie.donor));
+    let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
     let norm = squares(&difference).sqrt();
     (difference, norm)
 }

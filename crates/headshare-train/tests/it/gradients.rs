@@ -214,13 +214,20 @@ fn the_distance_of_heads_is_the_papers_and_has_its_gradient() {
     let (_folder, file) = written(&spec);
     let variant = Variant::unchanged(&file);
     let map = AttentionMap::of(&file.gguf).unwrap();
-    let model = loaded(&file);
+    // Nothing is between these two.
+    let alike = blocks(&map, unit(1, 1), unit(0, 1));
+    let new_model = || {
+        let mut model = loaded(&file);
+        model.parameters_mut().tie(&variant, &alike).unwrap();
+        model.parameters_mut().tie(&variant, &[]).unwrap();
+        model
+    };
     let pairs = [
         blocks(&map, unit(2, 1), unit(0, 0)),
         blocks(&map, unit(3, 1), unit(1, 0)),
-        // Nothing is between a unit and itself.
-        blocks(&map, unit(1, 1), unit(1, 1)),
+        alike.clone(),
     ];
+    let model = new_model();
     let pairs = HeadPairs::new(&model, &variant, &pairs).unwrap();
     assert_eq!(pairs.len(), 3);
     // By hand: rows of q, k and v.
@@ -250,7 +257,7 @@ fn the_distance_of_heads_is_the_papers_and_has_its_gradient() {
     let sums = Gradients::zeros(model.parameters(), |_| true);
     assert_eq!(pairs.add_gradients(&model, 0.5, &sums), loss);
     let along = |step: f64| {
-        let mut model = loaded(&file);
+        let mut model = new_model();
         let slope = moved(&mut model, &sums, step);
         (0.5 * pairs.loss(&model), slope)
     };

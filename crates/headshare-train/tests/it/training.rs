@@ -270,6 +270,53 @@ fn heads_are_pulled_together_and_ties_stay_tied() {
     );
 }
 
+#[test]
+fn pairs_are_evaluated_as_they_will_share() {
+    let (_folder, file) = written(&preset("tiny-gqa"));
+    let variant = Variant::unchanged(&file);
+    let map = AttentionMap::of(&file.gguf).unwrap();
+    let pair = blocks(&map, unit(2, 1), unit(0, 0));
+    let run = |apart: bool| {
+        let model = Model::load(&variant, &[], &Device::Cpu).unwrap();
+        let pairs = HeadPairs::new(&model, &variant, &[pair.clone()]).unwrap();
+        let settings = Settings {
+            apart,
+            ..settings(Train::All, 40)
+        };
+        let mut trainer = Trainer::new(model, settings, text(), None, Some(pairs), None).unwrap();
+        let said = all(&mut trainer);
+        (trainer, said)
+    };
+    let objective = headshare_train::loss::Objective {
+        language: 1.0,
+        distillation: None,
+    };
+    let held_out = |model: &Model| {
+        let windows = text().held_out.unwrap();
+        let losses = headshare_train::loss::losses(model, &windows, &objective).unwrap();
+        losses.total(&objective)
+    };
+    let (trainer, said) = run(false);
+    let (step, loss) = trainer.best().unwrap();
+    assert_eq!(said[step as usize - 1].evaluation, Some(loss));
+    let evaluations = said.iter().filter_map(|p| p.evaluation);
+    assert_eq!(evaluations.fold(trainer.start().unwrap(), f64::min), loss);
+    // Evaluating has left the heads apart, and the parameters without ties.
+    let mut model = trainer.into_best().unwrap();
+    assert!(model.parameters().ties().is_empty());
+    let as_it_is = held_out(&model);
+    model.parameters_mut().tie(&variant, &pair).unwrap();
+    assert!((held_out(&model) - loss).abs() < 1e-6);
+    assert!((as_it_is - loss).abs() > 1e-4, "{as_it_is} {loss}");
+    // What stays apart is evaluated apart, and is the last step's; training is the same.
+    let (trainer, apart) = run(true);
+    assert!(trainer.best().is_none() && step > 0);
+    let losses = |said: &[Progress]| said.iter().map(|p| p.loss).collect::<Vec<_>>();
+    assert_eq!(losses(&apart), losses(&said));
+    let last = held_out(&trainer.into_best().unwrap());
+    assert!((apart[39].evaluation.unwrap() - last).abs() < 1e-6);
+}
+
 /// A plan that drops one unit and shares others: trained with ties, written as F32,
 /// run by llama.cpp.
 #[test]
