@@ -51,6 +51,17 @@ pub(crate) fn render(done: &TrainedModel) -> String {
             mean(1)
         );
     }
+    if let Some(speed) = &done.speed {
+        text += &format!("speed: {:.0} tokens/s", speed.tokens);
+        if let Some(operations) = speed.operations {
+            text += &format!(
+                ", {:.1} GFLOP/s: {:.0}% of what products of large matrices reach here",
+                operations / 1e9,
+                100.0 * operations / speed.products
+            );
+        }
+        text.push('\n');
+    }
     let converted = &done.converted;
     text += &render_quantized(converted.quantized.as_ref());
     text += &format!(

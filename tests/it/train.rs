@@ -82,6 +82,12 @@ fn tied_heads_learn_and_stay_one() {
     let loss = |line: &Value| line["loss"].as_f64().unwrap();
     assert!(loss(&lines[5]) < loss(&lines[0]), "{lines:?}");
     assert_eq!(lines[5], done["last"]);
+    let speed = |what: &str| done["speed"][what].as_f64().unwrap();
+    assert!(speed("operations") > 0.0 && speed("products") > 1e8, "{done}");
+    let tokens = |line: &Value| line["tokens_per_second"].as_f64().unwrap();
+    let slowest = lines.iter().map(tokens).fold(f64::INFINITY, f64::min);
+    let fastest = lines.iter().map(tokens).fold(0.0, f64::max);
+    assert!((slowest..=fastest).contains(&speed("tokens")), "{done}");
     let held_out = |line: &Value| line["evaluation"].as_f64();
     assert!(held_out(&lines[0]).is_none() && held_out(&lines[1]).is_some());
     let best = lines

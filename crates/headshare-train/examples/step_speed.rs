@@ -8,11 +8,11 @@
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use headshare_convert::convert::variant::Variant;
 use headshare_convert::input::ModelFile;
 use headshare_train::loss::{Objective, add_gradients, predicted};
-use headshare_train::{AdamOptions, Model, Train, Trained, Windows};
+use headshare_train::{AdamOptions, Model, Train, Trained, Windows, speed};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .map_or(Ok(default), |text| text.parse::<usize>())
     };
     let (count, length, steps, kept) = (number(4)?, number(512)?, number(3)?, number(0)?);
-    let rate = products()?;
+    let rate = speed::products(8)?;
     println!("products: {:.1} GFLOP/s", rate / 1e9);
 
     let file = ModelFile::open(Path::new(&path))?;
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         distillation: None,
     };
     let tokens = (count * length) as f64;
-    let work = 6.0 * trained.count() as f64 * tokens;
+    let work = speed::work(trained.count(), count * length);
     for step in 1..=steps {
         let start = Instant::now();
         sums.clear();
@@ -61,21 +61,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     Ok(())
-}
-
-/// Floating-point operations a second of candle's products of large f32 matrices: the
-/// best of some.
-fn products() -> Result<f64, candle_core::Error> {
-    let (m, k, n) = (2048, 1024, 2048);
-    let matrix = |rows, columns| Tensor::rand(-1f32, 1.0, (rows, columns), &Device::Cpu);
-    let (a, b) = (matrix(m, k)?, matrix(k, n)?);
-    let mut best = 0f64;
-    for _ in 0..8 {
-        let start = Instant::now();
-        std::hint::black_box(a.matmul(&b)?);
-        best = best.max(2.0 * (m * k * n) as f64 / start.elapsed().as_secs_f64());
-    }
-    Ok(best)
 }
 
 /// The most memory that this process has had resident; 0 where the system does not say.

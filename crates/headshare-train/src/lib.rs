@@ -43,6 +43,7 @@ pub mod random;
 pub mod schedule;
 pub mod settings;
 pub mod sharing;
+pub mod speed;
 pub mod trained;
 pub mod trainer;
 pub mod windows;

@@ -172,6 +172,11 @@ impl<'a> Trainer<'a> {
         &self.model
     }
 
+    /// Steps in all.
+    pub fn all_steps(&self) -> u64 {
+        self.settings.schedule.steps
+    }
+
     /// Steps done.
     pub fn step_count(&self) -> u64 {
         self.position.step

@@ -4,10 +4,10 @@ mod curves;
 mod encode;
 mod importance;
 mod log;
+mod steps;
 mod text;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use headshare_convert::convert::variant::Variant;
@@ -34,6 +34,7 @@ use crate::{Error, Quiet, Ui, Unit};
 use encode::{Encoded, Encoding};
 pub(crate) use importance::ranking;
 use log::Log;
+pub use steps::TrainingSpeed;
 use text::Tokens;
 
 /// The paper trains for this part of a pass over the text.
@@ -139,13 +140,15 @@ pub struct TrainedModel {
     /// The loss on what was held out before the first step, in nats a token.
     pub start: Option<f64>,
     /// The step with the lowest such loss, whose weights were taken, and that loss: step 0
-    /// where training made nothing better; absent where nothing was held out, and where heads are
-    /// pulled together: the last weights are taken then.
+    /// where training made nothing better; absent where nothing was held out, and where pairs
+    /// stay apart: the last weights are taken then.
     pub best: Option<(u64, f64)>,
     /// The figures of the first step, of this run where it went on from another.
     pub first: Option<Progress>,
     /// The last step's.
     pub last: Option<Progress>,
+    /// How fast the steps of this run were.
+    pub speed: Option<TrainingSpeed>,
     /// Of each pair of heads that was pulled together, the distance before and after.
     pub distances: Vec<[f64; 2]>,
 }
@@ -220,10 +223,11 @@ impl TrainModel {
             trainer.resume(&checkpoint.file)?;
         }
         let mut log = Log::open(self.log.as_deref(), trainer.step_count())?;
-        let trained = self.train(&mut trainer, steps, &mut log, ui);
+        let a_step = self.settings.batch * self.settings.accumulate * data.train.length();
+        let taken = steps::take(&mut trainer, (train, a_step), &mut log, ui);
         // Also of a run that failed: they may show why.
         let drawn = self.draw(log.steps(), &inputs, ui);
-        let (first, last) = trained?;
+        let taken = taken?;
         drawn?;
         let (start_loss, best) = (trainer.start(), trainer.best());
         let mut model = trainer.into_best()?;
@@ -258,8 +262,9 @@ impl TrainModel {
             steps,
             start: start_loss,
             best,
-            first,
-            last,
+            first: taken.first,
+            last: taken.last,
+            speed: taken.speed,
             distances,
         })
     }
@@ -482,43 +487,5 @@ impl TrainModel {
         };
         let of = (self.method, repair, plan.to_json(), teacher);
         serde_json::to_string(&of).map_err(Error::failed)
-    }
-
-    fn train(
-        &self,
-        trainer: &mut Trainer<'_>,
-        steps: u64,
-        log: &mut Log,
-        ui: &dyn Ui,
-    ) -> Result<(Option<Progress>, Option<Progress>), Error> {
-        let bar = ui.bar("training", steps, Unit::Parts);
-        bar.set(trainer.step_count());
-        let (mut first, mut last) = (None, None);
-        let mut failed = None;
-        let mut said = String::new();
-        let stop = AtomicBool::new(false);
-        trainer.run(&stop, &mut |progress| {
-            bar.set(progress.step);
-            if let Some(held_out) = progress.evaluation {
-                said = format!(", held out {held_out:.4}");
-            }
-            let left = (progress.steps - progress.step) as f64;
-            let a_step = self.settings.batch * self.settings.accumulate * self.text.window as usize;
-            let seconds = left * a_step as f64 / progress.tokens_per_second.max(1e-9);
-            bar.say(&format!(
-                "[{}/{}] loss {:.4}{said}, {:.0} tokens/s, {:.0} s left",
-                progress.step, progress.steps, progress.loss, progress.tokens_per_second, seconds
-            ));
-            if let Err(error) = log.add(progress) {
-                failed = Some(error);
-                stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            }
-            first.get_or_insert_with(|| progress.clone());
-            last = Some(progress.clone());
-        })?;
-        match failed {
-            Some(error) => Err(error),
-            None => Ok((first, last)),
-        }
     }
 }
