@@ -83,7 +83,10 @@ fn tied_heads_learn_and_stay_one() {
     assert!(loss(&lines[5]) < loss(&lines[0]), "{lines:?}");
     assert_eq!(lines[5], done["last"]);
     let speed = |what: &str| done["speed"][what].as_f64().unwrap();
-    assert!(speed("operations") > 0.0 && speed("products") > 1e8, "{done}");
+    assert!(
+        speed("operations") > 0.0 && speed("products") > 1e8,
+        "{done}"
+    );
     let tokens = |line: &Value| line["tokens_per_second"].as_f64().unwrap();
     let slowest = lines.iter().map(tokens).fold(f64::INFINITY, f64::min);
     let fastest = lines.iter().map(tokens).fold(0.0, f64::max);

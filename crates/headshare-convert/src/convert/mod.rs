@@ -34,7 +34,7 @@ pub use expand::{StreamError, expand, expand_to_scratch, expand_to_stream, sourc
 pub use foresee::{Foreseen, foresee};
 pub use record::FittedBy;
 pub use verify::{Verification, plan_of, verify, verify_variant};
-pub use write::{check_source, write, write_plain, write_to_scratch};
+pub use write::{check_source, write, write_plain, write_plain_to_scratch, write_to_scratch};
 
 use crate::TOOL;
 use crate::input::{InputError, ModelFile};

@@ -68,6 +68,23 @@ fn embedding_of(source: &ModelFile) -> std::ops::Range<u64> {
     source.gguf.data_range(info)
 }
 
+#[test]
+fn a_file_without_a_name_is_the_one_that_would_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = ModelFile::open(&tiny_llama(folder.path())).unwrap();
+    let parts = r#""parts": ["q", "k", "v"]"#;
+    let share = format!(r#""layer": 1, "unit": 0, "donor_layer": 0, "donor_unit": 1, {parts}"#);
+    let mut plan = plan(&format!(r#"[{{"share": {{{share}}}}}]"#));
+    plan.source = digest_of(&source);
+    let prepared = prepare(&source, Some(plan), Fitted::default(), PAGE).unwrap();
+    assert!(prepared.headshare.is_some());
+    let out = folder.path().join("shared.gguf");
+    write(&prepared, &out, false, &|_| {}).unwrap();
+    let scratch = write_to_scratch(&prepared).unwrap();
+    let [named, unnamed] = [&*out, scratch.path()].map(|path| std::fs::read(path).unwrap());
+    assert!(named.len() as u64 == prepared.output_bytes && named == unnamed);
+}
+
 /// Whatever of the tensors in question gets new data: sizes are those foreseen, or
 /// no worse where these are bounds.
 #[test]

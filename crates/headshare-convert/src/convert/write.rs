@@ -31,18 +31,41 @@ pub fn write(
     force: bool,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<String, ConvertError> {
+    let source = prepared.variant.source.file.id();
+    let output = AtomicFile::create(out, prepared.output_bytes, force, &[source])?;
+    let digest = put(prepared, &|at, bytes| output.write_at(at, bytes), progress)?;
+    output.commit()?;
+    Ok(digest)
+}
+
+/// Writes the file that `prepared` describes to one that goes away with what is returned.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_to_scratch(prepared: &Prepared<'_>) -> Result<ScratchFile, ConvertError> {
+    let scratch = ScratchFile::create(prepared.output_bytes)?;
+    put(prepared, &|at, bytes| scratch.write_at(at, bytes), &|_| {})?;
+    Ok(scratch)
+}
+
+/// Writes bytes at a place of a file.
+type WriteAt<'a> = dyn Fn(u64, &[u8]) -> Result<(), FileError> + Sync + 'a;
+
+/// The file that `prepared` describes, but for padding: a new file has zeros already.
+fn put(
+    prepared: &Prepared<'_>,
+    write_at: &WriteAt<'_>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<String, ConvertError> {
     let variant = &prepared.variant;
     let source = variant.source;
-    let output = AtomicFile::create(out, prepared.output_bytes, force, &[source.file.id()])?;
     let digest = || match &prepared.plan {
         // It is in the header already.
         Some(plan) if plan.reshapes() => plan.source.clone(),
         _ => digest_of(source),
     };
     let Some(headshare) = &prepared.headshare else {
-        let write_at = |at, bytes: &[u8]| output.write_at(at, bytes);
-        put_plain(variant, prepared.made_by.as_ref(), &write_at, progress)?;
-        output.commit()?;
+        put_plain(variant, prepared.made_by.as_ref(), write_at, progress)?;
         return Ok(digest());
     };
     let Headshare {
@@ -52,7 +75,7 @@ pub fn write(
     } = headshare;
     let data_offset = *data_offset;
     let (stored, source_digest) = rayon::join(
-        || write_stored(variant, layout, data_offset, &output, progress),
+        || write_stored(variant, layout, data_offset, write_at, progress),
         digest,
     );
     let stored = stored?;
@@ -76,8 +99,7 @@ pub fn write(
         header.len() as u64 <= data_offset,
         "the header's length does not depend on its digests"
     );
-    output.write_at(0, &header)?;
-    output.commit()?;
+    write_at(0, &header)?;
     Ok(source_digest)
 }
 
@@ -124,7 +146,7 @@ pub fn write_plain(
 ///
 /// # Errors
 /// When weights cannot be encoded, or there is no room for it.
-pub fn write_to_scratch(variant: &Variant<'_>) -> Result<ScratchFile, ConvertError> {
+pub fn write_plain_to_scratch(variant: &Variant<'_>) -> Result<ScratchFile, ConvertError> {
     let scratch = ScratchFile::create(variant.len())?;
     put_plain(
         variant,
@@ -134,9 +156,6 @@ pub fn write_to_scratch(variant: &Variant<'_>) -> Result<ScratchFile, ConvertErr
     )?;
     Ok(scratch)
 }
-
-/// Writes bytes at a place of a file.
-type WriteAt<'a> = dyn Fn(u64, &[u8]) -> Result<(), FileError> + 'a;
 
 /// The variant as a plain file, but for padding: a new file has zeros already.
 /// `made_by` is what it says about itself, with the digests of what was computed.
@@ -183,13 +202,13 @@ fn write_stored(
     variant: &Variant<'_>,
     layout: &PhysicalLayout,
     data_offset: u64,
-    output: &AtomicFile,
+    write_at: &WriteAt<'_>,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<blake3::Hash>, ConvertError> {
     let mut digests = Vec::with_capacity(layout.stored.len());
     for stored in &layout.stored {
         let start = data_offset + stored.info.offset;
-        digests.push(write_tensor(variant, stored, start, output, progress)?);
+        digests.push(write_tensor(variant, stored, start, write_at, progress)?);
     }
     Ok(digests)
 }
@@ -198,7 +217,7 @@ fn write_tensor(
     variant: &Variant<'_>,
     stored: &StoredTensor,
     start: u64,
-    output: &AtomicFile,
+    write_at: &WriteAt<'_>,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<blake3::Hash, ConvertError> {
     let mut hasher = blake3::Hasher::new();
@@ -207,7 +226,7 @@ fn write_tensor(
         hash_zeros(&mut hasher, piece.offset - written);
         let mut at = start + piece.offset;
         variant.stream::<ConvertError>(piece.source.clone(), |bytes| {
-            output.write_at(at, bytes)?;
+            write_at(at, bytes)?;
             hasher.update(bytes);
             at += bytes.len() as u64;
             progress(at);

@@ -11,7 +11,7 @@ use super::moves::Movable;
 use super::running::Running;
 use super::trial::Losses;
 use crate::convert::variant::{Types, Variant, can_untie};
-use crate::convert::{ConvertError, write_to_scratch};
+use crate::convert::{ConvertError, write_plain_to_scratch};
 use crate::engine::{Options, Windows};
 use crate::input::{InputError, ModelFile};
 use crate::quantize::fast;
@@ -61,7 +61,7 @@ pub fn measure(
     let tokens = picked(windows);
     let rows = tokens.len();
     let fast = fast(source)?;
-    let scratch = write_to_scratch(&fast)?;
+    let scratch = write_plain_to_scratch(&fast)?;
     drop(fast);
     let source = &ModelFile::open_plain(scratch.path()).map_err(ConvertError::from)?;
     let logits = |variant: &Variant<'_>| Running::load(variant)?.logits(&tokens, windows, options);

@@ -87,7 +87,7 @@ impl Encoding<'_> {
             all.insert(name, numbers.iter().flat_map(|v| v.to_le_bytes()).collect());
         }
         scratch.fill(all);
-        let scratch = convert::write_to_scratch(&scratch)?;
+        let scratch = convert::write_plain_to_scratch(&scratch)?;
         let change = Convert {
             quantize: Some(self.quantization(tensors)),
             ..Convert::new(scratch.path(), scratch.path(), Change::Lossless)

@@ -7,7 +7,7 @@ use headshare_convert::fit::{self, FitError, Group, Movable, Point, Statistics, 
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::{Edit, Plan, Store};
 use headshare_convert::random::SplitMix64;
-use headshare_format::GgmlType;
+use headshare_format::{GgmlType, PageSize};
 
 use super::budget::{Budget, MadeToFit, Retyped, measured_plan};
 use crate::Error;
@@ -25,6 +25,8 @@ pub(super) type SizeOf<'f> = &'f dyn Fn(&Plan) -> Result<u64, Error>;
 pub(super) struct Choices<'a> {
     pub budget: &'a Budget,
     pub source: &'a ModelFile,
+    /// The pages of a file in which something is shared.
+    pub page: PageSize,
     movable: &'a [Movable],
     statistics: &'a Statistics,
     groups: &'a [Group<'a>],
@@ -41,7 +43,7 @@ impl<'a> Choices<'a> {
     /// Of `source`, by what was measured of its `groups`.
     pub fn new(
         budget: &'a Budget,
-        source: &'a ModelFile,
+        (source, page): (&'a ModelFile, PageSize),
         (movable, statistics): (&'a [Movable], &'a Statistics),
         groups: &'a [Group<'a>],
     ) -> Self {
@@ -50,6 +52,7 @@ impl<'a> Choices<'a> {
         Self {
             budget,
             source,
+            page,
             movable,
             statistics,
             groups,

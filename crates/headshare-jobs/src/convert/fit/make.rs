@@ -115,7 +115,7 @@ impl Convert {
         let groups = fit::groups(source, &movable, &statistics, page).map_err(of_source)?;
         then(&Choices::new(
             budget,
-            source,
+            (source, page),
             (&movable, &statistics),
             &groups,
         ))

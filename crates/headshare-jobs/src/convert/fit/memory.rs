@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use headshare_convert::convert;
-use headshare_convert::convert::variant::Variant;
+use headshare_convert::convert::{self, Fitted};
 use headshare_convert::fit::FitError;
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::Plan;
@@ -141,7 +140,8 @@ impl Choices<'_> {
 
     /// What the model takes that `plan` makes, when its weights are only rounded.
     fn taken_by(&self, plan: &Plan, memory: InMemory, ui: &dyn Ui) -> Result<OfMemory, Error> {
-        let model = Variant::new(self.source, plan, None)?;
+        let nothing = Fitted::default();
+        let model = convert::prepare(self.source, Some(plan.clone()), nothing, self.page)?;
         let file = convert::write_to_scratch(&model)?;
         let taken = memory.taken_by(&file.path_for_children(), ui);
         taken.about(|| self.source.path().display())
