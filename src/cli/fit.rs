@@ -23,6 +23,13 @@ pub(super) struct FitArgs {
     #[arg(long, value_name = "N", default_value = "2048", requires = "ram",
         value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     ctx: u32,
+    #[command(flatten)]
+    moves: MovesArgs,
+}
+
+/// What may be done to a model that is to fit, and how long that is measured.
+#[derive(Debug, clap::Args)]
+pub(super) struct MovesArgs {
     /// The types that --fit may give to tensors, separated by commas [default: those that
     /// are fitted with feedback]
     #[arg(
@@ -38,6 +45,18 @@ pub(super) struct FitArgs {
     #[arg(long, value_name = "TIME", value_parser = seconds, requires = "fit",
         conflicts_with = "stats")]
     time: Option<u64>,
+}
+
+impl MovesArgs {
+    /// The types, where some are named.
+    pub(super) fn types(&self) -> Option<Vec<String>> {
+        (!self.allowed.is_empty()).then(|| self.allowed.clone())
+    }
+
+    /// Seconds that measuring may take.
+    pub(super) fn time(&self) -> Option<u64> {
+        self.time
+    }
 }
 
 impl FitArgs {
@@ -60,10 +79,10 @@ impl FitArgs {
                 bytes,
                 ctx: self.ctx,
             }),
-            types: (!self.allowed.is_empty()).then_some(self.allowed),
+            types: self.moves.types(),
             calibration,
             stats,
-            time: self.time,
+            time: self.moves.time(),
         })
     }
 }

@@ -9,6 +9,7 @@ use super::Exit;
 use super::bench::TestArgs;
 use super::calibration::bytes;
 use super::eval::KindArg;
+use super::fit::MovesArgs;
 use super::llama_cpp::Threads;
 use super::plan::parse_ratio;
 use super::repair::RepairArgs;
@@ -61,15 +62,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES,...", value_delimiter = ',', value_parser = bytes,
         requires = "calibrate", conflicts_with_all = ["repair", "functions"])]
     fit: Vec<u64>,
-    /// The types that --fit may give to tensors, separated by commas [default: those that
-    /// are fitted with feedback]. llama.cpp's files may have others.
-    #[arg(
-        long = "types",
-        value_name = "TYPES",
-        requires = "fit",
-        value_delimiter = ','
-    )]
-    types: Vec<String>,
+    #[command(flatten)]
+    moves: MovesArgs,
     /// The text that --fit measures and fits on (UTF-8), and that llama.cpp's files get
     /// their importance matrix of; - reads standard input.
     #[arg(long, value_name = "TEXT", requires = "fit")]
@@ -151,7 +145,8 @@ impl Args {
         let repair = self.repair.calibration();
         let fit = self.calibrate.map(|text| Fits {
             sizes: self.fit,
-            types: (!self.types.is_empty()).then_some(self.types),
+            types: self.moves.types(),
+            time: self.moves.time(),
             calibration: self.repair.calibrate_on(&text),
             stats: self.repair.stats(),
         });

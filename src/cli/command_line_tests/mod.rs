@@ -425,6 +425,7 @@ fn reports() {
             functions: Vec::new(),
             fit: repair.clone().map(|calibration| Fits {
                 sizes: vec![1 << 20, 999, 1 << 33],
+                time: matches!(stats, Stats::Save(_)).then_some(90),
                 types,
                 calibration,
                 stats,

@@ -81,14 +81,15 @@ fn fitting(line: Line, budget: &Budget) -> Line {
     if let Some(InMemory { bytes, ctx }) = budget.memory {
         line = line.number("--ram", bytes).number("--ctx", ctx);
     }
-    for name in budget.types.iter().flatten() {
-        line = line.value("--types", name);
-    }
-    if let Some(seconds) = budget.time {
-        line = line.value("--time", format!("{seconds}s"));
-    }
+    line = moves(line, budget.types.as_deref(), budget.time);
     line = line.value("--calibrate", &budget.calibration.text);
     kept(spent(line, &budget.calibration), &budget.stats)
+}
+
+/// What may be done to make a model fit, and how many seconds that is measured.
+fn moves(line: Line, types: Option<&[String]>, seconds: Option<u64>) -> Line {
+    line.option("--types", types.map(|types| types.join(",")))
+        .option("--time", seconds.map(|seconds| format!("{seconds}s")))
 }
 
 fn convert(job: &Convert) -> Line {
@@ -440,9 +441,7 @@ fn report(job: &MakeReport) -> Line {
     if let Some(fit) = &job.fit {
         let sizes: Vec<String> = fit.sizes.iter().map(u64::to_string).collect();
         line = line.value("--fit", sizes.join(","));
-        if let Some(types) = &fit.types {
-            line = line.value("--types", types.join(","));
-        }
+        line = moves(line, fit.types.as_deref(), fit.time);
         line = line.value("--calibrate", &fit.calibration.text);
         line = kept(spent(line, &fit.calibration), &fit.stats);
     }

@@ -71,6 +71,9 @@ pub struct Fits {
     pub sizes: Vec<u64>,
     /// The types that tensors may get; by default those that ggml is good at.
     pub types: Option<Vec<String>>,
+    /// Seconds that measuring may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<u64>,
     /// The text that is probed and fitted with, and that llama.cpp's files get their
     /// importance matrix of.
     pub calibration: Calibration,
@@ -93,7 +96,7 @@ impl Fits {
         Budget {
             bytes: Some(bytes),
             memory: None,
-            time: None,
+            time: self.time,
             types: self.types.clone(),
             calibration,
             stats,

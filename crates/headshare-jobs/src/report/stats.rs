@@ -37,6 +37,7 @@ struct Fitting<'a> {
     source: PathBuf,
     fit: Option<Calibration>,
     types: &'a Option<Vec<String>>,
+    time: Option<u64>,
 }
 
 /// The cell that tells which of the user's files this report has written.
@@ -61,6 +62,7 @@ impl KeptStats {
                     source,
                     fit: calibration,
                     types: &fit.types,
+                    time: fit.time,
                 };
                 (run.key(fitting)?, &fit.stats)
             }
