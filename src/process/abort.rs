@@ -12,7 +12,7 @@ pub(crate) fn install() {
 }
 
 fn end(abort: &Abort) -> ! {
-    failure::end_process(&error(abort))
+    failure::end_process(&(&error(abort)).into())
 }
 
 fn error(abort: &Abort) -> Error {

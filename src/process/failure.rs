@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use headshare_jobs::Error;
+use headshare_jobs::worker::{self, Failed};
 
 use super::exit::Exit;
 use super::output::printable;
@@ -27,15 +28,16 @@ pub(crate) fn print(message: &str, hint: Option<&str>) {
 
 /// Tells whoever waits for this process why its work came to nothing, and ends it
 /// at once: nothing is cleared up any more, not even a bar.
-pub(crate) fn end_process(error: &Error) -> ! {
-    if !headshare_jobs::worker::tell(error) {
+pub(crate) fn end_process(failed: &Failed) -> ! {
+    if !worker::tell(failed) {
         let mut stderr = io::stderr();
         if stderr.is_terminal() {
             let _ = stderr.write_all(b"\r\x1b[2K");
         }
-        report(error);
+        let hint = failed.advice.as_ref().map(advice::words);
+        print(&failed.message, hint.as_deref());
     }
-    headshare_runtime::end_process(Exit::from(error.kind) as i32)
+    headshare_runtime::end_process(Exit::from(failed.kind) as i32)
 }
 
 /// Paths may hold any character; a message stays one line.

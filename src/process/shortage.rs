@@ -1,7 +1,8 @@
 //! Memory that runs out is told like anything else that goes wrong, instead of
 //! ending the process in an allocator's words.
 
-use headshare_jobs::{Error, Kind};
+use headshare_jobs::worker::Failed;
+use headshare_jobs::{Advice, Kind};
 use headshare_runtime::memory::{Shortage, on_shortage};
 
 use super::failure;
@@ -12,8 +13,11 @@ pub(crate) fn install() {
 }
 
 fn end(shortage: &Shortage) -> ! {
-    let error = Error::in_words(Kind::Failed, shortage);
-    failure::end_process(&error.hint(HINT))
+    failure::end_process(&Failed {
+        kind: Kind::Failed,
+        advice: Some(Advice::Words(HINT.to_owned())),
+        message: shortage.to_string(),
+    })
 }
 
 /// What takes less memory.

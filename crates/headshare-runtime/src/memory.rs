@@ -8,7 +8,7 @@
 mod limit;
 mod shortage;
 
-pub use shortage::{Allocator, Shortage, is_short, on_shortage, tell_if_short};
+pub use shortage::{Allocator, Shortage, is_short, on_shortage, require, tell_if_short};
 
 use std::ops::Range;
 

@@ -11,5 +11,5 @@ mod said;
 mod serve;
 
 pub(crate) use ask::{Named, Work, ask};
-pub use said::tell;
+pub use said::{Failed, tell};
 pub use serve::serve;

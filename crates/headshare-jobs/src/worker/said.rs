@@ -15,12 +15,16 @@ pub(super) enum Said<T> {
     Failed(Failed),
 }
 
-/// An [`Error`] on its way.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Failed {
-    kind: Kind,
-    advice: Option<Advice>,
-    message: String,
+/// An [`Error`] on its way. It can be made where memory is short, or a panic is being told:
+/// an error would look for the way that led to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failed {
+    /// Whose fault it is.
+    pub kind: Kind,
+    /// What can be done about it.
+    pub advice: Option<Advice>,
+    /// What happened, in one line.
+    pub message: String,
 }
 
 impl From<&Error> for Failed {
@@ -52,9 +56,9 @@ pub(super) fn begin() {
 
 /// Tells who waits for this process why its job came to nothing; false where this
 /// process is no worker, or nobody listens.
-pub fn tell(error: &Error) -> bool {
-    let said: Said<()> = Said::Failed(error.into());
-    IS_WORKER.load(Ordering::Relaxed) && say(&said).is_ok()
+pub fn tell(failed: &Failed) -> bool {
+    let said = || Said::<()>::Failed(failed.clone());
+    IS_WORKER.load(Ordering::Relaxed) && say(&said()).is_ok()
 }
 
 pub(super) fn say<T: Serialize>(said: &Said<T>) -> io::Result<()> {

@@ -19,7 +19,7 @@ pub fn serve(ui: &dyn Ui, end: fn() -> !) -> Result<(), Error> {
     said::begin();
     match work(ui, end) {
         Ok(()) => Ok(()),
-        Err(error) if tell(&error) => Ok(()),
+        Err(error) if tell(&(&error).into()) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -104,6 +104,14 @@ pub fn tell_if_short() {
     }
 }
 
+/// Tells that memory ran out, if so many `bytes` more are not there: before something that
+/// would end the process in its own way then. Returns otherwise.
+pub fn require(bytes: usize) {
+    if !platform::can_map(bytes) {
+        run_out(Some(bytes as u64));
+    }
+}
+
 /// Whether there is hardly any memory left, or hardly any addresses: then that
 /// is why something failed which does not say why.
 pub fn is_short() -> bool {

@@ -278,7 +278,7 @@ fn pairs_are_evaluated_as_they_will_share() {
     let pair = blocks(&map, unit(2, 1), unit(0, 0));
     let run = |apart: bool| {
         let model = Model::load(&variant, &[], &Device::Cpu).unwrap();
-        let pairs = HeadPairs::new(&model, &variant, &[pair.clone()]).unwrap();
+        let pairs = HeadPairs::new(&model, &variant, std::slice::from_ref(&pair)).unwrap();
         let settings = Settings {
             apart,
             ..settings(Train::All, 40)
