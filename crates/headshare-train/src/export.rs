@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headshare_convert::convert::variant::Variant;
+use headshare_convert::convert::variant::{Variant, is_left_alone};
 use headshare_format::TensorInfo;
 use headshare_runtime::quants::{QuantError, dequantize_row, quantize_rows, type_info};
 
@@ -54,20 +54,28 @@ pub fn changed(variant: &Variant<'_>, model: &Model) -> Result<Changed, TrainErr
         }
         let mut numbers = vec![0.0; parameter.values().len()];
         dequantize_row(info.ggml_type.id(), &was, &mut numbers).map_err(about)?;
+        model.parameters().put_silence(i, &mut numbers);
         if numbers == parameter.values() {
             continue;
         }
-        match model.parameters().codes(i)? {
-            Some(bytes) => changed.stored.insert(info.name.clone(), bytes).is_some(),
-            None => (changed.numbers)
-                .insert(info.name.clone(), parameter.values().to_vec())
-                .is_some(),
+        let bytes = match model.parameters().codes(i)? {
+            Some(bytes) => bytes,
+            // No codes are looked for where llama.cpp's quantizer leaves a matrix alone.
+            None if is_left_alone(&info.name) => {
+                encoded(info.ggml_type.id(), parameter).map_err(about)?
+            }
+            None => {
+                let numbers = parameter.values().to_vec();
+                changed.numbers.insert(info.name.clone(), numbers);
+                continue;
+            }
         };
+        changed.stored.insert(info.name.clone(), bytes);
     }
     Ok(changed)
 }
 
-/// Numbers at a type that is not quantized.
+/// Numbers at a type, rounded.
 fn encoded(ggml_type: u32, parameter: &Parameter) -> Result<Vec<u8>, QuantError> {
     quantize_rows(ggml_type, parameter.values(), parameter.columns, None)
 }

@@ -158,12 +158,26 @@ impl Parameters {
         Ok(())
     }
 
-    /// Puts zeros into the silent columns of a parameter.
+    /// Puts zeros into the silent columns of a parameter. Where its stored form is kept, what
+    /// that has there stays: a block that is silent in part is nearly zero there.
     fn put_zeros(&mut self, index: usize) {
-        if let Some(silent) = self.silent.get(&index) {
+        if let Some(silent) = self.silent.get(&index)
+            && self.list[index].codes.is_none()
+        {
             let parameter = &mut self.list[index];
             let values = Arc::make_mut(&mut parameter.values);
             zero(values.as_mut_slice(), parameter.columns, silent);
+        }
+    }
+
+    /// Puts zeros where a parameter's silent columns are, into `numbers` that are like its
+    /// own.
+    pub(crate) fn put_silence(&self, index: usize, numbers: &mut [f32]) {
+        let parameter = &self.list[index];
+        if let Some(silent) = self.silent.get(&index)
+            && parameter.codes.is_none()
+        {
+            zero(numbers, parameter.columns, silent);
         }
     }
 
@@ -296,6 +310,12 @@ impl Parameters {
         codes.set(fields);
         let weights = codes.weights().map_err(|e| error(e.to_string()))?;
         self.set(index, weights)
+    }
+
+    /// Bytes that they take, stored forms included.
+    pub fn bytes(&self) -> usize {
+        let of = |p: &Parameter| 4 * p.values().len() + p.codes().map_or(0, |c| c.bytes().len());
+        self.list.iter().map(of).sum()
     }
 
     /// All of them, in the file's order.
@@ -442,6 +462,12 @@ impl Gradients {
         Self {
             list: parameters.list.iter().zip(all).map(zeros).collect(),
         }
+    }
+
+    /// Bytes that the sums take.
+    pub fn bytes(&self) -> usize {
+        let sums = self.list.iter().flatten();
+        sums.map(|sum| 4 * lock(sum).len()).sum()
     }
 
     /// Whether parameter `index` has a sum.

@@ -69,11 +69,16 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What is trained.
+    /// Whether anything is learned from another model.
+    pub fn learns_from_other(&self) -> bool {
+        self.distillation > 0.0 || self.hidden > 0.0
+    }
+
+    /// What is trained, where there is another model or not, and pairs or not.
     ///
     /// # Errors
     /// When the settings make no sense together; names the one.
-    pub(crate) fn check(&self, teacher: bool, pairs: bool) -> Result<Train, TrainError> {
+    pub fn check(&self, teacher: bool, pairs: bool) -> Result<Train, TrainError> {
         let wrong = |field, problem: &str| Err(TrainError::option(field, problem));
         let train = self.train.parse();
         let train = train.map_err(|problem: String| TrainError::option("train", problem))?;
@@ -81,11 +86,16 @@ impl Settings {
         if self.batch == 0 || self.accumulate == 0 {
             return wrong("batch", "a step needs at least one window");
         }
-        let weights = [self.language, self.distillation, self.hidden, self.gamma];
-        if !weights.into_iter().all(is_weight) {
-            return wrong("language", "weights of losses are finite and not negative");
+        let weights = [
+            ("language", self.language),
+            ("distillation", self.distillation),
+            ("hidden", self.hidden),
+            ("gamma", self.gamma),
+        ];
+        if let Some((field, _)) = weights.into_iter().find(|(_, weight)| !is_weight(*weight)) {
+            return wrong(field, "weights of losses are finite and not negative");
         }
-        let learns = self.distillation > 0.0 || self.hidden > 0.0;
+        let learns = self.learns_from_other();
         if learns && !teacher {
             return wrong("distillation", "there is no other model to learn from");
         }

@@ -237,6 +237,13 @@ impl Trained {
             .sum()
     }
 
+    /// Bytes that it takes beside the model's own: numbers, moments, and what they began with.
+    pub fn bytes(&self) -> usize {
+        let own = self.list.iter().map(|tensor| tensor.values.len());
+        let base = self.base.iter().map(|(_, base)| base.len());
+        4 * (2 * self.count() + own.chain(base).sum::<usize>())
+    }
+
     /// The gradient of each tensor from those of the model's parameters, whose ties
     /// are folded: of W + s B A, s B^T dW for A and s dW A^T for B.
     fn gradients(&self, model: &Model, sums: &Gradients) -> Result<Vec<Vec<f32>>, TrainError> {

@@ -172,6 +172,40 @@ impl<'a> Trainer<'a> {
         &self.model
     }
 
+    /// Lets the last layers keep their activations, as [`Model::keep_layers`].
+    pub fn keep_layers(&mut self, count: usize) {
+        self.model.keep_layers(count);
+    }
+
+    /// About the bytes that a run takes when no layer keeps its activations: numbers,
+    /// gradients, moments, the best so far, the other model, and what a pass over a batch keeps
+    /// of each layer, and of one layer beside.
+    pub fn bytes(&self) -> usize {
+        let config = self.model.config();
+        let tokens = self.settings.batch * self.data.train.length();
+        let stream = 4 * tokens * config.width;
+        let best = match self.settings.evaluate_every {
+            0 => 0,
+            _ => 4 * self.trained.count(),
+        };
+        let others = match self.settings.hidden > 0.0 {
+            true => stream * config.layers.len(),
+            false => 0,
+        };
+        let held = [
+            self.model.parameters().bytes(),
+            self.sums.bytes(),
+            self.trained.bytes(),
+            best,
+            self.teacher.map_or(0, |model| model.parameters().bytes()),
+            others,
+            stream * (config.layers.len() + 1),
+            // With the gradients of each.
+            2 * self.model.layer_bytes(tokens),
+        ];
+        held.into_iter().sum()
+    }
+
     /// Steps in all.
     pub fn all_steps(&self) -> u64 {
         self.settings.schedule.steps

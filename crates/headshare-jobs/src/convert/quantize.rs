@@ -11,7 +11,9 @@ use headshare_convert::plan::{Choice, Edit, Plan};
 use headshare_convert::quantize::imatrix;
 use headshare_convert::quantize::importance::Importances;
 use headshare_convert::quantize::types::{Assigned, Wanted};
-use headshare_convert::quantize::{self, By, Counts, Fit, QuantizeRecord, Settings, TypedPlan};
+use headshare_convert::quantize::{
+    self, By, Counts, Fit, QuantizeRecord, QuantizerError, Settings, TypedPlan,
+};
 use headshare_convert::repair::{Record, SurveyRecord, check_supported};
 use serde::{Deserialize, Serialize};
 
@@ -135,6 +137,18 @@ impl Quantization {
             ui.warning(&format!("no tensor's name contains a match of {pattern}"));
         }
         Ok(typed)
+    }
+
+    /// Whether any tensor of `source` gets another type.
+    pub(crate) fn changes(&self, source: &ModelFile) -> Result<bool, Error> {
+        let Some(wanted) = &self.wanted else {
+            return Ok(true);
+        };
+        let assigned = wanted.assign(&source.gguf, &|_| false, self.allow_requantize);
+        let assigned = assigned.map_err(QuantizerError::from);
+        let assigned =
+            assigned.map_err(|error| Error::from(error).about(source.path().display()))?;
+        Ok(!assigned.types.is_empty())
     }
 
     /// Encodes; a dry run says only what would be done.

@@ -4,9 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headshare_convert::convert::{self, Fitted, variant::Variant};
+use headshare_convert::convert::variant::{Variant, is_left_alone};
+use headshare_convert::convert::{self, Fitted};
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::{Choice, Edit, Plan, Store};
+use headshare_convert::quantize::QuantizerError;
 use headshare_convert::quantize::types::Wanted;
 use headshare_format::{GgmlType, TensorInfo};
 use headshare_train::{Model, Train, export};
@@ -59,7 +61,8 @@ impl Encoding<'_> {
         let tensors = variant.gguf().tensors();
         if self.wanted.is_some() {
             // All of it is encoded anew, also what was not trained.
-            for info in tensors.iter().filter(|info| info.dims.len() > 1) {
+            let is_encoded = |info: &&TensorInfo| info.dims.len() > 1 && !is_left_alone(&info.name);
+            for info in tensors.iter().filter(is_encoded) {
                 changed.stored.remove(&info.name);
                 if let Some(index) = model.parameters().index(&info.name) {
                     let numbers = model.parameters().list()[index].values().to_vec();
@@ -80,29 +83,58 @@ impl Encoding<'_> {
             return Ok(encoded);
         }
         let names: BTreeSet<String> = changed.numbers.keys().cloned().collect();
-        let in_f32 = in_f32(plan, tensors, &names);
-        let mut scratch = Variant::new(source, &in_f32, None)?;
         let mut all: BTreeMap<String, Vec<u8>> = data.clone();
         for (name, numbers) in changed.numbers {
             all.insert(name, numbers.iter().flat_map(|v| v.to_le_bytes()).collect());
         }
-        scratch.fill(all);
-        let scratch = convert::write_plain_to_scratch(&scratch)?;
-        let change = Convert {
-            quantize: Some(self.quantization(tensors)),
-            ..Convert::new(scratch.path(), scratch.path(), Change::Lossless)
+        // The numbers are not in memory meanwhile.
+        let scratch = {
+            let mut in_f32 = Variant::new(source, &in_f32(plan, tensors, &names), None)?;
+            in_f32.fill(all);
+            convert::write_plain_to_scratch(&in_f32)?
         };
         let file = ModelFile::open_plain(scratch.path())?;
-        let about = || source.path().display();
-        let planned = change.planned(&file, ui).about(about)?;
-        data.extend(planned.fitted.tensors);
-        encoded.fitted.by.quantized = planned.fitted.by.quantized;
-        encoded.quantized = planned.quantized;
-        if let (Some(_), Some(types)) = (self.wanted, planned.plan) {
-            encoded.file_type = types.choice.file_type;
-            encoded.stores = types.edits;
+        let mut without = names;
+        let quantization = self.quantization(tensors);
+        if quantization.changes(&file)? {
+            let change = Convert {
+                quantize: Some(quantization),
+                ..Convert::new(scratch.path(), scratch.path(), Change::Lossless)
+            };
+            let about = || source.path().display();
+            let planned = change.planned(&file, ui).about(about)?;
+            without.retain(|name| !planned.fitted.tensors.contains_key(name));
+            data.extend(planned.fitted.tensors);
+            encoded.fitted.by.quantized = planned.fitted.by.quantized;
+            encoded.quantized = planned.quantized;
+            if let (Some(_), Some(types)) = (self.wanted, planned.plan) {
+                encoded.file_type = types.choice.file_type;
+                encoded.stores = types.edits;
+            }
+        }
+        // What gets no other type keeps its numbers.
+        for name in without {
+            let Some(info) = file.gguf.tensor(&name) else {
+                continue;
+            };
+            let bytes = file.bytes(file.gguf.data_range(info)).to_vec();
+            let had = variant.gguf().tensor(&name).map(|info| info.ggml_type);
+            if had != Some(GgmlType::F32) {
+                encoded.stores.push(in_f32_edit(&name));
+            }
+            data.insert(name, bytes);
         }
         Ok(encoded)
+    }
+
+    /// Finds types that cannot be, for the model that `variant` is.
+    pub fn check(self, variant: &Variant<'_>) -> Result<(), Error> {
+        let Some(wanted) = self.wanted else {
+            return Ok(());
+        };
+        let assigned = wanted.assign(variant.gguf(), &|_| false, true);
+        assigned.map_err(QuantizerError::from)?;
+        Ok(())
     }
 
     /// What gives the numbers among `tensors` their types.
@@ -132,6 +164,14 @@ fn is_quantized(info: &TensorInfo) -> bool {
     !PLAIN.contains(&info.ggml_type.name())
 }
 
+/// Stores the tensor `name` as F32.
+fn in_f32_edit(name: &str) -> Edit {
+    Edit::Store(Store {
+        tensor: name.to_owned(),
+        ggml_type: GgmlType::F32,
+    })
+}
+
 /// `plan` without what it shares, and with tensors called `names` as F32.
 fn in_f32(plan: &Plan, tensors: &[TensorInfo], names: &BTreeSet<String>) -> Plan {
     let stays = |edit: &&Edit| match edit {
@@ -139,12 +179,7 @@ fn in_f32(plan: &Plan, tensors: &[TensorInfo], names: &BTreeSet<String>) -> Plan
         Edit::Store(store) => !names.contains(&store.tensor),
         _ => true,
     };
-    let store = |info: &TensorInfo| {
-        Edit::Store(Store {
-            tensor: info.name.clone(),
-            ggml_type: GgmlType::F32,
-        })
-    };
+    let store = |info: &TensorInfo| in_f32_edit(&info.name);
     let is_to_be =
         |info: &&TensorInfo| names.contains(&info.name) && info.ggml_type != GgmlType::F32;
     let stored = tensors.iter().filter(is_to_be).map(store);

@@ -10,7 +10,7 @@ mod text;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use headshare_convert::convert::variant::Variant;
+use headshare_convert::convert::variant::{EMBEDDING, Variant};
 use headshare_convert::convert::{self, Fitted};
 use headshare_convert::input::text::is_stdio;
 use headshare_convert::input::{InputError, ModelFile};
@@ -18,13 +18,14 @@ use headshare_convert::model::RowsRange;
 use headshare_convert::plan::{Edit, Plan};
 use headshare_convert::quantize::types::Wanted;
 use headshare_files::{AtomicFile, FileId};
-use headshare_format::PageSize;
 use headshare_format::alias::format_digest;
+use headshare_format::{PageSize, TensorInfo};
 use headshare_stitch::MappedFile;
+use headshare_train::loss::check_alike;
 use headshare_train::loss::pairs::HeadPairs;
 use headshare_train::sharing::{keep_silent, shared_blocks};
 use headshare_train::{
-    Checkpoints, Model, Packed, Progress, Settings, Train, Trainer, Windows, pack,
+    Checkpoints, Config, Model, Packed, Progress, Settings, Train, Trainer, Windows, pack,
 };
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,9 @@ use text::Tokens;
 
 /// The paper trains for this part of a pass over the text.
 const PASSES: f64 = 0.5;
+
+/// Bytes beside what a run is known to take: logits, copies, the program.
+const BESIDE: usize = 512 << 20;
 
 /// The pages of the file that is written.
 const PAGE: PageSize = PageSize::KIB_4;
@@ -176,6 +180,7 @@ impl TrainModel {
         let mut inputs = change.input_files(&source)?;
         inputs.extend(teacher.iter().map(|file| file.file.id()));
         let inputs = self.check(&inputs, resumes)?;
+        self.check_models(&source, teacher.as_ref())?;
         let text = read_text(&self.text.text)?;
         let data = self.windows(&text, ui)?;
         let (plan, start) = self.planned(&change, &source, ui)?;
@@ -194,13 +199,13 @@ impl TrainModel {
             wanted: self.quantize.as_ref(),
         };
         let train: Train = self.settings.train.parse().map_err(Error::usage)?;
+        encoding.check(variant).about(|| source.path().display())?;
         if encoding.fits(train, variant.gguf().tensors()) {
             // That there is too little text or memory is not to come out at the end.
             self.text.check(&source, text.clone(), &Quiet)?;
         }
-        let mut model = self.model(train, &plan, variant, &rows)?;
-        let teacher_model = self.teacher_model(&unchanged, teacher.as_ref(), &model)?;
-        self.keep_layers(&mut model, teacher_model.is_some(), ui);
+        let model = self.model(train, &plan, variant, &rows)?;
+        let teacher_model = self.teacher_model(&unchanged, teacher.as_ref())?;
         let pairs = match self.method {
             Method::Tied => None,
             Method::Postshare => Some(HeadPairs::new(&model, variant, &rows)?),
@@ -210,7 +215,7 @@ impl TrainModel {
         let mut settings = self.settings.clone();
         settings.schedule.steps = steps;
         let teacher_digest = teacher.as_ref().map(convert::digest_of);
-        let checkpoints = self.checkpoints(&plan, teacher_digest.as_deref())?;
+        let checkpoints = self.checkpoints(&plan, &start, teacher_digest.as_deref())?;
         let mut trainer = Trainer::new(
             model,
             settings,
@@ -219,6 +224,7 @@ impl TrainModel {
             pairs.clone(),
             checkpoints,
         )?;
+        self.keep_layers(&mut trainer, ui);
         if let Some(checkpoint) = self.checkpoint.as_ref().filter(|c| c.resume) {
             trainer.resume(&checkpoint.file)?;
         }
@@ -231,6 +237,7 @@ impl TrainModel {
         drawn?;
         let (start_loss, best) = (trainer.start(), trainer.best());
         let mut model = trainer.into_best()?;
+        drop(teacher_model);
         let after = pairs.as_ref().map(|pairs| pairs.distances(&model));
         let distances = before.into_iter().zip(after);
         let distances = distances.flat_map(|(before, after)| before.into_iter().zip(after));
@@ -315,6 +322,7 @@ impl TrainModel {
     fn checkpoints(
         &self,
         plan: &Plan,
+        start: &Fitted,
         teacher: Option<&str>,
     ) -> Result<Option<Checkpoints>, Error> {
         let Some(checkpoint) = &self.checkpoint else {
@@ -324,7 +332,7 @@ impl TrainModel {
             path: checkpoint.file.clone(),
             every: checkpoint.every,
             model: plan.source.clone(),
-            arguments: self.arguments(plan, teacher)?,
+            arguments: self.arguments(plan, start, teacher)?,
         }))
     }
 
@@ -373,57 +381,67 @@ impl TrainModel {
         &self,
         source: &Variant<'_>,
         teacher: Option<&ModelFile>,
-        model: &Model,
     ) -> Result<Option<Model>, Error> {
-        if self.settings.distillation == 0.0 && self.settings.hidden == 0.0 {
-            return match teacher {
-                Some(_) => Err(Error::usage("nothing is learned from the teacher")),
-                None => Ok(None),
-            };
+        if !self.settings.learns_from_other() {
+            return Ok(None);
         }
-        let Some(file) = teacher else {
-            return Ok(Some(Model::load(source, &[], &Device::Cpu)?));
+        let loaded = match teacher {
+            Some(file) => Model::load(&Variant::unchanged(file), &[], &Device::Cpu),
+            None => Model::load(source, &[], &Device::Cpu),
         };
-        let other = Model::load(&Variant::unchanged(file), &[], &Device::Cpu)?;
-        if other.vocabulary() != model.vocabulary() {
-            let (has, needs) = (other.vocabulary(), model.vocabulary());
-            let problem = format!("has a vocabulary of {has} tokens, the model one of {needs}");
-            return Err(Error::bad_input(problem).about(file.path().display()));
+        Ok(Some(loaded?))
+    }
+
+    /// Finds models early that cannot be trained, or learned from.
+    fn check_models(&self, source: &ModelFile, teacher: Option<&ModelFile>) -> Result<(), Error> {
+        let config = |file: &ModelFile| Config::of(&file.gguf, file.path());
+        let own = config(source)?;
+        let Some(teacher) = teacher else {
+            return Ok(());
+        };
+        if !self.settings.learns_from_other() {
+            return Err(Error::usage("nothing is learned from the teacher"));
         }
-        Ok(Some(other))
+        let about = || teacher.path().display();
+        let theirs = config(teacher)?;
+        let tokens = |file: &ModelFile| file.gguf.tensor(EMBEDDING).map(TensorInfo::rows);
+        let (has, needs) = (tokens(teacher), tokens(source));
+        if has != needs {
+            let [has, needs] = [has, needs].map(Option::unwrap_or_default);
+            let problem = format!("has a vocabulary of {has} tokens, the model one of {needs}");
+            return Err(Error::bad_input(problem).about(about()));
+        }
+        if self.settings.hidden > 0.0 {
+            check_alike(&theirs, &own).about(about)?;
+        }
+        Ok(())
     }
 
     /// Lets as many layers keep their activations as memory has room for: a quarter
     /// less work for each.
-    fn keep_layers(&self, model: &mut Model, has_teacher: bool, ui: &dyn Ui) {
-        let numbers: usize = (model.parameters().list().iter())
-            .map(|parameter| parameter.values().len())
-            .sum();
+    fn keep_layers(&self, trainer: &mut Trainer<'_>, ui: &dyn Ui) {
+        let fixed = trainer.bytes() + BESIDE;
         let tokens = self.settings.batch * self.text.window as usize;
-        let config = model.config();
-        let streams = match self.settings.hidden > 0.0 {
-            true => tokens * config.width * config.layers.len(),
-            false => 0,
-        };
-        // Numbers, gradients, two moments, the best so far; the teacher's, and its streams.
-        let fixed = 4 * (numbers * (5 + usize::from(has_teacher)) + streams) + (512 << 20);
         // Layers' own estimate, and what is in use beside them.
-        let a_layer = model.layer_bytes(tokens) * 5 / 4;
+        let a_layer = trainer.model().layer_bytes(tokens) * 5 / 4;
         let bound = usize::try_from(self.text.memory_bound()).unwrap_or(usize::MAX);
         if bound < fixed {
             ui.warning(&format!(
-                "training takes about {} MB, more than the {} MB that there are: fewer windows at once take less",
+                "training takes about {} MB, more than the {} MB of --memory: fewer windows at once (--batch) take less",
                 fixed / 1_000_000,
                 bound / 1_000_000
             ));
         }
-        model.keep_layers(bound.saturating_sub(fixed) / a_layer.max(1));
+        trainer.keep_layers(bound.saturating_sub(fixed) / a_layer.max(1));
     }
 
     /// Finds out early what cannot be; `inputs` are files beside the text that are read.
     /// Returns all that are.
     fn check(&self, inputs: &[FileId], resumes: bool) -> Result<Vec<FileId>, Error> {
         self.check_curves()?;
+        let pulls = self.method == Method::Postshare;
+        let learns = self.settings.learns_from_other();
+        self.settings.check(learns, pulls)?;
         let text = &self.text.text;
         if is_stdio(text) || text == Path::new("self") {
             return Err(Error::usage(
@@ -475,17 +493,23 @@ impl TrainModel {
         self.steps.unwrap_or(half.max(1))
     }
 
-    /// What decides the run beside settings and windows.
-    fn arguments(&self, plan: &Plan, teacher: Option<&str>) -> Result<String, Error> {
-        let text = |repair: &Calibration| -> Result<String, Error> {
-            let text = read_text(&repair.text)?;
-            Ok(format_digest(&blake3::hash(text.as_bytes())))
-        };
-        let repair = match &self.repair {
-            Some(repair) => Some((text(repair)?, repair.windows, repair.window)),
-            None => None,
-        };
-        let of = (self.method, repair, plan.to_json(), teacher);
+    /// What decides the run beside settings and windows; `start` is the data that it begins
+    /// with, which follows from more than a repair's text: from memory, and from threads.
+    fn arguments(
+        &self,
+        plan: &Plan,
+        start: &Fitted,
+        teacher: Option<&str>,
+    ) -> Result<String, Error> {
+        let mut hasher = blake3::Hasher::new();
+        for (name, bytes) in &start.tensors {
+            for part in [name.as_bytes(), bytes] {
+                hasher.update(&(part.len() as u64).to_le_bytes());
+                hasher.update(part);
+            }
+        }
+        let start = format_digest(&hasher.finalize());
+        let of = (self.method, start, plan.to_json(), teacher);
         serde_json::to_string(&of).map_err(Error::failed)
     }
 }

@@ -21,6 +21,7 @@ use crate::windows::Windows;
 pub use part::{CHUNK, Distillation, Losses, Objective, predicted};
 use part::{Part, Predictor, targets};
 use streams::Streams;
+pub use streams::check_alike;
 
 /// The losses over `windows`, and the gradients of [`Losses::total`] with regard to
 /// every parameter.

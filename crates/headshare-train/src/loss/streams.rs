@@ -7,6 +7,7 @@
 use candle_core::{D, DType, Tensor};
 
 use super::part::predicted;
+use crate::config::Config;
 use crate::error::TrainError;
 use crate::model::Model;
 use crate::windows::Windows;
@@ -18,6 +19,23 @@ pub(super) struct Streams {
     token: f64,
 }
 
+/// Refuses a model to learn hidden states from that has others than the `learning` one.
+///
+/// # Errors
+/// When they have not as many layers, or not of the same width.
+pub fn check_alike(teacher: &Config, learning: &Config) -> Result<(), TrainError> {
+    let shape = |of: &Config| (of.layers.len(), of.width);
+    let (theirs, ours) = (shape(teacher), shape(learning));
+    if theirs == ours {
+        return Ok(());
+    }
+    let problem = format!(
+        "the other model has {} layers of width {}, not {} of {}: its hidden states cannot be compared",
+        theirs.0, theirs.1, ours.0, ours.1
+    );
+    Err(TrainError::option("hidden", problem))
+}
+
 impl Streams {
     /// Those of `teacher`, which must be of the same shape as `model`, over `windows`; and
     /// its hidden states.
@@ -26,15 +44,7 @@ impl Streams {
         model: &Model,
         windows: &Windows,
     ) -> Result<(Self, Tensor), TrainError> {
-        let shape = |of: &Model| (of.config().layers.len(), of.config().width);
-        let (theirs, ours) = (shape(teacher), shape(model));
-        if theirs != ours {
-            let problem = format!(
-                "the other model has {} layers of width {}, not {} of {}: its hidden states cannot be compared",
-                theirs.0, theirs.1, ours.0, ours.1
-            );
-            return Err(TrainError::option("hidden", problem));
-        }
+        check_alike(teacher.config(), model.config())?;
         let mut others = Vec::new();
         let hidden = teacher.hidden_with(windows, |stream| others.push(stream))?;
         let others = others.iter().map(|of| of.to_dtype(DType::F32));
