@@ -39,9 +39,10 @@ pub(super) struct MovesArgs {
         value_delimiter = ','
     )]
     allowed: Vec<String>,
-    /// The most time that measuring for --fit may take, such as 90s, 10m or 2h. What was not
-    /// measured by then is estimated from what is like it in the nearest layers; so the
-    /// outcome depends on how fast the machine is.
+    /// The time after which --fit probes no more tensors, such as 90s, 10m or 2h, nor begins to
+    /// measure units that could share. What was not probed by then is estimated from what is like
+    /// it in the nearest layers; so the outcome depends on how fast the machine is. Encoding all
+    /// tensors at all types, which comes first, is not cut short.
     #[arg(long, value_name = "TIME", value_parser = seconds, requires = "fit",
         conflicts_with = "stats")]
     time: Option<u64>,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use headshare_gguf::input::ModelFile;
-use headshare_testmodels::ModelSpec;
+use headshare_testmodels::{ModelSpec, type_named};
 use serde_json::{Value, json as json_of};
 
 use super::{divergence, plan_of, quantizing, tokens_both_ways};
@@ -112,6 +112,29 @@ fn units_and_channels_go_where_types_do_not_reach() {
     assert_eq!(file.gguf.architecture().unwrap(), Some("deci"));
     verify(&out, &source);
     tokens_both_ways(&out);
+}
+
+/// Also where the columns that are left are no whole blocks of the type that it has.
+#[test]
+fn channels_go_from_a_quantized_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("q8.gguf");
+    let spec = ModelSpec {
+        weight_type: type_named("q8_0").unwrap(),
+        ..preset("tiny-gqa")
+    };
+    spec.write(&source).unwrap();
+    let size = read(&source).len() as u64;
+    let mut channels = 0;
+    for part in [90, 70, 55, 48] {
+        let (bytes, out) = (size * part / 100, folder.path().join(part.to_string()));
+        let more = ["--types", "q4_0", "--json"];
+        let done = json(&mut fitting(&source, bytes, &out, &more));
+        assert!(read(&out).len() as u64 <= bytes, "{part}");
+        verify(&out, &source);
+        channels = done["fit"]["channels"].as_u64().unwrap();
+    }
+    assert!(channels > 0);
 }
 
 #[test]

@@ -20,6 +20,30 @@ fn carried_out(source: &Path, plan: &Path, out: &Path, more: &[&str]) -> Value {
     json(command.arg("--json"))
 }
 
+/// What is refitted says so in the file: that takes bytes, too.
+#[test]
+fn a_dry_run_knows_of_what_is_refitted_at_the_type_that_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = at("model.gguf");
+    preset("tiny-gqa").write(&source).unwrap();
+    let text = words(folder.path());
+    let calibrate = ["--calibrate", text.to_str().unwrap()];
+    let drop = json_of!([{"drop": {"layer": 1, "unit": 0}}]);
+    let plan = plan_of(&source, &drop);
+    let dry = carried_out(
+        &source,
+        &plan,
+        &at("out"),
+        &[&calibrate[..], &["--dry-run"]].concat(),
+    );
+    let done = carried_out(&source, &plan, &at("out"), &calibrate);
+    assert!(!done["repair"]["tensors"].as_array().unwrap().is_empty());
+    let [told, is] = [&dry, &done].map(|of| of["output"]["bytes"].as_u64().unwrap());
+    assert_eq!(is, read(&at("out")).len() as u64);
+    assert!(is <= told && told < is + 8192, "{told} told, {is} written");
+}
+
 #[test]
 fn what_shares_and_keeps_its_type_is_repaired_while_all_is_fitted() {
     let folder = tempfile::tempdir().unwrap();

@@ -21,7 +21,7 @@ use crate::encode::transposed;
 use crate::engine::normal::ridged;
 use crate::engine::{EngineError, Role, Seen, Site, Visitor, Wants};
 use crate::input::ModelFile;
-use crate::model::{AttentionMap, UnitId};
+use crate::model::{AttentionLayer, AttentionMap, UnitId};
 use crate::plan::{Choice, Edit, Narrow, Plan, Removed, Store};
 use crate::quantize::Settings;
 
@@ -149,7 +149,8 @@ impl Cut {
 /// Measures the cuts of all layers that can have some.
 pub(super) struct Cutter<'a> {
     source: &'a ModelFile,
-    map: Option<&'a AttentionMap>,
+    /// Layers of which single units can go.
+    drops: Vec<&'a AttentionLayer>,
     narrows: bool,
     /// What was measured so far.
     pub cuts: Vec<Cut>,
@@ -159,16 +160,16 @@ impl<'a> Cutter<'a> {
     /// For what llama.cpp can run of `source` with fewer units (whose heads are `map`) and
     /// channels, by layer.
     pub fn new(source: &'a ModelFile, map: Option<&'a AttentionMap>) -> Self {
-        let drops = map.is_some_and(|map| {
-            let unit = map.layers.iter().rev().find(|l| l.n_head_kv > 1);
-            unit.is_some_and(|layer| {
-                let unit = UnitId {
-                    layer: layer.layer,
-                    unit: 0,
-                };
-                can_be(source, vec![dropped(unit)])
-            })
-        });
+        // Types differ between layers: not of all can single units go.
+        let drops = |layer: &&AttentionLayer| {
+            let unit = UnitId {
+                layer: layer.layer,
+                unit: 0,
+            };
+            layer.n_head_kv > 1 && can_be(source, vec![dropped(unit)])
+        };
+        let layers = map.map_or(&[][..], |map| &map.layers);
+        let drops = layers.iter().filter(drops).collect();
         let narrows = (source.gguf.tensors().iter())
             .find(|info| info.name.ends_with(".ffn_down.weight"))
             .is_some_and(|down| {
@@ -185,7 +186,7 @@ impl<'a> Cutter<'a> {
             });
         Self {
             source,
-            map: map.filter(|_| drops),
+            drops,
             narrows,
             cuts: Vec::new(),
         }
@@ -196,7 +197,7 @@ impl<'a> Cutter<'a> {
         let layer = site.layer.filter(|_| site.experts.is_none())?;
         match site.role {
             Role::AttentionOutput => {
-                let layer = self.map?.layer(layer)?;
+                let layer = self.drops.iter().find(|l| l.layer == layer)?;
                 let columns = (0..layer.n_head_kv).map(|unit| layer.output_columns(unit));
                 let columns = columns.map(|c| c.start as usize..c.end as usize);
                 let rows = ["attn_q", "attn_k", "attn_v"].iter().all(|stem| {
@@ -232,8 +233,7 @@ pub(super) fn all_that_can_go(source: &ModelFile) -> Vec<Cut> {
             steps: (0..most / batch).map(step).collect(),
         }
     };
-    let units = cutter.map.into_iter().flat_map(|map| &map.layers);
-    let mut cuts: Vec<Cut> = units
+    let mut cuts: Vec<Cut> = (cutter.drops.iter())
         .map(|layer| {
             let (part, units) = (Part::Attention, layer.n_head_kv as usize);
             cut(layer.layer, part, units, 1, most_of(part, units))

@@ -97,7 +97,8 @@ impl Statistics {
         time: Option<Duration>,
         progress: &dyn Fn(f64),
     ) -> Result<Self, FitError> {
-        let deadline = time.map(|time| Instant::now() + time);
+        // A time without end is none.
+        let deadline = time.and_then(|time| Instant::now().checked_add(time));
         let of_trial = |done| progress(TRIAL * done);
         let (losses, cuts) = trial::losses(source, movable, with, &of_trial)?;
         let of_probes = |done| progress(TRIAL + (1.0 - TRIAL - SHARING) * done);

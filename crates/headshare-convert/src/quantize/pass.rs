@@ -68,14 +68,16 @@ pub struct NewTensors {
 
 impl NewTensors {
     /// For [`prepare`](crate::convert::prepare): made as `record` says; `longest` is
-    /// the record of a repair that no other is longer than, where one was wanted.
+    /// the record of a repair that no other is longer than, where one was wanted, with the
+    /// tensors that it may replace.
     /// Without data it says how much room they take.
     pub fn into_fitted(
         self,
         typed: &TypedPlan,
         record: &QuantizeRecord,
-        longest: Option<&Record>,
+        longest: Option<&(Record, BTreeSet<String>)>,
     ) -> Fitted {
+        let longest_record = longest.map(|(record, _)| record);
         let by = |repair: Option<&Record>| FittedBy {
             repair: repair.map(Record::to_json),
             quantized: Some(record.to_json()),
@@ -83,14 +85,19 @@ impl NewTensors {
         };
         let certain: BTreeSet<String> = typed.assigned.types.keys().cloned().collect();
         let mut tensors = certain.clone();
+        tensors.extend(
+            longest
+                .iter()
+                .flat_map(|(_, could_be)| could_be.iter().cloned()),
+        );
         if matches!(record.by, By::Calibration(_)) {
             tensors.extend(typed.assigned.kept.keys().cloned());
         }
         Fitted {
             duplicates: typed.duplicates.clone(),
-            by: by(self.repair.as_ref().or(longest)),
+            by: by(self.repair.as_ref().or(longest_record)),
             room: Room {
-                by: by(longest),
+                by: by(longest_record),
                 certain,
                 tensors,
             },
@@ -304,7 +311,8 @@ impl TypedPlan {
         Ok(refitter.repaired.record)
     }
 
-    /// The record of a repair beside, which no other is longer than.
+    /// The record of a repair beside, which no other is longer than, and the tensors that it
+    /// may replace.
     ///
     /// # Errors
     /// When the plan cannot be carried out.
@@ -313,7 +321,7 @@ impl TypedPlan {
         source: &ModelFile,
         how: Fit<'_>,
         choice: Option<SurveyRecord>,
-    ) -> Result<Record, ConvertError> {
+    ) -> Result<(Record, BTreeSet<String>), ConvertError> {
         let map = attention_map(source)?;
         let could_be = repair::could_be(&self.target(source)?, &map, &self.base);
         let outputs = engine::outputs(how.windows, how.options);
@@ -321,7 +329,7 @@ impl TypedPlan {
             choice,
             ..repair::record(how.windows, outputs)
         };
-        Ok(record.longest(&could_be))
+        Ok((record.longest(&could_be), could_be))
     }
 
     /// The plan of the changed stream: what gets a type has one of plain numbers.

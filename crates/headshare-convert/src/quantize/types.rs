@@ -268,7 +268,8 @@ impl Assigned {
         in_common: &[(String, String)],
         has: &dyn Fn(&str) -> Option<GgmlType>,
     ) {
-        let bits = |t: &GgmlType| t.block_bytes() * 4096 / t.block_elems();
+        // Of as many bits, one of both for all: else three tensors would never agree.
+        let bits = |t: &GgmlType| (t.block_bytes() * 4096 / t.block_elems(), t.id());
         loop {
             let mut changed = false;
             for (a, b) in in_common {
@@ -368,6 +369,35 @@ mod tests {
             pure: true,
             overrides: Vec::new(),
             untie: false,
+        }
+    }
+
+    /// Types of as many bits: three that are paired in any way agree, and it comes to an end.
+    #[test]
+    fn three_of_as_many_bits_agree() {
+        let names = ["a", "b", "c"];
+        for pairs in [[(0, 1), (2, 1)], [(0, 1), (0, 2)], [(1, 0), (2, 0)]] {
+            for types in [["q4_0", "q4_0", "iq4_nl"], ["q4_K", "iq4_nl", "q4_0"]] {
+                let mut assigned = Assigned {
+                    to: "q4_0".to_owned(),
+                    types: (names.iter().zip(types))
+                        .map(|(name, to)| ((*name).to_owned(), named(to).unwrap()))
+                        .collect(),
+                    kept: BTreeMap::new(),
+                    file_type: None,
+                    fell_back: BTreeMap::new(),
+                    unmatched: Vec::new(),
+                };
+                let name = |i: usize| names[i].to_owned();
+                let pairs: Vec<_> = pairs.iter().map(|&(a, b)| (name(a), name(b))).collect();
+                assigned.agree(&pairs, &|_| named("f16"));
+                let of = |name: &str| assigned.types[name];
+                assert!(
+                    of("a") == of("b") && of("b") == of("c"),
+                    "{:?}",
+                    assigned.types
+                );
+            }
         }
     }
 

@@ -46,7 +46,15 @@ impl Origin {
     /// Whether blocks of `info` are encoded: other than the source's, and not zeros.
     pub(super) fn is_encoded(&self, source: &ModelFile, info: &TensorInfo) -> bool {
         let from = &source.gguf.tensors()[self.tensor];
-        from.ggml_type != info.ggml_type || cuts_blocks(from, &self.zeros)
+        from.ggml_type != info.ggml_type
+            || cuts_blocks(from, &self.zeros)
+            || self.columns_cut_blocks(from)
+    }
+
+    /// Whether columns that stay begin or end within blocks of the source's tensor `from`.
+    fn columns_cut_blocks(&self, from: &TensorInfo) -> bool {
+        let columns = self.columns.as_deref();
+        columns.is_some_and(|columns| cuts_blocks(from, columns))
     }
 
     fn put_zeros(&self, row: &mut [f32]) {
@@ -133,7 +141,7 @@ impl Origin {
         let old: Vec<&[u8]> = (old.into_iter())
             .flat_map(|run| source.bytes(run).chunks(bytes as usize))
             .collect();
-        if from.ggml_type == info.ggml_type {
+        if from.ggml_type == info.ggml_type && !self.columns_cut_blocks(from) {
             if self.zeros.is_empty() {
                 return Ok(self.pick_bytes(from, &old));
             }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use headshare_format::{GgmlType, PageSize, TensorInfo};
 
 use crate::convert::variant::{EMBEDDING, HEAD, can_untie};
-use crate::fit::cuts::Cut;
+use crate::fit::cuts::{Cut, Part};
 use crate::fit::error::FitError;
 use crate::fit::moves::{Movable, in_file};
 use crate::fit::statistics::Statistics;
@@ -61,7 +61,12 @@ impl<'a, 's> Measured<'a, 's> {
                     true => (scaled(info.row_elems()), info.rows()),
                     false => (info.row_elems(), scaled(info.rows())),
                 };
-                of_step = pruned(together(&of_step, &self.types(info, shape, left)?));
+                // Channels go anywhere, so blocks of several columns are not left whole.
+                let stays = steps == 0
+                    || cut.part != Part::FeedForward
+                    || info.name != tensor
+                    || info.ggml_type.block_elems() == 1;
+                of_step = pruned(together(&of_step, &self.types(info, shape, left, stays)?));
             }
             choices.extend(of_step);
         }
@@ -74,7 +79,7 @@ impl<'a, 's> Measured<'a, 's> {
         tensor: &'a Movable,
         info: &TensorInfo,
     ) -> Result<Vec<Choice<'a>>, FitError> {
-        let mut choices = self.types(info, (info.row_elems(), info.rows()), 1.0)?;
+        let mut choices = self.types(info, (info.row_elems(), info.rows()), 1.0, true)?;
         if tensor.name == EMBEDDING && can_untie(&self.source.gguf).is_ok() {
             choices.extend(untied(tensor, self.statistics));
         }
@@ -82,12 +87,13 @@ impl<'a, 's> Measured<'a, 's> {
     }
 
     /// What could become of a tensor of this shape (elements of a row, and rows), of whose
-    /// errors the part `left` counts.
+    /// errors the part `left` counts; whether it may keep its type is what `stays` says.
     pub fn types(
         &self,
         info: &TensorInfo,
         (elements, rows): (u64, u64),
         left: f64,
+        stays: bool,
     ) -> Result<Vec<Choice<'a>>, FitError> {
         let of = |to: GgmlType| Some(in_file(to.row_bytes(elements)? * rows, self.source));
         let choice = |bytes, cost, types| Choice {
@@ -98,7 +104,7 @@ impl<'a, 's> Measured<'a, 's> {
         };
         let mut all = Vec::new();
         let tensor = self.movable.get(info.name.as_str());
-        if let Some(bytes) = of(info.ggml_type) {
+        if let Some(bytes) = of(info.ggml_type).filter(|_| stays) {
             let types = tensor.map(|m| (m.name.as_str(), m.has));
             all.push(choice(bytes, 0.0, types.into_iter().collect()));
         }

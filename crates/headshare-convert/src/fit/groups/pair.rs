@@ -69,7 +69,7 @@ impl<'s> Pair<'s> {
     pub fn choices<'a>(&self, of: &Measured<'a, '_>) -> Result<Vec<Choice<'a>>, FitError> {
         let mut all = vec![Choice::start(0, 0.0)];
         for info in self.tensors() {
-            let of_types = of.types(info, (info.row_elems(), info.rows()), 1.0)?;
+            let of_types = of.types(info, (info.row_elems(), info.rows()), 1.0, true)?;
             all = pruned(together(&all, &of_types));
         }
         for steps in 1..=self.sharing.steps.len() {

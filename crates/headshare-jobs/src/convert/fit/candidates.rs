@@ -87,7 +87,7 @@ impl Budget {
         // Windows are spread evenly, so these are among the even ones where they divide half.
         let half = windows / 2;
         let divides = |n: &u32| half.is_multiple_of(*n) && windows.is_multiple_of(2);
-        let some = (2..=TRIED_WITH).rev().find(divides);
+        let some = (2..=TRIED_WITH).rev().chain([half]).find(divides);
         let windows = some.unwrap_or(half.min(TRIED_WITH));
         (windows >= 2).then(|| Calibration {
             windows,

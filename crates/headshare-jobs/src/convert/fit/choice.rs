@@ -68,20 +68,24 @@ impl<'a> Choices<'a> {
         limit: u64,
         size_of: SizeOf<'_>,
     ) -> Result<Result<Vec<(Plan, MadeToFit)>, u64>, Error> {
-        let mut best: Option<(select::Chosen, Plan, u64)> = None;
+        let mut best: Option<(select::Chosen, Plan)> = None;
         let mut smallest = u64::MAX;
+        // Of a file without shared units, whose pages take bytes, too.
+        let mut of_plain = None;
         for allowed in self.ways() {
             let mut header = 0;
-            match self.fitted(limit, &mut header, &*allowed, size_of)? {
+            let fitted = self.fitted(limit, &mut header, &*allowed, size_of)?;
+            of_plain.get_or_insert(header);
+            match fitted {
                 Some((chosen, made)) => {
                     if (best.as_ref()).is_none_or(|(best, ..)| chosen.cost < best.cost) {
-                        best = Some((chosen, made, header));
+                        best = Some((chosen, made));
                     }
                 }
                 None => smallest = smallest.min(self.smallest(&*allowed) + header),
             }
         }
-        let Some((chosen, made, mut header)) = best else {
+        let Some((chosen, made)) = best else {
             return Ok(Err(smallest));
         };
         let mut found = vec![(chosen, made)];
@@ -89,7 +93,7 @@ impl<'a> Choices<'a> {
             if found.len() > OTHERS {
                 break;
             }
-            if let Some(other) = self.fitted(limit, &mut header, &*other, size_of)?
+            if let Some(other) = self.fitted(limit, &mut 0, &*other, size_of)?
                 && found.iter().all(|(chosen, _)| *chosen != other.0)
             {
                 found.push(other);
@@ -97,7 +101,7 @@ impl<'a> Choices<'a> {
         }
         let frontier: Vec<Point> = (select::frontier(&self.all).into_iter())
             .map(|point| Point {
-                bytes: point.bytes + self.rest + header,
+                bytes: point.bytes + self.rest + of_plain.unwrap_or_default(),
                 ..point
             })
             .collect();

@@ -97,9 +97,20 @@ impl Choices<'_> {
         let largest = self.budget.bytes.unwrap_or(self.source.len());
         let mut limit = limit;
         let mut best: Option<(u64, Vec<(Plan, MadeToFit)>)> = None;
+        let mut is_smallest = false;
         for _ in 0..ATTEMPTS {
-            let Ok(mut candidates) = self.within(limit, size_of)? else {
-                break;
+            let mut candidates = match self.within(limit, size_of)? {
+                Ok(candidates) => candidates,
+                // With fewer units the KV cache is smaller, too: what was taken off may have been
+                // too much.
+                Err(smallest) if best.is_none() && !is_smallest && smallest <= largest => {
+                    (is_smallest, limit) = (true, smallest);
+                    continue;
+                }
+                Err(smallest) if self.budget.bytes.is_some_and(|bytes| bytes < smallest) => {
+                    return Err(self.too_small(largest, smallest));
+                }
+                Err(_) => break,
             };
             let taken = self.taken_by(&candidates[0].0, memory, ui)?;
             candidates[0].1.memory = Some(taken);
