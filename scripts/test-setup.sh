@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 skip() { echo "test-setup: skipped: $1"; exit 0; }
 [ "$(id -u)" -eq 0 ] || skip "it needs root, for chroot"
 [ -f /etc/debian_version ] && command -v apt-get >/dev/null || skip "it needs Debian, for mmdebstrap"
+git ls-files >/dev/null 2>&1 || skip "it needs git, and a checkout"
 unshare --mount true 2>/dev/null || skip "this machine allows no mounts"
 if ! command -v mmdebstrap >/dev/null; then
   apt-get update -qq >/dev/null
@@ -38,7 +39,10 @@ try() {
   mkdir -p "$root"
   tar -xf "$base" -C "$root"
   mkdir -p "$root/src" "$root/cargo" "$root/cargo-target" "$root/rust"
-  git ls-files -z | xargs -0 -r cp --parents -t "$root/src" 2>/dev/null
+  # Files that were deleted and not yet committed are not there.
+  git ls-files -z | while IFS= read -r -d '' file; do
+    [ ! -e "$file" ] || printf '%s\0' "$file"
+  done | xargs -0 -r cp --parents -t "$root/src"
   # The machine's certificates and its ways to the package registries.
   cp /etc/resolv.conf "$root/etc/" 2>/dev/null || true
   cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"

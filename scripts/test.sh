@@ -4,6 +4,13 @@
 # llama.cpp is compiled once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Rust's smallest profile has neither: better now than after the downloads.
+for part in fmt clippy; do
+    cargo "$part" --version >/dev/null 2>&1 || {
+        echo "test.sh: cargo $part is missing: rustup component add rustfmt clippy" >&2
+        exit 1
+    }
+done
 . scripts/setup.sh
 setup_build_tools
 setup_xllamacpp

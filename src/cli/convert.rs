@@ -12,7 +12,7 @@ use super::plan::{MatchArgs, parse_ratio};
 use super::quantize::QuantizeArgs;
 use super::repair::RepairArgs;
 use super::stdio;
-use super::values::baselines;
+use super::values::{baselines, needed};
 use crate::baseline::Baseline;
 use crate::input::text::is_stdio;
 use crate::process::output::Output;
@@ -114,6 +114,16 @@ impl Args {
         let plan_input = plan.map(|path| ("--plan", path));
         let texts = self.repair.streams().chain(self.quantize.streams());
         stdio::check_inputs(plan_input.into_iter().chain(texts))?;
+        self.fit.refuse_alone()?;
+        self.quantize.refuse_alone()?;
+        let has_ratio = self.what.ratio.is_some();
+        let given = [
+            ("--match", self.matching.is_given()),
+            ("--baseline", self.baseline.is_some()),
+        ];
+        needed("--ratio", has_ratio, given)?;
+        let chooses = has_ratio || plan.is_some();
+        self.repair.refuse_alone(chooses, self.fit.is_given())?;
         let measures = (self.repair).measures(self.matching.is_given(), plan.is_some())?;
         let repair = self.repair.calibration();
         let text = self.weighed_text()?;

@@ -3,6 +3,7 @@
 use headshare_jobs::{Budget, Calibration, Error, InMemory, Stats};
 
 use super::calibration::bytes;
+use super::values::needed;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct FitArgs {
@@ -54,6 +55,14 @@ impl MovesArgs {
         (!self.allowed.is_empty()).then(|| self.allowed.clone())
     }
 
+    /// What is given of them, by name.
+    pub(super) fn given(&self) -> [(&'static str, bool); 2] {
+        [
+            ("--types", !self.allowed.is_empty()),
+            ("--time", self.time.is_some()),
+        ]
+    }
+
     /// Seconds that measuring may take.
     pub(super) fn time(&self) -> Option<u64> {
         self.time
@@ -64,6 +73,13 @@ impl FitArgs {
     /// Whether a model is to fit into anything.
     pub(super) fn is_given(&self) -> bool {
         self.fit.is_some()
+    }
+
+    /// Refuses what says more of --fit, where that is not given.
+    pub(super) fn refuse_alone(&self) -> Result<(), Error> {
+        let ram = [("--ram", self.ram.is_some())];
+        let given = ram.into_iter().chain(self.moves.given());
+        needed("--fit", self.is_given(), given)
     }
 
     /// What the model is to fit into.

@@ -154,6 +154,9 @@ fn long_version() -> &'static str {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
+    // Reading arguments takes memory, too.
+    shortage::install();
+    abort::install();
     let args = spelling::spell_out(Cli::command(), std::env::args_os());
     let cli = match args.and_then(Cli::try_parse_from) {
         Ok(cli) => cli,
@@ -167,8 +170,6 @@ pub fn main() -> ExitCode {
             .into();
         }
     };
-    shortage::install();
-    abort::install();
     let output = Output::new(cli.quiet);
     match interrupt::install().and_then(|()| cli.command.run(&output)) {
         Ok(exit) => exit,

@@ -8,7 +8,7 @@ use super::Exit;
 use super::calibration::{SpendArgs, StatsArgs};
 use super::fit::FitArgs;
 use super::stdio::{self, Written};
-use super::values::match_functions;
+use super::values::{match_functions, needed};
 use crate::matching::MatchFunction;
 use crate::process::output::Output;
 use crate::render::plan::render;
@@ -97,6 +97,9 @@ impl Args {
     }
 
     pub(super) fn job(self) -> Result<Job, Error> {
+        self.fit.refuse_alone()?;
+        let calibrates = [("--calibrate", self.calibrate.is_some())];
+        needed("--fit", self.fit.is_given(), calibrates)?;
         let Some(text) = self.calibrate.as_deref().filter(|_| self.fit.is_given()) else {
             return Ok(Job::Plan(MakePlan {
                 source: self.src,

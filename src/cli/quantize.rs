@@ -7,6 +7,7 @@ use headshare_jobs::{Error, Quantization, With};
 use super::plan::parse_ratio;
 use super::repair::RepairArgs;
 use super::stdio;
+use super::values::needed;
 use crate::quantize::Settings;
 use crate::quantize::types::Wanted;
 
@@ -143,6 +144,17 @@ impl QuantizeArgs {
     /// Whether anything is quantized.
     pub(super) fn is_given(&self) -> bool {
         self.types.quantize.is_some()
+    }
+
+    /// Refuses what says more of --quantize, where that is not given.
+    pub(super) fn refuse_alone(&self) -> Result<(), Error> {
+        let given = [
+            ("--tensor-type", !self.types.tensor_type.is_empty()),
+            ("--pure", self.types.pure),
+            ("--imatrix", self.imatrix.is_some()),
+            ("--allow-requantize", self.allow_requantize),
+        ];
+        needed("--quantize", self.is_given(), given)
     }
 
     /// Refuses to write an importance matrix to standard output.

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use headshare_jobs::{Calibration, Error, Stats};
 
 use super::calibration::{SpendArgs, StatsArgs};
-use super::values::units;
+use super::values::{needed, units};
 use crate::repair::choose::Units;
 
 #[derive(Debug, clap::Args)]
@@ -45,6 +45,7 @@ impl RepairArgs {
     /// # Errors
     /// When the arguments contradict each other.
     pub(super) fn measures(&self, matching: bool, planned: bool) -> Result<bool, Error> {
+        needed("--repair", self.repair.is_some(), self.choosing())?;
         let [save_stats, stats] = self.stats.given();
         let flags = [
             save_stats,
@@ -76,6 +77,21 @@ impl RepairArgs {
             ))),
             _ => Ok(measures),
         }
+    }
+
+    /// What is given of how units are chosen, by name.
+    fn choosing(&self) -> [(&'static str, bool); 2] {
+        [
+            ("--units", self.units != Units::Share),
+            ("--choose", self.choose.is_some()),
+        ]
+    }
+
+    /// Refuses what says how units are chosen, where none are; with --fit, types are chosen by
+    /// the same statistics.
+    pub(super) fn refuse_alone(&self, chooses: bool, fits: bool) -> Result<(), Error> {
+        needed("--ratio", chooses, self.choosing())?;
+        needed("--ratio", chooses || fits, self.stats.given())
     }
 
     /// The text to fit with, and what may be spent on it.

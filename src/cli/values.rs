@@ -2,11 +2,24 @@
 //! for.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use headshare_jobs::Resolve;
+use headshare_jobs::{Error, Resolve};
 
 use crate::baseline::Baseline;
 use crate::matching::MatchFunction;
 use crate::repair::choose::Units;
+
+/// Refuses what is `given` (by name) and needs the argument `needs`, where that `is_there` not:
+/// clap lets it through where something is given that excludes `needs`.
+pub(super) fn needed(
+    needs: &str,
+    is_there: bool,
+    given: impl IntoIterator<Item = (&'static str, bool)>,
+) -> Result<(), Error> {
+    match given.into_iter().find(|(_, given)| *given && !is_there) {
+        Some((name, _)) => Err(Error::usage(format!("{name} needs {needs}"))),
+        None => Ok(()),
+    }
+}
 
 /// The match functions, by their names in plans.
 pub(super) fn match_functions() -> impl TypedValueParser<Value = MatchFunction> {

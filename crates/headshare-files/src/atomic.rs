@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Resource;
@@ -26,13 +27,24 @@ static NAMED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 ///
 /// Whoever still writes to one of them writes to a file without a name from then
 /// on, and [`AtomicFile::commit`] fails.
+///
+/// A thread that is just picking a name may be the one that ends the process, or wait for that:
+/// so nobody waits long for it here.
 pub fn remove_temporary_files() {
-    if let Ok(named) = NAMED.lock() {
-        for path in named.iter() {
-            let _ = std::fs::remove_file(path);
+    for _ in 0..TRIES {
+        if let Ok(named) = NAMED.try_lock() {
+            for path in named.iter() {
+                let _ = std::fs::remove_file(path);
+            }
+            return;
         }
+        std::thread::sleep(PAUSE);
     }
 }
+
+/// Attempts to have the list of names, and what lies between two of them.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// An output file that gets its name in [`commit`](Self::commit); dropped
 /// before that, it leaves nothing behind.

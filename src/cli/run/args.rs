@@ -73,7 +73,8 @@ pub(in crate::cli) struct Args {
     #[command(flatten)]
     pub(super) log: Log,
     /// Print one JSON object instead of the text.
-    #[arg(long, conflicts_with = "chat")]
+    #[arg(long, conflicts_with_all = ["chat", "system", "system_prompt_file", "chat_template",
+        "chat_template_file"])]
     pub(super) json: bool,
     #[command(flatten)]
     talk: TalkArgs,

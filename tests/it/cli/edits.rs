@@ -327,6 +327,8 @@ fn all_kinds_of_edits_at_once() {
         assert_eq!(rows, source.rows(from)[..rows.len()], "{stem}");
     }
     assert_eq!(tokens(&out), tokens(&plain));
+    let ran = run!["verify", plain, "--source", case.model].exits(3);
+    assert!(ran.stderr.contains("verify the converted one"), "{ran:#?}");
     let report = run!["verify", out, "--source", case.model, "--json"]
         .ok()
         .json();
@@ -345,6 +347,22 @@ fn all_kinds_of_edits_at_once() {
     let other = case.folder.file("other.gguf");
     small("tiny-gqa").write(&other).unwrap();
     run!["verify", out, "--source", other].exits(4);
+}
+
+/// The last tensor of a plain file is padded, and that is no fault.
+#[test]
+fn a_last_tensor_that_ends_between_places_is_in_order() {
+    let spec = small("tiny-gqa");
+    let case = Case::new(&ModelSpec {
+        n_vocab: spec.n_vocab | 1,
+        tied_output: true,
+        ..spec
+    });
+    let (out, _) = case.converted(&json!([{"store": {"tensor": "output.weight", "type": "q8_0"}}]));
+    let file = File::open(&out);
+    assert!(!file.gguf.data_end().is_multiple_of(32));
+    run!["verify", out].ok();
+    run!["verify", out, "--source", case.model].ok();
 }
 
 #[test]
@@ -387,6 +405,10 @@ fn edits_that_cannot_be_are_refused_by_name() {
         (
             narrow(json!("all")),
             "edits[0].narrow.channels: invalid type",
+        ),
+        (
+            at("narrow", json!({"layer": 3, "channels": []})),
+            "edits[0].narrow.channels: must not be empty in the last layer",
         ),
         (
             at("narrow", json!({"layer": 9, "channels": []})),

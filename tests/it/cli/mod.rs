@@ -5,6 +5,7 @@ mod oracle;
 mod plan_v1;
 mod raw;
 
+mod alone;
 mod analyze;
 mod bad_files;
 mod bad_input;

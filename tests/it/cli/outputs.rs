@@ -256,6 +256,22 @@ fn a_file_size_limit_is_no_space_and_not_a_silent_death() {
     }
 }
 
+/// Nor for a file that is there meanwhile only.
+#[test]
+fn a_file_size_limit_is_told_for_scratch_files_too() {
+    let case = Case::new();
+    let script = "ulimit -f 1 && exec \"$@\"";
+    let output = Command::new("bash")
+        .args(["-c", script, "bash", PROGRAM, "run"])
+        .arg(&case.converted)
+        .args(["--resolve", "expand", "-p", "x", "-n", "1"])
+        .output()
+        .expect("bash runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("File too large"), "{stderr}");
+}
+
 #[test]
 fn a_full_file_system_is_no_space() {
     let case = Case::new();

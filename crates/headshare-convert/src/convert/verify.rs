@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use headshare_format::alias::{self, AliasTable, POOL};
+use headshare_format::gguf::align_up;
 use headshare_format::{FormatError, Gguf, VirtualGguf};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -121,7 +122,16 @@ pub fn verify_variant(
     let said = said.ok_or_else(|| bad("is missing: no plan has made this file".into()))?;
     let MadeBy { plan, tensors } = serde_json::from_str(said).map_err(|e| bad(e.to_string()))?;
     let plan = Plan::from_json(plan.to_string().as_bytes()).map_err(|e| bad(e.to_string()))?;
-    let mut findings = check_padding(file);
+    if source.is_some() && plan.shares().next().is_some() {
+        return Err(bad(
+            "is of a plan that shares, so `expand` has written this file: verify the converted one"
+                .into(),
+        ));
+    }
+    // As other programs write it, the last tensor is padded, too.
+    let end = file.gguf.data_end().max(file.gguf.data_offset());
+    let padded = align_up(end, file.gguf.alignment()).unwrap_or(end);
+    let mut findings = check_padding(file, padded);
     for (name, digest) in &tensors {
         match file.gguf.tensor(name) {
             Some(info) if digest_stored(file, info) == *digest => {}
@@ -210,15 +220,15 @@ fn check_digests(file: &ModelFile, table: &AliasTable) -> Result<Vec<Finding>, I
     if !pool_gaps_are_zero(file, table) {
         findings.push(finding(POOL, "bytes between its blocks are not zero"));
     }
-    findings.extend(check_padding(file));
+    // Without tensors the header is padded all the same.
+    let end = file.gguf.data_end().max(file.gguf.data_offset());
+    findings.extend(check_padding(file, end));
     Ok(findings)
 }
 
 /// What belongs to no stored tensor, and so to no digest: zeros up to the next
-/// page, and nothing at the end.
-fn check_padding(file: &ModelFile) -> Vec<Finding> {
-    // Without tensors the header is padded all the same.
-    let end = file.gguf.data_end().max(file.gguf.data_offset());
+/// page, and nothing after `end`.
+fn check_padding(file: &ModelFile, end: u64) -> Vec<Finding> {
     let mut findings: Vec<Finding> = file
         .gguf
         .filler_ranges()
@@ -423,9 +433,14 @@ impl Logical<'_> {
         source: &'s ModelFile,
         plan: Option<&Plan>,
     ) -> Result<Variant<'s>, ConvertError> {
-        let made_by = self.gguf.str_value(MADE_BY).ok().flatten();
+        let said = |gguf: &Gguf| gguf.str_value(MADE_BY).ok().flatten().map(str::to_owned);
+        let made_by = said(self.gguf);
         match plan {
-            Some(plan) => Variant::new(source, plan, made_by.map(str::to_owned)),
+            // The source's own stays where it is.
+            Some(plan) if !plan.reshapes() && made_by == said(&source.gguf) => {
+                Variant::new(source, plan, None)
+            }
+            Some(plan) => Variant::new(source, plan, made_by),
             None => Ok(Variant::unchanged(source)),
         }
     }

@@ -59,6 +59,17 @@ impl Channels {
                 }
                 end = range.end;
             }
+            let blocks = gguf.architecture().ok().flatten().and_then(|name| {
+                gguf.u64_value(&format!("{name}.block_count"))
+                    .ok()
+                    .flatten()
+            });
+            if end == 0 && blocks == Some(u64::from(layer) + 1) {
+                return field(
+                    "channels",
+                    "must not be empty in the last layer: llama.cpp leaves the whole layer out, and with it what picks the outputs".into(),
+                );
+            }
             if end > all {
                 return field("channels", format!("{end} is beyond the layer's {all}"));
             }

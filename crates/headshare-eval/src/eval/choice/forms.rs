@@ -251,6 +251,8 @@ impl Form {
             Self::Relation => (labelled::relation(row)?.iter())
                 .map(|question| question.item(kind))
                 .collect(),
+            // An ending may begin with a space; the harness puts one before it all the same.
+            Self::HellaSwag => Ok(vec![self.question(row)?.item(kind)?.delimited()]),
             _ => Ok(vec![self.question(row)?.item(kind)?]),
         }
     }

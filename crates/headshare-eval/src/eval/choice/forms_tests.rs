@@ -75,7 +75,7 @@ fn hella_swag() {
         "ctx_b": "then He", "ctx": "ignored", "label": "1",
         "endings": ["eats it [title] Good", "[substeps] throws  it [away."]});
     let context = "Baking: He bakes a cake. Then he";
-    let pairs = [(context, " eats it. Good"), (context, " throws it [away.")];
+    let pairs = [(context, " eats it. Good"), (context, "  throws it [away.")];
     check(row, Form::HellaSwag, Kind::Choices, &pairs, 1);
 }
 

@@ -91,6 +91,16 @@ impl Item {
         Self::new(choices.iter().map(pair).collect(), gold)
     }
 
+    /// Puts a space in front of each continuation, also where there is white space already.
+    pub(super) fn delimited(mut self) -> Self {
+        for pair in &mut self.pairs {
+            if pair.continuation.chars().count() == pair.length {
+                pair.continuation.insert(0, ' ');
+            }
+        }
+        self
+    }
+
     /// One continuation after several contexts.
     pub(super) fn of_contexts(contexts: Vec<String>, continuation: &str, gold: usize) -> Self {
         let pair = |context: String| Pair {
