@@ -420,7 +420,7 @@ fn settings_that_make_no_sense_are_refused() {
     wrong(&|s| s.language = 0.0, "language: ");
     wrong(&|s| s.distillation = 1.0, "distillation: ");
     wrong(&|s| s.hidden = 1.0, "distillation: ");
-    wrong(&|s| s.hidden = f32::NAN, "language: ");
+    wrong(&|s| s.hidden = f32::NAN, "hidden: ");
     wrong(&|s| s.adam.beta2 = 1.0, "adam: ");
     wrong(&|s| s.schedule.peak = -1.0, "schedule: ");
     wrong(&|s| s.clip = Some(0.0), "clip: ");
