@@ -130,7 +130,7 @@ pub struct Converted {
     pub saved: Saved,
     /// The architecture of the output where that is certainly a plain GGUF, which
     /// any llama.cpp runs.
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plain: Option<String>,
 }
 
