@@ -114,16 +114,7 @@ impl Args {
         let plan_input = plan.map(|path| ("--plan", path));
         let texts = self.repair.streams().chain(self.quantize.streams());
         stdio::check_inputs(plan_input.into_iter().chain(texts))?;
-        self.fit.refuse_alone()?;
-        self.quantize.refuse_alone()?;
-        let has_ratio = self.what.ratio.is_some();
-        let given = [
-            ("--match", self.matching.is_given()),
-            ("--baseline", self.baseline.is_some()),
-        ];
-        needed("--ratio", has_ratio, given)?;
-        let chooses = has_ratio || plan.is_some();
-        self.repair.refuse_alone(chooses, self.fit.is_given())?;
+        self.refuse_alone()?;
         let measures = (self.repair).measures(self.matching.is_given(), plan.is_some())?;
         let repair = self.repair.calibration();
         let text = self.weighed_text()?;
@@ -167,6 +158,20 @@ impl Args {
             dry_run: self.dry_run,
             force: self.force,
         })
+    }
+
+    /// Refuses what says more of something that is not asked for.
+    fn refuse_alone(&self) -> Result<(), Error> {
+        self.fit.refuse_alone()?;
+        self.quantize.refuse_alone()?;
+        let has_ratio = self.what.ratio.is_some();
+        let given = [
+            ("--match", self.matching.is_given()),
+            ("--baseline", self.baseline.is_some()),
+        ];
+        needed("--ratio", has_ratio, given)?;
+        let chooses = has_ratio || self.what.plan.is_some();
+        self.repair.refuse_alone(chooses, self.fit.is_given())
     }
 
     /// The text that a baseline weighs units with.
