@@ -46,6 +46,16 @@ pub fn remove_temporary_files() {
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// Refuses a file of `len` bytes that the process may not write: the system would end it with a
+/// signal.
+pub(crate) fn within_limit(len: u64) -> io::Result<()> {
+    let limit = rustix::process::getrlimit(Resource::Fsize).current;
+    match limit {
+        Some(limit) if len > limit => Err(Errno::FBIG.into()),
+        _ => Ok(()),
+    }
+}
+
 /// An output file that gets its name in [`commit`](Self::commit); dropped
 /// before that, it leaves nothing behind.
 #[derive(Debug)]
@@ -105,11 +115,7 @@ impl AtomicFile {
     }
 
     fn reserve(&self, len: u64) -> Result<(), FileError> {
-        // Writing past the process's limit would end it with a signal.
-        let limit = rustix::process::getrlimit(Resource::Fsize).current;
-        if limit.is_some_and(|limit| len > limit) {
-            return Err(self.write_error(len, Errno::FBIG.into()));
-        }
+        within_limit(len).map_err(|e| self.write_error(len, e))?;
         if len > 0 {
             unnamed::reserve(&self.file, len).map_err(|e| self.write_error(len, e))?;
         }

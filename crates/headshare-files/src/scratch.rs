@@ -4,10 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-use rustix::process::Resource;
-
-use crate::atomic::NamedTemporary;
+use crate::atomic::{NamedTemporary, within_limit};
 use crate::{FileError, unnamed};
 
 /// A file in the folder for temporary files (`TMPDIR`) that goes away with this
@@ -39,12 +36,8 @@ impl ScratchFile {
                 (file, named.path().to_owned(), Some(named))
             }
         };
-        // Beyond the process's limit the system would end it with a signal.
-        let limit = rustix::process::getrlimit(Resource::Fsize).current;
-        if limit.is_some_and(|limit| len > limit) {
-            return Err(FileError::write(&folder, len, Errno::FBIG.into()));
-        }
-        file.set_len(len)
+        within_limit(len)
+            .and_then(|()| file.set_len(len))
             .map_err(|e| FileError::write(&folder, len, e))?;
         Ok(Self {
             file,

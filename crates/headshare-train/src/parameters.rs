@@ -158,26 +158,27 @@ impl Parameters {
         Ok(())
     }
 
-    /// Puts zeros into the silent columns of a parameter. Where its stored form is kept, what
-    /// that has there stays: a block that is silent in part is nearly zero there.
+    /// The columns of a parameter in which zeros are. Where its stored form is kept, what that
+    /// has there stays: a block that is silent in part is nearly zero there.
+    fn silence_of(&self, index: usize) -> Option<&[Range<usize>]> {
+        let silent = self.silent.get(&index)?;
+        (self.list[index].codes.is_none()).then_some(silent)
+    }
+
+    /// Puts zeros into the silent columns of a parameter.
     fn put_zeros(&mut self, index: usize) {
-        if let Some(silent) = self.silent.get(&index)
-            && self.list[index].codes.is_none()
-        {
+        if let Some(silent) = self.silence_of(index).map(<[_]>::to_vec) {
             let parameter = &mut self.list[index];
             let values = Arc::make_mut(&mut parameter.values);
-            zero(values.as_mut_slice(), parameter.columns, silent);
+            zero(values.as_mut_slice(), parameter.columns, &silent);
         }
     }
 
     /// Puts zeros where a parameter's silent columns are, into `numbers` that are like its
     /// own.
     pub(crate) fn put_silence(&self, index: usize, numbers: &mut [f32]) {
-        let parameter = &self.list[index];
-        if let Some(silent) = self.silent.get(&index)
-            && parameter.codes.is_none()
-        {
-            zero(numbers, parameter.columns, silent);
+        if let Some(silent) = self.silence_of(index) {
+            zero(numbers, self.list[index].columns, silent);
         }
     }
 

@@ -41,6 +41,17 @@ fn train(method: &str, source: &Path, text: &Path, out: &Path, more: &[&str]) ->
     command
 }
 
+/// `train tied` ends with this status, says this, and writes nothing.
+#[track_caller]
+fn refused(source: &Path, text: &Path, arguments: &[&str], status: i32, part: &str) {
+    let no = text.with_file_name("no");
+    let out = train("tied", source, text, &no, arguments).output();
+    let out = out.unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(status), "{stderr}");
+    assert!(stderr.contains(part) && !no.exists(), "{stderr}");
+}
+
 fn of(folder: &Path) -> (PathBuf, PathBuf) {
     (written(folder, "tiny-gqa"), words(folder))
 }
@@ -130,12 +141,7 @@ fn tied_heads_learn_and_stay_one() {
     runs(&at("tied"), folder.path());
     is_made_of(&at("tied"), &source);
     let said = |arguments: &[&str], status: i32, part: &str| {
-        let out = train("tied", &source, &text, &at("no"), arguments)
-            .output()
-            .unwrap();
-        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert_eq!(out.status.code(), Some(status), "{stderr}");
-        assert!(stderr.contains(part) && !at("no").exists(), "{stderr}");
+        refused(&source, &text, arguments, status, part);
     };
     said(&[], 2, "--ratio");
     said(
@@ -232,12 +238,7 @@ fn scales_are_trained_by_a_teacher_and_codes_stay() {
     assert!(size(&at("refined")) < size(&q4) + 16_384);
     // A teacher that teaches nothing, and one of another vocabulary.
     let said = |arguments: &[&str], status: i32, part: &str| {
-        let out = train("tied", &q4, &text, &at("no"), arguments)
-            .output()
-            .unwrap();
-        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert_eq!(out.status.code(), Some(status), "{stderr}");
-        assert!(stderr.contains(part) && !at("no").exists(), "{stderr}");
+        refused(&q4, &text, arguments, status, part);
     };
     said(
         &["--ratio", "0", "--teacher", teacher],

@@ -53,8 +53,9 @@ fn bytes_at(info: &TensorInfo) -> u64 {
     }
     let (inputs, outputs) = (info.row_elems(), info.rows());
     let (p, n) = (inputs.max(outputs), outputs);
-    let all = p.checked_mul(64 * p.saturating_add(2 * n));
-    all.unwrap_or(u64::MAX)
+    p.saturating_add(n.saturating_mul(2))
+        .saturating_mul(p)
+        .saturating_mul(64)
 }
 
 /// Checks that the text is long enough, and that there is memory for what
