@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use headshare_gguf::input::ModelFile;
-use headshare_testmodels::{ModelSpec, type_named};
+use headshare_testmodels::{ModelSpec, self_merge, type_named};
 use serde_json::{Value, json as json_of};
 
 use super::{divergence, plan_of, quantizing, tokens_both_ways};
@@ -169,6 +169,39 @@ fn units_share_where_none_can_go() {
     tokens_both_ways(&out);
     let say = "smallest that the moves reach";
     refused(&source, smallest / 2, &types, 2, &[say]);
+}
+
+#[test]
+fn layers_that_are_there_twice_are_counted_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (once, merged) = (at("once"), at("merged"));
+    for (has, part) in [("f16", 60), ("q8_0", 90)] {
+        let spec = ModelSpec {
+            n_embd: 256,
+            weight_type: type_named(has).unwrap(),
+            ..preset("tiny-gqa")
+        };
+        spec.write(&once).unwrap();
+        self_merge(&once, &[0, 1, 2, 1, 2, 3], &merged).unwrap();
+        let lossless = at(&format!("{has}-lossless"));
+        let mut command = program();
+        command.arg("convert").arg(&merged).arg("-o").arg(&lossless);
+        json(command.args(["--lossless", "--json"]));
+        let least = read(&lossless).len() as u64;
+        let (wanted, out) = (least * part / 100, at(&format!("{has}-fit")));
+        let done = json(&mut fitting(&merged, wanted, &out, &["--json"]));
+        let len = read(&out).len() as u64;
+        assert!(
+            len <= wanted && len + least / 20 > wanted,
+            "{has}, {part}%: {len} of {wanted}"
+        );
+        // Two layers with all their matrices and norms, also where these keep their types.
+        let tensors = done["duplicates"]["tensors"].as_u64().unwrap();
+        assert!(tensors >= 2 * 9, "{has}, {part}%: {tensors}");
+        verify(&out, &merged);
+        tokens_both_ways(&out);
+    }
 }
 
 #[test]

@@ -29,6 +29,7 @@ use headshare_format::{FormatError, Gguf, LogicalLayout, PageSize, VirtualGguf};
 pub use damage::{Damage, Finding};
 pub use digest::{UNKNOWN_DIGEST, digest_of};
 pub use duplicates::Duplicates;
+pub(crate) use duplicates::equal_tensors;
 pub use error::ConvertError;
 pub use expand::{StreamError, expand, expand_to_scratch, expand_to_stream, source_view};
 pub use foresee::{Foreseen, foresee};

@@ -59,7 +59,11 @@ pub fn assign(
         assigned.kept.remove(HEAD);
     }
     let planned = planned_rows(&before, &plan)?;
-    let is_typed = |tensor: usize| assigned.types.contains_key(&gguf.tensors()[tensor].name);
+    // What keeps its type may be fitted, too.
+    let is_typed = |tensor: usize| {
+        let name = &gguf.tensors()[tensor].name;
+        assigned.types.contains_key(name) || assigned.kept.contains_key(name)
+    };
     // A new head is to have other data than the table that it is made of.
     let is_new = |tensor: usize| own_head.is_some() && gguf.tensors()[tensor].name == HEAD;
     let others = (0..gguf.tensors().len()).filter(|&tensor| !is_typed(tensor) || is_new(tensor));
@@ -73,7 +77,9 @@ pub fn assign(
         false => duplicates_beside(&before, &planned, others),
     };
     let name = |tensor: usize| gguf.tensors()[tensor].name.clone();
-    let shared = planned.iter().chain(&duplicates.shared);
+    // Rows that are equal within a matrix leave it as free as it is.
+    let of_two = (duplicates.shared.iter()).filter(|s| s.alias != s.donor);
+    let shared = planned.iter().chain(of_two);
     let in_common = shared.map(|s| (name(s.alias), name(s.donor)));
     let in_common: Vec<(String, String)> = in_common.collect();
     for (alias, donor) in &in_common {

@@ -5,9 +5,12 @@ mod claimed;
 mod ranges;
 mod runs;
 
+use std::collections::BTreeMap;
+
 use headshare_format::layout::SharedRows;
 
 use super::variant::Variant;
+use crate::input::ModelFile;
 use crate::model::RowsRange;
 use claimed::Claimed;
 use ranges::equal_ranges;
@@ -79,6 +82,18 @@ pub fn find(variant: &Variant<'_>, blocks: &[RowsRange], claimed: &[RowsRange]) 
         bytes: found.shared.iter().map(|s| s.len).sum(),
         shared: found.shared,
     }
+}
+
+/// Tensors of `source` that are byte-equal, each class of them in their order.
+pub(crate) fn equal_tensors(source: &ModelFile) -> Vec<Vec<usize>> {
+    let variant = Variant::unchanged(source);
+    let whole = whole_tensors(&variant);
+    let mut classes: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for shared in equal_ranges(&variant, &whole) {
+        let class = classes.entry(shared.donor).or_insert(vec![shared.donor]);
+        class.push(shared.alias);
+    }
+    classes.into_values().collect()
 }
 
 fn whole_tensors(variant: &Variant<'_>) -> Vec<RowsRange> {

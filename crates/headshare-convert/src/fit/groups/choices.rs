@@ -86,6 +86,35 @@ impl<'a, 's> Measured<'a, 's> {
         Ok(choices)
     }
 
+    /// What could become of `tensors` that are byte-equal: the same for all of them, which is
+    /// stored once. Only two of them, as an embedding and its head, can also differ.
+    pub fn equal(&self, tensors: &[&TensorInfo]) -> Result<Vec<Choice<'a>>, FitError> {
+        let shape = (tensors[0].row_elems(), tensors[0].rows());
+        let mut same: Vec<Choice<'a>> = Vec::new();
+        let known: Option<Vec<&'a Movable>> = (tensors.iter())
+            .map(|info| self.movable.get(info.name.as_str()).copied())
+            .collect();
+        let Some(known) = known else {
+            return Ok(same);
+        };
+        for m in &known[0].moves {
+            let mut choice = Choice {
+                bytes: m.bytes,
+                ..Choice::start(0, 0.0)
+            };
+            for tensor in &known {
+                choice.cost += self.statistics.cost(tensor, m.to)?;
+                choice.types.insert(&tensor.name, m.to);
+            }
+            same.push(choice);
+        }
+        if let [one, other] = tensors {
+            let [one, other] = [one, other].map(|info| self.types(info, shape, 1.0, true));
+            same.extend(together(&one?, &other?));
+        }
+        Ok(pruned(same))
+    }
+
     /// What could become of a tensor of this shape (elements of a row, and rows), of whose
     /// errors the part `left` counts; whether it may keep its type is what `stays` says.
     pub fn types(

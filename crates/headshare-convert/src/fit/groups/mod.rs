@@ -18,6 +18,7 @@ use super::moves::{Movable, in_file};
 use super::select::Alternatives;
 use super::sharing::{self, Sharing};
 use super::statistics::Statistics;
+use crate::convert::equal_tensors;
 use crate::input::ModelFile;
 use crate::model::AttentionMap;
 use crate::plan::Edit;
@@ -27,6 +28,8 @@ use crate::plan::Edit;
 pub struct Group<'a> {
     /// What else than their types can change, step by step.
     more: More<'a>,
+    /// Bytes that the tensors take in the source.
+    now: u64,
     /// As it is, and everything that costs less than all that is smaller.
     choices: Vec<Choice<'a>>,
 }
@@ -83,7 +86,18 @@ pub fn groups<'a>(
     };
     let mut all = Vec::new();
     let mut grouped = BTreeSet::new();
+    // What is there more than once is stored once, if all of it gets the same.
+    for class in equal_tensors(source) {
+        let tensors: Vec<&TensorInfo> = (class.iter())
+            .map(|&tensor| &source.gguf.tensors()[tensor])
+            .collect();
+        grouped.extend(tensors.iter().map(|info| info.name.as_str()));
+        all.push(of_equal(&of, &tensors)?);
+    }
     for cut in &statistics.cuts {
+        if (cut.rows().iter().chain([&cut.tensor()])).any(|name| grouped.contains(name.as_str())) {
+            continue;
+        }
         if let Some((tensors, choices)) = of.cut(cut)? {
             grouped.extend(tensors.iter().map(|info| info.name.as_str()));
             all.push(group(source, More::Cut(cut), &tensors, choices));
@@ -94,7 +108,11 @@ pub fn groups<'a>(
         let Some(pair) = (map.as_ref()).and_then(|map| Pair::of(source, map, sharing)) else {
             continue;
         };
-        let (tensors, choices) = (pair.tensors(), pair.choices(&of)?);
+        let tensors = pair.tensors();
+        if (tensors.iter()).any(|info| grouped.contains(info.name.as_str())) {
+            continue;
+        }
+        let choices = pair.choices(&of)?;
         let group = group(source, More::Share(pair.sharing), &tensors, choices);
         // Without sharing, tensors are freer by themselves.
         if group.choices.iter().any(|choice| choice.steps > 0) {
@@ -122,7 +140,7 @@ pub fn smallest(source: &ModelFile, movable: &[Movable], page: PageSize) -> Resu
         .iter()
         .map(|group| {
             let bytes = || group.choices.iter().map(|choice| choice.bytes);
-            group.choices[0].bytes - bytes().min().unwrap_or_default()
+            group.now - bytes().min().unwrap_or_default()
         })
         .sum::<u64>();
     Ok(source.len() - saved)
@@ -145,12 +163,40 @@ fn group<'a>(
         types: BTreeMap::new(),
         steps: 0,
     };
+    Group {
+        more,
+        now: bytes,
+        choices: from(as_it_is, choices),
+    }
+}
+
+/// `as_it_is`, and the `choices` that are smaller.
+fn from<'a>(as_it_is: Choice<'a>, choices: Vec<Choice<'a>>) -> Vec<Choice<'a>> {
+    let bytes = as_it_is.bytes;
     let smaller = choices.into_iter().filter(|c| c.bytes < bytes).collect();
-    let choices = std::iter::once(as_it_is).chain(pruned(smaller)).collect();
-    Group { more, choices }
+    std::iter::once(as_it_is).chain(pruned(smaller)).collect()
+}
+
+/// A group of `tensors` that are byte-equal: as they are, they are stored once.
+fn of_equal<'a>(of: &Measured<'a, '_>, tensors: &[&TensorInfo]) -> Result<Group<'a>, FitError> {
+    let bytes = in_file(tensors[0].byte_len(), of.source);
+    let as_they_are = Choice {
+        bytes,
+        ..Choice::start(0, 0.0)
+    };
+    Ok(Group {
+        more: More::Nothing,
+        now: bytes * tensors.len() as u64,
+        choices: from(as_they_are, of.equal(tensors)?),
+    })
 }
 
 impl<'a> Group<'a> {
+    /// Bytes that it takes in the source.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
     /// Bytes and predicted divergence of what could become of it, as it is first.
     pub fn alternatives(&self) -> Alternatives {
         self.choices.iter().map(|c| (c.bytes, c.cost)).collect()

@@ -48,7 +48,7 @@ impl<'a> Choices<'a> {
         groups: &'a [Group<'a>],
     ) -> Self {
         let all: Vec<select::Alternatives> = groups.iter().map(Group::alternatives).collect();
-        let rest = source.len() - all.iter().map(|of| of[0].0).sum::<u64>();
+        let rest = source.len() - groups.iter().map(Group::now).sum::<u64>();
         Self {
             budget,
             source,
