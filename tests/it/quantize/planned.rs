@@ -85,3 +85,43 @@ fn what_shares_and_keeps_its_type_is_repaired_while_all_is_fitted() {
         "{shared} nats, {repaired} repaired, {fitted} fitted"
     );
 }
+
+#[test]
+fn blocks_that_share_are_stored_at_one_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("model.gguf");
+    preset("tiny-llama").write(&source).unwrap();
+    let text = words(folder.path());
+    let store = |layer: u32, to: &str| {
+        let tensor = format!("blk.{layer}.attn_q.weight");
+        json_of!({"store": {"tensor": tensor, "type": to}})
+    };
+    let share = json_of!({"share": {"layer": 1, "unit": 0, "donor_layer": 0, "donor_unit": 0,
+                                    "parts": ["q"]}});
+    for (stores, differ) in [
+        (vec![store(1, "q8_0")], true),
+        (vec![store(0, "q4_0"), store(1, "q8_0")], true),
+        (vec![store(0, "q8_0"), store(1, "q8_0")], false),
+    ] {
+        let edits = [stores, vec![share.clone()]].concat();
+        let plan = plan_of(&source, &json_of!(edits));
+        for more in [vec![], vec!["--repair", text.to_str().unwrap()]] {
+            let out = folder.path().join("out");
+            let mut command = program();
+            command.arg("convert").arg(&source).arg("-o").arg(&out);
+            command.arg("--plan").arg(&plan).args(&more);
+            if !more.is_empty() {
+                command.args(SHORT);
+            }
+            let ran = command.arg("--force").output().unwrap();
+            let stderr = String::from_utf8_lossy(&ran.stderr);
+            assert_eq!(ran.status.success(), !differ, "{stderr}");
+            let at = format!("edits[{}].share: q of", edits.len() - 1);
+            let says = [at.as_str(), "stored at different types", "plan.json"];
+            assert!(
+                !differ || says.iter().all(|part| stderr.contains(part)),
+                "{stderr}"
+            );
+        }
+    }
+}

@@ -129,6 +129,17 @@ struct Unknown {
     has_table: bool,
 }
 
+/// Checks that `plan` can be carried out on `source`.
+///
+/// # Errors
+/// When it does not fit; names the edit.
+pub fn check(source: &ModelFile, plan: &Plan) -> Result<(), ConvertError> {
+    if plan.is_about_units() {
+        plan.check(&attention_map(source)?)?;
+    }
+    Variant::new(source, plan, None).map(|_| ())
+}
+
 /// [`prepare`] before all is known.
 fn prepare_for<'a>(
     source: &'a ModelFile,

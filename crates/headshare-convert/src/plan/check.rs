@@ -105,6 +105,28 @@ impl Plan {
         Ok(())
     }
 
+    /// Checks that shared blocks have their donors' types and shapes in the model that the plan
+    /// makes, too, whose heads are `made`.
+    ///
+    /// # Errors
+    /// Names the share whose blocks differ.
+    pub(crate) fn check_made(&self, made: &AttentionMap) -> Result<(), PlanError> {
+        let there = self.renumbered();
+        for ((i, share), there) in self.numbered_shares().zip(there.shares()) {
+            for &part in &share.parts {
+                let kind = |unit| made.block_kind(unit, part);
+                if kind(there.alias()) != kind(there.donor()) {
+                    let (alias, donor) = (share.alias(), share.donor());
+                    return Err(PlanError::field(
+                        self.field_of(i, ""),
+                        format!("{part} of {alias} and of {donor} are stored at different types"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn numbered_shares(&self) -> impl Iterator<Item = (usize, &Share)> {
         let edits = self.edits.iter().enumerate();
         edits.filter_map(|(i, edit)| match edit {

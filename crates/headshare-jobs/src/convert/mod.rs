@@ -210,6 +210,20 @@ impl Convert {
                 ui,
             )?,
         };
+        // Said before much is computed; else it shows when the file is written.
+        if let Some(plan) = &plan
+            && plan_file.is_some()
+            && (self.repair.is_some() || self.quantize.is_some())
+        {
+            let digest = convert::digest_of(&source);
+            let made_for = convert::check_source(plan, &source, &digest);
+            let fits = || match self.quantize {
+                // Types are checked with those that are added.
+                Some(_) => Ok(()),
+                None => convert::check(&source, plan),
+            };
+            (made_for.and_then(|()| fits())).map_err(|e| self.name_plan(e.into()))?;
+        }
         if self.keep_duplicates {
             plan.get_or_insert_with(unplanned).keep_duplicates = true;
         }

@@ -136,8 +136,14 @@ impl<'a> Variant<'a> {
         keys.mixture = plan.choice.file_type;
         keys.quantized = types.are_quantized();
         keys.made_by = made_by;
-        Self::laid_out(source, shapes, keys)
-            .map_err(|e| InputError::content(source.path())(e).into())
+        let made = Self::laid_out(source, shapes, keys);
+        let made = made.map_err(InputError::content(source.path()))?;
+        if plan.shares().next().is_some() {
+            let map = AttentionMap::of(made.gguf());
+            let map = map.map_err(|error| ConvertError::model(source, error))?;
+            plan.check_made(&map)?;
+        }
+        Ok(made)
     }
 
     /// `source` with `types` for some of its tensors, whose rows are whole
