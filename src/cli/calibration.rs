@@ -14,8 +14,8 @@ pub(super) struct SpendArgs {
     /// `ulimit -v` allows.
     #[arg(long, value_name = "BYTES", requires = "text", requires = "fitted", value_parser = bytes)]
     memory: Option<u64>,
-    /// Number of windows of the text that are read, 2 to 256. Fewer are read if the
-    /// text is too short or --memory too small.
+    /// Number of windows of the text that is measured and fitted with, 2 to 256. Fewer are
+    /// read if the text is too short or --memory too small.
     #[arg(long, value_name = "N", default_value = "128", requires = "text", requires = "fitted",
         value_parser = clap::value_parser!(u32).range(2..=256))]
     windows: u32,

@@ -72,7 +72,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     /// File with questions for `eval choice`: JSON lines, a JSON array, or the
-    /// zip file of MMLU or C-Eval; - reads standard input. Can be given several
+    /// zip file of MMLU, C-Eval or CMMLU; - reads standard input. Can be given several
     /// times.
     #[arg(long = "task", value_name = "FILE")]
     tasks: Vec<PathBuf>,

@@ -43,6 +43,7 @@ mod path;
 mod plan;
 mod pool;
 mod report;
+mod stdin;
 mod text;
 #[cfg(feature = "train")]
 mod train;

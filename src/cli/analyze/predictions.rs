@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::{AnalyzePredictions, Error};
+use headshare_jobs::{AnalyzePredictions, Budget, Error};
 
 use super::picture::PictureArgs;
 use crate::cli::Exit;
-use crate::cli::calibration::{SpendArgs, StatsArgs};
-use crate::cli::fit::FitArgs;
+use crate::cli::calibration::{SpendArgs, StatsArgs, bytes};
+use crate::cli::fit::MovesArgs;
 use crate::cli::stdio;
 use crate::process::output::Output;
 use crate::render::analyze::predictions::render;
@@ -16,12 +16,15 @@ use crate::render::analyze::predictions::render;
 #[command(group = clap::ArgGroup::new("text").args(["calibrate"]))]
 #[command(group = clap::ArgGroup::new("fitted").args(["fit"]))]
 #[command(group = clap::ArgGroup::new("measured").args(["fit"]))]
-#[command(mut_arg("fit", |arg| arg.required(true)))]
 pub(in crate::cli) struct Args {
     /// The model, a plain GGUF file.
     src: PathBuf,
+    /// The size that the random plans have: at most so many bytes, and at least 95% of them,
+    /// such as 88000000 or 84M.
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    fit: u64,
     #[command(flatten)]
-    fit: FitArgs,
+    moves: MovesArgs,
     /// The text (UTF-8) that plans are measured and made with; `self` is what the model
     /// writes itself.
     #[arg(long, value_name = "TEXT")]
@@ -30,8 +33,8 @@ pub(in crate::cli) struct Args {
     stats: StatsArgs,
     #[command(flatten)]
     spend: SpendArgs,
-    /// How many random plans are made. Each takes as long as fitting 8 windows and
-    /// measuring 8 others.
+    /// How many random plans are made. Each takes as long as fitting up to 8 windows and
+    /// measuring up to 8 others.
     #[arg(long, value_name = "N", default_value = "20",
         value_parser = clap::value_parser!(u32).range(2..=1000))]
     plans: u32,
@@ -60,7 +63,14 @@ impl Args {
         stdio::check_inputs(text.chain(self.stats.streams()))?;
         let calibration = self.spend.calibrate_on(&self.calibrate);
         Ok(AnalyzePredictions {
-            budget: self.fit.budget(calibration, self.stats.stats())?,
+            budget: Budget {
+                bytes: Some(self.fit),
+                memory: None,
+                types: self.moves.types(),
+                calibration,
+                stats: self.stats.stats(),
+                time: self.moves.time(),
+            },
             source: self.src,
             plans: self.plans,
             seed: self.seed,

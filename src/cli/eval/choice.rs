@@ -28,8 +28,10 @@ The fields of the first row tell what a file is:
   itself would have written the last word. The result also has a perplexity;
 - PIQA, OpenBookQA, BoolQ, ARC, HellaSwag, SIQA, WinoGrande and RACE (passage,
   question, options) as they are published;
-- the zip files of MMLU and C-Eval, with 5 examples from dev. The result has
-  each subject and the mean;
+- OpenBookQA with its fact (fact1), RTE, AX-b, AX-g, CMNLI, OCNLI, CSL and
+  TNEWS as they are published;
+- the zip files of MMLU, C-Eval and CMMLU, with 5 examples from dev. The result
+  has each subject and the mean;
 - rows of MMLU {question, choices, answer, subject}, without examples.
 
 The labels of PIQA and SIQA are published apart: put the label into the row.

@@ -197,11 +197,29 @@ fn layers_that_are_there_twice_are_counted_once() {
             "{has}, {part}%: {len} of {wanted}"
         );
         // Two layers with all their matrices and norms, also where these keep their types.
-        let tensors = done["duplicates"]["tensors"].as_u64().unwrap();
-        assert!(tensors >= 2 * 9, "{has}, {part}%: {tensors}");
+        assert_eq!(done["duplicates"]["tensors"], 2 * 9, "{has}, {part}%");
         verify(&out, &merged);
         tokens_both_ways(&out);
+        // Where it is enough to store them once, that is all. The text is read once.
+        let out = at(&format!("{has}-once"));
+        let text = std::fs::read(words(folder.path())).unwrap();
+        let mut command = program();
+        command.arg("convert").arg(&merged).arg("-o").arg(&out);
+        command.args(["--fit", &(least + 4096).to_string(), "--calibrate", "-"]);
+        command.args(["--windows", "6", "--window", "64", "--json"]);
+        let done = json(command.write_stdin(text));
+        assert_eq!(done["fit"]["predicted"], 0.0);
+        assert_eq!(done["duplicates"]["tensors"], 2 * 9);
+        assert!(read(&out).len() as u64 <= least + 4096);
+        verify(&out, &merged);
     }
+    refused(
+        &merged,
+        1,
+        &["--keep-duplicates"],
+        2,
+        &["--keep-duplicates"],
+    );
 }
 
 #[test]

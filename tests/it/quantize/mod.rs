@@ -401,12 +401,21 @@ fn what_is_stored_once_gets_one_type() {
             assert_eq!(info.unwrap().ggml_type.name(), more, "layer {layer}");
         }
     }
-    let store = serde_json::json!({"store": {"tensor": "blk.0.attn_q.weight", "type": "q8_0"}});
-    let plan = plan_of(&source, &serde_json::json!([share, store]));
-    let plan = ["--plan", plan.to_str().unwrap(), "--force"];
-    let says = ["source.gguf", "blk.3.attn_q.weight has rows in common"];
-    let mut command = quantizing(&source, "q4_0", &out, &plan);
-    Ran::of(&mut command, "convert".to_owned()).refused(2, &says);
+    // The plan says the type of one of both: another one than the other has, or the same.
+    for (to, code, says) in [
+        ("q8_0", 3, ["plan.json", "edits[0].share: q of layer 3"]),
+        (
+            "f16",
+            2,
+            ["source.gguf", "blk.3.attn_q.weight has rows in common"],
+        ),
+    ] {
+        let store = serde_json::json!({"store": {"tensor": "blk.0.attn_q.weight", "type": to}});
+        let plan = plan_of(&source, &serde_json::json!([share, store]));
+        let plan = ["--plan", plan.to_str().unwrap(), "--force"];
+        let mut command = quantizing(&source, "q4_0", &out, &plan);
+        Ran::of(&mut command, "convert".to_owned()).refused(code, &says);
+    }
 }
 
 #[test]

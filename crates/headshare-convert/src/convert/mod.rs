@@ -129,15 +129,20 @@ struct Unknown {
     has_table: bool,
 }
 
-/// Checks that `plan` can be carried out on `source`.
+/// Checks that `plan` was made for `source` and can be carried out on it. Whether it `gets_types`
+/// later says whether its own are all.
 ///
 /// # Errors
 /// When it does not fit; names the edit.
-pub fn check(source: &ModelFile, plan: &Plan) -> Result<(), ConvertError> {
+pub fn check(source: &ModelFile, plan: &Plan, gets_types: bool) -> Result<(), ConvertError> {
+    check_source(plan, source, &digest_of(source))?;
     if plan.is_about_units() {
         plan.check(&attention_map(source)?)?;
     }
-    Variant::new(source, plan, None).map(|_| ())
+    match gets_types {
+        true => Ok(()),
+        false => Variant::new(source, plan, None).map(|_| ()),
+    }
 }
 
 /// [`prepare`] before all is known.

@@ -64,17 +64,19 @@ impl Running {
 /// Windows that a model that was made is measured on, at most.
 const MEASURED: usize = 8;
 
-/// The windows of `windows` that a model is measured on which was made with some of the
-/// others: every other one.
-fn kept(windows: &Windows) -> impl Iterator<Item = &[i32]> {
-    let all = windows.tokens.chunks(windows.window as usize);
-    let kept = all.skip(1).step_by(2);
+/// The windows of `windows` that a model is measured on which was made with some of them: every
+/// other one, but for those among the tokens that it was `made_with`.
+fn kept<'a>(windows: &'a Windows, made_with: &'a [i32]) -> impl Iterator<Item = &'a [i32]> {
+    let length = windows.window as usize;
+    let all = windows.tokens.chunks(length);
+    let is_other = move |window: &&[i32]| made_with.chunks(length).all(|made| made != *window);
+    let kept = all.skip(1).step_by(2).filter(is_other);
     let every = (windows.count as usize / 2).div_ceil(MEASURED).max(1);
     kept.step_by(every)
 }
 
 /// The mean divergence of the predictions of `changed` from those of `source`, in nats, on
-/// windows that `changed` was not made with. The source's weights are F16 where ggml multiplies
+/// windows that `changed` was not made with: it was with these tokens. The source's weights are F16 where ggml multiplies
 /// them slowly.
 ///
 /// # Errors
@@ -82,13 +84,13 @@ fn kept(windows: &Windows) -> impl Iterator<Item = &[i32]> {
 pub fn divergence(
     source: &ModelFile,
     changed: &Variant<'_>,
-    windows: &Windows,
+    (windows, made_with): (&Windows, &[i32]),
     options: &Options,
 ) -> Result<f64, FitError> {
     let fast = fast(source)?;
     let [source, changed] = [Running::load(&fast)?, Running::load(changed)?];
     let (mut sum, mut tokens) = (0.0, 0);
-    for window in kept(windows) {
+    for window in kept(windows, made_with) {
         let original = source.logits(window, windows, options)?;
         let reference = Reference::new(&original, window.len());
         let logits = changed.logits(window, windows, options)?;
@@ -100,4 +102,37 @@ pub fn divergence(
 
 fn cannot(error: impl Into<CalibrateError>) -> FitError {
     EngineError::from(error.into()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many windows of 2 tokens, each with its number.
+    fn windows(count: u32) -> Windows {
+        Windows {
+            tokens: (0..count as i32).flat_map(|i| [i, i]).collect(),
+            count,
+            window: 2,
+            vocabulary: 1000,
+            digest: String::new(),
+        }
+    }
+
+    #[test]
+    fn no_model_is_measured_on_windows_that_it_was_made_with() {
+        for count in 4..80 {
+            let all = windows(count);
+            for some in 2..=8.min(count / 2) {
+                let made_with: Vec<i32> = (0..some)
+                    .map(|i| (i * count / some) as i32)
+                    .flat_map(|i| [i, i])
+                    .collect();
+                let measured: Vec<i32> = kept(&all, &made_with).map(|w| w[0]).collect();
+                assert!(!measured.is_empty() && measured.len() <= MEASURED);
+                assert!(measured.iter().all(|i| !made_with.contains(i)), "{count}");
+            }
+        }
+        assert_eq!(kept(&windows(128), &[]).count(), MEASURED);
+    }
 }

@@ -141,9 +141,10 @@ pub(super) fn at_no_cost(map: &AttentionMap) -> Vec<Unit> {
     }
 }
 
-/// Pairs of layers, those first of which a unit costs least on average.
-pub(super) fn pairs(units: &[Unit]) -> Vec<Sharing> {
-    let layers: BTreeSet<u32> = units.iter().map(|unit| unit.layer).collect();
+/// Pairs of the layers that can share, those first of which a unit costs least on average.
+pub(super) fn pairs(units: &[Unit], can_share: &dyn Fn(u32) -> bool) -> Vec<Sharing> {
+    let layers = units.iter().map(|unit| unit.layer);
+    let layers: BTreeSet<u32> = layers.filter(|&layer| can_share(layer)).collect();
     let all = layers.iter().flat_map(|&layer| {
         let earlier = layers.range(..layer);
         earlier.filter_map(move |&donor| Sharing::of(units, layer, donor))
@@ -198,7 +199,7 @@ mod tests {
             unit(3, 0, 1.0, &[(2, 0, 0.1), (0, 0, 0.2)]),
             unit(3, 1, 1.0, &[(2, 0, 0.1), (0, 0, 0.2)]),
         ];
-        let found = pairs(&units);
+        let found = pairs(&units, &|_| true);
         let layers: Vec<_> = found.iter().map(|of| (of.layer, of.donor_layer)).collect();
         assert_eq!(layers, [(2, 1), (3, 0)]);
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
@@ -213,7 +214,10 @@ mod tests {
         assert_eq!((first.alias(), first.donor()), (id(2, 0), id(1, 1)));
         assert_eq!((second.alias(), second.donor()), (id(2, 1), id(1, 0)));
         close(second.score.unwrap(), -0.1);
-        assert!(pairs(&units[..2]).is_empty());
+        assert!(pairs(&units[..2], &|_| true).is_empty());
+        // Layer 2 then shares with what is left.
+        let found = pairs(&units, &|layer| layer != 1);
+        assert_eq!((found[0].layer, found[0].donor_layer), (2, 0));
     }
 
     fn id(layer: u32, unit: u32) -> UnitId {

@@ -10,7 +10,7 @@ use super::error::QuantizerError;
 use super::importance::Importances;
 use super::types::{Assigned, Wanted};
 use crate::convert::variant::{EMBEDDING, HEAD, Variant};
-use crate::convert::{ConvertError, Duplicates, duplicates_beside, planned_rows};
+use crate::convert::{ConvertError, Duplicates, duplicates_beside, equal_tensors, planned_rows};
 use crate::engine::{self, Block, Shared};
 use crate::input::ModelFile;
 use crate::model::RowsRange;
@@ -31,6 +31,21 @@ pub struct TypedPlan {
     planned_as_they_are: Vec<SharedRows>,
     /// Others that are equal in the source, unless the plan keeps each of them.
     pub(super) duplicates: Duplicates,
+    /// Tensors that are equal to others, and keep their data as those do.
+    pub(super) as_one: BTreeSet<String>,
+}
+
+/// The names of tensors of `variant` that get no types and are equal to others that get none.
+fn equal_as_they_are(variant: &Variant<'_>, assigned: &Assigned) -> BTreeSet<String> {
+    let name = |tensor: usize| variant.gguf().tensors()[tensor].name.clone();
+    let stay = |class: Vec<usize>| -> Vec<String> {
+        let names = class.into_iter().map(name);
+        names
+            .filter(|name| !assigned.types.contains_key(name))
+            .collect()
+    };
+    let classes = equal_tensors(variant).into_iter().map(stay);
+    classes.filter(|class| class.len() > 1).flatten().collect()
 }
 
 /// Adds to `plan` the types that `wanted` gives to what it makes of `source`. What is
@@ -59,11 +74,7 @@ pub fn assign(
         assigned.kept.remove(HEAD);
     }
     let planned = planned_rows(&before, &plan)?;
-    // What keeps its type may be fitted, too.
-    let is_typed = |tensor: usize| {
-        let name = &gguf.tensors()[tensor].name;
-        assigned.types.contains_key(name) || assigned.kept.contains_key(name)
-    };
+    let is_typed = |tensor: usize| assigned.types.contains_key(&gguf.tensors()[tensor].name);
     // A new head is to have other data than the table that it is made of.
     let is_new = |tensor: usize| own_head.is_some() && gguf.tensors()[tensor].name == HEAD;
     let others = (0..gguf.tensors().len()).filter(|&tensor| !is_typed(tensor) || is_new(tensor));
@@ -77,9 +88,7 @@ pub fn assign(
         false => duplicates_beside(&before, &planned, others),
     };
     let name = |tensor: usize| gguf.tensors()[tensor].name.clone();
-    // Rows that are equal within a matrix leave it as free as it is.
-    let of_two = (duplicates.shared.iter()).filter(|s| s.alias != s.donor);
-    let shared = planned.iter().chain(of_two);
+    let shared = planned.iter().chain(&duplicates.shared);
     let in_common = shared.map(|s| (name(s.alias), name(s.donor)));
     let in_common: Vec<(String, String)> = in_common.collect();
     for (alias, donor) in &in_common {
@@ -102,6 +111,12 @@ pub fn assign(
     // What is stored once, and as it was, is not fitted for one of its users.
     let in_common: BTreeSet<&String> = in_common.iter().flat_map(|(a, b)| [a, b]).collect();
     assigned.kept.retain(|name, _| !in_common.contains(name));
+    // The same of whole tensors that are equal.
+    let as_one = match plan.keep_duplicates {
+        true => BTreeSet::new(),
+        false => equal_as_they_are(&before, &assigned),
+    };
+    assigned.kept.retain(|name, _| !as_one.contains(name));
     duplicates.bytes = duplicates.shared.iter().map(|s| s.len).sum();
     if plan.edits.is_empty() && assigned.types.is_empty() {
         return Err(QuantizerError::Nothing(wanted.to.clone()));
@@ -119,6 +134,7 @@ pub fn assign(
         planned,
         planned_as_they_are,
         duplicates,
+        as_one,
     })
 }
 

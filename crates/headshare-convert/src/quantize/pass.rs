@@ -300,6 +300,7 @@ impl TypedPlan {
         let renumbered = self.base.renumbered();
         let record = repair::record(how.windows, engine.outputs());
         let mut refitter = repair::beside(stream, &of_stream, &renumbered, &heads, layers, record);
+        refitter.stay = &self.as_one;
         engine.run(&mut [&mut Beside(&mut refitter), quantizer], progress)?;
         for (name, bytes) in refitter.repaired.tensors {
             // What has the type that it had, and nothing else becomes of.
@@ -323,7 +324,8 @@ impl TypedPlan {
         choice: Option<SurveyRecord>,
     ) -> Result<(Record, BTreeSet<String>), ConvertError> {
         let map = attention_map(source)?;
-        let could_be = repair::could_be(&self.target(source)?, &map, &self.base);
+        let mut could_be = repair::could_be(&self.target(source)?, &map, &self.base);
+        could_be.retain(|name| !self.as_one.contains(name));
         let outputs = engine::outputs(how.windows, how.options);
         let record = Record {
             choice,

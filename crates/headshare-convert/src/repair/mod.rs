@@ -35,6 +35,9 @@ use crate::model::{AttentionMap, UnitId};
 use crate::plan::{Edit, Plan};
 pub(crate) use visitor::Refitter;
 
+/// Where no matrix has to stay.
+static NOTHING: BTreeSet<String> = BTreeSet::new();
+
 /// What a pass takes for a repair.
 pub fn takes() -> Takes<'static> {
     Takes {
@@ -219,6 +222,7 @@ pub fn repair(
         heads: &heads,
         layers,
         empty,
+        stay: &NOTHING,
         par: Par::rayon(rayon::current_num_threads()),
         repaired: Repaired {
             tensors: BTreeMap::new(),
@@ -248,6 +252,7 @@ pub(crate) fn beside<'a>(
         heads,
         layers,
         empty: Vec::new(),
+        stay: &NOTHING,
         par: Par::rayon(rayon::current_num_threads()),
         repaired: Repaired {
             tensors: BTreeMap::new(),

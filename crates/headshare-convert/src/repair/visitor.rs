@@ -2,6 +2,7 @@
 //! kept.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use faer::Par;
@@ -30,6 +31,8 @@ pub(crate) struct Refitter<'a> {
     pub layers: Range<u32>,
     /// Those that have no heads left.
     pub empty: Vec<u32>,
+    /// The matrices that stay as they are.
+    pub stay: &'a BTreeSet<String>,
     pub par: Par,
     /// What came of it.
     pub repaired: Repaired,
@@ -41,6 +44,9 @@ impl Visitor<RepairError> for Refitter<'_> {
         let Some(layer) = site.layer.filter(|&layer| in_layers(layer)) else {
             return Ok(Wants::Nothing);
         };
+        if self.stay.contains(&site.name) {
+            return Ok(Wants::Nothing);
+        }
         match (site.role, &site.target) {
             (Role::AttentionOutput | Role::Down, Target::NoPlain { why, .. }) => {
                 Err(RepairError::Unsupported {

@@ -67,6 +67,21 @@ impl Calibration {
         .map_err(|error| self.about(source, error))
     }
 
+    /// Finds out early what would keep `source`, with all matrices as numbers in F32, from being
+    /// quantized to the `text`: too little of it, or of memory.
+    pub(crate) fn check_numbers(&self, source: &ModelFile, text: String) -> Result<(), Error> {
+        let matrices = (source.gguf.tensors().iter()).filter(|info| info.dims.len() > 1);
+        let larger = matrices
+            .map(|info| (4 * info.row_elems() * info.rows()).saturating_sub(info.byte_len()));
+        let mut takes = quantize::takes(source);
+        // The model is there twice.
+        takes.kept = takes.kept.saturating_add(2 * larger.sum::<u64>());
+        let options = self.options(Text::Given(text));
+        Windows::of(source, &options, takes, &|_| (), &|_| ())
+            .map_err(|error| self.about(source, error.into()))?;
+        Ok(())
+    }
+
     /// Names the text or `source` in an error that is about it.
     fn about(&self, source: &ModelFile, error: RepairError) -> Error {
         match error {

@@ -14,7 +14,7 @@ use headshare_convert::input::ModelFile;
 use headshare_convert::input::text::{self, Contents};
 use headshare_convert::matching::MatchFunction;
 use headshare_convert::plan::{Plan, Saved};
-use headshare_convert::quantize::takes as quantize_takes;
+use headshare_convert::quantize::{QuantizerError, takes as quantize_takes};
 use headshare_convert::repair::choose::Units;
 use headshare_convert::repair::{self, Record, SurveyRecord, check_supported};
 use headshare_files::{AtomicFile, FileId};
@@ -175,7 +175,7 @@ impl Convert {
     /// be written.
     pub fn run(&self, ui: &dyn Ui) -> Result<Converted, Error> {
         match &self.fit {
-            Some(budget) => self.made_to_fit(budget, ui),
+            Some(budget) => budget.with_text(|budget| self.made_to_fit(budget, ui)),
             None => self.carry_out(None, ui),
         }
     }
@@ -210,19 +210,9 @@ impl Convert {
                 ui,
             )?,
         };
-        // Said before much is computed; else it shows when the file is written.
-        if let Some(plan) = &plan
-            && plan_file.is_some()
-            && (self.repair.is_some() || self.quantize.is_some())
-        {
-            let digest = convert::digest_of(&source);
-            let made_for = convert::check_source(plan, &source, &digest);
-            let fits = || match self.quantize {
-                // Types are checked with those that are added.
-                Some(_) => Ok(()),
-                None => convert::check(&source, plan),
-            };
-            (made_for.and_then(|()| fits())).map_err(|e| self.name_plan(e.into()))?;
+        // What is only copied shows it soon enough.
+        if self.repair.is_some() || self.quantize.is_some() {
+            self.check_read(&source, plan.as_ref())?;
         }
         if self.keep_duplicates {
             plan.get_or_insert_with(unplanned).keep_duplicates = true;
@@ -324,15 +314,24 @@ impl Convert {
         Ok((Some(plan), None))
     }
 
-    /// The plan, and what is fitted to a text, without writing anything.
+    /// The plan, and what is fitted to a text where that is so, without writing anything.
     #[cfg(feature = "train")]
-    pub(crate) fn planned(&self, source: &ModelFile, ui: &dyn Ui) -> Result<Planned, Error> {
+    pub(crate) fn planned(
+        &self,
+        source: &ModelFile,
+        fits: bool,
+        ui: &dyn Ui,
+    ) -> Result<Planned, Error> {
         let plan_file = self.plan_file()?;
         let inputs = self.inputs(source, plan_file.as_ref())?;
         let repair = self.prepare_repair(source, ui)?;
         let (mut plan, choice) =
             self.choose(source, plan_file.as_ref(), repair.as_ref(), &inputs, ui)?;
-        let (fitted, _, quantized) = self.fit(source, &mut plan, choice, repair.as_ref(), ui)?;
+        self.check_read(source, plan.as_ref())?;
+        let (fitted, _, quantized) = match fits {
+            true => self.fit(source, &mut plan, choice, repair.as_ref(), ui)?,
+            false => Default::default(),
+        };
         Ok(Planned {
             plan,
             fitted,
@@ -344,6 +343,17 @@ impl Convert {
     #[cfg(feature = "train")]
     pub(crate) fn input_files(&self, source: &ModelFile) -> Result<Vec<FileId>, Error> {
         self.inputs(source, self.plan_file()?.as_ref())
+    }
+
+    /// Checks a plan that was read, before much is computed by it.
+    fn check_read(&self, source: &ModelFile, plan: Option<&Plan>) -> Result<(), Error> {
+        match (&self.change, plan) {
+            (Change::Plan { .. }, Some(plan)) => {
+                convert::check(source, plan, self.quantize.is_some())
+                    .map_err(|error| self.name_plan(error.into()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn plan_file(&self) -> Result<Option<Contents>, Error> {
@@ -454,8 +464,12 @@ impl Convert {
 
     /// Names the plan file in errors that are about the plan.
     fn name_plan(&self, error: Error) -> Error {
+        let about_plan = match error.source.downcast_ref::<QuantizerError>() {
+            Some(QuantizerError::Convert(error)) => Some(error),
+            _ => error.source.downcast_ref::<ConvertError>(),
+        };
         let about_plan = matches!(
-            error.source.downcast_ref::<ConvertError>(),
+            about_plan,
             Some(ConvertError::Plan(_) | ConvertError::WrongSource { .. })
         );
         match &self.change {

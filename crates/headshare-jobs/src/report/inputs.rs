@@ -14,12 +14,12 @@ use headshare_format::PageSize;
 
 use super::input::Input;
 use super::job::{Fits, MakeReport};
-use super::stdin::Stdin;
 use crate::bench::{check_generates, check_test};
 use crate::convert::{Calibration, Stats, read_text};
 use crate::error::Context as _;
 use crate::eval::item_context;
 use crate::load::{Resolve, load};
+use crate::stdin::Stdin;
 use crate::text::{read_input, without_line_end};
 use crate::{Advice, Error, Ui};
 

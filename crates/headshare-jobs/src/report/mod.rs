@@ -17,7 +17,6 @@ mod measures;
 mod run;
 mod speed;
 mod stats;
-mod stdin;
 mod target;
 #[cfg(test)]
 mod tests;

@@ -102,7 +102,7 @@ impl Encoding<'_> {
                 ..Convert::new(scratch.path(), scratch.path(), Change::Lossless)
             };
             let about = || source.path().display();
-            let planned = change.planned(&file, ui).about(about)?;
+            let planned = change.planned(&file, true, ui).about(about)?;
             without.retain(|name| !planned.fitted.tensors.contains_key(name));
             data.extend(planned.fitted.tensors);
             encoded.fitted.by.quantized = planned.fitted.by.quantized;

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::convert::{Calibration, Change, Convert, Converted, read_text, unplanned};
 use crate::error::Context as _;
-use crate::{Error, Quiet, Ui, Unit};
+use crate::{Error, Ui, Unit};
 use encode::{Encoded, Encoding};
 pub(crate) use importance::ranking;
 use log::Log;
@@ -202,7 +202,7 @@ impl TrainModel {
         encoding.check(variant).about(|| source.path().display())?;
         if encoding.fits(train, variant.gguf().tensors()) {
             // That there is too little text or memory is not to come out at the end.
-            self.text.check(&source, text.clone(), &Quiet)?;
+            self.text.check_numbers(&source, text.clone())?;
         }
         let model = self.model(train, &plan, variant, &rows)?;
         let teacher_model = self.teacher_model(&unchanged, teacher.as_ref())?;
@@ -284,7 +284,7 @@ impl TrainModel {
         source: &ModelFile,
         ui: &dyn Ui,
     ) -> Result<(Plan, Fitted), Error> {
-        let planned = change.planned(source, ui)?;
+        let planned = change.planned(source, self.method == Method::Tied, ui)?;
         let mut plan = planned.plan.unwrap_or_else(unplanned);
         let digest = convert::digest_of(source);
         convert::check_source(&plan, source, &digest)?;

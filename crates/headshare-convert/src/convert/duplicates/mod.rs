@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use headshare_format::layout::SharedRows;
 
 use super::variant::Variant;
-use crate::input::ModelFile;
 use crate::model::RowsRange;
 use claimed::Claimed;
 use ranges::equal_ranges;
@@ -84,12 +83,11 @@ pub fn find(variant: &Variant<'_>, blocks: &[RowsRange], claimed: &[RowsRange]) 
     }
 }
 
-/// Tensors of `source` that are byte-equal, each class of them in their order.
-pub(crate) fn equal_tensors(source: &ModelFile) -> Vec<Vec<usize>> {
-    let variant = Variant::unchanged(source);
-    let whole = whole_tensors(&variant);
+/// Tensors of `variant` that are byte-equal, each class of them in their order.
+pub(crate) fn equal_tensors(variant: &Variant<'_>) -> Vec<Vec<usize>> {
+    let whole = whole_tensors(variant);
     let mut classes: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for shared in equal_ranges(&variant, &whole) {
+    for shared in equal_ranges(variant, &whole) {
         let class = classes.entry(shared.donor).or_insert(vec![shared.donor]);
         class.push(shared.alias);
     }

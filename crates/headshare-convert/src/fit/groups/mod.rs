@@ -19,8 +19,9 @@ use super::select::Alternatives;
 use super::sharing::{self, Sharing};
 use super::statistics::Statistics;
 use crate::convert::equal_tensors;
+use crate::convert::variant::Variant;
 use crate::input::ModelFile;
-use crate::model::AttentionMap;
+use crate::model::{AttentionMap, Part as HeadPart};
 use crate::plan::Edit;
 
 /// What could become of some tensors.
@@ -87,7 +88,8 @@ pub fn groups<'a>(
     let mut all = Vec::new();
     let mut grouped = BTreeSet::new();
     // What is there more than once is stored once, if all of it gets the same.
-    for class in equal_tensors(source) {
+    let equal = equal_tensors(&Variant::unchanged(source));
+    for class in &equal {
         let tensors: Vec<&TensorInfo> = (class.iter())
             .map(|&tensor| &source.gguf.tensors()[tensor])
             .collect();
@@ -104,15 +106,19 @@ pub fn groups<'a>(
         }
     }
     let map = AttentionMap::of(&source.gguf).ok();
-    for sharing in sharing::pairs(&statistics.units) {
+    let is_equal = |layer: u32| {
+        let layer = map.as_ref().and_then(|map| map.layer(layer));
+        let tensors = layer.map(|of| HeadPart::ALL.map(|part| of.tensor(part).tensor));
+        tensors.is_some_and(|all| {
+            all.iter()
+                .any(|t| equal.iter().any(|class| class.contains(t)))
+        })
+    };
+    for sharing in sharing::pairs(&statistics.units, &|layer| !is_equal(layer)) {
         let Some(pair) = (map.as_ref()).and_then(|map| Pair::of(source, map, sharing)) else {
             continue;
         };
-        let tensors = pair.tensors();
-        if (tensors.iter()).any(|info| grouped.contains(info.name.as_str())) {
-            continue;
-        }
-        let choices = pair.choices(&of)?;
+        let (tensors, choices) = (pair.tensors(), pair.choices(&of)?);
         let group = group(source, More::Share(pair.sharing), &tensors, choices);
         // Without sharing, tensors are freer by themselves.
         if group.choices.iter().any(|choice| choice.steps > 0) {

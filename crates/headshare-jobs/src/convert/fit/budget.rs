@@ -19,6 +19,7 @@ use crate::convert::choose::Stats;
 use crate::convert::quantize::{Quantization, With};
 use crate::error::Context as _;
 use crate::output::Written;
+use crate::stdin::Stdin;
 use crate::{Error, Ui, Unit};
 
 /// What a model is to fit into: a file, memory, or both.
@@ -150,6 +151,19 @@ impl MadeToFit {
 }
 
 impl Budget {
+    /// What `then` makes of it, which may read the text several times: standard input is a file
+    /// then.
+    pub(in crate::convert) fn with_text<T>(
+        &self,
+        then: impl FnOnce(&Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let text = self.calibration.text.as_path();
+        let stdin = Stdin::of([text])?;
+        let mut again = self.clone();
+        stdin.path(text).clone_into(&mut again.calibration.text);
+        then(&again)
+    }
+
     /// Refuses what asks for nothing.
     pub(super) fn check(&self, source: &ModelFile) -> Result<(), Error> {
         match (self.bytes, &self.memory) {
@@ -198,9 +212,10 @@ impl Budget {
     }
 }
 
-/// Encoding at the types that a plan says, fitted to a text.
-pub(super) fn as_planned(calibration: &Calibration) -> Quantization {
-    Quantization {
+/// Encoding at the types that a plan says, fitted to a text. Where it says nothing, only what is
+/// equal is stored once.
+pub(super) fn as_planned(plan: &Plan, calibration: &Calibration) -> Option<Quantization> {
+    (!plan.edits.is_empty()).then(|| Quantization {
         wanted: None,
         with: With::Calibration {
             calibration: calibration.clone(),
@@ -208,7 +223,7 @@ pub(super) fn as_planned(calibration: &Calibration) -> Quantization {
             save_imatrix: None,
         },
         allow_requantize: true,
-    }
+    })
 }
 
 /// A plan that was chosen by measuring, and changes nothing yet.

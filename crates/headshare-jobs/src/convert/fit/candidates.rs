@@ -1,5 +1,6 @@
 //! Plans that are really made, to see which is best.
 
+use crate::convert::calibrate::is_own;
 use headshare_convert::convert;
 use headshare_convert::fit;
 use headshare_convert::input::ModelFile;
@@ -51,13 +52,22 @@ impl Convert {
         let Some(some) = budget.some_of(ready.windows.count) else {
             return Ok(None);
         };
+        // What the model writes itself is not written again to be compared.
+        let made_with = match is_own(&some.text) {
+            true => Vec::new(),
+            false => {
+                some.prepare(source, takes(source), true, &Quiet)?
+                    .windows
+                    .tokens
+            }
+        };
         let digest = convert::digest_of(source);
         let bar = ui.bar("comparing", candidates.len() as u64, Unit::Parts);
         let mut tried = Vec::new();
         for (i, (plan, fit)) in candidates.iter().enumerate() {
             let job = Self {
                 fit: None,
-                quantize: Some(as_planned(&some)),
+                quantize: as_planned(plan, &some),
                 ..self.clone()
             };
             let mut plan = Some(plan.clone());
@@ -67,7 +77,8 @@ impl Convert {
             }
             let prepared = convert::prepare(source, plan, fitted, self.page())?;
             let (windows, options) = (&ready.windows, &ready.options);
-            let measured = fit::divergence(source, &prepared.variant, windows, options)?;
+            let measured =
+                fit::divergence(source, &prepared.variant, (windows, &made_with), options)?;
             let of = Tried {
                 predicted: fit.predicted,
                 measured,

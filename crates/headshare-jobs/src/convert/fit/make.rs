@@ -20,6 +20,11 @@ impl Convert {
         budget: &Budget,
         ui: &dyn Ui,
     ) -> Result<Converted, Error> {
+        if self.keep_duplicates {
+            return Err(Error::usage(
+                "what is to fit is stored once where it is equal: --keep-duplicates does not go with it",
+            ));
+        }
         if self.change != Change::Lossless || self.repair.is_some() || self.quantize.is_some() {
             return Err(Error::usage(
                 "what fits into so many bytes is chosen by itself: no other change goes with it",
@@ -136,7 +141,7 @@ impl Convert {
     ) -> Result<Converted, Error> {
         let job = Self {
             fit: None,
-            quantize: Some(as_planned(&budget.calibration)),
+            quantize: as_planned(plan, &budget.calibration),
             dry_run,
             ..self.clone()
         };

@@ -34,6 +34,10 @@ impl PlanToFit {
     /// # Errors
     /// When the model cannot be made to fit, or the plan cannot be written.
     pub fn run(&self, ui: &dyn Ui) -> Result<Planned, Error> {
+        (self.budget).with_text(|budget| self.chosen(budget, ui))
+    }
+
+    fn chosen(&self, budget: &Budget, ui: &dyn Ui) -> Result<Planned, Error> {
         let job = Convert {
             force: self.force,
             ..Convert::new(
@@ -43,15 +47,15 @@ impl PlanToFit {
             )
         };
         let source = ModelFile::open_plain(&self.source)?;
-        let inputs = job.inputs_to_fit(&self.budget, &source)?;
+        let inputs = job.inputs_to_fit(budget, &source)?;
         let written = self.output.as_deref().map(|path| Written {
             path,
             force: self.force,
             inputs: &inputs,
         });
         written.as_ref().map(Written::check).transpose()?;
-        let (mut plan, fit) = job.chosen_to_fit(&self.budget, &source, &inputs, false, ui)?;
-        let made = job.make(&self.budget, &plan, true, &Quiet)?;
+        let (mut plan, fit) = job.chosen_to_fit(budget, &source, &inputs, false, ui)?;
+        let made = job.make(budget, &plan, true, &Quiet)?;
         plan.source = convert::digest_of(&source);
         plan.expected = Some(Expected {
             saved: Some(made.saved),

@@ -37,7 +37,10 @@ impl AnalyzePredictions {
     /// # Errors
     /// When the model cannot be made to fit, or an output not be written.
     pub fn run(&self, ui: &dyn Ui) -> Result<Predictions, Error> {
-        let budget = &self.budget;
+        (self.budget).with_text(|budget| self.compared(budget, ui))
+    }
+
+    fn compared(&self, budget: &Budget, ui: &dyn Ui) -> Result<Predictions, Error> {
         let (Some(wanted), None) = (budget.bytes, budget.memory) else {
             return Err(Error::usage(
                 "plans are compared that have so many bytes: give --fit a number",

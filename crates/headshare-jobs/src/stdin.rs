@@ -1,5 +1,5 @@
-//! Standard input among a report's texts and tasks: it can be read once, and the
-//! processes that measure want files.
+//! Standard input among texts and tasks that are read several times, or by other processes: it can
+//! be read once.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::Error;
 
 /// A copy of what standard input gave, where the job asks for it.
 #[derive(Debug)]
-pub(super) struct Stdin(Option<(ScratchFile, PathBuf)>);
+pub(crate) struct Stdin(Option<(ScratchFile, PathBuf)>);
 
 impl Stdin {
     /// Reads standard input if it is among `inputs`.
