@@ -251,8 +251,14 @@ impl Form {
             Self::Relation => (labelled::relation(row)?.iter())
                 .map(|question| question.item(kind))
                 .collect(),
-            // An ending may begin with a space; the harness puts one before it all the same.
-            Self::HellaSwag => Ok(vec![self.question(row)?.item(kind)?.delimited()]),
+            // A choice may begin with a space; the harness puts one before it all the same.
+            Self::HellaSwag
+            | Self::Piqa
+            | Self::Siqa
+            | Self::BoolQ
+            | Self::OpenBookQa
+            | Self::Stem
+            | Self::Arc => Ok(vec![self.question(row)?.item(kind)?.delimited()]),
             _ => Ok(vec![self.question(row)?.item(kind)?]),
         }
     }

@@ -28,6 +28,10 @@ fn piqa() {
     let context = "Question: Open it.\nAnswer:";
     let pairs = [(context, " Pull."), (context, " Push.")];
     check(row, Form::Piqa, Kind::Question, &pairs, 1);
+    // A space stands before each choice, whatever it begins with.
+    let row = json!({"goal": "Open it.", "sol1": " Pull.", "sol2": "Push.", "label": 1});
+    let two = [(context, "  Pull."), (context, " Push.")];
+    check(row, Form::Piqa, Kind::Question, &two, 1);
     // The same question as a finished query.
     let row = json!({"query": "Question: Open it.\n", "choices": ["Pull.", "Push."], "gold": 1});
     check(row, Form::Query, Kind::Question, &pairs, 1);
@@ -39,6 +43,10 @@ fn open_book_qa() {
         "choices": {"text": ["lions", "bunnies"], "label": ["A", "B"]}, "answerKey": "B"});
     let pairs = [("Predators eat", " lions"), ("Predators eat", " bunnies")];
     check(row, Form::OpenBookQa, Kind::Choices, &pairs, 1);
+    let row = json!({"id": "1", "question_stem": "Predators eat ",
+        "choices": {"text": ["lions", "bunnies"], "label": ["A", "B"]}, "answerKey": "B"});
+    let spaced = pairs.map(|(_, choice)| ("Predators eat ", choice));
+    check(row, Form::OpenBookQa, Kind::Choices, &spaced, 1);
     let row = json!({"query": "Predators eat", "choices": ["lions", "bunnies"], "gold": 1});
     check(row, Form::Query, Kind::Choices, &pairs, 1);
 }
