@@ -28,7 +28,12 @@ pub(super) enum Way {
     Postshare(Box<Pulled>),
 }
 
+/// What `--repair` is for where nothing is repaired.
+const CHOSEN: &str = "Choose the pairs by measuring on this text (UTF-8), instead of by --match; \
+                      nothing is refitted";
+
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("repair", |arg| arg.help(CHOSEN).long_help(CHOSEN)))]
 pub(super) struct Pulled {
     /// What the distance between paired heads counts beside the other losses.
     #[arg(long, value_name = "GAMMA", default_value_t = 0.5)]

@@ -16,8 +16,8 @@ pub(crate) fn render(done: &Converted) -> String {
     fit + &fitted
         + &match &done.plan {
             Some(plan) if plan.reshapes() => render_variant(done, plan),
-            Some(plan) => render_shared(plan, &done.sizes()),
-            None => format!(
+            Some(plan) if !plan.edits.is_empty() => render_shared(plan, &done.sizes()),
+            _ => format!(
                 "{}: byte-equal tensors and head blocks are stored once\n{}",
                 done.source.path,
                 render_saved(&done.sizes())
@@ -42,8 +42,12 @@ fn render_variant(done: &Converted, plan: &Plan) -> String {
     ];
     let units = units.into_iter().filter(|(n, _)| *n > 0);
     let units: Vec<String> = units.map(|(n, what)| format!("{n} {what}")).collect();
-    if let Some(all) = plan.choice.units.filter(|_| !units.is_empty()) {
-        doings.insert(0, format!("of {all} units {}", units.join(" and ")));
+    if !units.is_empty() {
+        let of_all = match plan.choice.units {
+            Some(all) => format!("of {all} units "),
+            None => "units: ".to_owned(),
+        };
+        doings.insert(0, of_all + &units.join(" and "));
     }
     let mut text = format!("{}: {}", done.source.path, doings.join(", "));
     // A mixture is nobody's choice of tensors.

@@ -42,10 +42,10 @@ pub(super) fn render_shared(plan: &Plan, sizes: &Sizes) -> String {
 
 /// How many units use others, and how they were chosen.
 pub(super) fn shared_units(plan: &Plan) -> String {
+    let of_all = (plan.choice.units).map_or_else(String::new, |all| format!("of {all} "));
     format!(
-        "{} of {} units use another unit's weights ({})",
+        "{} {of_all}units use another unit's weights ({})",
         plan.shares().count(),
-        plan.choice.units.unwrap_or(0),
         plan.choice
     )
 }
