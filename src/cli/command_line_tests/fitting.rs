@@ -42,7 +42,11 @@ fn fitting() {
         }));
         check(Job::AnalyzePredictions(AnalyzePredictions {
             source: path("-s.gguf"),
-            budget: budget.clone(),
+            budget: Budget {
+                bytes: Some(3),
+                memory: None,
+                ..budget.clone()
+            },
             plans: 7,
             seed: 9,
             picture: memory.map(|_| path("-p.svg")),

@@ -6,6 +6,7 @@
 //! [`expand()`] undoes it, [`verify()`] holds a file against its digests and its
 //! source. [`foresee()`] says before fitting what a file will take.
 
+mod check;
 mod damage;
 mod digest;
 mod duplicates;
@@ -26,6 +27,7 @@ use headshare_format::alias::{Digests, Provenance, Replaced};
 use headshare_format::layout::{self, PhysicalLayout, SharedRows};
 use headshare_format::{FormatError, Gguf, LogicalLayout, PageSize, VirtualGguf};
 
+pub use check::{check, check_source};
 pub use damage::{Damage, Finding};
 pub use digest::{UNKNOWN_DIGEST, digest_of};
 pub use duplicates::Duplicates;
@@ -35,7 +37,7 @@ pub use expand::{StreamError, expand, expand_to_scratch, expand_to_stream, sourc
 pub use foresee::{Foreseen, foresee};
 pub use record::FittedBy;
 pub use verify::{Verification, plan_of, verify, verify_variant};
-pub use write::{check_source, write, write_plain, write_plain_to_scratch, write_to_scratch};
+pub use write::{write, write_plain, write_plain_to_scratch, write_to_scratch};
 
 use crate::TOOL;
 use crate::input::{InputError, ModelFile};
@@ -127,22 +129,6 @@ struct Unknown {
     data: BTreeSet<String>,
     /// Whether there is an alias table in any case.
     has_table: bool,
-}
-
-/// Checks that `plan` was made for `source` and can be carried out on it. Whether it `gets_types`
-/// later says whether its own are all.
-///
-/// # Errors
-/// When it does not fit; names the edit.
-pub fn check(source: &ModelFile, plan: &Plan, gets_types: bool) -> Result<(), ConvertError> {
-    check_source(plan, source, &digest_of(source))?;
-    if plan.is_about_units() {
-        plan.check(&attention_map(source)?)?;
-    }
-    match gets_types {
-        true => Ok(()),
-        false => Variant::new(source, plan, None).map(|_| ()),
-    }
 }
 
 /// [`prepare`] before all is known.

@@ -9,13 +9,12 @@ use headshare_files::{AtomicFile, FileError, ScratchFile};
 use headshare_format::alias::{Digests, format_digest};
 use headshare_format::layout::{PhysicalLayout, StoredTensor};
 
-use super::digest::{UNKNOWN_DIGEST, digest_of, hash_zeros};
+use super::check::check_source;
+use super::digest::{digest_of, hash_zeros};
 use super::error::ConvertError;
 use super::record::{MadeBy, pad};
 use super::variant::Variant;
 use super::{Headshare, Prepared};
-use crate::input::ModelFile;
-use crate::plan::Plan;
 
 /// Writes the file that `prepared` describes to `out`; returns the source's
 /// digest.
@@ -101,21 +100,6 @@ fn put(
     );
     write_at(0, &header)?;
     Ok(source_digest)
-}
-
-/// Checks that `plan` was made for `source`, whose digest is `digest`.
-///
-/// # Errors
-/// When it was made for another file.
-pub fn check_source(plan: &Plan, source: &ModelFile, digest: &str) -> Result<(), ConvertError> {
-    if plan.source == UNKNOWN_DIGEST || plan.source == digest {
-        return Ok(());
-    }
-    Err(ConvertError::WrongSource {
-        path: source.path().to_owned(),
-        expected: plan.source.clone(),
-        actual: digest.to_owned(),
-    })
 }
 
 /// Writes `variant` to `out` as a plain GGUF.
