@@ -16,7 +16,9 @@ pub(crate) fn render(done: &Converted) -> String {
     fit + &fitted
         + &match &done.plan {
             Some(plan) if plan.reshapes() => render_variant(done, plan),
-            Some(plan) if !plan.edits.is_empty() => render_shared(plan, &done.sizes()),
+            Some(plan) if plan.choice.units.is_some() || !plan.edits.is_empty() => {
+                render_shared(plan, &done.sizes())
+            }
             _ => format!(
                 "{}: byte-equal tensors and head blocks are stored once\n{}",
                 done.source.path,

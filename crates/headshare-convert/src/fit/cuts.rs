@@ -74,9 +74,16 @@ impl Cut {
     }
 
     /// The tensors whose rows go.
-    pub fn rows(&self) -> Vec<String> {
+    fn rows(&self) -> Vec<String> {
         let name = |stem: &&str| format!("blk.{}.{stem}.weight", self.layer);
         self.stems().0.iter().map(name).collect()
+    }
+
+    /// All tensors that become smaller: those of which rows go, then the one that loses columns.
+    pub fn tensors(&self) -> Vec<String> {
+        let mut all = self.rows();
+        all.push(self.tensor());
+        all
     }
 
     fn stems(&self) -> (&'static [&'static str], &'static str) {

@@ -76,8 +76,8 @@ fn kept<'a>(windows: &'a Windows, made_with: &'a [i32]) -> impl Iterator<Item = 
 }
 
 /// The mean divergence of the predictions of `changed` from those of `source`, in nats, on
-/// windows that `changed` was not made with: it was with these tokens. The source's weights are F16 where ggml multiplies
-/// them slowly.
+/// windows other than those that `changed` was made with, whose tokens are given. The source's
+/// weights are F16 where ggml multiplies them slowly.
 ///
 /// # Errors
 /// When a model cannot be run.

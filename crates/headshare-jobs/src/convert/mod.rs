@@ -175,7 +175,7 @@ impl Convert {
     /// be written.
     pub fn run(&self, ui: &dyn Ui) -> Result<Converted, Error> {
         match &self.fit {
-            Some(budget) => budget.with_text(|budget| self.made_to_fit(budget, ui)),
+            Some(budget) => budget.with_text_in_a_file(|budget| self.made_to_fit(budget, ui)),
             None => self.carry_out(None, ui),
         }
     }

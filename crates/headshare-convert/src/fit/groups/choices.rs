@@ -44,9 +44,11 @@ impl<'a, 's> Measured<'a, 's> {
         cut: &Cut,
     ) -> Result<Option<(Vec<&'s TensorInfo>, Vec<Choice<'a>>)>, FitError> {
         let tensor = cut.tensor();
-        let names = cut.rows().into_iter().chain([tensor.clone()]);
-        let tensors: Option<Vec<&TensorInfo>> =
-            names.map(|name| self.source.gguf.tensor(&name)).collect();
+        let names = cut.tensors();
+        let tensors: Option<Vec<&TensorInfo>> = names
+            .iter()
+            .map(|name| self.source.gguf.tensor(name))
+            .collect();
         let (Some(tensors), Some(sensitivity)) = (tensors, self.statistics.sensitivity(&tensor))
         else {
             return Ok(None);

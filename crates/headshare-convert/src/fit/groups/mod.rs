@@ -88,8 +88,7 @@ pub fn groups<'a>(
     let mut all = Vec::new();
     let mut grouped = BTreeSet::new();
     // What is there more than once is stored once, if all of it gets the same.
-    let equal = equal_tensors(&Variant::unchanged(source));
-    for class in &equal {
+    for class in equal_tensors(&Variant::unchanged(source)) {
         let tensors: Vec<&TensorInfo> = (class.iter())
             .map(|&tensor| &source.gguf.tensors()[tensor])
             .collect();
@@ -97,7 +96,11 @@ pub fn groups<'a>(
         all.push(of_equal(&of, &tensors)?);
     }
     for cut in &statistics.cuts {
-        if (cut.rows().iter().chain([&cut.tensor()])).any(|name| grouped.contains(name.as_str())) {
+        if cut
+            .tensors()
+            .iter()
+            .any(|name| grouped.contains(name.as_str()))
+        {
             continue;
         }
         if let Some((tensors, choices)) = of.cut(cut)? {
@@ -106,15 +109,13 @@ pub fn groups<'a>(
         }
     }
     let map = AttentionMap::of(&source.gguf).ok();
-    let is_equal = |layer: u32| {
-        let layer = map.as_ref().and_then(|map| map.layer(layer));
-        let tensors = layer.map(|of| HeadPart::ALL.map(|part| of.tensor(part).tensor));
-        tensors.is_some_and(|all| {
-            all.iter()
-                .any(|t| equal.iter().any(|class| class.contains(t)))
-        })
+    let is_free = |layer: u32| {
+        let of = map.as_ref().and_then(|map| map.layer(layer));
+        let name = |part| of.map(|of| &*source.gguf.tensors()[of.tensor(part).tensor].name);
+        let mut names = HeadPart::ALL.into_iter().filter_map(name);
+        names.all(|name| !grouped.contains(name))
     };
-    for sharing in sharing::pairs(&statistics.units, &|layer| !is_equal(layer)) {
+    for sharing in sharing::pairs(&statistics.units, &is_free) {
         let Some(pair) = (map.as_ref()).and_then(|map| Pair::of(source, map, sharing)) else {
             continue;
         };

@@ -151,9 +151,9 @@ impl MadeToFit {
 }
 
 impl Budget {
-    /// What `then` makes of it, which may read the text several times: standard input is a file
-    /// then.
-    pub(in crate::convert) fn with_text<T>(
+    /// What `then` makes of it, which may read the text several times: standard input is copied
+    /// to a file for it.
+    pub(in crate::convert) fn with_text_in_a_file<T>(
         &self,
         then: impl FnOnce(&Self) -> Result<T, Error>,
     ) -> Result<T, Error> {

@@ -34,7 +34,7 @@ impl PlanToFit {
     /// # Errors
     /// When the model cannot be made to fit, or the plan cannot be written.
     pub fn run(&self, ui: &dyn Ui) -> Result<Planned, Error> {
-        (self.budget).with_text(|budget| self.chosen(budget, ui))
+        (self.budget).with_text_in_a_file(|budget| self.chosen(budget, ui))
     }
 
     fn chosen(&self, budget: &Budget, ui: &dyn Ui) -> Result<Planned, Error> {

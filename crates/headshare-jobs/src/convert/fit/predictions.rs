@@ -37,7 +37,7 @@ impl AnalyzePredictions {
     /// # Errors
     /// When the model cannot be made to fit, or an output not be written.
     pub fn run(&self, ui: &dyn Ui) -> Result<Predictions, Error> {
-        (self.budget).with_text(|budget| self.compared(budget, ui))
+        (self.budget).with_text_in_a_file(|budget| self.compared(budget, ui))
     }
 
     fn compared(&self, budget: &Budget, ui: &dyn Ui) -> Result<Predictions, Error> {
