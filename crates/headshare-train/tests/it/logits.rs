@@ -18,8 +18,8 @@ fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
 }
 
 /// GELU apart the difference is rounding, about 1e-6. llama.cpp looks GELU up in a
-/// table of half floats: gemma's and gpt2's differ by 2 to 4e-4, and by about half
-/// of that or less when ours is rounded in the same way (tried once).
+/// table of half floats: gemma's and gpt2's differ by 2 to 4e-4, and by 6e-5 to 2e-4
+/// when ours is rounded in the same way (tried once).
 #[test]
 fn of_every_architecture_on_tiny_models() {
     for spec in every_architecture() {
@@ -54,25 +54,37 @@ fn divergence(ours: &[f32], theirs: &[f32], vocabulary: usize) -> f64 {
     each.sum::<f64>() / (ours.len() / vocabulary) as f64
 }
 
-fn real(file: &ModelFile, most: f64) {
+/// The logits of the model as F32 differ by at most `most_off` of the largest, and the
+/// predictions of the model as it is by a divergence of less than `most` nats.
+fn real(file: &ModelFile, most_off: f32, most: f64) {
     let model = loaded(file);
     let windows = text_windows(file);
     let ours = model.logits(&windows).unwrap();
     let off = difference(&ours, &llama_cpp(&as_f32(file), &windows));
     println!("as F32: {off:e}");
-    assert!(off < 1e-3, "{off}");
+    assert!(off < most_off, "{off}");
     let theirs = llama_cpp(&Variant::unchanged(file), &windows);
     let kl = divergence(&ours, &theirs, model.vocabulary());
     println!("as it is: KL {kl:.5}");
     assert!((0.0..most).contains(&kl), "{kl}");
 }
 
-/// Two windows of a text that both models have seen the like of.
+/// What the models read: it stays as it is, so that the figures below stay.
+const TEXT: &str = "\
+The river rises in the hills north of the town and runs for forty miles through \
+meadows and small woods before it meets the sea. In 1871 a stone bridge of five \
+arches was built where the old ferry had crossed. It was designed by an engineer who \
+had never built a bridge before, and it cost twice as much as the council had agreed \
+to pay. Farmers from both banks came to the opening, with their carts full of apples \
+and wool, and the mayor read a speech that nobody could hear for the wind. Since then \
+the bridge has been closed only three times: for two floods, and for the filming of a \
+story about a girl who learns to mend clocks.";
+
+/// Two windows of it.
 fn text_windows(file: &ModelFile) -> headshare_train::Windows {
     let params = headshare_runtime::ModelParams::default();
     let model = headshare_runtime::Model::load(file.path(), &params, None).unwrap();
-    let text = include_str!("../../../../README.md");
-    let tokens = model.vocab().tokenize(text, true, false).unwrap();
+    let tokens = model.vocab().tokenize(TEXT, true, false).unwrap();
     let tokens = tokens[..128].iter().map(|&t| t as u32).collect();
     headshare_train::Windows::new(tokens, 64).unwrap()
 }
@@ -80,17 +92,17 @@ fn text_windows(file: &ModelFile) -> headshare_train::Windows {
 #[test]
 fn of_smollm2() {
     needs!(SMOLLM2);
-    real(&ModelFile::open(&SMOLLM2.path()).unwrap(), 0.01);
+    real(&ModelFile::open(&SMOLLM2.path()).unwrap(), 1e-4, 0.01);
 }
 
-/// 9.5e-4 as F32 (5.6e-4 when our GELU is rounded as llama.cpp's). As Q4_K_M the
-/// divergence is 0.023, more than the 0.01 that SmolLM2 stays below. ggml rounds the
-/// inputs of products to 8 bits, for K types with one scale for 256 of them; that this
-/// is all of it was not measured.
+/// 1.3e-3 as F32, by llama.cpp's table of GELU: 6.1e-4 when ours is rounded alike, and
+/// 9.5e-4 to 1.4e-3 on other texts. As Q4_K_M the divergence is about 0.02, more than
+/// the 0.01 that SmolLM2 stays below. ggml rounds the inputs of products to 8 bits,
+/// for K types with one scale for 256 of them; that this is all of it was not measured.
 #[test]
 fn of_gemma() {
     needs!(GEMMA);
-    real(&ModelFile::open(&GEMMA.path()).unwrap(), 0.03);
+    real(&ModelFile::open(&GEMMA.path()).unwrap(), 2e-3, 0.03);
 }
 
 /// What training has made is what llama.cpp then runs.
