@@ -59,6 +59,17 @@ pub(crate) fn words(advice: &Advice) -> String {
             format!("a smaller window fits, such as --ctx {fits}")
         }
         Advice::WindowAtMost(tokens) => format!("make windows smaller: --ctx {tokens}"),
+        Advice::CalibrationWindowAtMost(tokens) => {
+            format!("make windows smaller: --window {tokens}")
+        }
+        Advice::MeasureAgain => "leave out --stats: what is needed is measured anew then".into(),
+        Advice::TypeFor(tensor) => {
+            format!("--tensor-type '{tensor}=TYPE' gives it a type that its rows allow")
+        }
+        Advice::MoreDamping => {
+            "more --damping helps, unless the weights or inputs are absurd".into()
+        }
+        Advice::OneText => "give --repair and --calibrate the same text".into(),
         Advice::SameModel => "the reference must be the same model in another form: \
                               unconverted, or with weights of another type"
             .into(),

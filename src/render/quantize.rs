@@ -2,7 +2,7 @@
 
 use headshare_jobs::Quantized;
 
-use crate::quantize::{By, Counts};
+use crate::quantize::{By, Counts, TooFew, Unfitted};
 
 /// What `convert` says about quantizing.
 pub(super) fn render(done: Option<&Quantized>) -> String {
@@ -30,11 +30,33 @@ pub(super) fn render(done: Option<&Quantized>) -> String {
         _ => (),
     }
     text.push('\n');
+    text += &unfitted(&done.unfitted);
     for other in &done.fell_back {
         text += &format!(
             "  tensors whose rows are no whole blocks of {}: {}, stored as {}\n",
             other.from, other.tensors, other.to
         );
+    }
+    text
+}
+
+/// How many matrices were not fitted, and why: with one of each kind for all.
+fn unfitted(of: &Unfitted) -> String {
+    let mut text = String::new();
+    let most_lacking = |few: &&TooFew| few.needed.saturating_sub(few.tokens);
+    let least = (of.too_few.iter().rev()).max_by_key(|(_, few)| most_lacking(few));
+    if let Some((name, few)) = least {
+        text += &format!(
+            "  matrices that too few tokens came to: {}. {name} has had {} and needs {}: more \
+             or longer windows help\n",
+            of.too_few.len(),
+            few.tokens,
+            few.needed
+        );
+    }
+    if let Some(why) = of.no_target.values().next() {
+        let n = of.no_target.len();
+        text += &format!("  matrices without a target: {n}, since {why}, for example\n");
     }
     text
 }
@@ -50,6 +72,7 @@ fn counted(counts: Counts) -> String {
         ),
         (counts.looked_up, "looked up, with scales of their own"),
         (counts.rounded, "rounded, because no token came to them"),
+        (counts.plain, "stored as plain numbers"),
     ];
     let all = all.iter().filter(|(n, _)| *n > 0);
     let parts: Vec<String> = all.map(|(n, how)| format!("{n} {how}")).collect();

@@ -8,9 +8,11 @@ pub(super) fn render(record: Option<&Record>) -> String {
         return String::new();
     };
     let all = &record.tensors;
-    let mean = |value: fn(&TensorRecord) -> f64| {
-        all.iter().map(value).sum::<f64>() / all.len().max(1) as f64
-    };
+    if all.is_empty() {
+        return "repaired: nothing, since nothing is shared or dropped\n".to_owned();
+    }
+    let mean =
+        |value: fn(&TensorRecord) -> f64| all.iter().map(value).sum::<f64>() / all.len() as f64;
     format!(
         "repaired: {} of {} tensors refitted, the others are best as they are; {} windows of {} tokens; mean error of what layers add {:.5} -> {:.5}\n",
         all.iter().filter(|t| t.lambda.is_some()).count(),

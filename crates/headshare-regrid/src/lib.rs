@@ -47,7 +47,7 @@ pub fn regrid(source: &Path, out: &Path, to: GgmlType, seed: u64) -> Result<How>
     );
     let (tensors, how) = transform::transform(&gguf, &map, source, seed)
         .with_context(|| source.display().to_string())?;
-    write::write(&gguf, &map, tensors, to, out)
+    write::write(&gguf, (&map, map.id()), tensors, to, out)
         .with_context(|| format!("writing {}", out.display()))?;
     Ok(how)
 }

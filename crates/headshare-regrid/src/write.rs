@@ -1,12 +1,12 @@
 //! Writing the new model: the source's key-values, and its tensors as numbers.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use faer::Mat;
 use half::f16;
+use headshare_files::{AtomicFile, FileId};
 use headshare_format::gguf::{HeaderBuilder, align_up};
 use headshare_format::{GgmlType, Gguf, TensorInfo};
 
@@ -16,17 +16,19 @@ use crate::transform::Changed;
 /// llama.cpp's numbers of file types (`llama_ftype`): all F32, mostly F16.
 const FILE_TYPES: [u32; 2] = [0, 1];
 
-/// Writes the model to `out`, its matrices as type `to`.
+/// Writes the model to `out`, which must not be its source, its matrices as type `to`.
 pub(crate) fn write(
     gguf: &Gguf,
-    file: &[u8],
+    (file, source): (&[u8], FileId),
     mut changed: Changed,
     to: GgmlType,
     out: &Path,
 ) -> Result<()> {
     let is_f32 = to == GgmlType::F32;
     let mut header = HeaderBuilder::new(gguf.version());
-    for kv in gguf.kvs().iter().filter(|kv| kv.key != FILE_TYPE) {
+    // How the source was made is not how this is.
+    let stays = |key: &str| key != FILE_TYPE && !key.starts_with("headshare_gguf.");
+    for kv in gguf.kvs().iter().filter(|kv| stays(&kv.key)) {
         header.record(gguf.record(kv));
     }
     header.u32(FILE_TYPE, FILE_TYPES[usize::from(!is_f32)]);
@@ -53,10 +55,12 @@ pub(crate) fn write(
         header.tensor(info);
     }
     let header = header.finish();
-    let mut out = BufWriter::with_capacity(4 << 20, File::create(out)?);
-    out.write_all(&header)?;
     let mut written = header.len() as u64;
     let start = align_up(written, gguf.alignment()).context("the size overflows")?;
+    let end = align_up(start + end, gguf.alignment()).context("the size overflows")?;
+    let output = AtomicFile::create(out, end, true, &[source])?;
+    let mut out = BufWriter::with_capacity(4 << 20, output.file());
+    out.write_all(&header)?;
     for info in &infos {
         let at = start + info.offset;
         out.write_all(&vec![0; (at - written) as usize])?;
@@ -67,9 +71,9 @@ pub(crate) fn write(
         write_values(&values, info.ggml_type, &mut out)?;
         written = at + info.byte_len();
     }
-    let end = align_up(written, gguf.alignment()).context("the size overflows")?;
-    out.write_all(&vec![0; (end - written) as usize])?;
     out.flush()?;
+    drop(out);
+    output.commit()?;
     Ok(())
 }
 

@@ -83,6 +83,21 @@ impl Mixture {
     pub fn main(self) -> Option<TypeInfo> {
         type_info(self.main)
     }
+
+    /// Its number.
+    pub fn main_id(self) -> u32 {
+        self.main
+    }
+}
+
+/// llama.cpp's number for files whose matrices all have the type called `name`, where there is
+/// one although llama-quantize has no mixture of that name.
+pub fn file_type_of(name: &str) -> Option<u32> {
+    match name {
+        "mxfp4" => Some(sys::LLAMA_FTYPE_MOSTLY_MXFP4_MOE),
+        "nvfp4" => Some(sys::LLAMA_FTYPE_MOSTLY_NVFP4),
+        _ => None,
+    }
 }
 
 /// Types that llama-quantize rounds to only with an importance matrix

@@ -5,16 +5,17 @@ use std::path::Path;
 
 use super::quantizing;
 use crate::repair::steps::{filled, words};
-use crate::support::{run, written};
+use crate::support::{Ran, run, written};
 
 #[track_caller]
-fn refused(source: &Path, more: &[&str], code: i32, says: &[&str]) {
+fn refused(source: &Path, more: &[&str], code: i32, says: &[&str]) -> Ran {
     let out = source.with_extension("out");
     let mut args: Vec<&OsStr> = vec!["convert".as_ref(), source.as_ref(), "-o".as_ref()];
     args.push(out.as_ref());
     args.extend(more.iter().map(OsStr::new));
-    run(&args).refused(code, says);
+    let ran = run(&args).refused(code, says);
     assert!(!out.exists(), "{more:?}: something was written");
+    ran
 }
 
 /// What is no command line.
@@ -94,12 +95,13 @@ fn weights_that_a_type_cannot_hold_are_named() {
     let large = folder.path().join("large.gguf");
     let name = "blk.1.ffn_up.weight";
     filled(&source, &large, &[name], 1e8);
-    refused(
-        &large,
-        &["--quantize", "q4_0"],
-        3,
-        &[name, "q4_0", "too large"],
-    );
+    let rounded = ["--quantize", "q4_0"];
+    let says = [name, "q4_0", "too large"];
+    refused(&large, &rounded, 3, &says);
+    let text = words(folder.path());
+    let mut fitted = [&rounded[..], &super::SHORT[..]].concat();
+    fitted.extend(["--pure", "--calibrate", text.to_str().unwrap()]);
+    refused(&large, &fitted, 3, &says);
 }
 
 #[test]
@@ -141,6 +143,65 @@ fn weights_that_are_no_numbers_are_named() {
         3,
         &["broken.gguf", "blk.1.ffn_down.weight"],
     );
+}
+
+#[test]
+fn norms_that_are_no_numbers_are_named_and_nothing_is_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let broken = folder.path().join("broken.gguf");
+    let norm = "blk.1.attn_norm.weight";
+    filled(&source, &broken, &[norm], f32::NAN);
+    let rounded = ["--quantize", "q4_0"];
+    refused(&broken, &rounded, 3, &["broken.gguf", norm]);
+    let text = words(folder.path());
+    let imatrix = folder.path().join("imatrix.gguf");
+    let mut fitted = [&rounded[..], &super::SHORT[..]].concat();
+    fitted.extend(["--calibrate", text.to_str().unwrap()]);
+    fitted.extend(["--save-imatrix", imatrix.to_str().unwrap()]);
+    refused(&broken, &fitted, 3, &["broken.gguf", norm]);
+    assert!(!imatrix.exists());
+}
+
+#[test]
+fn windows_that_the_model_has_no_positions_for_are_refused_before_anything_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gpt2");
+    let text = words(folder.path());
+    let long = [
+        "--quantize",
+        "q4_0",
+        "--calibrate",
+        text.to_str().unwrap(),
+        "--window",
+        "512",
+        "--dry-run",
+    ];
+    let says = ["tiny-gpt2.gguf", "positions beyond 256"];
+    let ran = refused(&source, &long, 2, &says);
+    assert!(ran.hint().contains("--window 256"), "{ran:?}");
+}
+
+#[test]
+fn a_wrong_type_is_found_before_units_are_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let text = words(folder.path());
+    let stats = folder.path().join("stats.json");
+    let mut args = vec!["--ratio", "0.3", "--repair", text.to_str().unwrap()];
+    args.extend(["--save-stats", stats.to_str().unwrap(), "--quantize", "q9"]);
+    args.extend(super::SHORT);
+    refused(&source, &args, 2, &["\"q9\"", "q4_K_M"]);
+    assert!(!stats.exists(), "units were measured");
+}
+
+#[test]
+fn rows_that_have_no_other_type_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let says = ["token_embd.weight", "rows of 64", "q1_0 (128)"];
+    let ran = refused(&source, &["--quantize", "q1_0"], 2, &says);
+    assert!(ran.hint().contains("--tensor-type"), "{ran:?}");
 }
 
 #[test]

@@ -101,6 +101,60 @@ fn every_kind_of_model_is_quantized_and_runs() {
 }
 
 #[test]
+fn what_is_not_fitted_is_said_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |name: &str, more: &[&str]| {
+        let source = written(folder.path(), name);
+        let out = folder.path().join(format!("{name}.q.gguf"));
+        let ran = Ran::of(
+            &mut quantizing_with(&source, "q4_0", &out, more),
+            name.to_owned(),
+        )
+        .ok();
+        ran.stdout
+    };
+    let parallel = said("tiny-falcon", &SHORT);
+    let why = "a sum with the other branch of the layer follows blk.0.";
+    assert!(
+        parallel.contains("without a target: 8, since"),
+        "{parallel}"
+    );
+    assert!(parallel.contains(why), "{parallel}");
+    let few = said("tiny-gqa", &["--windows", "2", "--window", "16"]);
+    assert!(few.contains("too few tokens came to: "), "{few}");
+    assert!(
+        few.contains("blk.0.ffn_down.weight has had 32 and needs 64"),
+        "{few}"
+    );
+}
+
+/// Weights that are plain numbers afterwards, too, have nothing to make up for.
+#[test]
+fn plain_numbers_stay_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("f16.gguf");
+    let spec = ModelSpec {
+        weight_type: type_named("f16").unwrap(),
+        ..preset("tiny-gqa")
+    };
+    spec.write(&source).unwrap();
+    let [fitted, rounded] = ["fitted", "rounded"].map(|name| folder.path().join(name));
+    json(&mut quantizing(&source, "f32", &fitted, &["--json"]));
+    let mut command = program();
+    command.arg("convert").arg(&source).arg("-o").arg(&rounded);
+    json(command.args(["--quantize", "f32", "--json"]));
+    let [fitted, rounded] = [&fitted, &rounded].map(|file| ModelFile::open(file).unwrap());
+    for (a, b) in fitted.gguf.tensors().iter().zip(rounded.gguf.tensors()) {
+        assert_eq!(a.name, b.name);
+        let [a_bytes, b_bytes] = [
+            fitted.bytes(fitted.gguf.data_range(a)),
+            rounded.bytes(rounded.gguf.data_range(b)),
+        ];
+        assert!(a_bytes == b_bytes, "{}", a.name);
+    }
+}
+
+#[test]
 fn fitting_is_closer_to_the_source_than_rounding_and_gives_the_same_bytes_again() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);

@@ -48,7 +48,22 @@ pub fn encode(
     let lower = coder.descend(&rounded.bytes, wanted, hessian, par)?;
     let encoded = lower.unwrap_or(rounded);
     quants::validate(coder.id(), &encoded.bytes)?;
+    let (is, was) = (largest(&encoded.weights), largest(wanted));
+    if was > LARGEST_SCALE && is < was / 2.0 {
+        let name = quants::type_info(coder.id()).map_or("this type", |info| info.name);
+        return Err(QuantError::Overflow(name).into());
+    }
     Ok(encoded)
+}
+
+/// The largest scale that a half float holds: what is larger may have been cut off.
+const LARGEST_SCALE: f64 = 65504.0;
+
+fn largest(of: &Mat<f64>) -> f64 {
+    let columns = of.col_iter();
+    columns
+        .flat_map(|column| column.iter().copied())
+        .fold(0.0, |most, value| most.max(value.abs()))
 }
 
 /// Rows of `p` weights as the columns of a matrix.
@@ -67,6 +82,9 @@ pub fn round(
     importance: Option<&[f32]>,
     id: u32,
 ) -> Result<Vec<u8>, QuantError> {
+    if let Some(at) = weights.iter().position(|weight| !weight.is_finite()) {
+        return Err(QuantError::NotFinite(at));
+    }
     let even = vec![1.0; columns];
     let needed = quants::needs_importance(id).then_some(&even[..]);
     let parts: Vec<Vec<u8>> = (weights.par_chunks(columns * ROWS))

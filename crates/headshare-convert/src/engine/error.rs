@@ -1,8 +1,8 @@
 //! Why the engine cannot run.
 
-use headshare_runtime::VocabError;
 use headshare_runtime::calibrate::CalibrateError;
 use headshare_runtime::own_text::OwnTextError;
+use headshare_runtime::{ModelError, VocabError};
 
 /// Why the engine cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,21 @@ pub enum EngineError {
         /// What it needs.
         needed: usize,
     },
+    /// The model has no positions for whole windows.
+    #[error(
+        "{architecture} models have no positions beyond {positions}, and windows have {window} tokens"
+    )]
+    WindowTooLong {
+        /// The model's architecture.
+        architecture: String,
+        /// Positions that it has.
+        positions: u32,
+        /// Tokens of a window.
+        window: u32,
+    },
+    /// The model predicts no text.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// The bound on memory is too small.
     #[error("{bound} bytes of memory are too few; this model needs at least {needed}")]
     Memory {

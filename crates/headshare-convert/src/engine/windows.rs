@@ -51,6 +51,14 @@ impl Windows {
         let model = Model::load(source.path(), &params, None)
             .map_err(headshare_runtime::calibrate::CalibrateError::from)?;
         let model = Arc::new(model);
+        model.check_generative()?;
+        if let Some(positions) = model.n_positions().filter(|&n| n < options.window) {
+            return Err(EngineError::WindowTooLong {
+                architecture: model.architecture(),
+                positions,
+                window: options.window,
+            });
+        }
         let vocab = model.vocab();
         let window = options.window.max(1) as usize;
         let all = match &options.text {

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use faer::Mat;
 use headshare_format::{GgmlType, TensorInfo};
+use headshare_runtime::quants;
 
 use super::assign::TypedPlan;
 use super::error::QuantizerError;
 use super::imatrix;
-use super::importance::{Importances, Measure};
-use super::record::{By, Calibrated, Counts, QuantizeRecord, Settings};
+use super::importance::{Importances, Measure, SquaredInputs};
+use super::record::{By, Calibrated, Counts, QuantizeRecord, Settings, Unfitted};
 use super::visitor::{OUTPUTS, Quantizer};
 use crate::convert::variant::{EMBEDDING, Heads, Types, Variant};
 use crate::convert::{ConvertError, Fitted, FittedBy, Room, attention_map};
@@ -62,6 +63,8 @@ pub struct NewTensors {
     pub tensors: BTreeMap<String, Vec<u8>>,
     /// How they were made.
     pub counts: Counts,
+    /// Those that could not be fitted.
+    pub unfitted: Unfitted,
     /// What was refitted beside, where that was wanted.
     pub repair: Option<Record>,
 }
@@ -146,6 +149,7 @@ impl TypedPlan {
     ) -> Result<NewTensors, QuantizerError> {
         self.check_rounding(of)?;
         let target = self.target(source)?;
+        check_vectors(&target)?;
         let of = &imatrix::pooled(of, &self.whole_aliases(target.gguf()));
         let mut done = NewTensors::default();
         for name in self.assigned.types.keys() {
@@ -173,6 +177,7 @@ impl TypedPlan {
         progress: &dyn Fn(f64),
     ) -> Result<NewTensors, QuantizerError> {
         let target = self.target(source)?;
+        check_vectors(&target)?;
         let stream = Variant::new(source, &self.stream_plan(source), None)?;
         let original = fast(source)?;
         let mut engine = Engine::load(
@@ -217,6 +222,7 @@ impl TypedPlan {
             planned: self.planned_donors(target.gguf()),
             made: BTreeMap::new(),
             counts: Counts::default(),
+            unfitted: Unfitted::default(),
         };
         let of_pass = |done| progress((passes - 1.0 + done) / passes);
         let repair = match how.repair {
@@ -229,6 +235,7 @@ impl TypedPlan {
         let mut done = NewTensors {
             tensors: quantizer.made,
             counts: quantizer.counts,
+            unfitted: quantizer.unfitted,
             repair,
         };
         self.give_to_aliases(target.gguf(), &mut done.tensors);
@@ -361,6 +368,25 @@ impl TypedPlan {
     }
 }
 
+/// That the norms and biases of `target` are numbers: nothing else looks at them.
+fn check_vectors(target: &Variant<'_>) -> Result<(), QuantizerError> {
+    for (index, info) in target.gguf().tensors().iter().enumerate() {
+        let is_number = quants::type_info(info.ggml_type.id()).is_some_and(|t| t.has_to_float);
+        if info.dims.len() > 1 || !is_number {
+            continue;
+        }
+        let values = target.source_weights(index);
+        let values = values.map_err(|error| QuantizerError::tensor(&info.name, error))?;
+        if !values.iter().all(|value| value.is_finite()) {
+            return Err(QuantizerError::NotFinite {
+                what: "the values of",
+                name: info.name.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// `source` with types that are read fast: only statistics are wanted of it.
 pub(crate) fn fast(source: &ModelFile) -> Result<Variant<'_>, ConvertError> {
     let types = Types::fast(&source.gguf);
@@ -403,7 +429,14 @@ pub fn measure(
     let mut engine = Engine::load(source, Some(&fast), Some(&fast), windows, options)?;
     let mut measure = Measure::default();
     engine.run::<QuantizerError>(&mut [&mut measure], progress)?;
-    Ok(measure.of)
+    let is_finite = |inputs: &SquaredInputs| inputs.squares.iter().all(|v| v.is_finite());
+    match measure.of.iter().find(|(_, inputs)| !is_finite(inputs)) {
+        Some((name, _)) => Err(QuantizerError::NotFinite {
+            what: "the inputs of",
+            name: name.clone(),
+        }),
+        None => Ok(measure.of),
+    }
 }
 
 /// A visitor of repair, beside one that quantizes.

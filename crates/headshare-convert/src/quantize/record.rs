@@ -1,5 +1,7 @@
 //! How a model was quantized, for the file and for people.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// How a model was quantized.
@@ -90,4 +92,38 @@ pub struct Counts {
     pub looked_up: usize,
     /// Rounded as they are: nothing is known of what goes into them.
     pub rounded: usize,
+    /// Stored as plain numbers, before anything was lost that they could make up for.
+    pub plain: usize,
+}
+
+/// The matrices that could not be fitted as others are, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfitted {
+    /// Those that too few tokens came to, by name: the fewest, where they have experts.
+    pub too_few: BTreeMap<String, TooFew>,
+    /// Those without a target, by name, with the reason.
+    pub no_target: BTreeMap<String, String>,
+}
+
+/// Tokens that came to a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TooFew {
+    /// How many came.
+    pub tokens: usize,
+    /// How many it takes to encode with feedback.
+    pub needed: usize,
+}
+
+impl Unfitted {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.too_few.is_empty() && self.no_target.is_empty()
+    }
+
+    /// That only so many `tokens` of those `needed` came to the matrix `name`.
+    pub(super) fn too_few(&mut self, name: &str, tokens: usize, needed: usize) {
+        let few = self.too_few.entry(name.to_owned());
+        let few = few.or_insert(TooFew { tokens, needed });
+        few.tokens = few.tokens.min(tokens);
+    }
 }

@@ -40,9 +40,9 @@ pub struct Assigned {
     pub kept: BTreeMap<String, GgmlType>,
     /// llama.cpp's number of the mixture, where it is one.
     pub file_type: Option<u32>,
-    /// Tensors whose rows are no whole blocks of the type that they should have, as
-    /// many by that type and the one that they get instead.
-    pub fell_back: BTreeMap<(GgmlType, GgmlType), usize>,
+    /// Tensors whose rows are no whole blocks of the type that they should have, by name,
+    /// with that type and the one that they get instead.
+    pub fell_back: BTreeMap<String, (GgmlType, GgmlType)>,
     /// Patterns that no tensor's name contains a match of.
     pub unmatched: Vec<String>,
 }
@@ -83,6 +83,21 @@ pub enum TypesError {
     /// The model says not enough about itself.
     #[error("{0} is not stated by the model, and llama.cpp's mixtures depend on it")]
     Missing(String),
+    /// llama.cpp has nothing else for such rows.
+    #[error(
+        "{name} has rows of {columns}, which are no whole blocks of {to} ({block}), and llama.cpp has \
+         no other type for them instead"
+    )]
+    Rows {
+        /// A tensor.
+        name: String,
+        /// Weights of its rows.
+        columns: u64,
+        /// The type.
+        to: GgmlType,
+        /// Weights of its blocks.
+        block: u64,
+    },
     /// llama.cpp refuses.
     #[error(transparent)]
     Mixture(#[from] MixtureError),
@@ -124,7 +139,6 @@ impl Wanted {
         }
         let most = elements.into_iter().max_by_key(|(_, count)| *count);
         Self {
-            // Patterns count only where the main type is a quantized one.
             to: most.map_or("q8_0", |(name, _)| name).to_owned(),
             pure: true,
             overrides,
@@ -155,14 +169,8 @@ impl Wanted {
             })
             .collect::<Result<Vec<_>, TypesError>>()?;
         let unmatched = self.unmatched(gguf)?;
-        let (mixture, file_type) = match Mixture::by_name(&self.to) {
-            Some(mixture) => (mixture, Some(mixture.file_type)),
-            // Rules of their own are there for mixtures alone.
-            None => {
-                overrides.push((".*".to_owned(), type_named(&self.to)?.id()));
-                (any_quantized(), None)
-            }
-        };
+        let (mixture, file_type) = self.mixture(&mut overrides)?;
+        let main = encoded_type(&self.to).map_or(mixture.main_id(), GgmlType::id);
         let changes = Changes {
             pure: self.pure,
             overrides: &overrides,
@@ -176,6 +184,7 @@ impl Wanted {
                 (info.name.as_str(), [columns(first), second, third, fourth])
             });
             mixture::assign(mixture, &changes, &shape, sizes)
+                .map_err(|error| no_fall_back(error, main, tensors))
         };
         let assigned = assign(&|columns| columns)?;
         // What the types would be if rows were whole blocks of any.
@@ -196,7 +205,7 @@ impl Wanted {
                 .and_then(GgmlType::from_id)
                 .filter(|meant| *meant != to)
             {
-                *fell_back.entry((meant, to)).or_default() += 1;
+                fell_back.insert(info.name.clone(), (meant, to));
             }
             let is_quantized =
                 quants::type_info(info.ggml_type.id()).is_some_and(|t| t.is_quantized);
@@ -222,6 +231,28 @@ impl Wanted {
             fell_back,
             unmatched,
         })
+    }
+
+    /// The mixture whose rules say the types, and the number that the file gets where there is
+    /// one. `overrides` get one more where a single type is for all others.
+    fn mixture(
+        &self,
+        overrides: &mut Vec<(String, u32)>,
+    ) -> Result<(Mixture, Option<u32>), TypesError> {
+        let Some(mixture) = Mixture::by_name(&self.to) else {
+            let to = type_named(&self.to)?;
+            overrides.push((".*".to_owned(), to.id()));
+            return Ok((any_quantized(), mixture::file_type_of(to.name())));
+        };
+        let file_type = Some(mixture.file_type);
+        let rules = match mixture.main().is_some_and(|main| main.is_quantized) {
+            true if self.pure => mixture,
+            // llama.cpp looks at patterns where the main type is a quantized one.
+            false if !overrides.is_empty() => any_quantized(),
+            _ => return Ok((mixture, file_type)),
+        };
+        overrides.push((".*".to_owned(), mixture.main_id()));
+        Ok((rules, file_type))
     }
 
     /// The patterns that no name of a tensor in `gguf` contains a match of.
@@ -295,9 +326,14 @@ impl Assigned {
                 changed = true;
             }
             if !changed {
-                return;
+                break;
             }
         }
+        let types = &self.types;
+        self.fell_back.retain(|name, (_, to)| {
+            let gets = types.get(name).copied().or_else(|| has(name));
+            gets == Some(*to)
+        });
     }
 
     /// As edits of a plan.
@@ -334,6 +370,28 @@ fn is_encoded(of: &GgmlType) -> bool {
 fn type_names() -> String {
     let names: Vec<&str> = (GgmlType::all().filter(is_encoded).map(GgmlType::name)).collect();
     names.join(", ")
+}
+
+/// Names the tensor that llama.cpp has refused, where it knows no type to fall back to from the
+/// type with number `main`.
+fn no_fall_back(error: MixtureError, main: u32, tensors: &[TensorInfo]) -> TypesError {
+    let to = GgmlType::from_id(main);
+    let is_partial = |to: GgmlType| {
+        let mut matrices = tensors.iter().filter(|info| info.dims.len() > 1);
+        matrices.find(|info| !info.row_elems().is_multiple_of(to.block_elems()))
+    };
+    let found = to.and_then(|to| Some((to, is_partial(to)?)));
+    match (&error, found) {
+        (MixtureError::Refused(why), Some((to, info))) if why.contains("fallback") => {
+            TypesError::Rows {
+                name: info.name.clone(),
+                columns: info.row_elems(),
+                to,
+                block: to.block_elems(),
+            }
+        }
+        _ => error.into(),
+    }
 }
 
 /// A mixture with quantized types, in which patterns count.
@@ -404,11 +462,10 @@ mod tests {
     #[test]
     fn rows_that_are_no_whole_blocks_are_counted_by_what_they_get() {
         let assigned = wanted("q4_K").assign(&gguf(64), &|_| false, false).unwrap();
-        let fell_back: Vec<_> = assigned.fell_back.into_iter().collect();
-        let all = assigned.types.len();
         let (q4, q5) = (named("q4_K").unwrap(), named("q5_0").unwrap());
-        assert_eq!(fell_back, [((q4, q5), all)]);
-        assert!(assigned.types.values().all(|t| *t == q5) && all > 8);
+        assert!(assigned.fell_back.keys().eq(assigned.types.keys()));
+        assert!(assigned.fell_back.values().all(|pair| *pair == (q4, q5)));
+        assert!(assigned.types.values().all(|t| *t == q5) && assigned.types.len() > 8);
         let assigned = wanted("q4_K")
             .assign(&gguf(256), &|_| false, false)
             .unwrap();
@@ -426,8 +483,10 @@ mod tests {
         };
         let assigned = wanted.assign(&gguf(64), &|_| false, false).unwrap();
         let (q6, q8) = (named("q6_K").unwrap(), named("q8_0").unwrap());
-        let fell_back: Vec<_> = assigned.fell_back.keys().copied().collect();
-        assert_eq!(fell_back, [(q6, q8)]);
+        assert!(!assigned.fell_back.is_empty());
+        for (name, pair) in &assigned.fell_back {
+            assert!(name.contains("attn_q") && *pair == (q6, q8), "{name}");
+        }
         assert_eq!(assigned.unmatched, ["attn_Q"]);
     }
 
@@ -435,11 +494,41 @@ mod tests {
     fn a_type_that_is_no_mixture_is_for_all_that_may_be_quantized() {
         let gguf = gguf(64);
         let assigned = wanted("mxfp4").assign(&gguf, &|_| false, false).unwrap();
-        assert_eq!(assigned.file_type, None);
+        assert_eq!(assigned.file_type, Some(38));
         let mxfp4 = named("mxfp4").unwrap();
         assert!(assigned.types.values().all(|t| *t == mxfp4));
         let matrices = gguf.tensors().iter().filter(|t| t.dims.len() > 1).count();
         assert_eq!(assigned.types.len(), matrices);
+    }
+
+    /// llama.cpp's own main type of the mixture iq2_s is iq2_xs.
+    #[test]
+    fn one_type_for_all_is_the_one_that_was_named() {
+        let gguf = gguf(256);
+        for name in ["iq2_s", "iq2_xs", "q4_K", "q4_0"] {
+            let assigned = wanted(name).assign(&gguf, &|_| false, false).unwrap();
+            let to = named(name).unwrap();
+            assert!(assigned.types.values().all(|t| *t == to), "{name}");
+        }
+    }
+
+    /// llama.cpp itself does not look at them there.
+    #[test]
+    fn patterns_count_beside_types_that_are_not_quantized() {
+        let gguf = gguf(64);
+        let wanted = Wanted {
+            to: "bf16".to_owned(),
+            pure: false,
+            overrides: vec![("ffn_down".to_owned(), "q8_0".to_owned())],
+            untie: false,
+        };
+        let assigned = wanted.assign(&gguf, &|_| false, false).unwrap();
+        assert_eq!(assigned.file_type, Some(32));
+        assert!(assigned.types.len() > 8);
+        for (name, to) in &assigned.types {
+            let is_down = name.contains("ffn_down");
+            assert_eq!(to.name(), if is_down { "q8_0" } else { "bf16" }, "{name}");
+        }
     }
 
     #[test]

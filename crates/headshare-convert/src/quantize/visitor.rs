@@ -18,7 +18,7 @@ use headshare_runtime::quants;
 
 use super::error::QuantizerError;
 use super::importance::mean_squares;
-use super::record::{Counts, Settings};
+use super::record::{Counts, Settings, Unfitted};
 use crate::convert::variant::Variant;
 use crate::encode::{self, Coded, Coder, transposed};
 use crate::engine::normal::{Normal, Sums, ridged, silent_columns, towards};
@@ -55,6 +55,8 @@ pub(super) struct Quantizer<'a> {
     pub made: BTreeMap<String, Vec<u8>>,
     /// How they were made.
     pub counts: Counts,
+    /// Those that could not be fitted.
+    pub unfitted: Unfitted,
 }
 
 impl Visitor<QuantizerError> for Quantizer<'_> {
@@ -97,7 +99,7 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
             self.made.insert(head.clone(), coded.bytes.clone());
         }
         self.made.insert(table.name.clone(), coded.bytes);
-        self.is_behind = true;
+        self.is_behind |= is_quantized(to);
         Ok(Some(stream))
     }
 
@@ -122,7 +124,12 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
         if !weights.iter().all(|v| v.is_finite()) {
             return Err(not_finite("the weights of"));
         }
+        let is_plain = !is_behind && !is_quantized(to);
         let coded = match self.types.contains_key(&site.name) {
+            true if is_plain => {
+                self.counts.plain += 1;
+                self.round(&site.name, &weights, site.columns, None, to)?
+            }
             true => self.fitted(site, seen, &weights, to)?,
             false => match self.refitted(site, seen, &weights, to)? {
                 Some(coded) => coded,
@@ -130,7 +137,7 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
                 None => return self.stored(site, seen),
             },
         };
-        self.is_behind = true;
+        self.is_behind |= !is_plain;
         let stream = self.in_stream(&site.name, &coded.values)?;
         let made = self.made.entry(site.name.clone()).or_default();
         made.extend(coded.bytes);
@@ -172,7 +179,9 @@ impl Quantizer<'_> {
         {
             return Ok(stand_in(weights, to));
         }
-        if tokens < p / TOKENS_A_COLUMN {
+        let needed = p / TOKENS_A_COLUMN;
+        if tokens < needed {
+            self.unfitted.too_few(&site.name, tokens, needed);
             let importance = (tokens > 0).then(|| mean_squares(seen.inputs(), p));
             match importance {
                 Some(_) => self.counts.weighted += 1,
@@ -186,7 +195,13 @@ impl Quantizer<'_> {
         }
         match is_fitted {
             true => self.counts.fitted += 1,
-            false => self.counts.encoded += 1,
+            false => {
+                self.counts.encoded += 1;
+                if let Target::NoPlain { why, .. } = &site.target {
+                    let no_target = &mut self.unfitted.no_target;
+                    no_target.insert(site.name.clone(), why.clone());
+                }
+            }
         }
         // What does nothing is not to make up for anything.
         let silent = silent_columns(weights, p);
@@ -391,6 +406,11 @@ impl Quantizer<'_> {
 /// A matrix that fewer tokens come to than it has columns by this factor is not
 /// encoded with feedback: their sums say too little about other tokens.
 const TOKENS_A_COLUMN: usize = 2;
+
+/// Whether `of` is more than a plain number for each weight.
+fn is_quantized(of: GgmlType) -> bool {
+    quants::type_info(of.id()).is_some_and(|info| info.is_quantized)
+}
 
 /// Whether what should come out of a site is known.
 fn has_target(site: &Site) -> bool {

@@ -32,7 +32,7 @@ pub use quantize::{FellBack, Quantization, Quantized, With};
 
 use crate::error::Context as _;
 use crate::plan::{DuplicateCount, Sizes, match_units};
-use crate::{Error, Ui, Unit};
+use crate::{Advice, Error, Ui, Unit};
 
 /// Writes a smaller file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -198,6 +198,10 @@ impl Convert {
         let inputs = self.inputs(&source, plan_file.as_ref())?;
         if !self.dry_run {
             AtomicFile::check(&self.output, self.force, &inputs)?;
+        }
+        if let (Change::Measure { .. }, Some(quantization)) = (&self.change, &self.quantize) {
+            // A wrong type is found before units are measured for minutes.
+            quantization.changes(&source)?;
         }
         let prepared_repair = self.prepare_repair(&source, ui)?;
         let (mut plan, choice) = match given {
@@ -397,17 +401,19 @@ impl Convert {
             (calibration, Some(repair)) if calibration == self.repair.as_ref() => Some(repair),
             _ => {
                 return Err(Error::usage(
-                    "a repair and what is quantized beside it are fitted to one text",
-                ));
+                    "what is repaired and what is quantized beside it are fitted to one text",
+                )
+                .advise(Advice::OneText));
             }
         };
-        if let Some(ready) = ready.filter(|_| !self.dry_run) {
-            quantization.save_imatrix(source, ready, self.force, ui)?;
-        }
         let beside = repairs.then_some(Beside { choice });
         let dry_run = self.dry_run;
         let (fitted, record, done) =
             quantization.encode(source, &typed, ready, beside, dry_run, ui)?;
+        // Not before: a model that cannot be quantized leaves nothing behind.
+        if let Some(ready) = ready.filter(|_| !self.dry_run) {
+            quantization.save_imatrix(source, ready, self.force, ui)?;
+        }
         Ok((fitted, record, Some(done)))
     }
 

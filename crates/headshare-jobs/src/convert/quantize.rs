@@ -1,5 +1,6 @@
 //! Quantizing: which types, and what weights are fitted to.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,9 @@ use headshare_convert::input::ModelFile;
 use headshare_convert::plan::{Choice, Edit, Plan};
 use headshare_convert::quantize::imatrix;
 use headshare_convert::quantize::importance::Importances;
-use headshare_convert::quantize::types::{Assigned, Wanted};
+use headshare_convert::quantize::types::{Assigned, TypesError, Wanted};
 use headshare_convert::quantize::{
-    self, By, Counts, Fit, QuantizeRecord, QuantizerError, Settings, TypedPlan,
+    self, By, Counts, Fit, QuantizeRecord, QuantizerError, Settings, TypedPlan, Unfitted,
 };
 use headshare_convert::repair::{Record, SurveyRecord, check_supported};
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,9 @@ pub struct Quantized {
     /// How the matrices were made; absent in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub matrices: Option<Counts>,
+    /// Matrices that could not be fitted as others are; absent where there are none.
+    #[serde(default, skip_serializing_if = "Unfitted::is_empty")]
+    pub unfitted: Unfitted,
     /// Tensors whose rows are no whole blocks of the type that they should have.
     pub fell_back: Vec<FellBack>,
 }
@@ -132,9 +136,11 @@ impl Quantization {
             }
         };
         let typed = quantize::assign(source, plan, wanted, self.allow_requantize)
-            .map_err(|error| Error::from(error).about(source.path().display()))?;
+            .map_err(|error| about_types(source, error))?;
         for pattern in &typed.assigned.unmatched {
-            ui.warning(&format!("no tensor's name contains a match of {pattern}"));
+            ui.warning(&format!(
+                "no name of a tensor that can be quantized contains a match of {pattern}"
+            ));
         }
         Ok(typed)
     }
@@ -145,9 +151,7 @@ impl Quantization {
             return Ok(true);
         };
         let assigned = wanted.assign(&source.gguf, &|_| false, self.allow_requantize);
-        let assigned = assigned.map_err(QuantizerError::from);
-        let assigned =
-            assigned.map_err(|error| Error::from(error).about(source.path().display()))?;
+        let assigned = assigned.map_err(|error| about_types(source, error.into()))?;
         Ok(!assigned.types.is_empty())
     }
 
@@ -204,6 +208,7 @@ impl Quantization {
         let done = Quantized {
             record: record.clone(),
             matrices: (!dry_run).then_some(new.counts),
+            unfitted: new.unfitted.clone(),
             fell_back: fell_back(&typed.assigned),
         };
         let fitted = new.into_fitted(typed, &record, longest.as_ref());
@@ -226,6 +231,20 @@ impl Quantization {
     }
 }
 
+/// Names `source` in an error, unless it is about the words of the command.
+fn about_types(source: &ModelFile, error: QuantizerError) -> Error {
+    let is_of_words = matches!(
+        error,
+        QuantizerError::Types(
+            TypesError::Unknown { .. } | TypesError::UnknownOf { .. } | TypesError::Pattern { .. }
+        )
+    );
+    match is_of_words {
+        true => error.into(),
+        false => Error::from(error).about(source.path().display()),
+    }
+}
+
 /// Takes the types that `plan` gives to tensors of `source` out of it.
 fn types_of(plan: &mut Plan, source: &ModelFile) -> Result<Wanted, Error> {
     // Names the edit that cannot be.
@@ -242,8 +261,12 @@ pub(crate) fn unplanned() -> Plan {
 }
 
 fn fell_back(assigned: &Assigned) -> Vec<FellBack> {
-    let all = assigned.fell_back.iter();
-    all.map(|((from, to), &tensors)| FellBack {
+    let mut tensors: BTreeMap<_, usize> = BTreeMap::new();
+    for pair in assigned.fell_back.values() {
+        *tensors.entry(*pair).or_default() += 1;
+    }
+    let all = tensors.into_iter();
+    all.map(|((from, to), tensors)| FellBack {
         from: from.name().to_owned(),
         to: to.name().to_owned(),
         tensors,

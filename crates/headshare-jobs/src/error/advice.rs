@@ -60,6 +60,16 @@ pub enum Advice {
     SmallerWindow(Option<u32>),
     /// Windows cannot have more tokens than this.
     WindowAtMost(u32),
+    /// Windows of a calibration text cannot have more tokens than this.
+    CalibrationWindowAtMost(u32),
+    /// What was measured before is of no use here: measure anew.
+    MeasureAgain,
+    /// The tensor should get a type that its rows allow.
+    TypeFor(String),
+    /// More damping makes the sums invertible.
+    MoreDamping,
+    /// A repair and what weights are fitted to should be one text, read in one way.
+    OneText,
     /// The reference has to be the same model in another form.
     SameModel,
     /// The context should have this many tokens or more.

@@ -3,6 +3,7 @@
 
 use headshare_convert::baseline::BaselineError;
 use headshare_convert::convert::{ConvertError, Damage};
+use headshare_convert::encode::QuantizeError;
 use headshare_convert::engine::EngineError;
 use headshare_convert::fit::FitError;
 use headshare_convert::fit::StatisticsError;
@@ -147,11 +148,19 @@ impl Classify for SurveyError {
     fn kind(&self) -> Kind {
         Kind::BadInput
     }
+
+    fn advice(&self) -> Option<Advice> {
+        Some(Advice::MeasureAgain)
+    }
 }
 
 impl Classify for StatisticsError {
     fn kind(&self) -> Kind {
         Kind::BadInput
+    }
+
+    fn advice(&self) -> Option<Advice> {
+        Some(Advice::MeasureAgain)
     }
 }
 
@@ -198,8 +207,9 @@ impl Classify for ConvertError {
 impl Classify for EngineError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Memory { .. } => Kind::Usage,
+            Self::Memory { .. } | Self::WindowTooLong { .. } => Kind::Usage,
             Self::TextTooShort { .. } | Self::Vocab(_) => Kind::BadInput,
+            Self::Model(error) => error.kind(),
             Self::Calibrate(error) => of_calibrator(error),
             Self::OwnText(OwnTextError::Context(error)) => error.kind(),
             Self::OwnText(OwnTextError::Sampler(error)) => error.kind(),
@@ -214,6 +224,9 @@ impl Classify for EngineError {
         match self {
             Self::TextTooShort { .. } => Some(Advice::MoreText),
             Self::Memory { needed, .. } => Some(Advice::RaiseBound(*needed)),
+            Self::WindowTooLong { positions, .. } => {
+                Some(Advice::CalibrationWindowAtMost(*positions))
+            }
             _ => None,
         }
     }
@@ -234,6 +247,7 @@ impl Classify for TypesError {
             Self::Unknown { .. }
             | Self::UnknownOf { .. }
             | Self::Pattern { .. }
+            | Self::Rows { .. }
             | Self::Requantized { .. } => Kind::Usage,
             Self::Missing(_) | Self::Mixture(_) => Kind::BadInput,
         }
@@ -242,6 +256,7 @@ impl Classify for TypesError {
     fn advice(&self) -> Option<Advice> {
         match self {
             Self::Requantized { .. } => Some(Advice::AllowRequantize),
+            Self::Rows { name, .. } => Some(Advice::TypeFor(name.clone())),
             _ => None,
         }
     }
@@ -266,7 +281,11 @@ impl Classify for QuantizerError {
             Self::Convert(error) => error.advice(),
             Self::Engine(error) => error.advice(),
             Self::Repair(error) => error.advice(),
-            Self::Tensor { .. } | Self::OneType { .. } | Self::Nothing(_) => None,
+            Self::Tensor { error, .. } => match error {
+                QuantizeError::Singular => Some(Advice::MoreDamping),
+                QuantizeError::Ggml(_) | QuantizeError::Shape { .. } => None,
+            },
+            Self::OneType { .. } | Self::Nothing(_) => None,
             Self::NotFinite { .. } => Some(Advice::GoodCopy),
         }
     }
