@@ -47,7 +47,7 @@ fn unfitted(of: &Unfitted) -> String {
     let least = (of.too_few.iter().rev()).max_by_key(|(_, few)| most_lacking(few));
     if let Some((name, few)) = least {
         text += &format!(
-            "  matrices that too few tokens came to: {}. {name} has had {} and needs {}: more \
+            "  too few tokens came to matrices of {} tensors. {name} has had {} and needs {}: more \
              or longer windows help\n",
             of.too_few.len(),
             few.tokens,

@@ -112,19 +112,35 @@ impl Affine {
     }
 
     fn best(self, row: &[f64], block: &Block, old: Option<(f16, f16)>) -> Grid {
+        let mut best = None;
+        let mut least = f64::INFINITY;
+        for grids in self.grids(row, old).chunks(LANES) {
+            let costs = self.costs(row, block, grids, least);
+            for (&grid, cost) in grids.iter().zip(costs) {
+                if cost < least {
+                    (best, least) = (Some(grid), cost);
+                }
+            }
+        }
+        match best {
+            Some((d, m)) => self.on_grid(row, block, d, m),
+            // Only weights that are no numbers cost nothing less than infinity.
+            None => Grid {
+                d: f16::NAN,
+                m: f16::ZERO,
+                codes: [0; WIDTH],
+            },
+        }
+    }
+
+    /// The scales and minimums that are tried for `row`.
+    fn grids(self, row: &[f64], old: Option<(f16, f16)>) -> Vec<(f16, f16)> {
         let low = row.iter().copied().fold(f64::INFINITY, f64::min);
         let high = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let (first, last) = self.ends();
-        let mut best: Option<(Grid, f64)> = None;
-        if let Some((d, m)) = old.filter(|(d, m)| d.is_finite() && m.is_finite()) {
-            best = self.codes(row, block, d, m, f64::INFINITY);
-        }
-        let mut consider = |d: f64, m: f64| {
-            let limit = best.map_or(f64::INFINITY, |(_, cost)| cost);
-            if let Some(found) = self.codes(row, block, to_f16(d), to_f16(m), limit) {
-                best = Some(found);
-            }
-        };
+        let mut grids = Vec::with_capacity(1 + SCALES.len() * SCALES.len());
+        grids.extend(old.filter(|(d, m)| d.is_finite() && m.is_finite()));
+        let mut consider = |d: f64, m: f64| grids.push((to_f16(d), to_f16(m)));
         if self.has_min {
             // Both ends move on their own.
             let span = high - low;
@@ -147,45 +163,96 @@ impl Affine {
                 }
             }
         }
-        // Only weights that are no numbers cost nothing less than infinity.
-        best.map_or(
-            Grid {
-                d: f16::NAN,
-                m: f16::ZERO,
-                codes: [0; WIDTH],
-            },
-            |(grid, _)| grid,
-        )
+        grids
     }
 
-    /// The codes on one grid, column by column: each error moves the columns
-    /// after it; and what they cost. `None` when that is `limit` or more.
-    fn codes(self, row: &[f64], block: &Block, d: f16, m: f16, limit: f64) -> Option<(Grid, f64)> {
+    /// What each of up to [`LANES`] grids costs, as [`on_grid`](Self::on_grid) finds codes. When
+    /// none can cost less than `limit` any more, the sums stay as they are.
+    fn costs(self, row: &[f64], block: &Block, grids: &[(f16, f16)], limit: f64) -> [f64; LANES] {
+        let (first, last) = self.ends();
+        let mut scales = [Scale::default(); LANES];
+        for (scale, &(d, m)) in scales.iter_mut().zip(grids) {
+            *scale = Scale::of(d, m);
+        }
+        let step = scales.map(|scale| scale.step);
+        let base = scales.map(|scale| scale.base);
+        let inverse = scales.map(|scale| scale.inverse);
+        let mut errors = [[0.0; LANES]; WIDTH];
+        let mut costs = [0.0; LANES];
+        for i in 0..WIDTH {
+            let mut wanted = [row[i]; LANES];
+            for (before, errors) in errors[..i].iter().enumerate() {
+                let factor = block.row(before)[i - before];
+                for lane in 0..LANES {
+                    wanted[lane] -= errors[lane] * factor;
+                }
+            }
+            let own = block.row(i)[0];
+            for lane in 0..LANES {
+                let wanted = wanted[lane];
+                let code = ((wanted - base[lane]) * inverse[lane]).round();
+                let code = code.clamp(first, last);
+                let error = (wanted - (code * step[lane] + base[lane])) / own;
+                costs[lane] += error * error;
+                errors[i][lane] = error;
+            }
+            if i % CHECKED == CHECKED - 1 && !costs.iter().any(|&cost| cost < limit) {
+                break;
+            }
+        }
+        costs
+    }
+
+    /// The codes on one grid, column by column: each error moves the columns after it.
+    fn on_grid(self, row: &[f64], block: &Block, d: f16, m: f16) -> Grid {
         let (first, last) = self.ends();
         let mut rest = [0f64; WIDTH];
         rest.copy_from_slice(row);
-        let (step, base) = (f64::from(d.to_f32()), f64::from(m.to_f32()));
-        let inverse = if step == 0.0 { 0.0 } else { 1.0 / step };
+        let Scale {
+            step,
+            base,
+            inverse,
+        } = Scale::of(d, m);
         let mut found = Grid {
             d,
             m,
             codes: [0; WIDTH],
         };
-        let mut cost = 0.0;
         for i in 0..WIDTH {
             let code = ((rest[i] - base) * inverse).round().clamp(first, last);
             found.codes[i] = code as i8;
             let factors = block.row(i);
             let error = (rest[i] - (code * step + base)) / factors[0];
-            cost += error * error;
-            if cost.is_nan() || cost >= limit {
-                return None;
-            }
             for (later, factor) in rest[i + 1..].iter_mut().zip(&factors[1..]) {
                 *later -= error * factor;
             }
         }
-        Some((found, cost))
+        found
+    }
+}
+
+/// Grids that are held against each other at a time: the steps of one wait for each other.
+const LANES: usize = 16;
+/// Columns after which it is asked whether any of them can still be the best.
+const CHECKED: usize = 4;
+
+/// Scale and minimum as numbers, and what codes are found by.
+#[derive(Debug, Clone, Copy, Default)]
+struct Scale {
+    step: f64,
+    base: f64,
+    inverse: f64,
+}
+
+impl Scale {
+    fn of(d: f16, m: f16) -> Self {
+        let (step, base) = (f64::from(d.to_f32()), f64::from(m.to_f32()));
+        let inverse = if step == 0.0 { 0.0 } else { 1.0 / step };
+        Self {
+            step,
+            base,
+            inverse,
+        }
     }
 }
 
