@@ -354,3 +354,52 @@ fn other_f16(has: f16, value: f64) -> Option<f16> {
 pub(super) fn to_f16(value: f64) -> f16 {
     f16::from_f64(value.clamp(f64::from(f16::MIN), f64::from(f16::MAX)))
 }
+
+#[cfg(test)]
+mod tests {
+    use faer::Mat;
+
+    use super::*;
+
+    /// Each lane costs what the codes of its grid cost by themselves, and the best is taken.
+    #[test]
+    fn grids_side_by_side_cost_what_each_costs_alone() {
+        let mut state = 7u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f64::from(state >> 8) / f64::from(1 << 24) - 0.5
+        };
+        let upper = Mat::from_fn(WIDTH, WIDTH, |i, j| match i.cmp(&j) {
+            std::cmp::Ordering::Less => 0.4 * next(),
+            std::cmp::Ordering::Equal => 1.5 + next(),
+            std::cmp::Ordering::Greater => 0.0,
+        });
+        let block = Block::new(upper.as_ref());
+        for name in ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"] {
+            let of = Affine::of(name).unwrap();
+            let row: Vec<f64> = (0..WIDTH).map(|_| next()).collect();
+            let old = (f16::from_f32(0.05), f16::from_f32(-0.4));
+            let grids = of.grids(&row, Some(old));
+            let alone = |&(d, m): &(f16, f16)| {
+                let grid = of.on_grid(&row, &block, d, m);
+                let values: Vec<f32> = (0..WIDTH).map(|i| grid.value(i)).collect();
+                block.cost(&row, &values)
+            };
+            let mut least = f64::INFINITY;
+            for grids in grids.chunks(LANES) {
+                let costs = of.costs(&row, &block, grids, f64::INFINITY);
+                for (grid, cost) in grids.iter().zip(costs) {
+                    let alone = alone(grid);
+                    assert!(
+                        (cost - alone).abs() < 1e-5 * alone,
+                        "{name}: {cost}, {alone}"
+                    );
+                    least = least.min(alone);
+                }
+            }
+            let best = of.best(&row, &block, Some(old));
+            let found = alone(&(best.d, best.m));
+            assert!(found <= least * (1.0 + 1e-5), "{name}: {found}, {least}");
+        }
+    }
+}
