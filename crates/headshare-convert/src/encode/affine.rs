@@ -359,25 +359,22 @@ pub(super) fn to_f16(value: f64) -> f16 {
 mod tests {
     use faer::Mat;
 
+    use super::super::tests::numbers;
     use super::*;
 
     /// Each lane costs what the codes of its grid cost by themselves, and the best is taken.
     #[test]
     fn grids_side_by_side_cost_what_each_costs_alone() {
-        let mut state = 7u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            f64::from(state >> 8) / f64::from(1 << 24) - 0.5
-        };
+        let random = numbers(WIDTH * WIDTH, 7);
         let upper = Mat::from_fn(WIDTH, WIDTH, |i, j| match i.cmp(&j) {
-            std::cmp::Ordering::Less => 0.4 * next(),
-            std::cmp::Ordering::Equal => 1.5 + next(),
+            std::cmp::Ordering::Less => 0.2 * random[i * WIDTH + j],
+            std::cmp::Ordering::Equal => 1.5 + 0.5 * random[i * WIDTH + j],
             std::cmp::Ordering::Greater => 0.0,
         });
         let block = Block::new(upper.as_ref());
-        for name in ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"] {
+        for (seed, name) in (8..).zip(["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]) {
             let of = Affine::of(name).unwrap();
-            let row: Vec<f64> = (0..WIDTH).map(|_| next()).collect();
+            let row = numbers(WIDTH, seed);
             let old = (f16::from_f32(0.05), f16::from_f32(-0.4));
             let grids = of.grids(&row, Some(old));
             let alone = |&(d, m): &(f16, f16)| {
