@@ -6,7 +6,7 @@
 
 use super::block::Block;
 
-/// Some columns of a block, side by side.
+/// Neighbouring columns of a block.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span<'a> {
     block: &'a Block,
@@ -22,39 +22,8 @@ impl<'a> Span<'a> {
     }
 
     /// Row `i` of U within the span, from the diagonal on.
-    fn row(&self, i: usize) -> &'a [f64] {
+    pub fn row(&self, i: usize) -> &'a [f64] {
         &self.block.row(self.from + i)[..self.len - i]
-    }
-
-    /// Rounds `wanted` (one number a column) on `grid`, which gives each number a
-    /// level and the value of it. Returns what it costs; `None` when that is
-    /// `limit` or more, or no number.
-    pub fn round(
-        &self,
-        wanted: &[f64],
-        grid: &Grid<'_>,
-        limit: f64,
-        levels: &mut [i8],
-    ) -> Option<f64> {
-        debug_assert_eq!(wanted.len(), self.len);
-        let mut rest = [0f64; MOST];
-        let rest = &mut rest[..self.len];
-        rest.copy_from_slice(wanted);
-        let mut cost = 0.0;
-        for i in 0..self.len {
-            let level = grid.nearest(rest[i]);
-            levels[i] = level;
-            let factors = self.row(i);
-            let error = (rest[i] - grid.value(level)) / factors[0];
-            cost += error * error;
-            if cost.is_nan() || cost >= limit {
-                return None;
-            }
-            for (later, factor) in rest[i + 1..].iter_mut().zip(&factors[1..]) {
-                *later -= error * factor;
-            }
-        }
-        Some(cost)
     }
 
     /// v U^-1 within the span: the square of its length is what an error of v costs.
@@ -97,27 +66,74 @@ pub(super) const MOST: usize = 128;
 pub(super) enum Levels {
     /// Whole numbers from the first to the last.
     Whole(i8, i8),
-    /// These, ascending.
-    Listed(&'static [i8]),
+    /// These.
+    Listed(&'static List),
+}
+
+/// Levels that are not all whole numbers of a range.
+#[derive(Debug)]
+pub(super) struct List {
+    /// Ascending.
+    levels: &'static [i8],
+    /// Halfway between each and the next; what is left over lies beyond everything.
+    middles: [f64; List::MOST - 1],
+}
+
+impl List {
+    /// Levels of a list, at most.
+    pub const MOST: usize = 16;
+
+    pub const fn new(levels: &'static [i8]) -> Self {
+        let mut middles = [f64::INFINITY; Self::MOST - 1];
+        let mut i = 1;
+        while i < levels.len() {
+            middles[i - 1] = (levels[i - 1] as f64 + levels[i] as f64) / 2.0;
+            i += 1;
+        }
+        Self { levels, middles }
+    }
+
+    /// The levels, ascending.
+    pub fn levels(&self) -> &'static [i8] {
+        self.levels
+    }
+
+    /// Each middle between two levels, and how far these are apart.
+    pub fn steps(&self) -> impl Iterator<Item = (f64, f64)> {
+        let apart = self
+            .levels
+            .windows(2)
+            .map(|pair| f64::from(pair[1]) - f64::from(pair[0]));
+        self.middles.iter().copied().zip(apart)
+    }
 }
 
 impl Levels {
-    /// The level closest to `x`.
+    /// The level closest to `x`; of two, the lower one.
     pub fn nearest(self, x: f64) -> i8 {
         match self {
             Self::Whole(first, last) => x.round().clamp(f64::from(first), f64::from(last)) as i8,
-            Self::Listed(levels) => {
-                let after = levels.partition_point(|&level| f64::from(level) < x);
-                match (after.checked_sub(1).map(|i| levels[i]), levels.get(after)) {
-                    (Some(below), Some(&above)) => {
-                        match x - f64::from(below) <= f64::from(above) - x {
-                            true => below,
-                            false => above,
-                        }
-                    }
-                    (Some(below), None) => below,
-                    (None, above) => above.copied().unwrap_or(0),
-                }
+            // All are compared: where to stop would be guessed wrong half of the time.
+            Self::Listed(list) => {
+                let below = list.middles.iter().map(|&middle| usize::from(x > middle));
+                list.levels[below.sum::<usize>()]
+            }
+        }
+    }
+
+    /// The largest but one, by size.
+    pub fn second_largest(self) -> f64 {
+        match self {
+            Self::Whole(first, last) => {
+                let largest = f64::from(first).abs().max(f64::from(last).abs());
+                largest - 1.0
+            }
+            Self::Listed(list) => {
+                let mut sizes: Vec<i16> = list.levels.iter().map(|&l| i16::from(l).abs()).collect();
+                sizes.sort_unstable();
+                sizes.dedup();
+                let second = sizes.len().saturating_sub(2);
+                f64::from(sizes[second])
             }
         }
     }
@@ -126,7 +142,7 @@ impl Levels {
     pub fn ends(self) -> (f64, f64) {
         let (first, last) = match self {
             Self::Whole(first, last) => (first, last),
-            Self::Listed(levels) => (levels[0], levels[levels.len() - 1]),
+            Self::Listed(list) => (list.levels[0], list.levels[list.levels.len() - 1]),
         };
         (f64::from(first), f64::from(last))
     }
@@ -143,101 +159,11 @@ pub(super) struct Grid<'l> {
 impl Grid<'_> {
     /// The level whose value is closest to `w`.
     pub fn nearest(&self, w: f64) -> i8 {
-        let inverse = if self.scale == 0.0 {
-            0.0
-        } else {
-            1.0 / self.scale
-        };
-        self.levels.nearest((w - self.base) * inverse)
-    }
-
-    /// The value of a level.
-    pub fn value(&self, level: i8) -> f64 {
-        f64::from(level) * self.scale + self.base
+        self.levels.nearest((w - self.base) * inverse(self.scale))
     }
 }
 
-/// How far the range of the weights is narrowed (or widened) for a first scale.
-const STARTS: [f64; 9] = [1.03, 1.0, 0.96, 0.92, 0.87, 0.82, 0.76, 0.69, 0.6];
-/// Times that scale and base are fitted to the levels found.
-const FITS: usize = 3;
-
-/// A scale and a base, as exact numbers, that `wanted` costs little on; with a base
-/// of 0 or less where `with_base`, else of 0. `signs` says whether negative scales
-/// are tried, too: levels that do not lie evenly about 0 differ by that.
-pub(super) fn ideal(
-    span: Span<'_>,
-    wanted: &[f64],
-    levels: &Levels,
-    with_base: bool,
-    signs: bool,
-) -> (f64, f64) {
-    let low = wanted.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = wanted.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let (first, last) = levels.ends();
-    let mut best = (f64::INFINITY, 0.0, 0.0);
-    let mut codes = [0i8; MOST];
-    let mut consider = |scale: f64, base: f64| {
-        let (mut scale, mut base) = (scale, base);
-        for _ in 0..=FITS {
-            let grid = Grid {
-                levels,
-                scale,
-                base,
-            };
-            let Some(cost) = span.round(wanted, &grid, best.0, &mut codes[..wanted.len()]) else {
-                return;
-            };
-            best = (cost, scale, base);
-            let Some(fitted) = fit(span, wanted, &codes[..wanted.len()], with_base) else {
-                return;
-            };
-            (scale, base) = fitted;
-        }
-    };
-    if with_base {
-        let low = low.min(0.0);
-        for narrow in STARTS {
-            // Both ends move in; the lower one may stay.
-            for both in [1.0, 0.5, 0.0] {
-                let span = high.max(0.0) - low;
-                let from = low + (1.0 - narrow) * span / 2.0 * both;
-                consider(narrow * span / (last - first), from.min(0.0));
-            }
-        }
-    } else {
-        let largest = low.abs().max(high.abs());
-        let extreme = first.abs().max(last.abs());
-        for narrow in STARTS {
-            consider(narrow * largest / extreme, 0.0);
-            if signs {
-                consider(-narrow * largest / extreme, 0.0);
-            }
-        }
-    }
-    (best.1, best.2)
-}
-
-/// The scale (and base) that suit levels best: the least squares of what an error
-/// costs within the span.
-fn fit(span: Span<'_>, wanted: &[f64], codes: &[i8], with_base: bool) -> Option<(f64, f64)> {
-    let n = wanted.len();
-    let a = span.solve(wanted);
-    let levels: Vec<f64> = codes.iter().map(|&c| f64::from(c)).collect();
-    let b = span.solve(&levels);
-    let dot = |x: &[f64], y: &[f64]| x[..n].iter().zip(&y[..n]).map(|(x, y)| x * y).sum::<f64>();
-    let (ab, bb) = (dot(&a, &b), dot(&b, &b));
-    if with_base {
-        let c = span.solve(&[1.0; MOST][..n]);
-        let (ac, bc, cc) = (dot(&a, &c), dot(&b, &c), dot(&c, &c));
-        let determinant = bb * cc - bc * bc;
-        if determinant > 1e-12 * bb * cc {
-            let base = (ac * bb - ab * bc) / determinant;
-            let scale = (ab * cc - ac * bc) / determinant;
-            if base <= 0.0 && scale > 0.0 {
-                return Some((scale, base));
-            }
-        }
-    }
-    (bb > 0.0).then(|| (ab / bb, 0.0))
+/// What numbers are multiplied by to get levels; on a scale of 0, all are 0.
+pub(super) fn inverse(scale: f64) -> f64 {
+    if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }

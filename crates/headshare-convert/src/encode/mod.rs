@@ -12,6 +12,8 @@ mod descent;
 mod error;
 mod feedback;
 pub mod gptq;
+mod ideal;
+mod lanes;
 mod level_type;
 #[cfg(test)]
 mod oracle_tests;

@@ -6,9 +6,10 @@ use rayon::prelude::*;
 
 use super::affine::to_f16;
 use super::block::{Block, Coded};
-use super::feedback::{Grid, Levels, MOST, Span, ideal};
+use super::feedback::{Levels, List, MOST, Span};
+use super::ideal::{Base, Search};
 use super::level_type::LevelType;
-use super::super_layout::{IQ4, iq4};
+use super::super_layout::{IQ4, IQ4_LIST, iq4};
 
 /// One of the types.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +34,8 @@ enum Kind {
 /// Twice the numbers of the four-bit floats (E2M1): what MXFP4 and NVFP4 multiply
 /// half their scale by.
 const E2M1: [i8; 15] = [-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12];
+static E2M1_LIST: List = List::new(&E2M1);
+static SIGNS: List = List::new(&[-1, 1]);
 
 /// Parts of a block that have a scale, at most.
 const PARTS: usize = 4;
@@ -49,11 +52,11 @@ impl SingleScale {
     /// The type with ggml's name `name`, if it is one of them.
     pub fn of(name: &str) -> Option<Self> {
         let (kind, width, part, levels) = match name {
-            "iq4_nl" => (Kind::Iq4Nl, 32, 32, Levels::Listed(&IQ4)),
-            "mxfp4" => (Kind::Mxfp4, 32, 32, Levels::Listed(&E2M1)),
-            "nvfp4" => (Kind::Nvfp4, 64, 16, Levels::Listed(&E2M1)),
+            "iq4_nl" => (Kind::Iq4Nl, 32, 32, Levels::Listed(&IQ4_LIST)),
+            "mxfp4" => (Kind::Mxfp4, 32, 32, Levels::Listed(&E2M1_LIST)),
+            "nvfp4" => (Kind::Nvfp4, 64, 16, Levels::Listed(&E2M1_LIST)),
             "q2_0" => (Kind::Q2, 64, 64, Levels::Whole(-1, 2)),
-            "q1_0" => (Kind::Q1, 128, 128, Levels::Listed(&[-1, 1])),
+            "q1_0" => (Kind::Q1, 128, 128, Levels::Listed(&SIGNS)),
             _ => return None,
         };
         Some(Self {
@@ -90,24 +93,21 @@ impl SingleScale {
             let columns = part * self.part..(part + 1) * self.part;
             let span = Span::new(block, columns.start, self.part);
             let wanted = &rest[columns.clone()];
-            let signs = matches!(self.kind, Kind::Iq4Nl | Kind::Q2);
-            let (scale, _) = ideal(span, wanted, &self.levels, false, signs);
-            let mut least = f64::INFINITY;
-            let mut levels = [0i8; MOST];
-            for (stored, scale) in self.near(scale) {
-                let grid = Grid {
-                    levels: &self.levels,
-                    scale: f64::from(scale),
-                    base: 0.0,
-                };
-                let tried = &mut levels[..self.part];
-                if let Some(cost) = span.round(wanted, &grid, least, tried) {
-                    least = cost;
-                    found.stored[part] = stored;
-                    found.scales[part] = scale;
-                    found.levels[columns.clone()].copy_from_slice(tried);
-                }
-            }
+            let search = Search {
+                levels: self.levels,
+                base: Base::None,
+                signs: matches!(self.kind, Kind::Iq4Nl | Kind::Q2),
+                stored: &|scale| f64::from(self.store(scale).1),
+            };
+            let Some(best) = search.best(span, wanted, &[]) else {
+                // Only weights that are no numbers cost nothing less than infinity.
+                found.scales[part] = f32::NAN;
+                continue;
+            };
+            let (stored, scale) = self.store(best.scale);
+            found.stored[part] = stored;
+            found.scales[part] = scale;
+            found.levels[columns.clone()].copy_from_slice(&best.levels);
             let scale = f64::from(found.scales[part]);
             let got: Vec<f64> = (found.levels[columns].iter())
                 .map(|&level| f64::from(level) * scale)
@@ -126,28 +126,25 @@ impl SingleScale {
         }
     }
 
-    /// The scales close to `scale` that can be stored, and what they stand for.
-    fn near(&self, scale: f64) -> Vec<(u16, f32)> {
+    /// The scale closest to `scale` that can be stored: how, and what that stands for.
+    fn store(&self, scale: f64) -> (u16, f32) {
         match self.kind {
             Kind::Iq4Nl | Kind::Q2 | Kind::Q1 => {
                 let d = to_f16(scale);
-                vec![(d.to_bits(), d.to_f32())]
+                (d.to_bits(), d.to_f32())
             }
             Kind::Mxfp4 => {
                 // Half of 2^(e - 127).
                 let e = (2.0 * scale.abs()).log2().round().clamp(-126.0, 126.0) as i32 + 127;
-                (e - 1..=e + 1)
-                    .filter(|e| (0..=254).contains(e))
-                    .map(|e| (e as u16, half_of_e8m0(e as u32)))
-                    .collect()
+                let e = e as u16;
+                (e, half_of_e8m0(e.into()))
             }
             Kind::Nvfp4 => {
                 let scale = scale.abs() as f32;
-                let after = (0..=0x7eu16).find(|&code| half_of_ue4m3(code) >= scale);
-                let after = after.unwrap_or(0x7e);
-                (after.saturating_sub(1)..=(after + 1).min(0x7e))
-                    .map(|code| (code, half_of_ue4m3(code)))
-                    .collect()
+                let codes = 0..=0x7eu16;
+                let off = |code: &u16| (half_of_ue4m3(*code) - scale).abs();
+                let code = codes.min_by(|a, b| off(a).total_cmp(&off(b))).unwrap_or(0);
+                (code, half_of_ue4m3(code))
             }
         }
     }
@@ -240,9 +237,7 @@ impl LevelType for SingleScale {
     }
 
     fn with_scale(&self, block: &Coding, part: usize, scale: f64) -> Option<Coding> {
-        let off = |(_, to): &(u16, f32)| (f64::from(*to) - scale).abs();
-        let all = self.near(scale).into_iter();
-        let (stored, to) = all.min_by(|a, b| off(a).total_cmp(&off(b)))?;
+        let (stored, to) = self.store(scale);
         let mut moved = block.clone();
         moved.stored[part] = stored;
         moved.scales[part] = to;

@@ -11,9 +11,11 @@ use rayon::prelude::*;
 
 use super::affine::to_f16;
 use super::block::{Block, Coded};
-use super::feedback::{Grid, Levels, MOST, Span, ideal};
+use super::feedback::{Levels, Span};
+use super::ideal::{Base, Search};
+use super::lanes::{Grids, LANES, Rounded};
 use super::level_type::LevelType;
-use super::super_layout::{self, IQ4, Kind, PARTS, Super, WIDTH};
+use super::super_layout::{self, IQ4_LIST, Kind, PARTS, Super, WIDTH};
 
 /// One of the types.
 #[derive(Debug, Clone, Copy)]
@@ -28,9 +30,10 @@ pub struct SuperBlocks {
     minimums: i32,
 }
 
-/// d and dmin are tried so much larger or smaller than the largest scale and
-/// minimum would have them.
-const STRETCHES: [(f64, f64); 4] = [(1.0, 1.0), (0.95, 1.0), (1.0, 0.94), (1.05, 1.05)];
+/// d is tried so much larger or smaller than the largest scale would have it, and dmin than
+/// the largest minimum.
+const STRETCHES: [f64; 9] = [1.0, 0.97, 0.94, 0.91, 0.88, 1.03, 1.06, 1.1, 1.15];
+const STRETCHES_MIN: [f64; 3] = [1.0, 0.94, 1.05];
 
 impl SuperBlocks {
     /// The type with ggml's name `name`, if it is one of them.
@@ -41,7 +44,7 @@ impl SuperBlocks {
             "q4_K" => (Kind::Q4K, 32, Levels::Whole(0, 15), (0, 63), 63),
             "q5_K" => (Kind::Q5K, 32, Levels::Whole(0, 31), (0, 63), 63),
             "q6_K" => (Kind::Q6K, 16, Levels::Whole(-32, 31), (-128, 127), 0),
-            "iq4_xs" => (Kind::Iq4Xs, 32, Levels::Listed(&IQ4), (-32, 31), 0),
+            "iq4_xs" => (Kind::Iq4Xs, 32, Levels::Listed(&IQ4_LIST), (-32, 31), 0),
             _ => return None,
         };
         Some(Self {
@@ -68,15 +71,29 @@ impl SuperBlocks {
         Coded { bytes, values }
     }
 
+    /// How scales and minimums of parts are looked for.
+    pub(super) fn search(&self) -> Search<'static> {
+        Search {
+            levels: self.levels,
+            base: match self.minimums {
+                0 => Base::None,
+                _ => Base::NotPositive,
+            },
+            signs: self.scales.0 < 0,
+            // Scales of parts are multiples of one that is not known yet.
+            stored: &|number| number,
+        }
+    }
+
     fn best(&self, row: &[f64], block: &Block) -> Super {
-        let with_base = self.minimums > 0;
         let parts = WIDTH / self.part;
         let span = |part: usize| Span::new(block, part * self.part, self.part);
         let of_part = |part: usize| &row[part * self.part..(part + 1) * self.part];
+        let search = self.search();
         let ideals: Vec<(f64, f64)> = (0..parts)
             .map(|part| {
-                let signs = self.scales.0 < 0;
-                ideal(span(part), of_part(part), &self.levels, with_base, signs)
+                let found = search.best(span(part), of_part(part), &[]);
+                found.map_or((0.0, 0.0), |found| (found.scale, found.base))
             })
             .collect();
         let largest = (ideals.iter().map(|i| i.0)).fold(0.0, |a: f64, b| match b.abs() > a.abs() {
@@ -88,18 +105,21 @@ impl SuperBlocks {
         let (first, last) = self.scales;
         let end = if -first > last { first } else { last };
         let mut best: Option<(f64, Super)> = None;
-        for (stretch, stretch_min) in STRETCHES {
+        let of_minimums = match self.minimums {
+            0 => &STRETCHES_MIN[..1],
+            _ => &STRETCHES_MIN,
+        };
+        for stretch in STRETCHES {
             let d = to_f16(stretch * largest / f64::from(end));
-            let dmin = match self.minimums {
-                0 => f16::ZERO,
-                most => to_f16(stretch_min * lowest / f64::from(most)),
-            };
-            if self.minimums == 0 && stretch_min != 1.0 && stretch == 1.0 {
-                continue;
-            }
-            let limit = best.as_ref().map_or(f64::INFINITY, |b| b.0);
-            if let Some(found) = self.round(row, block, &ideals, (d, dmin), limit) {
-                best = Some(found);
+            for stretch_min in of_minimums {
+                let dmin = match self.minimums {
+                    0 => f16::ZERO,
+                    most => to_f16(stretch_min * lowest / f64::from(most)),
+                };
+                let limit = best.as_ref().map_or(f64::INFINITY, |b| b.0);
+                if let Some(found) = self.round(row, block, &ideals, (d, dmin), limit) {
+                    best = Some(found);
+                }
             }
         }
         // Only weights that are no numbers cost nothing less than infinity.
@@ -132,36 +152,32 @@ impl SuperBlocks {
             levels: [0; WIDTH],
         };
         let mut rest = row.to_vec();
+        let mut rounded = Rounded::room(self.part);
         let mut cost = 0.0;
         let (step, step_min) = (f64::from(d.to_f32()), f64::from(dmin.to_f32()));
         for (part, &ideal) in ideals.iter().enumerate() {
             let columns = part * self.part..(part + 1) * self.part;
             let span = Span::new(block, columns.start, self.part);
             let wanted = &rest[columns.clone()];
-            let mut least: Option<(f64, Grid<'_>)> = None;
-            let mut levels = [0i8; MOST];
-            for scale in near(ideal.0, step, self.scales) {
-                for minimum in near(-ideal.1, step_min, (0, self.minimums)) {
-                    let grid = Grid {
-                        levels: &self.levels,
-                        scale: step * f64::from(scale),
-                        base: -step_min * f64::from(minimum),
-                    };
-                    let most = least.map_or(limit - cost, |l| l.0);
-                    let tried = &mut levels[..self.part];
-                    if let Some(cost) = span.round(wanted, &grid, most, tried) {
-                        least = Some((cost, grid));
-                        found.scales[part] = scale;
-                        found.minimums[part] = minimum;
-                        found.levels[columns.clone()].copy_from_slice(tried);
-                    }
-                }
-            }
-            let (of_part, grid) = least?;
-            cost += of_part;
-            let got: Vec<f64> = (found.levels[columns].iter())
-                .map(|&level| grid.value(level))
+            let near: Vec<(i32, i32)> = near(ideal.0, step, self.scales)
+                .flat_map(|scale| {
+                    let minimums = near(-ideal.1, step_min, (0, self.minimums));
+                    minimums.map(move |minimum| (scale, minimum))
+                })
                 .collect();
+            let grids = Grids::new(near.iter().map(|&(scale, minimum)| {
+                (step * f64::from(scale), -step_min * f64::from(minimum))
+            }));
+            let most = limit - cost;
+            rounded.round(span, wanted, &self.levels, &grids, &[most; LANES]);
+            let (lane, of_part) = rounded.best(most)?;
+            cost += of_part;
+            (found.scales[part], found.minimums[part]) = near[lane];
+            let mut got = Vec::with_capacity(self.part);
+            for (at, levels) in columns.zip(&rounded.levels) {
+                found.levels[at] = levels[lane] as i8;
+                got.push(levels[lane] * grids.scales[lane] + grids.bases[lane]);
+            }
             span.move_rest(&mut rest, &got);
         }
         (cost < limit).then_some((cost, found))

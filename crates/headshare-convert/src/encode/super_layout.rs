@@ -3,6 +3,8 @@
 
 use half::f16;
 
+use super::feedback::List;
+
 /// Weights of a super-block.
 pub(super) const WIDTH: usize = 256;
 /// Parts of one, at most.
@@ -33,6 +35,7 @@ pub(super) struct Super {
 pub(super) const IQ4: [i8; 16] = [
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ];
+pub(super) static IQ4_LIST: List = List::new(&IQ4);
 
 /// Appends a super-block as it is stored.
 pub(super) fn pack(kind: Kind, block: &Super, out: &mut Vec<u8>) {
