@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headshare_jobs::{Change, Checkpoint, Error, Method, TrainModel};
+use headshare_jobs::{Change, Checkpoint, Error, Method, TrainModel, TrainOn};
 use headshare_train::{Schedule, Settings, Train};
 
 use super::Exit;
@@ -36,7 +36,8 @@ const CHOSEN: &str = "Choose the pairs by measuring on this text (UTF-8), instea
 #[command(mut_arg("repair", |arg| arg.help(CHOSEN).long_help(CHOSEN)))]
 pub(super) struct Pulled {
     /// What the distance between paired heads counts beside the other losses.
-    #[arg(long, value_name = "GAMMA", default_value_t = 0.5)]
+    #[arg(long, value_name = "GAMMA", default_value_t = 0.5,
+        value_parser = weight, allow_negative_numbers = true)]
     gamma: f32,
     /// Leave the pairs apart in the end, to see what training alone has done.
     #[arg(long)]
@@ -45,7 +46,7 @@ pub(super) struct Pulled {
     options: Options,
 }
 
-/// The model is trained in F32 on the CPU. Quantized tensors then get the types that they
+/// The model is trained in F32. Quantized tensors then get the types that they
 /// had, fitted to the same text, or others. With --train scales or norms their codes stay,
 /// and the file computes what was trained.
 #[derive(Debug, clap::Args)]
@@ -73,31 +74,38 @@ pub(super) struct Options {
     #[command(flatten)]
     repair: RepairArgs,
     /// The part of the text, its end, to evaluate on instead of training.
-    #[arg(long, value_name = "PART", default_value_t = 0.1, value_parser = parse_ratio)]
+    #[arg(long, value_name = "PART", default_value_t = 0.1,
+        value_parser = below_1, allow_negative_numbers = true)]
     held_out: f64,
     /// Steps [default: half a pass over the text]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// The highest learning rate.
-    #[arg(long, value_name = "RATE", default_value_t = 5e-5)]
+    #[arg(long, value_name = "RATE", default_value_t = 5e-5,
+        value_parser = not_negative, allow_negative_numbers = true)]
     rate: f64,
     /// The part of it that is left at the end, down along a cosine.
-    #[arg(long, value_name = "PART", default_value_t = 0.1, value_parser = parse_ratio)]
+    #[arg(long, value_name = "PART", default_value_t = 0.1,
+        value_parser = parse_ratio, allow_negative_numbers = true)]
     floor: f64,
     /// Steps in which the learning rate rises.
     #[arg(long, value_name = "N", default_value_t = 0)]
     warmup: u64,
     /// How much AdamW keeps of the mean of gradients in each step.
-    #[arg(long, value_name = "B", default_value_t = 0.9)]
+    #[arg(long, value_name = "B", default_value_t = 0.9,
+        value_parser = below_1, allow_negative_numbers = true)]
     beta1: f64,
     /// How much it keeps of the mean of their squares.
-    #[arg(long, value_name = "B", default_value_t = 0.95)]
+    #[arg(long, value_name = "B", default_value_t = 0.95,
+        value_parser = below_1, allow_negative_numbers = true)]
     beta2: f64,
     /// The part of each matrix, times the learning rate, that is taken off in each step.
-    #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = not_negative)]
+    #[arg(long, value_name = "PART", default_value_t = 0.0,
+        value_parser = not_negative, allow_negative_numbers = true)]
     weight_decay: f64,
     /// The largest norm of all gradients together; 0 for any.
-    #[arg(long, value_name = "NORM", default_value_t = 1.0, value_parser = not_negative)]
+    #[arg(long, value_name = "NORM", default_value_t = 1.0,
+        value_parser = not_negative, allow_negative_numbers = true)]
     clip: f64,
     /// Windows that are computed at once. Fewer need less memory.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -106,14 +114,17 @@ pub(super) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     accumulate: u32,
     /// What the loss of a language model counts.
-    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0)]
+    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0,
+        value_parser = weight, allow_negative_numbers = true)]
     language: f32,
     /// What the divergence from the original model counts.
-    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0)]
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0,
+        value_parser = weight, allow_negative_numbers = true)]
     distill: f32,
     /// What the relative distance from the original model's residual stream counts, after each
     /// layer. The model to learn from has as many layers of the same width then.
-    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0)]
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0,
+        value_parser = weight, allow_negative_numbers = true)]
     distill_hidden: f32,
     /// The model to learn from by --distill, with the same vocabulary [default: SRC]
     #[arg(long, value_name = "GGUF")]
@@ -123,6 +134,10 @@ pub(super) struct Options {
     #[arg(long, value_name = "WHAT", default_value = "all",
         value_parser = |text: &str| text.parse::<Train>().map(|train| train.to_string()))]
     train: String,
+    /// What the model is trained on: cpu, or cuda or metal in programs that are built with these
+    /// features.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
+    device: TrainOn,
     /// Decides the order of the windows.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -161,6 +176,22 @@ fn not_negative(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
         _ => Err("must be a number, not less than 0".to_owned()),
+    }
+}
+
+fn device(name: &str) -> Result<TrainOn, String> {
+    let found = TrainOn::ALL.into_iter().find(|on| on.name() == name);
+    found.ok_or_else(|| "there are cpu, cuda and metal".to_owned())
+}
+
+fn weight(text: &str) -> Result<f32, String> {
+    not_negative(text).map(|number| number as f32)
+}
+
+fn below_1(text: &str) -> Result<f64, String> {
+    match not_negative(text) {
+        Ok(number) if number < 1.0 => Ok(number),
+        _ => Err("must be a number, at least 0 and below 1".to_owned()),
     }
 }
 
@@ -248,6 +279,7 @@ impl Args {
             repair,
             held_out: options.held_out,
             settings,
+            device: options.device,
             steps: options.steps,
             teacher: options.teacher,
             quantize: options.types.wanted(),

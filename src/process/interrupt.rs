@@ -41,7 +41,7 @@ pub(crate) fn remember_terminal() {
 
 #[cfg(unix)]
 mod signals {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
     use signal_hook::iterator::Signals;
 
     /// Exit status of a program that a signal ended, as shells count.
@@ -50,7 +50,8 @@ mod signals {
     }
 
     pub(super) fn install() -> Result<(), headshare_jobs::Error> {
-        let mut ending = vec![SIGINT, SIGTERM];
+        // A file at its limit (`ulimit -f`) is the write's error, not the process's end.
+        let mut ending = vec![SIGINT, SIGTERM, SIGXFSZ];
         // nohup has it ignored, also for what `exec` runs, which a handler
         // would undo.
         if ignored() >> (SIGHUP - 1) & 1 == 0 {
@@ -63,6 +64,7 @@ mod signals {
         headshare_runtime::threads::spawn(move || {
             for signal in &mut signals {
                 match signal {
+                    SIGXFSZ => {}
                     SIGINT => super::interrupted(status_of(signal)),
                     _ => super::end(status_of(signal)),
                 }

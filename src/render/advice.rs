@@ -66,6 +66,11 @@ pub(crate) fn words(advice: &Advice) -> String {
         Advice::TypeFor(tensor) => {
             format!("--tensor-type '{tensor}=TYPE' gives it a type that its rows allow")
         }
+        Advice::BuildWith(feature) => {
+            format!("cargo build --release --features {feature} makes a program that can, where there is such a device")
+                .into()
+        }
+        Advice::Resume => "the same command with --resume goes on from there".into(),
         Advice::MoreDamping => {
             "more --damping helps, unless the weights or inputs are absurd".into()
         }

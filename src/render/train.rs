@@ -1,6 +1,6 @@
 //! What `train` says.
 
-use headshare_jobs::TrainedModel;
+use headshare_jobs::{PairDistance, TrainedModel};
 
 use super::numbers::{grouped, percent};
 use super::quantize::render as render_quantized;
@@ -40,15 +40,14 @@ pub(crate) fn render(done: &TrainedModel) -> String {
         };
     }
     if !done.distances.is_empty() {
-        let mean = |which: usize| {
-            let sum: f64 = done.distances.iter().map(|pair| pair[which]).sum();
-            sum / done.distances.len() as f64
+        let mean = |of: fn(&PairDistance) -> f64| {
+            done.distances.iter().map(of).sum::<f64>() / done.distances.len() as f64
         };
         text += &format!(
             "distance of {} pairs: {:.4} -> {:.4} on average\n",
             done.distances.len(),
-            mean(0),
-            mean(1)
+            mean(|pair| pair.before),
+            mean(|pair| pair.after)
         );
     }
     if let Some(speed) = &done.speed {
@@ -63,7 +62,7 @@ pub(crate) fn render(done: &TrainedModel) -> String {
         text.push('\n');
     }
     let converted = &done.converted;
-    text += &render_quantized(converted.quantized.as_ref());
+    text += &render_quantized(converted.quantized.as_ref(), false);
     text += &format!(
         "{} -> {}\n  file:     {} -> {} bytes ({} saved)\n  resident: {} bytes saved",
         converted.source.path,

@@ -78,6 +78,8 @@ pub use pool::start_pool;
 pub use report::{Fits, MakeReport, MeasuredChoice, PICTURE};
 pub use text::{read_input, without_line_end};
 #[cfg(feature = "train")]
-pub use train::{Checkpoint, Method, TrainModel, TrainedModel, TrainingSpeed};
+pub use train::{
+    Checkpoint, Method, PairDistance, TrainModel, TrainOn, TrainedModel, TrainingSpeed,
+};
 pub use ui::{Bar, Quiet, Ui, Unit};
 pub use verify::Verify;

@@ -14,11 +14,12 @@ use headshare_files::{AtomicFile, FileError};
 use headshare_stitch::MappedFile;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::TrainError;
 
 /// The version that is written.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The key of the metadata.
 const KEY: &str = "headshare-train";
@@ -34,10 +35,12 @@ pub struct Position {
     pub version: u32,
     /// Digest of the model that the run began with.
     pub model: String,
-    /// Digest of everything else that decides the run: text, options, other model.
+    /// The [`Settings`](crate::Settings).
+    pub settings: Value,
+    /// Digest of the windows.
+    pub text: String,
+    /// Whatever else decides the run: the plan, the other model.
     pub arguments: String,
-    /// The seed of orders and of LoRA.
-    pub seed: u64,
     /// Steps done.
     pub step: u64,
     /// Windows taken: with the seed it tells which come next.
@@ -46,6 +49,17 @@ pub struct Position {
     pub start: Option<f64>,
     /// The best evaluation: the step after which it was, and its loss.
     pub best: Option<(u64, f64)>,
+}
+
+/// The first value of `own` that is another in `run`: where it is, and both.
+fn other(place: &str, own: &Value, run: &Value) -> Option<(String, String, String)> {
+    if let (Value::Object(own), Value::Object(run)) = (own, run)
+        && own.keys().eq(run.keys())
+    {
+        let mut fields = own.iter().zip(run.values());
+        return fields.find_map(|((key, own), run)| other(&format!("{place}.{key}"), own, run));
+    }
+    (own != run).then(|| (place.to_owned(), own.to_string(), run.to_string()))
 }
 
 /// Numbers by the name of their tensor.
@@ -125,7 +139,7 @@ impl Checkpoint {
         let stated = metadata.metadata().as_ref().and_then(|map| map.get(KEY));
         let stated = stated
             .ok_or_else(|| error(KEY, "is missing: not a checkpoint of training".to_owned()))?;
-        let version = serde_json::from_str::<serde_json::Value>(stated)
+        let version = serde_json::from_str::<Value>(stated)
             .ok()
             .and_then(|value| value.get("version")?.as_u64());
         if version != Some(VERSION.into()) {
@@ -153,25 +167,28 @@ impl Checkpoint {
     /// Names the first field that differs.
     pub fn check(&self, path: &Path, run: &Position) -> Result<(), TrainError> {
         let own = &self.position;
-        let seeds = (own.seed.to_string(), run.seed.to_string());
+        let wrong = |field: &str, problem: String| {
+            Err(TrainError::Checkpoint {
+                path: path.to_owned(),
+                field: field.to_owned(),
+                problem,
+            })
+        };
         let fields = [
-            ("model", &own.model, &run.model, "another model"),
-            (
-                "arguments",
-                &own.arguments,
-                &run.arguments,
-                "other arguments",
-            ),
-            ("seed", &seeds.0, &seeds.1, "another seed"),
+            ("model", &own.model, &run.model, "of another model"),
+            ("text", &own.text, &run.text, "of another text"),
         ];
         for (field, found, expected, what) in fields {
             if found != expected {
-                return Err(TrainError::Checkpoint {
-                    path: path.to_owned(),
-                    field: field.to_owned(),
-                    problem: format!("of a run with {what}: {found}, not {expected}"),
-                });
+                return wrong(field, format!("{what}: {found}, not {expected}"));
             }
+        }
+        if let Some((field, found, expected)) = other("settings", &own.settings, &run.settings) {
+            return wrong(&field, format!("is {found}, and {expected} in this run"));
+        }
+        if own.arguments != run.arguments {
+            let what = "of a run that shares or repairs otherwise, or learns from another model";
+            return wrong("arguments", what.to_owned());
         }
         Ok(())
     }
@@ -179,7 +196,7 @@ impl Checkpoint {
     /// Takes the numbers of `KIND.NAME`, as many as `len`.
     ///
     /// # Errors
-    /// When they are missing or not as many.
+    /// When they are missing, not as many, or not finite.
     pub fn take(
         &mut self,
         path: &Path,
@@ -190,7 +207,12 @@ impl Checkpoint {
         let field = format!("{kind}.{name}");
         let found = self.tensors.remove(&field);
         let problem = match found {
-            Some(values) if values.len() == len => return Ok(values),
+            Some(values) if values.len() == len => {
+                match values.iter().position(|value| !value.is_finite()) {
+                    None => return Ok(values),
+                    Some(at) => format!("number {at} is {}: the file is damaged", values[at]),
+                }
+            }
             Some(values) => format!("has {} numbers, not {len}", values.len()),
             None => "is missing".to_owned(),
         };

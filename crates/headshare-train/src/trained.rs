@@ -121,6 +121,15 @@ pub struct Trained {
     base: Vec<(usize, Vec<f32>)>,
 }
 
+/// Gradients of a step that is still to be taken.
+#[derive(Debug)]
+pub struct Ready {
+    /// Of what is no whole tensor of the model.
+    own: Vec<Vec<f32>>,
+    /// The norm of all of them together.
+    pub norm: f64,
+}
+
 impl Trained {
     /// Those of `model` that `train` names. LoRA's A is random by `seed`, its B zero,
     /// so that the model is not changed yet.
@@ -325,21 +334,46 @@ impl Trained {
         &mut self,
         model: &mut Model,
         sums: &Gradients,
-        (options, rate, step): (AdamOptions, f64, u64),
+        at: (AdamOptions, f64, u64),
         clip: Option<f32>,
     ) -> Result<f64, TrainError> {
-        let gradients = self.gradients(model, sums)?;
+        let ready = self.ready(model, sums)?;
+        if ready.norm.is_finite() {
+            self.apply(model, sums, &ready, at, clip)?;
+        }
+        Ok(ready.norm)
+    }
+
+    /// The gradients of a step that is still to be taken.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn ready(&self, model: &Model, sums: &Gradients) -> Result<Ready, TrainError> {
+        let own = self.gradients(model, sums)?;
         let square = |(tensor, own): (&TrainedTensor, &Vec<f32>)| match tensor.kind {
             Kind::Whole => sums
                 .with(tensor.index, |sum| ops::squares(sum))
                 .unwrap_or(0.0),
             Kind::Down | Kind::Up | Kind::Scales => ops::squares(own),
         };
-        let squares = self.list.iter().zip(&gradients).map(square);
+        let squares = self.list.iter().zip(&own).map(square);
         let norm = squares.sum::<f64>().sqrt();
-        if !norm.is_finite() {
-            return Ok(norm);
-        }
+        Ok(Ready { own, norm })
+    }
+
+    /// Takes the step with the gradients of `sums`, which are `ready`.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn apply(
+        &mut self,
+        model: &mut Model,
+        sums: &Gradients,
+        ready: &Ready,
+        (options, rate, step): (AdamOptions, f64, u64),
+        clip: Option<f32>,
+    ) -> Result<(), TrainError> {
+        let norm = ready.norm;
         let scale = match clip {
             Some(clip) if norm > f64::from(clip) => (f64::from(clip) / norm) as f32,
             _ => 1.0,
@@ -351,7 +385,7 @@ impl Trained {
             scale,
             decays,
         };
-        for (tensor, gradient) in self.list.iter_mut().zip(&gradients) {
+        for (tensor, gradient) in self.list.iter_mut().zip(&ready.own) {
             if tensor.kind != Kind::Whole {
                 let decays = tensor.kind != Kind::Scales;
                 of(decays).apply(&mut tensor.values, gradient, &mut tensor.moments);
@@ -359,7 +393,7 @@ impl Trained {
         }
         self.merge(model)?;
         if self.list.iter().all(|tensor| tensor.kind != Kind::Whole) {
-            return Ok(norm);
+            return Ok(());
         }
         let mut tensors = self.list.iter_mut().filter(|t| t.kind == Kind::Whole);
         let mut next = tensors.next();
@@ -378,7 +412,7 @@ impl Trained {
             });
             next = tensors.next();
         });
-        Ok(norm)
+        Ok(())
     }
 
     /// Puts LoRA's W + s B A, or weights with their new scales, into the model.

@@ -87,6 +87,8 @@ pub struct Trainer<'a> {
     best: Vec<Vec<f32>>,
     /// Whether the checkpoint is this run's: read or written by it.
     has_state: bool,
+    /// The state is to be written as soon as its loss and gradients are known to be numbers.
+    owes_state: bool,
     /// The order of this pass over the windows, with its number.
     order: Option<(u64, Vec<usize>)>,
 }
@@ -114,8 +116,11 @@ impl<'a> Trainer<'a> {
             model: checkpoints
                 .as_ref()
                 .map_or(String::new(), |c| c.model.clone()),
-            arguments: arguments(&settings, &data, checkpoints.as_ref()),
-            seed: settings.seed,
+            settings: serde_json::to_value(&settings).unwrap_or_default(),
+            text: digest(&data),
+            arguments: checkpoints
+                .as_ref()
+                .map_or(String::new(), |c| c.arguments.clone()),
             step: 0,
             windows: 0,
             start: None,
@@ -133,6 +138,7 @@ impl<'a> Trainer<'a> {
             position,
             best: Vec::new(),
             has_state: false,
+            owes_state: false,
             order: None,
         })
     }
@@ -248,7 +254,9 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// When a loss or a gradient is no number, which says at which step, or the
-    /// checkpoint cannot be written. A checkpoint that is there is of a good state.
+    /// checkpoint cannot be written. A checkpoint that is there is of a good state: one
+    /// that is due is written once the next step has found its loss and its gradients to be
+    /// numbers.
     pub fn run(
         &mut self,
         stop: &AtomicBool,
@@ -264,8 +272,10 @@ impl<'a> Trainer<'a> {
             let stopped = !last && stop.load(Ordering::Relaxed);
             let every = self.checkpoints.as_ref().map_or(0, |c| c.every);
             let due = every > 0 && self.position.step.is_multiple_of(every);
-            if last || stopped || due {
+            if last || stopped {
                 self.write_checkpoint()?;
+            } else {
+                self.owes_state |= due;
             }
             if stopped {
                 return Ok(Ended::Stopped);
@@ -303,14 +313,20 @@ impl<'a> Trainer<'a> {
         let loss = losses.total(&objective) + f64::from(gamma) * distance.unwrap_or(0.0);
         self.finite(step, "loss", loss)?;
         self.sums.fold_ties(self.model.parameters());
+        let ready = self.trained.ready(&self.model, &self.sums)?;
+        self.finite(step, "norm of the gradients", ready.norm)?;
+        let computed = start.elapsed();
+        if std::mem::take(&mut self.owes_state) {
+            self.write_checkpoint()?;
+        }
+        let start = Instant::now();
         let rate = self.settings.schedule.rate(self.position.step);
         let optimiser = (self.settings.adam, rate, step);
         let (sums, clip) = (&self.sums, self.settings.clip);
-        let norm = self.trained.step(&mut self.model, sums, optimiser, clip)?;
-        self.finite(step, "norm of the gradients", norm)?;
+        (self.trained).apply(&mut self.model, sums, &ready, optimiser, clip)?;
         self.position.step = step;
         self.position.windows += (batch * accumulate) as u64;
-        let seconds = start.elapsed().as_secs_f64();
+        let seconds = (computed + start.elapsed()).as_secs_f64();
         let every = self.settings.evaluate_every;
         let due = every > 0 && (step.is_multiple_of(every) || step == self.settings.schedule.steps);
         let a_token = |sum: f64| sum / losses.tokens.max(1) as f64;
@@ -327,7 +343,7 @@ impl<'a> Trainer<'a> {
                 false => None,
             },
             rate,
-            gradient_norm: norm,
+            gradient_norm: ready.norm,
             tokens_per_second: (batch * accumulate * self.data.train.length()) as f64 / seconds,
         })
     }
@@ -464,15 +480,9 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// The digest of what decides a run besides the model.
-fn arguments(settings: &Settings, data: &Packed, checkpoints: Option<&Checkpoints>) -> String {
+/// The digest of the windows.
+fn digest(data: &Packed) -> String {
     let mut hasher = blake3::Hasher::new();
-    let settings = serde_json::to_vec(settings).unwrap_or_default();
-    let more = checkpoints.map_or("", |c| c.arguments.as_str());
-    for part in [&settings[..], more.as_bytes()] {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
     for windows in [Some(&data.train), data.held_out.as_ref()] {
         hasher.update(&windows.map_or(0, |w| w.length() as u64).to_le_bytes());
         for token in windows.map_or(&[][..], Windows::tokens) {

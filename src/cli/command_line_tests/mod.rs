@@ -470,7 +470,7 @@ fn reports() {
 #[cfg(feature = "train")]
 #[test]
 fn training() {
-    use headshare_jobs::{Checkpoint, Method, TrainModel};
+    use headshare_jobs::{Checkpoint, Method, TrainModel, TrainOn};
     use headshare_train::{Schedule, Settings};
     let calibration = |name: &str| Calibration {
         text: path(name),
@@ -545,6 +545,7 @@ fn training() {
                 seed: u64::MAX,
                 ..Settings::default()
             },
+            device: [TrainOn::Cpu, TrainOn::Cuda][i % 2],
             steps: [None, Some(9)][i % 2],
             teacher: [None, Some(path("-big.gguf"))][i % 2].clone(),
             quantize: (i == 2).then(|| Wanted {

@@ -295,7 +295,9 @@ fn pairs_are_pulled_together_and_share_then() {
     let distances = done["distances"].as_array().unwrap();
     assert!(!distances.is_empty());
     for pair in distances {
-        assert!(pair[1].as_f64() < pair[0].as_f64(), "{pair}");
+        assert!(pair["after"].as_f64() < pair["before"].as_f64(), "{pair}");
+        assert_eq!(pair["parts"].as_array().unwrap().len(), 3, "{pair}");
+        assert_ne!(pair["alias"], pair["donor"]);
     }
     assert!(done["saved"]["file_bytes"].as_i64().unwrap() > 0);
     runs(&at("post"), folder.path());
@@ -341,6 +343,17 @@ fn a_run_that_was_broken_off_ends_in_the_same_file() {
         "1",
     ];
     let resumed = [&kept[..], &["--resume", "--force"]].concat();
+    // It can have been broken off before its first state.
+    let out = train("tied", &source, &text, &at("resumed"), &resumed).output();
+    let stderr = String::from_utf8_lossy(&out.as_ref().unwrap().stderr);
+    assert!(stderr.contains("state yet: training begins"), "{stderr}");
+    assert_eq!(
+        std::fs::read(at("whole")).unwrap(),
+        std::fs::read(at("resumed")).unwrap()
+    );
+    for path in [Path::new(state), &at("resumed")] {
+        std::fs::remove_file(path).unwrap();
+    }
     let mut child = std::process::Command::new(PROGRAM)
         .args(arguments("tied", &source, &text, &at("resumed"), &kept))
         .stdout(Stdio::null())

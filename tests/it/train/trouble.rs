@@ -1,14 +1,16 @@
 //! What `train` must not lose, and what it says before it begins.
 
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 use headshare_gguf::input::ModelFile;
 use headshare_testmodels::ModelSpec;
 use serde_json::Value;
 
-use super::{is_made_of, of, refused, train};
+use super::{arguments, is_made_of, of, refused, train};
 use crate::repair::steps::words;
-use crate::support::{json, preset, written};
+use crate::support::{PROGRAM, json, preset, written};
 
 /// The numbers of a tensor that is stored as F32.
 fn numbers(file: &Path, tensor: &str) -> Vec<f32> {
@@ -79,9 +81,29 @@ fn what_cannot_be_is_said_before_training() {
         2,
         "q9",
     );
-    said(&["--rate", "nan"], 2, "learning rate");
-    said(&["--beta1", "1"], 2, "betas");
-    said(&["--distill=-1"], 2, "distillation: weights");
+    for (option, value) in [
+        ("--rate", "nan"),
+        ("--rate", "-1"),
+        ("--beta1", "1"),
+        ("--held-out", "1"),
+        ("--distill", "-1"),
+        ("--gamma", "-0.5"),
+    ] {
+        let named = format!("'{value}' for '{option}");
+        let method = if option == "--gamma" {
+            "postshare"
+        } else {
+            "tied"
+        };
+        let more = ["--ratio", "0.5", option, value];
+        let out = train(method, &source, &text, &at("no"), &more).output();
+        let out = out.unwrap();
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert!(
+            out.status.code() == Some(2) && stderr.contains(&named),
+            "{stderr}"
+        );
+    }
     let spec = ModelSpec {
         n_layer: 2,
         ..preset("tiny-gqa")
@@ -123,5 +145,108 @@ fn a_run_goes_on_only_with_the_weights_it_began_with() {
     let out = with("6", &["--resume", "--force"]).output().unwrap();
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(3), "{stderr}");
-    assert!(stderr.contains("other arguments"), "{stderr}");
+    assert!(stderr.contains("shares or repairs otherwise"), "{stderr}");
+}
+
+/// Ctrl-C ends a run with its state where it has a file for it.
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_interrupted_keeps_its_state() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let folder = tempfile::tempdir().unwrap();
+    let (source, text) = of(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let (state, log) = (at("state"), at("log"));
+    let steps = ["--ratio", "0.5", "--json", "--steps", "60"];
+    json(&mut train("tied", &source, &text, &at("whole"), &steps));
+    let (file, figures) = (state.to_str().unwrap(), log.to_str().unwrap());
+    let kept = [
+        "--checkpoint",
+        file,
+        "--checkpoint-every",
+        "1000",
+        "--log",
+        figures,
+    ];
+    let kept = [&steps[..], &kept].concat();
+    let child = std::process::Command::new(PROGRAM)
+        .args(arguments("tied", &source, &text, &at("out"), &kept))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // As soon as there are figures of a step.
+    while std::fs::metadata(&log).map_or(true, |log| log.len() == 0) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let out = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{stderr}");
+    let said = format!("with the state in {file}");
+    assert!(
+        stderr.contains("stopped after step ") && stderr.contains(&said),
+        "{stderr}"
+    );
+    assert!(stderr.contains("--resume goes on"), "{stderr}");
+    assert!(state.exists() && !at("out").exists());
+    let resumed = [&kept[..], &["--resume"]].concat();
+    json(&mut train("tied", &source, &text, &at("out"), &resumed));
+    let read = |name: &str| std::fs::read(at(name)).unwrap();
+    assert_eq!(read("out"), read("whole"));
+    let figures = read("log");
+    assert_eq!(figures.iter().filter(|&&byte| byte == b'\n').count(), 60);
+}
+
+/// Neither a file of something else nor one at its limit is a log.
+#[cfg(unix)]
+#[test]
+fn figures_do_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, text) = of(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let (state, other) = (at("state"), at("other"));
+    let more = ["--ratio", "0.5", "--checkpoint", state.to_str().unwrap()];
+    assert!(
+        train("tied", &source, &text, &at("out"), &more)
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    std::fs::write(&other, "{\"step\": 1}\nmy notes\n").unwrap();
+    let over = ["--resume", "--log", other.to_str().unwrap()];
+    let over = [&more[..], &over].concat();
+    let out = train("tied", &source, &text, &at("again"), &over)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(3), "{stderr}");
+    assert!(
+        stderr.contains("other: line 1 has no figures of a step"),
+        "{stderr}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(&other).unwrap(),
+        "{\"step\": 1}\nmy notes\n"
+    );
+
+    let log = at("log");
+    let long = [
+        "--ratio",
+        "0.5",
+        "--steps",
+        "40",
+        "--log",
+        log.to_str().unwrap(),
+    ];
+    let out = std::process::Command::new("bash")
+        .args(["-c", "ulimit -f 1 && exec \"$@\"", "bash", PROGRAM])
+        .args(arguments("tied", &source, &text, &at("no"), &long))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("cannot write the figures to"), "{stderr}");
 }

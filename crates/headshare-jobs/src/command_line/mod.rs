@@ -174,6 +174,7 @@ fn train(job: &crate::TrainModel) -> Line {
         .number("--seed", settings.seed)
         .number("--eval-every", settings.evaluate_every)
         .value("--train", &settings.train)
+        .value("--device", job.device.name())
         .path("--teacher", job.teacher.as_deref())
         .path("--log", job.log.as_deref())
         .path("--curves", job.curves.as_deref());

@@ -66,6 +66,10 @@ pub enum Advice {
     MeasureAgain,
     /// The tensor should get a type that its rows allow.
     TypeFor(String),
+    /// The program has to be built with this feature.
+    BuildWith(String),
+    /// The run can go on from its state.
+    Resume,
     /// More damping makes the sums invertible.
     MoreDamping,
     /// A repair and what weights are fitted to should be one text, read in one way.

@@ -323,6 +323,7 @@ impl Classify for RepairError {
         match self {
             Self::NotFinite { .. } => Kind::BadInput,
             Self::Engine(error) => error.kind(),
+            Self::Convert(error) => error.kind(),
             _ => Kind::Failed,
         }
     }
@@ -331,6 +332,7 @@ impl Classify for RepairError {
         match self {
             Self::NotFinite { .. } => Some(Advice::TryModel),
             Self::Engine(error) => error.advice(),
+            Self::Convert(error) => error.advice(),
             _ => None,
         }
     }

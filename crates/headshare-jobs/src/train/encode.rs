@@ -101,7 +101,7 @@ impl Encoding<'_> {
                 quantize: Some(quantization),
                 ..Convert::new(scratch.path(), scratch.path(), Change::Lossless)
             };
-            let about = || source.path().display();
+            let about = || format!("the trained weights of {}", source.path().display());
             let planned = change.planned(&file, true, ui).about(about)?;
             without.retain(|name| !planned.fitted.tensors.contains_key(name));
             data.extend(planned.fitted.tensors);

@@ -10,7 +10,7 @@ use headshare_files::AtomicFile;
 use headshare_train::Progress;
 use serde_json::Value;
 
-use crate::Error;
+use crate::{Advice, Error};
 
 /// The figures that are known, and a file of them, if one is wanted.
 pub(super) struct Log {
@@ -20,8 +20,8 @@ pub(super) struct Log {
 
 impl Log {
     /// The file at `path`; of a run that goes on after `step`, what was said up to there
-    /// stays.
-    pub fn open(path: Option<&Path>, step: u64) -> Result<Self, Error> {
+    /// stays. A file of anything else is left alone, unless it may be replaced.
+    pub fn open(path: Option<&Path>, step: u64, replace: bool) -> Result<Self, Error> {
         let Some(path) = path else {
             return Ok(Self {
                 file: None,
@@ -37,6 +37,16 @@ impl Log {
                 return Err(Error::failed(error).about(what));
             }
         };
+        let is_step = |line: &str| serde_json::from_str::<Step>(line).is_ok();
+        // What a run was writing when it was broken off is no whole line.
+        let other = said
+            .split_inclusive('\n')
+            .position(|line| line.ends_with('\n') && !is_step(line));
+        if let Some(line) = other.filter(|_| !replace) {
+            let what = format!("line {} has no figures of a step", line + 1);
+            let error = Error::bad_input(what).about(path.display());
+            return Err(error.advise(Advice::Overwrite));
+        }
         let is_before = |line: &&str| {
             let line = serde_json::from_str::<Value>(line);
             line.is_ok_and(|line| line["step"].as_u64().is_some_and(|at| at <= step))

@@ -1,6 +1,7 @@
 //! Trains a model whose heads share weights, or shall share them.
 
 mod curves;
+mod device;
 mod encode;
 mod importance;
 mod log;
@@ -9,12 +10,11 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use headshare_convert::convert::variant::{EMBEDDING, Variant};
 use headshare_convert::convert::{self, Fitted};
 use headshare_convert::input::text::is_stdio;
 use headshare_convert::input::{InputError, ModelFile};
-use headshare_convert::model::RowsRange;
+use headshare_convert::model::{Part, RowsRange};
 use headshare_convert::plan::{Edit, Plan};
 use headshare_convert::quantize::types::Wanted;
 use headshare_files::{AtomicFile, FileId};
@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::convert::{Calibration, Change, Convert, Converted, read_text, unplanned};
 use crate::error::Context as _;
 use crate::{Error, Ui, Unit};
+pub use device::TrainOn;
 use encode::{Encoded, Encoding};
 pub(crate) use importance::ranking;
 use log::Log;
@@ -69,6 +70,9 @@ pub struct TrainModel {
     pub held_out: f64,
     /// How it is trained.
     pub settings: Settings,
+    /// What it is trained on.
+    #[serde(default)]
+    pub device: TrainOn,
     /// The model that distillation learns from, a plain GGUF file of the same
     /// vocabulary; by default the source.
     #[serde(with = "crate::path::option")]
@@ -154,7 +158,29 @@ pub struct TrainedModel {
     /// How fast the steps of this run were.
     pub speed: Option<TrainingSpeed>,
     /// Of each pair of heads that was pulled together, the distance before and after.
-    pub distances: Vec<[f64; 2]>,
+    pub distances: Vec<PairDistance>,
+}
+
+/// How far apart a pair of heads was, and is: the sum over what is shared of the Frobenius
+/// norm of the difference.
+#[derive(Debug, Clone, Serialize)]
+pub struct PairDistance {
+    /// The unit that uses the other's weights.
+    pub alias: String,
+    /// The unit whose weights are used.
+    pub donor: String,
+    /// What is shared.
+    pub parts: Vec<Part>,
+    /// Before training.
+    pub before: f64,
+    /// After it.
+    pub after: f64,
+}
+
+/// The paper's N: of each of q, k and v as many pairs as share it.
+fn pair_count(plan: &Plan) -> usize {
+    let of = |part: &Part| plan.shares().filter(|s| s.parts.contains(part)).count();
+    Part::ALL.iter().map(of).max().unwrap_or(0)
 }
 
 impl TrainModel {
@@ -208,12 +234,13 @@ impl TrainModel {
         let teacher_model = self.teacher_model(&unchanged, teacher.as_ref())?;
         let pairs = match self.method {
             Method::Tied => None,
-            Method::Postshare => Some(HeadPairs::new(&model, variant, &rows)?),
+            Method::Postshare => Some(HeadPairs::new(&model, variant, &rows, pair_count(&plan))?),
         };
         let before = pairs.as_ref().map(|pairs| pairs.distances(&model));
         let steps = self.steps_for(&data);
         let mut settings = self.settings.clone();
         settings.schedule.steps = steps;
+        let said = settings.clone();
         let teacher_digest = teacher.as_ref().map(convert::digest_of);
         let checkpoints = self.checkpoints(&plan, &start, teacher_digest.as_deref())?;
         let mut trainer = Trainer::new(
@@ -226,11 +253,17 @@ impl TrainModel {
         )?;
         self.keep_layers(&mut trainer, ui);
         if let Some(checkpoint) = self.checkpoint.as_ref().filter(|c| c.resume) {
-            trainer.resume(&checkpoint.file)?;
+            let file = checkpoint.file.display();
+            // A run can be broken off before its first state.
+            match checkpoint.file.try_exists() {
+                Ok(false) => ui.remark(&format!("note: there is no {file} yet: training begins")),
+                _ => trainer.resume(&checkpoint.file)?,
+            }
         }
-        let mut log = Log::open(self.log.as_deref(), trainer.step_count())?;
+        let mut log = Log::open(self.log.as_deref(), trainer.step_count(), self.force)?;
         let a_step = self.settings.batch * self.settings.accumulate * data.train.length();
-        let taken = steps::take(&mut trainer, (train, a_step), &mut log, ui);
+        let state = self.checkpoint.as_ref().map(|c| c.file.as_path());
+        let taken = steps::take(&mut trainer, (train, a_step), state, &mut log, ui);
         // Also of a run that failed: they may show why.
         let drawn = self.draw(log.steps(), &inputs, ui);
         let taken = taken?;
@@ -239,9 +272,19 @@ impl TrainModel {
         let mut model = trainer.into_best()?;
         drop(teacher_model);
         let after = pairs.as_ref().map(|pairs| pairs.distances(&model));
-        let distances = before.into_iter().zip(after);
-        let distances = distances.flat_map(|(before, after)| before.into_iter().zip(after));
-        let distances = distances.map(|(before, after)| [before, after]).collect();
+        let distances = before
+            .into_iter()
+            .flatten()
+            .zip(after.into_iter().flatten());
+        let distances = (plan.shares().zip(distances))
+            .map(|(share, (before, after))| PairDistance {
+                alias: share.alias().to_string(),
+                donor: share.donor().to_string(),
+                parts: share.parts.clone(),
+                before,
+                after,
+            })
+            .collect();
         let mut plan = plan;
         match (self.method, self.settings.apart) {
             (Method::Postshare, true) => plan.edits.clear(),
@@ -252,7 +295,7 @@ impl TrainModel {
             method: self.method,
             steps,
             best,
-            settings: &self.settings,
+            settings: &said,
             text: format_digest(&blake3::hash(text.as_bytes())),
             windows: data.train.count(),
             held_out,
@@ -310,7 +353,7 @@ impl TrainModel {
             Method::Tied => rows.concat(),
             Method::Postshare => Vec::new(),
         };
-        let mut model = Model::load(variant, &ties, &Device::Cpu)?;
+        let mut model = Model::load(variant, &ties, &self.device.device()?)?;
         if train == Train::Scales {
             model.parameters_mut().keep_codes(variant)?;
         }
@@ -385,9 +428,10 @@ impl TrainModel {
         if !self.settings.learns_from_other() {
             return Ok(None);
         }
+        let device = self.device.device()?;
         let loaded = match teacher {
-            Some(file) => Model::load(&Variant::unchanged(file), &[], &Device::Cpu),
-            None => Model::load(source, &[], &Device::Cpu),
+            Some(file) => Model::load(&Variant::unchanged(file), &[], &device),
+            None => Model::load(source, &[], &device),
         };
         Ok(Some(loaded?))
     }
@@ -439,6 +483,7 @@ impl TrainModel {
     /// Returns all that are.
     fn check(&self, inputs: &[FileId], resumes: bool) -> Result<Vec<FileId>, Error> {
         self.check_curves()?;
+        self.device.device()?;
         let pulls = self.method == Method::Postshare;
         let learns = self.settings.learns_from_other();
         self.settings.check(learns, pulls)?;
@@ -509,7 +554,7 @@ impl TrainModel {
             }
         }
         let start = format_digest(&hasher.finalize());
-        let of = (self.method, start, plan.to_json(), teacher);
+        let of = (self.method, start, plan.to_json(), teacher, self.device);
         serde_json::to_string(&of).map_err(Error::failed)
     }
 }

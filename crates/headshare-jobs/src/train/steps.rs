@@ -1,13 +1,15 @@
 //! The steps of a run, told as they are done.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use headshare_train::{Progress, Train, Trainer, speed};
+use headshare_train::{Ended, Progress, Train, Trainer, speed};
 use serde::Serialize;
 
 use super::log::Log;
 use crate::error::Context as _;
-use crate::{Error, Ui, Unit};
+use crate::{Advice, Error, Ui, Unit};
 
 /// Products of large matrices that are timed before training: some tenths of a second.
 const TRIES: usize = 4;
@@ -34,10 +36,12 @@ pub(super) struct Steps {
     pub speed: Option<TrainingSpeed>,
 }
 
-/// Takes the steps that are left, of `tokens` each, and adds each to `log`.
+/// Takes the steps that are left, of `tokens` each, and adds each to `log`. Where there is
+/// a file of the `state`, a run that is to end early ends with it.
 pub(super) fn take(
     trainer: &mut Trainer<'_>,
     (train, tokens): (Train, usize),
+    state: Option<&Path>,
     log: &mut Log,
     ui: &dyn Ui,
 ) -> Result<Steps, Error> {
@@ -50,8 +54,11 @@ pub(super) fn take(
     let (mut seconds, mut done) = (0.0, 0);
     let mut failed = None;
     let mut said = String::new();
-    let stop = AtomicBool::new(false);
-    trainer.run(&stop, &mut |progress| {
+    let stop = match state {
+        Some(_) => ui.stop(),
+        None => Arc::<AtomicBool>::default(),
+    };
+    let ended = trainer.run(&stop, &mut |progress| {
         bar.set(progress.step);
         if let Some(held_out) = progress.evaluation {
             said = format!(", held out {held_out:.4}");
@@ -74,8 +81,14 @@ pub(super) fn take(
         steps.first.get_or_insert_with(|| progress.clone());
         steps.last = Some(progress.clone());
     })?;
+    drop(bar);
     if let Some(error) = failed {
         return Err(error);
+    }
+    if let (Ended::Stopped, Some(state)) = (ended, state) {
+        let (step, state) = (trainer.step_count(), state.display());
+        let what = format!("stopped after step {step}, with the state in {state}");
+        return Err(Error::failed(anyhow::Error::msg(what)).advise(Advice::Resume));
     }
     let of_all = matches!(train, Train::All | Train::Scales);
     steps.speed = (done > 0).then(|| TrainingSpeed {

@@ -13,11 +13,14 @@ use crate::parameters::{Gradients, Parameters, Tie, ties};
 pub struct HeadPairs {
     /// For each pair, its blocks, which may be tied in the end.
     pairs: Vec<Vec<Tie>>,
+    /// N: where q, k and v are paired apart, there are as many of each.
+    count: usize,
 }
 
 impl HeadPairs {
     /// Pairs of blocks, each as rows of the tensors of the model that `model` was
-    /// loaded from: for each pair its q, k and v blocks, or those that are shared.
+    /// loaded from: for each pair its q, k and v blocks, or those that are shared. `count`
+    /// is the paper's N, by which L_w is divided.
     ///
     /// # Errors
     /// When rows are not there, those of a pair are not alike, or a donor is to share
@@ -26,10 +29,12 @@ impl HeadPairs {
         model: &Model,
         variant: &Variant<'_>,
         pairs: &[Vec<(RowsRange, RowsRange)>],
+        count: usize,
     ) -> Result<Self, TrainError> {
         let pairs = pairs.iter().map(|pair| ties(variant, pair));
         let pairs = Self {
             pairs: pairs.collect::<Result<_, _>>()?,
+            count: count.max(1),
         };
         model.parameters().check_ties(&pairs.pairs.concat())?;
         Ok(pairs)
@@ -43,7 +48,7 @@ impl HeadPairs {
         parameters.tie_all(self.pairs.concat())
     }
 
-    /// How many pairs there are: N.
+    /// How many pairs there are.
     pub fn len(&self) -> usize {
         self.pairs.len()
     }
@@ -59,17 +64,17 @@ impl HeadPairs {
         self.pairs.iter().map(of).collect()
     }
 
-    /// L_w (the paper's equations 4 and 5), the mean over the pairs of
-    /// [`distances`](Self::distances).
+    /// L_w (the paper's equations 4 and 5): the sum of [`distances`](Self::distances)
+    /// over N.
     pub fn loss(&self, model: &Model) -> f64 {
-        self.distances(model).iter().sum::<f64>() / self.pairs.len().max(1) as f64
+        self.distances(model).iter().sum::<f64>() / self.count as f64
     }
 
     /// Adds `gamma` times the gradient of L_w to `sums` and gives L_w. With D the
     /// difference of two blocks, the gradient is D / (N |D|) for one and its negative
     /// for the other; where D is 0, it is 0.
     pub fn add_gradients(&self, model: &Model, gamma: f32, sums: &Gradients) -> f64 {
-        let n = self.pairs.len().max(1) as f64;
+        let n = self.count as f64;
         let mut total = 0.0;
         let parameters = model.parameters();
         for tie in self.pairs.iter().flatten() {

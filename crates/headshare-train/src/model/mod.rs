@@ -14,7 +14,7 @@ use headshare_convert::model::{RowsRange, architecture};
 
 use crate::config::{Config, LayerConfig};
 use crate::error::TrainError;
-use crate::ops::{self, Kernels, Weight};
+use crate::ops::{self, Activation, Kernels, Weight};
 use crate::parameters::{Gradients, Parameters};
 use crate::windows::Windows;
 use graph::{Graph, Pass, Weights};
@@ -101,6 +101,17 @@ impl Model {
     #[must_use]
     pub fn with_candle_operations(mut self) -> Self {
         self.graph.kernels = Kernels::Candle;
+        self
+    }
+
+    /// With GELU as ggml's CPU backend looks it up, where the model has it: to hold
+    /// logits against llama.cpp's.
+    #[must_use]
+    pub fn with_gelu_of_halves(mut self) -> Self {
+        let activation = &mut self.graph.config.kind.activation;
+        if *activation == Activation::Gelu {
+            *activation = Activation::GeluOfHalves;
+        }
         self
     }
 

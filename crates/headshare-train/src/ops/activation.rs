@@ -1,6 +1,7 @@
 //! The feed-forward layer's functions, alone and with a gate.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use half::f16;
 use rayon::prelude::*;
 
 use super::host::{self, made};
@@ -13,6 +14,9 @@ pub enum Activation {
     Silu,
     /// GELU by its tanh approximation (Hendrycks and Gimpel 2016).
     Gelu,
+    /// The same as ggml's CPU backend has it: from a table of half floats for halves
+    /// (`ggml_vec_gelu_f32`). Its slope is GELU's.
+    GeluOfHalves,
 }
 
 /// sqrt(2 / pi).
@@ -25,6 +29,9 @@ impl Activation {
         match self {
             Self::Silu => x * sigmoid(x),
             Self::Gelu => 0.5 * x * (1.0 + tanh(GELU_FACTOR * x * (1.0 + GELU_CUBE * x * x))),
+            Self::GeluOfHalves if x <= -10.0 => 0.0,
+            Self::GeluOfHalves if x >= 10.0 => x,
+            Self::GeluOfHalves => halved(Self::Gelu.value(halved(x))),
         }
     }
 
@@ -36,6 +43,7 @@ impl Activation {
                 let s = sigmoid(x);
                 (x * s, s * (1.0 + x * (1.0 - s)))
             }
+            Self::GeluOfHalves => (self.value(x), Self::Gelu.both(x).1),
             Self::Gelu => {
                 let t = tanh(GELU_FACTOR * x * (1.0 + GELU_CUBE * x * x));
                 let inner = GELU_FACTOR * (1.0 + 3.0 * GELU_CUBE * x * x);
@@ -44,6 +52,11 @@ impl Activation {
             }
         }
     }
+}
+
+/// The half float that is closest to `x`.
+fn halved(x: f32) -> f32 {
+    f16::from_f32(x).to_f32()
 }
 
 /// Numbers of one task.

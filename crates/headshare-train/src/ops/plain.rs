@@ -121,6 +121,6 @@ pub(crate) fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
     match activation {
         // candle's own silu and gelu have a backward pass; a test sees to it.
         Activation::Silu => x.silu(),
-        Activation::Gelu => x.gelu(),
+        Activation::Gelu | Activation::GeluOfHalves => x.gelu(),
     }
 }

@@ -10,8 +10,9 @@ fn position() -> Position {
     Position {
         version: headshare_train::checkpoint::VERSION,
         model: "blake3:m".to_owned(),
-        arguments: "blake3:a".to_owned(),
-        seed: u64::MAX,
+        settings: serde_json::json!({"rate": 0.1 + 0.2, "seed": u64::MAX}),
+        text: "blake3:t".to_owned(),
+        arguments: "all else".to_owned(),
         step: 7,
         windows: 56,
         start: Some(0.7),
@@ -86,8 +87,8 @@ fn damaged_files_are_told() {
         field(&changed("headshare-train", "headshare-other")),
         "headshare-train"
     );
-    assert_eq!(field(&changed("version\\\":2", "version\\\":9")), "version");
-    assert_eq!(field(&changed("seed", "sead")), "headshare-train");
+    assert_eq!(field(&changed("version\\\":3", "version\\\":9")), "version");
+    assert_eq!(field(&changed("text", "test")), "headshare-train");
     let mut f64s = changed("F32", "F64");
     assert_eq!(field(&f64s), "header");
     f64s = changed("F32", "I32");
@@ -119,7 +120,7 @@ fn those_of_another_run_are_refused() {
         model: "blake3:other".to_owned(),
         ..checkpoints(&path)
     };
-    assert!(refused(base.clone(), other).contains("field \"model\": of a run with another model"));
+    assert!(refused(base.clone(), other).contains("field \"model\": of another model"));
     let other = Checkpoints {
         arguments: "more".to_owned(),
         ..checkpoints(&path)
@@ -127,7 +128,34 @@ fn those_of_another_run_are_refused() {
     assert!(refused(base.clone(), other).contains("field \"arguments\""));
     let mut faster = base.clone();
     faster.schedule.peak = 1.0;
-    assert!(refused(faster, checkpoints(&path)).contains("field \"arguments\""));
+    let error = refused(faster, checkpoints(&path));
+    let said = "field \"settings.schedule.peak\": is 0.003, and 1.0 in this run";
+    assert!(error.ends_with(said), "{error}");
+    let mut data = text();
+    data.train = data.train.pick(&[1, 0]);
+    let mut other = Trainer::new(
+        loaded(&file),
+        base,
+        data,
+        None,
+        None,
+        Some(checkpoints(&path)),
+    )
+    .unwrap();
+    let error = other.resume(&path).unwrap_err().to_string();
+    assert!(error.contains("field \"text\": of another text"), "{error}");
+}
+
+#[test]
+fn numbers_that_are_none_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let numbers = vec![("values.a".to_owned(), &[1.0, f32::NAN][..])];
+    write(&path, &position(), &numbers).unwrap();
+    let mut read = Checkpoint::read(&path).unwrap();
+    let error = read.take(&path, "values", "a", 2).unwrap_err().to_string();
+    let said = "\"values.a\": number 1 is NaN: the file is damaged";
+    assert!(error.contains(said), "{error}");
 }
 
 #[test]

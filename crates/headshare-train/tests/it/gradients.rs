@@ -228,7 +228,8 @@ fn the_distance_of_heads_is_the_papers_and_has_its_gradient() {
         alike.clone(),
     ];
     let model = new_model();
-    let pairs = HeadPairs::new(&model, &variant, &pairs).unwrap();
+    let pairs_of_parts = pairs.to_vec();
+    let pairs = HeadPairs::new(&model, &variant, &pairs, 3).unwrap();
     assert_eq!(pairs.len(), 3);
     // By hand: rows of q, k and v.
     let value = |name: &str, rows: std::ops::Range<usize>| {
@@ -253,6 +254,12 @@ fn the_distance_of_heads_is_the_papers_and_has_its_gradient() {
     assert!((distances[0] - first).abs() < 1e-6 && distances[2] == 0.0);
     let loss = pairs.loss(&model);
     assert!((loss - distances.iter().sum::<f64>() / 3.0).abs() < 1e-12);
+    // q, k and v paired apart are as many pairs.
+    let apart = pairs_of_parts.concat();
+    let apart: Vec<_> = apart.into_iter().map(|block| vec![block]).collect();
+    let apart = HeadPairs::new(&model, &variant, &apart, 3).unwrap();
+    assert_eq!(apart.len(), 9);
+    assert!((apart.loss(&model) - loss).abs() < 1e-12);
 
     let sums = Gradients::zeros(model.parameters(), |_| true);
     assert_eq!(pairs.add_gradients(&model, 0.5, &sums), loss);

@@ -239,7 +239,7 @@ fn heads_are_pulled_together_and_ties_stay_tied() {
     let ties = blocks(&map, unit(3, 0), unit(1, 0));
     let model = Model::load(&variant, &ties, &Device::Cpu).unwrap();
     let pair = vec![blocks(&map, unit(2, 1), unit(0, 0))];
-    let pairs = HeadPairs::new(&model, &variant, &pair).unwrap();
+    let pairs = HeadPairs::new(&model, &variant, &pair, 1).unwrap();
     let before = pairs.loss(&model);
     let teacher = loaded(&file);
     let settings = Settings {
@@ -278,7 +278,7 @@ fn pairs_are_evaluated_as_they_will_share() {
     let pair = blocks(&map, unit(2, 1), unit(0, 0));
     let run = |apart: bool| {
         let model = Model::load(&variant, &[], &Device::Cpu).unwrap();
-        let pairs = HeadPairs::new(&model, &variant, std::slice::from_ref(&pair)).unwrap();
+        let pairs = HeadPairs::new(&model, &variant, std::slice::from_ref(&pair), 1).unwrap();
         let settings = Settings {
             apart,
             ..settings(Train::All, 40)
@@ -382,26 +382,47 @@ fn a_shared_and_narrower_model_is_trained_as_one() {
 #[test]
 fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state() {
     let (folder, file) = written(&preset("tiny-gqa"));
-    let path = folder.path().join("state");
-    let mut settings = settings(Train::All, 9);
-    settings.schedule.peak = 1e30;
-    settings.schedule.warmup = 0;
-    let at = Checkpoints {
-        every: 1,
-        ..checkpoints(&path)
-    };
-    let mut trainer = Trainer::new(loaded(&file), settings, text(), None, None, Some(at)).unwrap();
-    let error = trainer
-        .run(&AtomicBool::new(false), &mut |_| ())
-        .unwrap_err();
-    let TrainError::NotFinite { step, .. } = error else {
-        panic!("{error}")
-    };
-    let words = error.to_string();
-    assert!(words.contains(&format!("step {step}: the ")), "{words}");
-    assert!(words.contains("the last good state is in"), "{words}");
-    let kept = Checkpoint::read(&path).unwrap();
-    assert_eq!(kept.position.step, step - 1);
+    let mut kept = 0;
+    // Weights grow until something overflows: at another step for each rate.
+    for (i, peak) in [1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 1e30]
+        .into_iter()
+        .enumerate()
+    {
+        let path = folder.path().join(format!("state-{i}"));
+        let mut settings = settings(Train::All, 24);
+        settings.schedule.peak = peak;
+        settings.schedule.warmup = 20;
+        settings.evaluate_every = 0;
+        let new = || {
+            let at = Checkpoints {
+                every: 1,
+                ..checkpoints(&path)
+            };
+            let settings = settings.clone();
+            Trainer::new(loaded(&file), settings, text(), None, None, Some(at)).unwrap()
+        };
+        let error = match new().run(&AtomicBool::new(false), &mut |_| ()) {
+            Ok(_) => continue,
+            Err(error) => error,
+        };
+        let TrainError::NotFinite { step, .. } = error else {
+            panic!("{error}")
+        };
+        let words = error.to_string();
+        assert!(words.contains(&format!("step {step}: the ")), "{words}");
+        let has_state = words.contains("the last good state is in");
+        assert_eq!(path.exists(), has_state, "{words}");
+        if !has_state {
+            continue;
+        }
+        // It has a loss.
+        let mut resumed = new();
+        resumed.resume(&path).unwrap();
+        assert!(resumed.step_count() < step - 1);
+        assert!(resumed.step().unwrap().loss.is_finite());
+        kept += 1;
+    }
+    assert!(kept > 0);
 }
 
 #[test]
