@@ -32,7 +32,7 @@ fn measure(source: &ModelFile, text: String) -> (Survey, Windows) {
         n_threads: Some(1),
         stop: Arc::default(),
     };
-    let windows = Windows::of(source, &options, takes(), &|_| (), &|_| ()).unwrap();
+    let windows = Windows::of(source, &options, takes(source), &|_| (), &|_| ()).unwrap();
     let subject = Subject {
         source,
         digest: "blake3:0",

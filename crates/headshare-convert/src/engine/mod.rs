@@ -39,7 +39,7 @@ pub use shared::{Block, Shared, by_donor, by_expert, shared_by};
 pub use sites::{Experts, Site, Table, Target};
 pub use stop::inverse_squares;
 pub use visit::{Frequencies, Seen, Takes, Visitor, Wants, Weighting};
-pub use windows::Windows;
+pub use windows::{Windows, cache_bytes};
 
 use crate::convert::variant::Variant;
 use crate::input::ModelFile;

@@ -231,6 +231,17 @@ fn cached_numbers(gguf: &Gguf) -> u64 {
     })
 }
 
+/// Bytes that the KV cache of `ctx` tokens takes at least, in f16: 0 where layers see
+/// less than all of them, so that it depends.
+pub fn cache_bytes(gguf: &Gguf, ctx: u32) -> u64 {
+    let architecture = gguf.architecture().ok().flatten().unwrap_or_default();
+    let slides = gguf.kv(&format!("{architecture}.attention.sliding_window"));
+    match slides {
+        Some(_) => 0,
+        None => (2 * cached_numbers(gguf)).saturating_mul(u64::from(ctx)),
+    }
+}
+
 /// Numbers that a token has at once in the widest feed-forward part: with
 /// experts, those of all that are used for it.
 fn widest_feed_forward(gguf: &Gguf) -> u64 {

@@ -15,6 +15,5 @@ mod visitor;
 
 pub use assign::{TypedPlan, assign};
 pub use error::QuantizerError;
-pub(crate) use pass::fast;
 pub use pass::{Fit, NewTensors, measure, takes};
 pub use record::{By, Calibrated, Counts, QuantizeRecord, Settings, TooFew, Unfitted};

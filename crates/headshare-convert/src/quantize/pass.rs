@@ -13,14 +13,14 @@ use super::imatrix;
 use super::importance::{Importances, Measure, SquaredInputs};
 use super::record::{By, Calibrated, Counts, QuantizeRecord, Settings, Unfitted};
 use super::visitor::{OUTPUTS, Quantizer};
-use crate::convert::variant::{EMBEDDING, Heads, Types, Variant};
+use crate::convert::variant::{EMBEDDING, Heads, Variant};
 use crate::convert::{ConvertError, Fitted, FittedBy, Room, attention_map};
 use crate::encode;
 use crate::engine::normal::Sums;
 use crate::engine::{
     self, Engine, EngineError, Options, Role, Seen, Site, Takes, Visitor, Wants, Windows,
 };
-use crate::input::{InputError, ModelFile};
+use crate::input::ModelFile;
 use crate::model::AttentionMap;
 use crate::plan::{Edit, Plan, Store};
 use crate::repair::{self, Record, Refitter, SurveyRecord, check_supported};
@@ -179,7 +179,7 @@ impl TypedPlan {
         let target = self.target(source)?;
         check_vectors(&target)?;
         let stream = Variant::new(source, &self.stream_plan(source), None)?;
-        let original = fast(source)?;
+        let original = Variant::fast(source).map_err(ConvertError::from)?;
         let mut engine = Engine::load(
             source,
             Some(&original),
@@ -387,13 +387,6 @@ fn check_vectors(target: &Variant<'_>) -> Result<(), QuantizerError> {
     Ok(())
 }
 
-/// `source` with types that are read fast: only statistics are wanted of it.
-pub(crate) fn fast(source: &ModelFile) -> Result<Variant<'_>, ConvertError> {
-    let types = Types::fast(&source.gguf);
-    let fast = Variant::with_types(source, &types).map_err(InputError::content(source.path()));
-    Ok(fast?)
-}
-
 /// The tensor `name` of `target` as ggml's encoder makes it, with the importances of
 /// its columns where they are known.
 fn rounded(target: &Variant<'_>, name: &str, of: &Importances) -> Result<Vec<u8>, QuantizerError> {
@@ -425,7 +418,7 @@ pub fn measure(
     options: &Options,
     progress: &dyn Fn(f64),
 ) -> Result<Importances, QuantizerError> {
-    let fast = fast(source)?;
+    let fast = Variant::fast(source).map_err(ConvertError::from)?;
     let mut engine = Engine::load(source, Some(&fast), Some(&fast), windows, options)?;
     let mut measure = Measure::default();
     engine.run::<QuantizerError>(&mut [&mut measure], progress)?;

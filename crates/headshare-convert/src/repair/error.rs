@@ -2,6 +2,7 @@
 
 use headshare_runtime::calibrate::CalibrateError;
 
+use crate::convert::ConvertError;
 use crate::encode::QuantizeError;
 use crate::engine::{EngineError, Site};
 
@@ -19,6 +20,9 @@ pub enum RepairError {
     /// The engine cannot run.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The model cannot be written in a form that is read fast.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
     /// The model computes no numbers.
     #[error("layer {layer}: {what} are not finite")]
     NotFinite {

@@ -27,7 +27,7 @@ pub use record::{Record, Repaired, SurveyRecord, TensorRecord};
 pub use refit::Refit;
 pub use supported::check_supported;
 
-use crate::convert::variant::{Heads, Variant, spread_columns};
+use crate::convert::variant::{Heads, Types, Variant, spread_columns};
 use crate::convert::{ConvertError, Fitted};
 use crate::engine::{self, Engine, Role, Takes, shared_by};
 use crate::input::ModelFile;
@@ -38,11 +38,18 @@ pub(crate) use visitor::Refitter;
 /// Where no matrix has to stay.
 static NOTHING: BTreeSet<String> = BTreeSet::new();
 
-/// What a pass takes for a repair.
-pub fn takes() -> Takes<'static> {
+/// What a pass takes for a repair of `source`.
+pub fn takes(source: &ModelFile) -> Takes<'static> {
+    // The original stream may hold more bits than the source.
+    let fast = Types::fast(&source.gguf).tensors.into_iter();
+    let more = fast.map(|(tensor, to)| {
+        let info = &source.gguf.tensors()[tensor];
+        let row = to.row_bytes(info.row_elems()).unwrap_or(0);
+        (info.rows()).saturating_mul(row.saturating_sub(info.row_bytes()))
+    });
     Takes {
         at: &bytes_at,
-        kept: 0,
+        kept: more.fold(0, u64::saturating_add),
     }
 }
 
@@ -71,7 +78,7 @@ pub fn check_text(
     options: &Options,
     remark: &dyn Fn(&str),
 ) -> Result<(), RepairError> {
-    Windows::of(source, options, takes(), &|_| (), remark)?;
+    Windows::of(source, options, takes(source), &|_| (), remark)?;
     Ok(())
 }
 
@@ -202,7 +209,15 @@ pub fn repair(
         Some((map, plan)) => (map, plan),
         None => (map, plan),
     };
-    let mut engine = Engine::load(source, None, reshaped.then_some(&variant), windows, options)?;
+    // Of the original only statistics are wanted.
+    let original = Variant::fast(source).map_err(|e| internal(&e))?;
+    let mut engine = Engine::load(
+        source,
+        Some(&original),
+        reshaped.then_some(&variant),
+        windows,
+        options,
+    )?;
     engine.share(&shared_by(changed_plan, changed_map, variant.gguf()))?;
     let heads = Heads::new(source, map, left_without_effect(plan)).map_err(|e| internal(&e))?;
     let empty = empty_layers(engine.changed(), source, map, &heads)?;

@@ -156,6 +156,16 @@ impl<'a> Variant<'a> {
         Self::laid_out(source, shapes, keys)
     }
 
+    /// `source` as [`Types::fast`] has it: for statistics, where its own bytes are not
+    /// what is asked about.
+    ///
+    /// # Errors
+    /// When its size overflows.
+    pub fn fast(source: &'a ModelFile) -> Result<Self, InputError> {
+        let fast = Self::with_types(source, &Types::fast(&source.gguf));
+        fast.map_err(InputError::content(source.path()))
+    }
+
     fn laid_out(
         source: &'a ModelFile,
         shapes: Shapes<'_>,

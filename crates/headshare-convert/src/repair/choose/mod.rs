@@ -22,10 +22,14 @@ mod survey;
 pub use select::{Chosen, Constraints, Goal, Units};
 pub use survey::{Donor, Effect, Subject, Survey, SurveyError, Unit};
 
+use headshare_files::ScratchFile;
+
 use super::error::RepairError;
 use super::supported::check_supported;
-use crate::engine::Options;
-use crate::engine::Windows;
+use crate::convert::variant::{Types, Variant};
+use crate::convert::{ConvertError, write_plain_to_scratch};
+use crate::engine::{Options, Windows};
+use crate::input::ModelFile;
 
 /// Windows that features are compared on, at most.
 const FEATURE_WINDOWS: usize = 16;
@@ -53,6 +57,8 @@ pub fn survey(
         map,
     } = subject;
     check_supported(map)?;
+    let fast = fast(source)?;
+    let source = fast.as_ref().map_or(source, |(file, _)| file);
     let held_out = windows.held_out() as usize;
     let fitted = windows.count as usize - held_out;
     let fit = windows.pick(0..fitted, FEATURE_WINDOWS);
@@ -81,4 +87,16 @@ pub fn survey(
         window: windows.window,
         units: compared.units,
     })
+}
+
+/// `source` with weights that multiply fast, where some do not: in a file of its own, for
+/// as long as that is kept.
+fn fast(source: &ModelFile) -> Result<Option<(ModelFile, ScratchFile)>, RepairError> {
+    if Types::fast(&source.gguf).tensors.is_empty() {
+        return Ok(None);
+    }
+    let fast = Variant::fast(source).map_err(ConvertError::from)?;
+    let scratch = write_plain_to_scratch(&fast)?;
+    let file = ModelFile::open_plain(scratch.path()).map_err(ConvertError::from)?;
+    Ok(Some((file, scratch)))
 }
