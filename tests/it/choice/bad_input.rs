@@ -24,7 +24,7 @@ fn broken_task_files_name_file_line_and_field() {
         (
             "fields",
             "{\"a\":1}".into(),
-            "fields.jsonl:1: the fields are a, which is no known",
+            "fields.jsonl:1: the fields are a (a number), which is no known",
         ),
         (
             "field",
@@ -64,7 +64,7 @@ fn broken_task_files_name_file_line_and_field() {
     std::fs::create_dir(&empty).unwrap();
     refused(
         &eval!("choice", model, "--task", empty),
-        "empty: there are no items in it",
+        "empty: no file in it",
     );
     let out = eval!(
         "choice",

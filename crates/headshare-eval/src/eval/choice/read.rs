@@ -148,7 +148,15 @@ impl Reading {
 
     /// The task, where there are items.
     fn task(self, path: &Path) -> Result<Task, TaskError> {
-        let none = || TaskError::content(path, "there are no items in it");
+        let none = || {
+            let problem = match path.is_dir() {
+                true => {
+                    "no file in it, or in a folder in it, ends in .json, .jsonl or .txt and has rows"
+                }
+                false => "there are no items in it",
+            };
+            TaskError::content(path, problem)
+        };
         let mut found = self.found.ok_or_else(none)?;
         found.subjects.retain(|_, items| !items.is_empty());
         if found.subjects.is_empty() {
@@ -193,7 +201,7 @@ impl Reading {
 fn unknown(path: &Path, line: u64, row: &Row) -> TaskError {
     let problem = format!(
         "the fields are {}, which is no known form of a task",
-        row.names()
+        row.contents()
     );
     let hint = format!("known forms: {}", Form::known());
     TaskError::line(path, line, problem).with_hint(hint)
@@ -378,7 +386,7 @@ mod tests {
         let error = read(b"{\"prompt\":\"a\",\"best\":1}", 9).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "t.jsonl:1: the fields are prompt, best, which is no known form of a task"
+            "t.jsonl:1: the fields are prompt (text), best (a number), which is no known form of a task"
         );
         let TaskError::Line { hint, .. } = error else {
             panic!("{error:?}")

@@ -49,6 +49,27 @@ impl Row {
         names.join(", ")
     }
 
+    /// The same with what each holds: the form of a task depends on that, too.
+    pub fn contents(&self) -> String {
+        let kind = |value: &Value| match value {
+            Value::Null => "null",
+            Value::Bool(_) => "true or false",
+            Value::Number(_) => "a number",
+            Value::String(_) => "text",
+            Value::Array(_) => "a list",
+            Value::Object(_) => "an object",
+        };
+        let fields = self
+            .0
+            .iter()
+            .map(|(name, value)| format!("{name} ({})", kind(value)));
+        let fields: Vec<String> = fields.collect();
+        match fields.is_empty() {
+            true => "none".to_owned(),
+            false => fields.join(", "),
+        }
+    }
+
     pub fn get(&self, name: &str) -> FieldResult<&Value> {
         match self.0.get(name) {
             Some(value) => Ok(value),
