@@ -170,6 +170,8 @@ impl Args {
             ("--baseline", self.baseline.is_some()),
         ];
         needed("--ratio", has_ratio, given)?;
+        let silence = [("--silence", self.silence)];
+        needed("--baseline", self.baseline.is_some(), silence)?;
         let chooses = has_ratio || self.what.plan.is_some();
         self.repair.refuse_alone(chooses, self.fit.is_given())
     }

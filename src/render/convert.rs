@@ -11,7 +11,8 @@ use crate::plan::Plan;
 
 /// What was made of a model, or would be.
 pub(crate) fn render(done: &Converted) -> String {
-    let fitted = render_quantized(done.quantized.as_ref()) + &render_repair(done.repair.as_ref());
+    let quantized = render_quantized(done.quantized.as_ref(), done.fit.is_some());
+    let fitted = quantized + &render_repair(done.repair.as_ref());
     let fit = (done.fit.as_ref()).map_or_else(String::new, |fit| render_fit(fit, done.dry_run));
     fit + &fitted
         + &match &done.plan {

@@ -64,11 +64,15 @@ pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
         fit.predicted
     );
     if !fit.tried.is_empty() {
+        let measured = |t: &&Tried| t.measured;
+        let taken = (fit.tried.iter()).min_by(|a, b| measured(a).total_cmp(&measured(b)));
         let of = |t: &Tried| format!("{:.4} ({:.4})", t.measured, t.predicted);
-        let all: Vec<String> = fit.tried.iter().map(of).collect();
+        let others = fit.tried.iter().filter(|t| taken != Some(t)).map(of);
+        let others: Vec<String> = others.collect();
         text += &format!(
-            "  best of plans that were made, measured (predicted): {}\n",
-            all.join(", ")
+            "  plans that were made, measured (predicted): {} is taken, others {}\n",
+            taken.map_or_else(String::new, of),
+            others.join(", ")
         );
     }
     if dry_run {

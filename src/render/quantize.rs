@@ -4,12 +4,15 @@ use headshare_jobs::Quantized;
 
 use crate::quantize::{By, Counts, TooFew, Unfitted};
 
-/// What `convert` says about quantizing.
-pub(super) fn render(done: Option<&Quantized>) -> String {
+/// What `convert` says about quantizing; `chosen` where each tensor's type was.
+pub(super) fn render(done: Option<&Quantized>, chosen: bool) -> String {
     let Some(done) = done else {
         return String::new();
     };
-    let mut text = format!("quantized to {}", done.record.to);
+    let mut text = match chosen {
+        true => "quantized to the types that were chosen".to_owned(),
+        false => format!("quantized to {}", done.record.to),
+    };
     match &done.record.by {
         By::Rounding => text += ", rounded without a calibration text",
         By::Imatrix { .. } => text += ", rounded with an importance matrix",

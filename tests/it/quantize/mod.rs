@@ -3,6 +3,7 @@
 mod bad_input;
 mod fit;
 mod fit_device;
+mod fit_sizes;
 mod planned;
 
 use std::path::{Path, PathBuf};

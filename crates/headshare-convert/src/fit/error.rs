@@ -48,7 +48,7 @@ pub enum FitError {
     },
     /// No weights fit into memory.
     #[error(
-        "with a context of {ctx} tokens, KV cache, compute buffers and the program take {others} bytes of memory, and {memory} are there: take a smaller context (--ctx) or more memory (--ram)"
+        "with a context of {ctx} tokens, KV cache, compute buffers and the program take {others} bytes of memory or more, and {memory} are there: take a smaller context (--ctx) or more memory (--ram)"
     )]
     NoMemory {
         /// What all but weights take.

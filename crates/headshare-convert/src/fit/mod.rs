@@ -28,7 +28,7 @@ mod statistics;
 mod trial;
 
 pub use error::FitError;
-pub use groups::{Changed, Changes, Group, changes, groups, smallest};
+pub use groups::{Changed, Changes, Group, changes, groups};
 pub use moves::{Movable, Move};
 pub use running::divergence;
 pub use select::{Chosen, Point};

@@ -8,8 +8,8 @@ use crate::convert::variant::is_left_alone;
 use crate::input::ModelFile;
 
 /// Types that ggml encodes without an importance matrix, and that are fitted with feedback
-/// here. The others of less than 4 bits, and IQ4_XS, are left out unless they are asked
-/// for: ggml is slow with them, or they are rounded.
+/// here. The other types of 4 bits and fewer are left out unless they are asked for: ggml is slow
+/// with them, or they are rounded.
 pub const DEFAULT_TYPES: [&str; 15] = [
     "bf16", "f16", "q8_0", "q6_K", "q5_K", "q5_1", "q5_0", "q4_K", "q4_1", "q4_0", "iq4_nl",
     "mxfp4", "q3_K", "q2_K", "q2_0",
@@ -50,9 +50,9 @@ pub fn types(names: Option<&[String]>) -> Result<Vec<GgmlType>, FitError> {
     let Some(names) = names else {
         return Ok(DEFAULT_TYPES.into_iter().filter_map(find).collect());
     };
-    let named = names.iter().map(|name| {
+    let named = names.iter().map(|name| name.trim()).map(|name| {
         find(name).ok_or_else(|| FitError::UnknownType {
-            name: name.clone(),
+            name: name.to_owned(),
             types: GgmlType::all()
                 .filter(encodes)
                 .map(|t| t.name())

@@ -14,7 +14,6 @@ use crate::convert::variant::{Types, Variant, can_untie};
 use crate::convert::{ConvertError, write_plain_to_scratch};
 use crate::engine::{Options, Windows};
 use crate::input::{InputError, ModelFile};
-use crate::quantize::fast;
 use crate::stats::Reference;
 
 /// Tokens whose logits are compared, at most, and the bytes of those.
@@ -60,7 +59,7 @@ pub fn measure(
 ) -> Result<Vec<Probe>, FitError> {
     let tokens = picked(windows);
     let rows = tokens.len();
-    let fast = fast(source)?;
+    let fast = Variant::fast(source).map_err(ConvertError::from)?;
     let scratch = write_plain_to_scratch(&fast)?;
     drop(fast);
     let source = &ModelFile::open_plain(scratch.path()).map_err(ConvertError::from)?;

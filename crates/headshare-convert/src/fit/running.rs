@@ -6,10 +6,10 @@ use headshare_runtime::calibrate::CalibrateError;
 use headshare_runtime::{Batch, Context, ContextParams, Model, ModelParams};
 
 use super::error::FitError;
+use crate::convert::ConvertError;
 use crate::convert::variant::Variant;
 use crate::engine::{EngineError, Options, Windows};
 use crate::input::ModelFile;
-use crate::quantize::fast;
 use crate::stats::Reference;
 
 /// A loaded model.
@@ -87,7 +87,7 @@ pub fn divergence(
     (windows, made_with): (&Windows, &[i32]),
     options: &Options,
 ) -> Result<f64, FitError> {
-    let fast = fast(source)?;
+    let fast = Variant::fast(source).map_err(ConvertError::from)?;
     let [source, changed] = [Running::load(&fast)?, Running::load(changed)?];
     let (mut sum, mut tokens) = (0.0, 0);
     for window in kept(windows, made_with) {

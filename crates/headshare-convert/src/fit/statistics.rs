@@ -142,7 +142,7 @@ impl Statistics {
     }
 
     /// Those of moves that cost nothing: how small `source` can become.
-    pub(super) fn of_nothing(source: &ModelFile, movable: &[Movable]) -> Self {
+    pub fn of_nothing(source: &ModelFile, movable: &[Movable]) -> Self {
         let tensors = movable.iter().map(|tensor| {
             let types = tensor.moves.iter().map(|m| OfType {
                 name: m.to.name().to_owned(),

@@ -12,6 +12,8 @@ use super::cuts::{Cut, Cutter};
 use super::error::FitError;
 use super::inputs::{inputs_of, rows_of};
 use super::moves::{Movable, Move};
+use crate::convert::ConvertError;
+use crate::convert::variant::Variant;
 use crate::encode::{self, Coder, QuantizeError, transposed};
 use crate::engine::normal::ridged;
 use crate::engine::{
@@ -19,7 +21,7 @@ use crate::engine::{
 };
 use crate::input::ModelFile;
 use crate::model::AttentionMap;
-use crate::quantize::{Settings, fast};
+use crate::quantize::Settings;
 
 /// Rows of a tensor that are encoded, at most: every so many.
 const ROWS: usize = 64;
@@ -60,7 +62,7 @@ pub fn losses(
     (windows, options): (&Windows, &Options),
     progress: &dyn Fn(f64),
 ) -> Result<(Vec<Losses>, Vec<Cut>), FitError> {
-    let fast = fast(source)?;
+    let fast = Variant::fast(source).map_err(ConvertError::from)?;
     let windows = &windows.pick(0..windows.count as usize, WINDOWS);
     let mut engine = Engine::load(source, Some(&fast), Some(&fast), windows, options)?;
     let mut trial = Trial {

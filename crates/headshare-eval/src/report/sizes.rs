@@ -10,11 +10,36 @@ pub fn label(bytes: u64) -> String {
     format!("fit into {}", size(bytes))
 }
 
-/// Of llama.cpp's files of at most so many `bytes`, the one with the least perplexity.
+/// Of llama.cpp's files of at most so many `bytes`, the one that is closest to the source by
+/// its divergence, where that is known; else the one with the least perplexity.
 pub fn best_rival(rows: &[Row], bytes: u64) -> Option<usize> {
     let here = |row: &Row| row.is_rival() && row.size == Some(bytes);
-    let rivals = (0..rows.len()).filter(|i| here(&rows[*i]));
-    rivals.min_by(|a, b| rows[*a].ln_ratio().total_cmp(&rows[*b].ln_ratio()))
+    let rivals = || (0..rows.len()).filter(|i| here(&rows[*i]));
+    let knows_all = rivals().all(|i| divergence(&rows[i]).is_some());
+    let off = |i: &usize| match divergence(&rows[*i]).filter(|_| knows_all) {
+        Some(divergence) => divergence,
+        None => rows[*i].ln_ratio(),
+    };
+    rivals().min_by(|a, b| off(a).total_cmp(&off(b)))
+}
+
+/// How far a file is from the source, in nats a token.
+fn divergence(row: &Row) -> Option<f64> {
+    row.quality.against.as_ref().map(|against| against.kl_mean)
+}
+
+/// Who wins by perplexity, unless the divergence from the source says otherwise: a text can
+/// be predicted better by a model that is further away.
+fn winner(row: &Row, rival: &Row, paired: &Paired) -> Winner {
+    let by_perplexity = between(paired, Winner::Rival);
+    let Some((ours, theirs)) = divergence(row).zip(divergence(rival)) else {
+        return by_perplexity;
+    };
+    match by_perplexity {
+        Winner::Rival if ours < theirs => Winner::Neither,
+        Winner::Converted if ours > theirs => Winner::Neither,
+        by_perplexity => by_perplexity,
+    }
 }
 
 /// The outcome at each size, in the order of `rows`, the first of which is the source.
@@ -31,7 +56,7 @@ pub fn verdicts(rows: &[Row]) -> Vec<Verdict> {
             .zip(row.to_rival.as_ref());
         let winner = match rival {
             None => Winner::Alone,
-            Some((_, paired)) => between(paired, Winner::Rival),
+            Some((rival, paired)) => winner(row, rival, paired),
         };
         let others = rows.iter().enumerate().filter(|(i, other)| {
             other.is_rival() && other.size == row.size && Some(*i) != row.rival

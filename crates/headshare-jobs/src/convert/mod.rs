@@ -214,6 +214,14 @@ impl Convert {
                 ui,
             )?,
         };
+        let is_changed = |plan: &Plan| plan.stores().next().is_some() || plan.reshapes();
+        if matches!(self.change, Change::Plan { .. })
+            && self.quantize.is_none()
+            && self.repair.is_none()
+            && plan.as_ref().is_some_and(is_changed)
+        {
+            ui.remark("note: without a text, weights are rounded to the types that the plan gives, and nothing makes up for what goes");
+        }
         // What is only copied shows it soon enough.
         if self.repair.is_some() || self.quantize.is_some() {
             self.check_read(&source, plan.as_ref())?;
@@ -270,7 +278,7 @@ impl Convert {
         check_supported(&convert::attention_map(source)?)?;
         let takes = match &self.quantize {
             Some(_) => quantize_takes(source),
-            None => repair::takes(),
+            None => repair::takes(source),
         };
         // Units are chosen by measuring in a dry run, too.
         let is_read = !self.dry_run || matches!(self.change, Change::Measure { .. });

@@ -137,7 +137,9 @@ impl Quantization {
         };
         let typed = quantize::assign(source, plan, wanted, self.allow_requantize)
             .map_err(|error| about_types(source, error))?;
-        for pattern in &typed.assigned.unmatched {
+        // A plan's own names are no patterns that a user could have got wrong.
+        let unmatched = self.wanted.iter().flat_map(|_| &typed.assigned.unmatched);
+        for pattern in unmatched {
             ui.warning(&format!(
                 "no name of a tensor that can be quantized contains a match of {pattern}"
             ));

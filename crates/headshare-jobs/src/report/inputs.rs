@@ -3,19 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use headshare_convert::convert;
-use headshare_convert::fit::{self, FitError, moves};
+use headshare_convert::fit::FitError;
 use headshare_convert::input::{ModelFile, text};
 use headshare_eval::eval::choice::Task;
 use headshare_eval::eval::choice::encode::encode;
 use headshare_eval::eval::perplexity;
 use headshare_eval::report::cells::Store;
 use headshare_eval::report::overlap::share_in;
-use headshare_format::PageSize;
 
 use super::input::Input;
 use super::job::{Fits, MakeReport};
 use crate::bench::{check_generates, check_test};
-use crate::convert::{Calibration, Stats, read_text};
+use crate::convert::{Calibration, Change, Convert, Stats, read_text};
 use crate::error::Context as _;
 use crate::eval::item_context;
 use crate::load::{Resolve, load};
@@ -66,13 +65,13 @@ impl Inputs {
             warn_of_overlap(&read, &fitted, "what the repair fits the model to", ui);
         }
         if let Some(fit) = &job.fit {
-            check_sizes(fit, &source)?;
             let calibration = Calibration {
                 text: stdin.path(&fit.calibration.text).to_owned(),
                 ..fit.calibration.clone()
             };
             let fitted = read_text(&calibration.text)?;
             calibration.check_whole(&source, ui)?;
+            check_sizes(fit, calibration, &source)?;
             warn_of_overlap(&read, &fitted, "what the model is fitted to", ui);
         }
         let digest = convert::digest_of(&source);
@@ -136,23 +135,18 @@ fn without_subjects(tasks: &[PathBuf]) -> Error {
 /// Texts may have so much in common by chance, or by quoting a third.
 const OVERLAP: f64 = 0.05;
 
-/// Refuses sizes that `source` has already, and those that it surely does not get.
-fn check_sizes(fits: &Fits, source: &ModelFile) -> Result<(), Error> {
+/// Refuses sizes that `source` has already, and those that it does not get.
+fn check_sizes(fits: &Fits, on: Calibration, source: &ModelFile) -> Result<(), Error> {
     let about = |error: FitError| Error::from(error).about(source.path().display());
-    let types = moves::types(fits.types.as_deref())?;
-    let movable = moves::movable(source, &types).map_err(about)?;
-    let smallest = fit::smallest(source, &movable, PageSize::KIB_4).map_err(about)?;
+    let job = Convert::new(source.path(), "", Change::Lossless);
+    let smallest = job.smallest_to_fit(&fits.budget(0, on, Stats::Forget), source)?;
     for wanted in fits.sizes() {
         if wanted >= source.len() {
             let has = source.len();
             return Err(about(FitError::FitsAlready { has, wanted }));
         }
         if wanted < smallest {
-            let problem = format!(
-                "{wanted} bytes are too few: at least {smallest} remain, whatever types are chosen \
-                 and whatever goes"
-            );
-            return Err(Error::usage(problem).about(source.path().display()));
+            return Err(about(FitError::TooSmall { wanted, smallest }));
         }
     }
     Ok(())

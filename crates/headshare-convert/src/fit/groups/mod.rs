@@ -136,23 +136,6 @@ pub fn groups<'a>(
     Ok(all)
 }
 
-/// The bytes of the smallest file that the moves of `movable` make of `source`, but for what
-/// the header says of them.
-///
-/// # Errors
-/// Never where `movable` is what [`moves`](super::moves::movable) found.
-pub fn smallest(source: &ModelFile, movable: &[Movable], page: PageSize) -> Result<u64, FitError> {
-    let statistics = Statistics::of_nothing(source, movable);
-    let saved = groups(source, movable, &statistics, page)?
-        .iter()
-        .map(|group| {
-            let bytes = || group.choices.iter().map(|choice| choice.bytes);
-            group.now - bytes().min().unwrap_or_default()
-        })
-        .sum::<u64>();
-    Ok(source.len() - saved)
-}
-
 /// A group of `tensors`, which comes first as it is.
 fn group<'a>(
     source: &ModelFile,

@@ -30,6 +30,11 @@ impl Convert {
             _ => self.tried(&candidates, budget, source, &|_, _| (), ui)?,
         };
         let Some(tried) = tried else {
+            if candidates.len() > 1 {
+                ui.remark(
+                    "note: the windows are too few to make several plans and measure them on others: the one that is predicted to be best is taken",
+                );
+            }
             return Ok(candidates.into_iter().next());
         };
         let measured = |i: &usize| tried[*i].measured;

@@ -15,8 +15,10 @@ use crate::Error;
 /// Other plans that are made to be compared with the one that is predicted to be best.
 const OTHERS: usize = 2;
 
-/// Attempts to come below a size whose header depends on what is chosen.
-const ATTEMPTS: usize = 8;
+/// Attempts to come close to a size whose header and pages depend on what is chosen.
+const ATTEMPTS: usize = 10;
+/// As close as that: this part of the size may be left.
+const CLOSE: u64 = 500;
 
 /// Says how large the file is that comes out.
 pub(super) type SizeOf<'f> = &'f dyn Fn(&Plan) -> Result<u64, Error>;
@@ -34,6 +36,13 @@ pub(super) struct Choices<'a> {
     all: Vec<select::Alternatives>,
     /// Bytes that no alternative is about.
     rest: u64,
+}
+
+/// What was chosen, as a plan, and the bytes of the file that it makes.
+struct Sized {
+    chosen: select::Chosen,
+    plan: Plan,
+    bytes: u64,
 }
 
 /// Which alternatives are allowed, by group and number.
@@ -68,46 +77,40 @@ impl<'a> Choices<'a> {
         limit: u64,
         size_of: SizeOf<'_>,
     ) -> Result<Result<Vec<(Plan, MadeToFit)>, u64>, Error> {
-        let mut best: Option<(select::Chosen, Plan)> = None;
-        let mut smallest = u64::MAX;
-        // Of a file without shared units, whose pages take bytes, too.
-        let mut of_plain = None;
+        let mut best: Option<Sized> = None;
+        let mut smallest: Option<Sized> = None;
         for allowed in self.ways() {
-            let mut header = 0;
-            let fitted = self.fitted(limit, &mut header, &*allowed, size_of)?;
-            of_plain.get_or_insert(header);
-            match fitted {
-                Some((chosen, made)) => {
-                    if (best.as_ref()).is_none_or(|(best, ..)| chosen.cost < best.cost) {
-                        best = Some((chosen, made));
+            match self.fitted(limit, &*allowed, size_of)? {
+                Ok(found) => {
+                    if (best.as_ref()).is_none_or(|best| found.chosen.cost < best.chosen.cost) {
+                        best = Some(found);
                     }
                 }
-                None => smallest = smallest.min(self.smallest(&*allowed) + header),
+                Err(found) => {
+                    if (smallest.as_ref()).is_none_or(|smallest| found.bytes < smallest.bytes) {
+                        smallest = Some(found);
+                    }
+                }
             }
         }
-        let Some((chosen, made)) = best else {
-            return Ok(Err(smallest));
+        let Some(best) = best else {
+            return Ok(Err(smallest.map_or(u64::MAX, |smallest| smallest.bytes)));
         };
-        let mut found = vec![(chosen, made)];
-        for other in self.others(&found[0].0) {
+        let frontier = self.frontier(&best, size_of)?;
+        let mut found = vec![best];
+        for other in self.others(&found[0].chosen) {
             if found.len() > OTHERS {
                 break;
             }
-            if let Some(other) = self.fitted(limit, &mut 0, &*other, size_of)?
-                && found.iter().all(|(chosen, _)| *chosen != other.0)
+            if let Ok(other) = self.fitted(limit, &*other, size_of)?
+                && found.iter().all(|before| before.chosen != other.chosen)
             {
                 found.push(other);
             }
         }
-        let frontier: Vec<Point> = (select::frontier(&self.all).into_iter())
-            .map(|point| Point {
-                bytes: point.bytes + self.rest + of_plain.unwrap_or_default(),
-                ..point
-            })
-            .collect();
-        let candidates = found.into_iter().map(|(chosen, made)| {
-            let fit = self.told(limit, &chosen, frontier.clone());
-            (made, fit)
+        let candidates = found.into_iter().map(|of| {
+            let fit = self.told(limit, &of.chosen, frontier.clone());
+            (of.plan, fit)
         });
         Ok(Ok(candidates.collect()))
     }
@@ -141,16 +144,61 @@ impl<'a> Choices<'a> {
                 let chosen = select::choose(&all, room)?;
                 Some(select::Chosen::of(&self.all, chosen.which))
             };
-            if let Some((chosen, made, size)) =
-                self.below((room, limit), &mut 0, &choose, size_of)?
-            {
-                plans.push((made, self.told(limit, &chosen, Vec::new()), size));
+            if let Ok(of) = self.below((room, limit), &choose, &|_, _| true, size_of)? {
+                let told = self.told(limit, &of.chosen, Vec::new());
+                plans.push((of.plan, told, of.bytes));
             }
         }
         match plans.is_empty() {
-            true => Err(self.too_small(limit, self.smallest(&|_, _| true))),
+            true => Err(Error::usage(format!(
+                "no plan that was drawn has {limit} bytes or a little less: there are too few moves"
+            ))),
             false => Ok(plans),
         }
+    }
+
+    /// The bytes of the smallest file.
+    pub fn smallest_size(&self, size_of: SizeOf<'_>) -> Result<u64, Error> {
+        let mut smallest = u64::MAX;
+        for allowed in self.ways() {
+            smallest = smallest.min(self.smallest(&*allowed, size_of)?.bytes);
+        }
+        Ok(smallest)
+    }
+
+    /// The frontier from the source down. Headers and pages are those of the source, of the
+    /// file that was `chosen` and of the smallest one, and what lies between in between.
+    fn frontier(&self, chosen: &Sized, size_of: SizeOf<'_>) -> Result<Vec<Point>, Error> {
+        let smallest = self.smallest(&|_, _| true, size_of)?;
+        let points = select::frontier(&self.all);
+        let above = |of: &Sized| of.bytes as f64 - (of.chosen.bytes + self.rest) as f64;
+        let first = points.first().map_or(0, |point| point.bytes);
+        let mut known = vec![
+            (
+                first as f64,
+                self.source.len() as f64 - (first + self.rest) as f64,
+            ),
+            (chosen.chosen.bytes as f64, above(chosen)),
+            (smallest.chosen.bytes as f64, above(&smallest)),
+        ];
+        known.dedup_by_key(|of| of.0 as u64);
+        let above = |bytes: u64| {
+            let bytes = bytes as f64;
+            let within = known.windows(2).find(|pair| bytes >= pair[1].0);
+            let ((from, a), (to, b)) = match within {
+                Some(pair) => (pair[0], pair[1]),
+                None => (known[known.len() - 1], known[known.len() - 1]),
+            };
+            match from > to {
+                true => a + (b - a) * (from - bytes) / (from - to),
+                false => b,
+            }
+        };
+        let sized = |point: Point| Point {
+            bytes: ((point.bytes + self.rest) as f64 + above(point.bytes)).round() as u64,
+            ..point
+        };
+        Ok(points.into_iter().map(sized).collect())
     }
 
     /// Without and with units that share: a file with such units begins each tensor on a page,
@@ -166,50 +214,107 @@ impl<'a> Choices<'a> {
         ways
     }
 
-    /// What costs least of what is `allowed`. What a header says of it all takes bytes, too:
-    /// so many more than before.
+    /// What costs least of what is `allowed`; otherwise the smallest of it.
     fn fitted(
         &self,
         limit: u64,
-        header: &mut u64,
         allowed: &dyn Fn(usize, usize) -> bool,
         size_of: SizeOf<'_>,
-    ) -> Result<Option<(select::Chosen, Plan)>, Error> {
+    ) -> Result<Result<Sized, Sized>, Error> {
         let choose = |room| select::choose_among(&self.all, room, allowed);
-        let found = self.below((limit, limit), header, &choose, size_of)?;
-        Ok(found.map(|(chosen, made, _)| (chosen, made)))
+        self.below((limit, limit), &choose, allowed, size_of)
     }
 
     /// What `choose` makes of room for a file of `aim` bytes, and its size, which is at most
-    /// `limit`; `None` where it makes nothing of it.
+    /// `limit`; otherwise the smallest file of what is `allowed`.
+    ///
+    /// What a header says, and pages, take bytes that no alternative is about. So the room is
+    /// looked for that leaves little of the limit: between one that was too large and one that
+    /// was not.
     fn below(
         &self,
         (aim, limit): (u64, u64),
-        header: &mut u64,
         choose: &dyn Fn(u64) -> Option<select::Chosen>,
+        allowed: &dyn Fn(usize, usize) -> bool,
         size_of: SizeOf<'_>,
-    ) -> Result<Option<(select::Chosen, Plan, u64)>, Error> {
+    ) -> Result<Result<Sized, Sized>, Error> {
+        let mut best: Option<Sized> = None;
+        // Rooms: the one that fits may be too small for anything.
+        let (mut fits, mut too_large) = (None, None);
+        let mut room = aim.saturating_sub(self.rest);
         for _ in 0..ATTEMPTS {
-            let Some(chosen) = choose(aim.saturating_sub(self.rest + *header)) else {
-                return Ok(None);
+            let Some(chosen) = choose(room) else {
+                let Some(too_large) = too_large else {
+                    break;
+                };
+                fits = Some(room);
+                room += (too_large - room) / 2;
+                if fits == Some(room) {
+                    break;
+                }
+                continue;
             };
-            let made = self.plan(&chosen);
-            let size = size_of(&made)?;
-            if size <= limit {
-                return Ok(Some((chosen, made, size)));
+            if best.as_ref().is_some_and(|best| best.chosen == chosen) {
+                break;
             }
-            *header += size - limit;
+            let of = self.sized(chosen, size_of)?;
+            let next = if of.bytes <= limit {
+                fits = Some(room);
+                let left = limit - of.bytes;
+                let is_close = left <= limit / CLOSE || aim < limit;
+                if (best.as_ref()).is_none_or(|best| of.chosen.cost < best.chosen.cost) {
+                    best = Some(of);
+                }
+                if is_close {
+                    break;
+                }
+                room.saturating_add(left)
+            } else {
+                too_large = Some(room);
+                room.saturating_sub(of.bytes - limit)
+            };
+            room = match (fits, too_large) {
+                (Some(fits), Some(too_large)) if next <= fits || next >= too_large => {
+                    fits + (too_large - fits) / 2
+                }
+                _ => next,
+            };
+            if fits == Some(room) {
+                break;
+            }
         }
-        Ok(None)
+        if let Some(best) = best {
+            return Ok(Ok(best));
+        }
+        let smallest = self.smallest(allowed, size_of)?;
+        Ok(match smallest.bytes <= limit {
+            true => Ok(smallest),
+            false => Err(smallest),
+        })
     }
 
-    /// Bytes of the smallest file of what is `allowed`, but for what its header says of it.
-    fn smallest(&self, allowed: &dyn Fn(usize, usize) -> bool) -> u64 {
+    /// The smallest file of what is `allowed`.
+    fn smallest(
+        &self,
+        allowed: &dyn Fn(usize, usize) -> bool,
+        size_of: SizeOf<'_>,
+    ) -> Result<Sized, Error> {
         let least = |(group, of): (usize, &select::Alternatives)| {
             let some = of.iter().enumerate().filter(|(i, _)| allowed(group, *i));
-            some.map(|(_, a)| a.0).min().unwrap_or_default()
+            some.min_by_key(|(_, of)| of.0).map_or(0, |(i, _)| i)
         };
-        self.rest + self.all.iter().enumerate().map(least).sum::<u64>()
+        let which = self.all.iter().enumerate().map(least).collect();
+        self.sized(select::Chosen::of(&self.all, which), size_of)
+    }
+
+    fn sized(&self, chosen: select::Chosen, size_of: SizeOf<'_>) -> Result<Sized, Error> {
+        let plan = self.plan(&chosen);
+        let bytes = size_of(&plan)?;
+        Ok(Sized {
+            chosen,
+            plan,
+            bytes,
+        })
     }
 
     /// Says that the smallest file is larger than `wanted`.

@@ -1,6 +1,6 @@
 //! Choosing what makes a model fit, and doing it.
 
-use headshare_convert::fit::{self, FitError, moves};
+use headshare_convert::fit::{self, FitError, Statistics, moves};
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::Plan;
 use headshare_eval::analyze::picture::Format;
@@ -78,7 +78,7 @@ impl Convert {
     ) -> Result<(Plan, MadeToFit), Error> {
         let start = budget.first_limit(source, ui)?;
         let candidates = self.with_choices(budget, source, inputs, ui, |choices| {
-            let size_of = |plan: &Plan| Ok(self.make(budget, plan, true, &Quiet)?.output.bytes);
+            let size_of = |plan: &Plan| self.size_of(budget, plan);
             choices.in_memory(start, &size_of, ui)
         })?;
         let best = match predicted {
@@ -103,9 +103,11 @@ impl Convert {
         let movable = moves::movable(source, &types).map_err(of_source)?;
         // Known before anything is measured.
         let page = self.page();
-        let smallest = fit::smallest(source, &movable, page).map_err(of_source)?;
-        if let Some(wanted) = budget.bytes.filter(|wanted| *wanted < smallest) {
-            return Err(of_source(FitError::TooSmall { wanted, smallest }));
+        if let Some(wanted) = budget.bytes {
+            let smallest = self.smallest_to_fit(budget, source)?;
+            if wanted < smallest {
+                return Err(of_source(FitError::TooSmall { wanted, smallest }));
+            }
         }
         let statistics = budget.statistics(source, &movable, self.force, inputs, ui)?;
         if statistics.cuts.is_empty() {
@@ -114,7 +116,7 @@ impl Convert {
                 false => "; units may use the weights of others",
             };
             ui.remark(&format!(
-                "note: llama.cpp has one size for all layers of such a model, so no units or channels go{shares}"
+                "note: no units or channels go: llama.cpp has no layers of different sizes for such a model, or its layers have experts{shares}"
             ));
         }
         let groups = fit::groups(source, &movable, &statistics, page).map_err(of_source)?;
@@ -129,6 +131,27 @@ impl Convert {
     /// The page; a size that is none is refused when it is carried out.
     pub(super) fn page(&self) -> PageSize {
         PageSize::new(self.page_size).unwrap_or(PageSize::KIB_4)
+    }
+
+    /// The bytes of the smallest file that all moves reach, whatever they cost.
+    pub(crate) fn smallest_to_fit(
+        &self,
+        budget: &Budget,
+        source: &ModelFile,
+    ) -> Result<u64, Error> {
+        let of_source = |error| budget.about(source, error);
+        let types = moves::types(budget.types.as_deref()).map_err(Error::from)?;
+        let movable = moves::movable(source, &types).map_err(of_source)?;
+        let nothing = Statistics::of_nothing(source, &movable);
+        let page = self.page();
+        let groups = fit::groups(source, &movable, &nothing, page).map_err(of_source)?;
+        let choices = Choices::new(budget, (source, page), (&movable, &nothing), &groups);
+        choices.smallest_size(&|plan: &Plan| self.size_of(budget, plan))
+    }
+
+    /// The bytes of the file that `plan` makes.
+    pub(super) fn size_of(&self, budget: &Budget, plan: &Plan) -> Result<u64, Error> {
+        Ok(self.make(budget, plan, true, &Quiet)?.output.bytes)
     }
 
     /// Carries out a `plan` that makes a model fit.

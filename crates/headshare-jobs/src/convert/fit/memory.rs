@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use headshare_convert::convert::{self, Fitted};
+use headshare_convert::engine::cache_bytes;
 use headshare_convert::fit::FitError;
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::Plan;
@@ -14,10 +15,10 @@ use crate::bench::{LoadMode, Measure};
 use crate::error::Context as _;
 use crate::load::Resolve;
 use crate::worker::ask;
-use crate::{Error, Ui};
+use crate::{Error, Ui, Unit};
 
-/// Attempts to come below the memory that there is.
-const ATTEMPTS: usize = 6;
+/// Attempts to come close to the memory that there is.
+const ATTEMPTS: usize = 8;
 
 /// What is left of the memory may be so large a part of it before more is used.
 const SPARE: u64 = 100;
@@ -59,25 +60,29 @@ impl Budget {
         let Some(memory) = self.memory else {
             return Ok(largest);
         };
+        let cache = cache_bytes(&source.gguf, memory.ctx);
+        if cache >= memory.bytes {
+            return Err(self.about(source, no_memory(cache, memory)));
+        }
         let taken = (memory.taken_by(source.path(), ui)).about(|| source.path().display())?;
         if taken.left >= 0 && largest >= source.len() {
             let (takes, memory, ctx) = (taken.weights + taken.others, memory.bytes, memory.ctx);
             return Err(self.about(source, FitError::InMemoryAlready { takes, memory, ctx }));
         }
         if taken.others >= memory.bytes {
-            let (others, memory, ctx) = (taken.others, memory.bytes, memory.ctx);
-            return Err(self.about(
-                source,
-                FitError::NoMemory {
-                    others,
-                    memory,
-                    ctx,
-                },
-            ));
+            return Err(self.about(source, no_memory(taken.others, memory)));
         }
         // Bytes less in the file are bytes less in memory, about.
         let over = taken.left.min(0).unsigned_abs();
         Ok(largest.min(source.len().saturating_sub(over)))
+    }
+}
+
+fn no_memory(others: u64, InMemory { bytes, ctx }: InMemory) -> FitError {
+    FitError::NoMemory {
+        others,
+        memory: bytes,
+        ctx,
     }
 }
 
@@ -97,39 +102,55 @@ impl Choices<'_> {
         let largest = self.budget.bytes.unwrap_or(self.source.len());
         let mut limit = limit;
         let mut best: Option<(u64, Vec<(Plan, MadeToFit)>)> = None;
-        let mut is_smallest = false;
-        for _ in 0..ATTEMPTS {
+        // Limits of files: the largest that fits so far, and the smallest that does not.
+        let (mut fits, mut too_large): (Option<u64>, Option<u64>) = (None, None);
+        let bar = ui.bar("memory", ATTEMPTS as u64, Unit::Parts);
+        for attempt in 0..ATTEMPTS {
+            bar.set(attempt as u64);
             let mut candidates = match self.within(limit, size_of)? {
                 Ok(candidates) => candidates,
-                // With fewer units the KV cache is smaller, too: what was taken off may have been
-                // too much.
-                Err(smallest) if best.is_none() && !is_smallest && smallest <= largest => {
-                    (is_smallest, limit) = (true, smallest);
-                    continue;
-                }
                 Err(smallest) if self.budget.bytes.is_some_and(|bytes| bytes < smallest) => {
                     return Err(self.too_small(largest, smallest));
                 }
-                Err(_) => break,
+                // With fewer units the KV cache is smaller, too: what was taken off may have been
+                // too much.
+                Err(smallest) => match too_large {
+                    Some(over) if over <= smallest => break,
+                    _ => {
+                        limit = smallest.min(largest);
+                        continue;
+                    }
+                },
             };
             let taken = self.taken_by(&candidates[0].0, memory, ui)?;
             candidates[0].1.memory = Some(taken);
             let left = taken.left.unsigned_abs();
-            if taken.left < 0 {
-                limit = limit.saturating_sub(left);
-                continue;
-            }
-            // Units that go make the KV cache smaller, too.
-            let is_full = left <= memory.bytes / SPARE || limit >= largest;
-            let more = limit.saturating_add(left - left / 8).min(largest);
-            if best.as_ref().is_none_or(|(least, _)| left < *least) {
-                best = Some((left, candidates));
-            }
-            if is_full {
+            let next = if taken.left < 0 {
+                too_large = Some(limit);
+                limit.saturating_sub(left)
+            } else {
+                fits = Some(limit);
+                let is_full = left <= memory.bytes / SPARE || limit >= largest;
+                if best.as_ref().is_none_or(|(least, _)| left < *least) {
+                    best = Some((left, candidates));
+                }
+                if is_full {
+                    break;
+                }
+                limit.saturating_add(left - left / 8).min(largest)
+            };
+            // A byte of the file may be more in memory, or less.
+            limit = match (fits, too_large) {
+                (Some(fits), Some(over)) if next <= fits || next >= over => {
+                    fits + (over - fits) / 2
+                }
+                _ => next,
+            };
+            if fits == Some(limit) {
                 break;
             }
-            limit = more;
         }
+        drop(bar);
         let Some((_, candidates)) = best else {
             let (memory, ctx) = (memory.bytes, memory.ctx);
             return Err((self.budget).about(self.source, FitError::NotInMemory { memory, ctx }));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::budget::{Budget, Tried};
 use crate::analyze::Picture;
 use crate::convert::{Change, Convert};
-use crate::{Error, Quiet, Ui};
+use crate::{Error, Ui};
 
 /// Says how well the divergence of plans is predicted, which `--fit` chooses by: random plans
 /// of one size are made with a few windows of the text and measured on others.
@@ -54,7 +54,7 @@ impl AnalyzePredictions {
         let inputs = job.inputs_to_fit(budget, &source)?;
         let picture = Picture::new(self.picture.as_deref(), self.force, &inputs)?;
         let plans = job.with_choices(budget, &source, &inputs, ui, |choices| {
-            let size_of = |plan: &_| Ok(job.make(budget, plan, true, &Quiet)?.output.bytes);
+            let size_of = |plan: &_| job.size_of(budget, plan);
             let drawn = choices.random(wanted, (self.plans, self.seed), &size_of)?;
             let sizes: Vec<u64> = drawn.iter().map(|(_, _, bytes)| *bytes).collect();
             let drawn = drawn.into_iter().map(|(made, fit, _)| (made, fit)).collect::<Vec<_>>();
