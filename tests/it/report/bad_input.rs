@@ -128,7 +128,7 @@ fn sizes() {
         (&["--fit", &whole][..], &["fits into", "as it is"][..]),
         (
             &["--fit", "100000,1000"],
-            &["1000 bytes are too few", "remain"],
+            &["1000 bytes are less than", "smallest"],
         ),
         (
             &["--fit", "100000", "--types", "x9"],

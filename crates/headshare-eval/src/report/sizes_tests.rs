@@ -80,6 +80,22 @@ fn the_best_of_the_rivals_is_the_one_that_counts() {
     }
 }
 
+/// A file can predict the text better and be further from the source: then neither wins.
+#[test]
+fn perplexity_alone_does_not_decide() {
+    let mut rows = rows();
+    at(SIZE, 0.15, [Some(0.2), Some(0.18), Some(0.1)], &mut rows);
+    let mut change = |row: usize, kl: f64| {
+        let against = rows[row].quality.against.as_mut().unwrap();
+        against.kl_mean = kl;
+        let winner = verdicts(&rows)[0].winner;
+        (winner, best_rival(&rows, SIZE))
+    };
+    assert_eq!(change(4, 0.5), (Winner::Neither, Some(3)));
+    assert_eq!(change(4, 0.16), (Winner::Neither, Some(4)));
+    assert_eq!(change(1, 0.2), (Winner::Rival, Some(4)));
+}
+
 #[test]
 fn the_outcome_is_said_in_words() {
     let mut all = rows();

@@ -214,14 +214,6 @@ impl Convert {
                 ui,
             )?,
         };
-        let is_changed = |plan: &Plan| plan.stores().next().is_some() || plan.reshapes();
-        if matches!(self.change, Change::Plan { .. })
-            && self.quantize.is_none()
-            && self.repair.is_none()
-            && plan.as_ref().is_some_and(is_changed)
-        {
-            ui.remark("note: without a text, weights are rounded to the types that the plan gives, and nothing makes up for what goes");
-        }
         // What is only copied shows it soon enough.
         if self.repair.is_some() || self.quantize.is_some() {
             self.check_read(&source, plan.as_ref())?;
@@ -260,6 +252,17 @@ impl Convert {
             if let Some(plan) = &mut done.plan {
                 plan.source = digest;
             }
+        }
+        let types_of_plan = matches!(self.change, Change::Plan { .. })
+            && self.quantize.is_none()
+            && done
+                .plan
+                .as_ref()
+                .is_some_and(|plan| plan.stores().next().is_some());
+        if types_of_plan && self.repair.is_none() {
+            ui.remark(
+                "note: without a text, weights are only rounded to the types that the plan gives",
+            );
         }
         if prepared.headshare.is_some() && prepared.saved.file_bytes < 0 {
             ui.warning(&format!(
