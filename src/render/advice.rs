@@ -67,8 +67,9 @@ pub(crate) fn words(advice: &Advice) -> String {
             format!("--tensor-type '{tensor}=TYPE' gives it a type that its rows allow")
         }
         Advice::BuildWith(feature) => {
-            format!("cargo build --release --features {feature} makes a program that can, where there is such a device")
-                .into()
+            format!(
+                "cargo build --release --features {feature} makes a program that can, where there is such a device"
+            )
         }
         Advice::Resume => "the same command with --resume goes on from there".into(),
         Advice::MoreDamping => {

@@ -372,3 +372,39 @@ fn text_and_statistics_are_not_overwritten() {
     refused(&out, &["--save-stats", model], itself);
     refused(&out, &["--save-stats", new], "to the same file");
 }
+
+/// Weights that multiply slowly are measured as F16: as a model that has the same numbers in
+/// that type.
+#[test]
+fn what_multiplies_slowly_is_measured_as_the_same_numbers_in_f16() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (slow, same) = (at("slow.gguf"), at("same.gguf"));
+    let spec = headshare_testmodels::ModelSpec {
+        weight_type: headshare_testmodels::type_named("q4_1").unwrap(),
+        ..crate::support::preset("tiny-gqa")
+    };
+    spec.write(&slow).unwrap();
+    let mut command = crate::support::program();
+    command.arg("convert").arg(&slow).arg("-o").arg(&same);
+    json(command.args([
+        "--quantize",
+        "f16",
+        "--pure",
+        "--allow-requantize",
+        "--json",
+    ]));
+    let text = std::fs::read_to_string(words(folder.path())).unwrap();
+    let units = |path: &Path| {
+        measure(&ModelFile::open(path).unwrap(), text.clone())
+            .0
+            .units
+    };
+    let (slow, same) = (units(&slow), units(&same));
+    assert_eq!(slow, same);
+    let lost = |unit: &headshare_gguf::repair::choose::Unit| unit.shared.map(|of| of.loss);
+    assert!(
+        slow.iter().filter_map(lost).all(|loss| loss > 1e-3),
+        "{slow:?}"
+    );
+}

@@ -30,6 +30,7 @@ use crate::convert::variant::{Types, Variant};
 use crate::convert::{ConvertError, write_plain_to_scratch};
 use crate::engine::{Options, Windows};
 use crate::input::ModelFile;
+use crate::model::AttentionMap;
 
 /// Windows that features are compared on, at most.
 const FEATURE_WINDOWS: usize = 16;
@@ -59,6 +60,8 @@ pub fn survey(
     check_supported(map)?;
     let fast = fast(source)?;
     let source = fast.as_ref().map_or(source, |(file, _)| file);
+    // Blocks of another type have other bytes.
+    let map = &AttentionMap::of(&source.gguf).map_err(|e| RepairError::Internal(e.to_string()))?;
     let held_out = windows.held_out() as usize;
     let fitted = windows.count as usize - held_out;
     let fit = windows.pick(0..fitted, FEATURE_WINDOWS);
