@@ -8,12 +8,10 @@
 use super::feedback::{Levels, Span};
 use super::lanes::{Grids, LANES, Rounded};
 
-/// First scales for each base.
-const STARTS: usize = 24;
-/// Times that a scale is fitted to the levels found, and a scale and a base: there are more
-/// of these between two beginnings.
-const FITS: usize = 1;
-const FITS_WITH_BASE: usize = 3;
+/// First scales, and times that they are fitted to the levels found: without bases, and for each
+/// of several bases.
+const TRIED: (usize, usize) = (24, 1);
+const TRIED_WITH_BASE: (usize, usize) = (16, 2);
 
 /// Which bases there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,11 +60,7 @@ impl Search<'_> {
         for first in first.chunks(LANES) {
             let mut grids = Grids::new(first.iter().copied());
             let mut least = [f64::INFINITY; LANES];
-            let fits = match self.base {
-                Base::None => FITS,
-                _ => FITS_WITH_BASE,
-            };
-            for _ in 0..=fits {
+            for _ in 0..=self.tried().1 {
                 rounded.round(span, wanted, &self.levels, &grids, &least);
                 let mut better = false;
                 for (lane, (least, &cost)) in least.iter_mut().zip(&rounded.costs).enumerate() {
@@ -96,6 +90,14 @@ impl Search<'_> {
         best
     }
 
+    /// How many first scales, and how many fits.
+    fn tried(&self) -> (usize, usize) {
+        match self.base {
+            Base::None => TRIED,
+            _ => TRIED_WITH_BASE,
+        }
+    }
+
     /// As it is stored, where it is a number.
     fn store(&self, (scale, base): (f64, f64)) -> (f64, f64) {
         match scale.is_finite() && base.is_finite() {
@@ -117,8 +119,9 @@ impl Search<'_> {
         let high = wanted.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let (first, last) = self.levels.ends();
         let (narrowest, widest) = self.range();
-        let step = (widest - narrowest) / (STARTS - 1) as f64;
-        let all = (0..STARTS).map(|i| widest - step * i as f64);
+        let starts = self.tried().0;
+        let step = (widest - narrowest) / (starts - 1) as f64;
+        let all = (0..starts).map(|i| widest - step * i as f64);
         if self.base == Base::None {
             let largest = low.abs().max(high.abs()) / first.abs().max(last.abs());
             let signs: &[f64] = if self.signs { &[1.0, -1.0] } else { &[1.0] };
