@@ -10,6 +10,7 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use headshare_convert::convert::variant::{EMBEDDING, Variant};
 use headshare_convert::convert::{self, Fitted};
 use headshare_convert::input::text::is_stdio;
@@ -190,6 +191,8 @@ impl TrainModel {
     /// When a file is bad, the model cannot be trained, the loss is no number any more, or
     /// an output cannot be written.
     pub fn run(&self, ui: &dyn Ui) -> Result<TrainedModel, Error> {
+        // One for both models: what is made on two cannot meet.
+        let device = self.device.device()?;
         let source = ModelFile::open_plain(&self.source)?;
         let teacher = self
             .teacher
@@ -230,8 +233,8 @@ impl TrainModel {
             // That there is too little text or memory is not to come out at the end.
             self.text.check_numbers(&source, text.clone())?;
         }
-        let model = self.model(train, &plan, variant, &rows)?;
-        let teacher_model = self.teacher_model(&unchanged, teacher.as_ref())?;
+        let model = self.model((train, &device), &plan, variant, &rows)?;
+        let teacher_model = self.teacher_model(&device, &unchanged, teacher.as_ref())?;
         let pairs = match self.method {
             Method::Tied => None,
             Method::Postshare => Some(HeadPairs::new(&model, variant, &rows, pair_count(&plan))?),
@@ -344,7 +347,7 @@ impl TrainModel {
     /// The model to train: what shares `rows` from the beginning is one parameter.
     fn model(
         &self,
-        train: Train,
+        (train, device): (Train, &Device),
         plan: &Plan,
         variant: &Variant<'_>,
         rows: &[Vec<(RowsRange, RowsRange)>],
@@ -353,7 +356,7 @@ impl TrainModel {
             Method::Tied => rows.concat(),
             Method::Postshare => Vec::new(),
         };
-        let mut model = Model::load(variant, &ties, &self.device.device()?)?;
+        let mut model = Model::load(variant, &ties, device)?;
         if train == Train::Scales {
             model.parameters_mut().keep_codes(variant)?;
         }
@@ -422,16 +425,16 @@ impl TrainModel {
     /// The model to learn from, where there is one.
     fn teacher_model(
         &self,
+        device: &Device,
         source: &Variant<'_>,
         teacher: Option<&ModelFile>,
     ) -> Result<Option<Model>, Error> {
         if !self.settings.learns_from_other() {
             return Ok(None);
         }
-        let device = self.device.device()?;
         let loaded = match teacher {
-            Some(file) => Model::load(&Variant::unchanged(file), &[], &device),
-            None => Model::load(source, &[], &device),
+            Some(file) => Model::load(&Variant::unchanged(file), &[], device),
+            None => Model::load(source, &[], device),
         };
         Ok(Some(loaded?))
     }
@@ -483,7 +486,6 @@ impl TrainModel {
     /// Returns all that are.
     fn check(&self, inputs: &[FileId], resumes: bool) -> Result<Vec<FileId>, Error> {
         self.check_curves()?;
-        self.device.device()?;
         let pulls = self.method == Method::Postshare;
         let learns = self.settings.learns_from_other();
         self.settings.check(learns, pulls)?;

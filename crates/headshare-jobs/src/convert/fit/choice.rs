@@ -9,6 +9,7 @@ use headshare_convert::plan::{Edit, Plan, Store};
 use headshare_convert::random::SplitMix64;
 use headshare_format::{GgmlType, PageSize};
 
+use super::bracket::Bracket;
 use super::budget::{Budget, MadeToFit, Retyped, measured_plan};
 use crate::Error;
 
@@ -240,17 +241,14 @@ impl<'a> Choices<'a> {
     ) -> Result<Result<Sized, Sized>, Error> {
         let mut best: Option<Sized> = None;
         // Rooms: the one that fits may be too small for anything.
-        let (mut fits, mut too_large) = (None, None);
+        let mut rooms = Bracket::default();
         let mut room = aim.saturating_sub(self.rest);
         for _ in 0..ATTEMPTS {
             let Some(chosen) = choose(room) else {
-                let Some(too_large) = too_large else {
-                    break;
-                };
-                fits = Some(room);
-                room += (too_large - room) / 2;
-                if fits == Some(room) {
-                    break;
+                rooms.fits = Some(room);
+                match rooms.too_large.and_then(|_| rooms.next(room)) {
+                    Some(next) => room = next,
+                    None => break,
                 }
                 continue;
             };
@@ -259,7 +257,7 @@ impl<'a> Choices<'a> {
             }
             let of = self.sized(chosen, size_of)?;
             let next = if of.bytes <= limit {
-                fits = Some(room);
+                rooms.fits = Some(room);
                 let left = limit - of.bytes;
                 let is_close = left <= limit / CLOSE || aim < limit;
                 if (best.as_ref()).is_none_or(|best| of.chosen.cost < best.chosen.cost) {
@@ -270,17 +268,12 @@ impl<'a> Choices<'a> {
                 }
                 room.saturating_add(left)
             } else {
-                too_large = Some(room);
+                rooms.too_large = Some(room);
                 room.saturating_sub(of.bytes - limit)
             };
-            room = match (fits, too_large) {
-                (Some(fits), Some(too_large)) if next <= fits || next >= too_large => {
-                    fits + (too_large - fits) / 2
-                }
-                _ => next,
-            };
-            if fits == Some(room) {
-                break;
+            match rooms.next(next) {
+                Some(next) => room = next,
+                None => break,
             }
         }
         if let Some(best) = best {

@@ -9,6 +9,7 @@ use headshare_convert::input::ModelFile;
 use headshare_convert::plan::Plan;
 use headshare_eval::bench::SpeedTest;
 
+use super::bracket::Bracket;
 use super::budget::{Budget, InMemory, MadeToFit, OfMemory};
 use super::choice::{Choices, SizeOf};
 use crate::bench::{LoadMode, Measure};
@@ -103,7 +104,7 @@ impl Choices<'_> {
         let mut limit = limit;
         let mut best: Option<(u64, Vec<(Plan, MadeToFit)>)> = None;
         // Limits of files: the largest that fits so far, and the smallest that does not.
-        let (mut fits, mut too_large): (Option<u64>, Option<u64>) = (None, None);
+        let mut limits = Bracket::default();
         let bar = ui.bar("memory", ATTEMPTS as u64, Unit::Parts);
         for attempt in 0..ATTEMPTS {
             bar.set(attempt as u64);
@@ -114,7 +115,7 @@ impl Choices<'_> {
                 }
                 // With fewer units the KV cache is smaller, too: what was taken off may have been
                 // too much.
-                Err(smallest) => match too_large {
+                Err(smallest) => match limits.too_large {
                     Some(over) if over <= smallest => break,
                     _ => {
                         limit = smallest.min(largest);
@@ -126,10 +127,10 @@ impl Choices<'_> {
             candidates[0].1.memory = Some(taken);
             let left = taken.left.unsigned_abs();
             let next = if taken.left < 0 {
-                too_large = Some(limit);
+                limits.too_large = Some(limit);
                 limit.saturating_sub(left)
             } else {
-                fits = Some(limit);
+                limits.fits = Some(limit);
                 let is_full = left <= memory.bytes / SPARE || limit >= largest;
                 if best.as_ref().is_none_or(|(least, _)| left < *least) {
                     best = Some((left, candidates));
@@ -140,14 +141,9 @@ impl Choices<'_> {
                 limit.saturating_add(left - left / 8).min(largest)
             };
             // A byte of the file may be more in memory, or less.
-            limit = match (fits, too_large) {
-                (Some(fits), Some(over)) if next <= fits || next >= over => {
-                    fits + (over - fits) / 2
-                }
-                _ => next,
-            };
-            if fits == Some(limit) {
-                break;
+            match limits.next(next) {
+                Some(next) => limit = next,
+                None => break,
             }
         }
         drop(bar);

@@ -2,6 +2,7 @@
 //! least, `candidates` are made to see which is best, and `memory` holds them against what
 //! there is of memory. The rest is a conversion like any other.
 
+mod bracket;
 mod budget;
 mod candidates;
 mod choice;
