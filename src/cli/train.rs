@@ -32,8 +32,17 @@ pub(super) enum Way {
 const CHOSEN: &str = "Choose the pairs by measuring on this text (UTF-8), instead of by --match; \
                       nothing is refitted";
 
+/// What is spent on a text that is also trained on.
+const WINDOW: &str = "Tokens in each window, 8 to 65536, in training as in repair and quantizing";
+const WINDOWS: &str = "Number of windows of the text that repair and quantizing read, 2 to 256; \
+                       training reads all of it";
+const MEMORY: &str = "The most memory to use, in bytes or such as 8G, by default half of what the \
+                      machine has or its limits allow. Training that has more computes less twice";
+
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("repair", |arg| arg.help(CHOSEN).long_help(CHOSEN)))]
+// Units that are measured are shared in the end, and nothing else becomes of them.
+#[command(mut_arg("units", |arg| arg.hide(true)), mut_arg("choose", |arg| arg.hide(true)))]
 pub(super) struct Pulled {
     /// What the distance between paired heads counts beside the other losses.
     #[arg(long, value_name = "GAMMA", default_value_t = 0.5,
@@ -54,6 +63,9 @@ pub(super) struct Pulled {
 #[command(group = clap::ArgGroup::new("fitted").args(["repair", "on"]).multiple(true))]
 #[command(group = clap::ArgGroup::new("measured").args(["repair"]))]
 #[command(group = clap::ArgGroup::new("which").args(["ratio", "plan"]).required(true))]
+#[command(mut_arg("window", |arg| arg.help(WINDOW).long_help(WINDOW)))]
+#[command(mut_arg("windows", |arg| arg.help(WINDOWS).long_help(WINDOWS)))]
+#[command(mut_arg("memory", |arg| arg.help(MEMORY).long_help(MEMORY)))]
 pub(super) struct Options {
     /// The model, a plain GGUF file.
     src: PathBuf,
@@ -155,6 +167,10 @@ pub(super) struct Options {
     /// byte, as without a break.
     #[arg(long, requires = "checkpoint")]
     resume: bool,
+    /// Go on with other steps, learning rates, clipping, options of AdamW or evaluations than
+    /// before, such as after a loss that was no number any more.
+    #[arg(long, requires = "resume")]
+    allow_changes: bool,
     #[command(flatten)]
     types: TypeArgs,
     /// Write the figures of each step to this file, as JSON lines.
@@ -270,6 +286,7 @@ impl Args {
         settings.adam.beta2 = options.beta2;
         settings.adam.weight_decay = options.weight_decay;
         let (every, resume) = (options.checkpoint_every, options.resume);
+        let changes = options.allow_changes;
         Ok(TrainModel {
             source: options.src,
             output: options.output,
@@ -287,6 +304,7 @@ impl Args {
                 file,
                 every,
                 resume,
+                changes,
             }),
             log: options.log,
             curves: options.curves,

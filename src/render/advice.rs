@@ -8,6 +8,12 @@ pub(crate) fn words(advice: &Advice) -> String {
         Advice::Overwrite => "--force replaces it".into(),
         Advice::AnotherOutput => "give another path with -o".into(),
         Advice::MoreSpace => "free some space or give another folder with -o".into(),
+        Advice::MoreSpaceForState { resumes: false } => {
+            "free some space or name another file with --checkpoint".into()
+        }
+        Advice::MoreSpaceForState { resumes: true } => {
+            "free some space; --resume goes on from the state that is there".into()
+        }
         Advice::MoreMemory => {
             "end other programs, or raise the limit of this process's memory (ulimit -v)".into()
         }
@@ -71,6 +77,11 @@ pub(crate) fn words(advice: &Advice) -> String {
                 "cargo build --release --features {feature} makes a program that can, where there is such a device"
             )
         }
+        Advice::AsBefore(field) => as_before(field),
+        Advice::LowerRate { has_state: false } => "a lower --rate or --clip may help".into(),
+        Advice::LowerRate { has_state: true } => "--resume --allow-changes with a lower --rate or \
+                                                  --clip goes on from the state"
+            .into(),
         Advice::Resume => "the same command with --resume goes on from there".into(),
         Advice::MoreDamping => {
             "more --damping helps, unless the weights or inputs are absurd".into()
@@ -96,6 +107,42 @@ pub(crate) fn words(advice: &Advice) -> String {
         Advice::SamplingParameter(name) => format!("{} sets it", sampling_flag(name)),
         Advice::Words(words) => words.clone(),
     }
+}
+
+/// What to do where a state is of a run with another `field`.
+fn as_before(field: &str) -> String {
+    let name = field.rsplit('.').next().unwrap_or(field);
+    let (flag, changes) = match name {
+        "peak" => ("--rate", true),
+        "floor" | "warmup" | "steps" | "clip" | "beta1" | "beta2" => ("", true),
+        "weight_decay" => ("--weight-decay", true),
+        "evaluate_every" => ("--eval-every", true),
+        "distillation" => ("--distill", false),
+        "hidden" => ("--distill-hidden", false),
+        "apart" => ("--no-share", false),
+        "held_out" => ("--held-out", false),
+        "method" => return "train tied and train postshare each have states of their own".into(),
+        "plan" => {
+            return "what is shared has to be chosen as before: --plan, --ratio, --match, --units, \
+                    --repair and its text"
+                .into();
+        }
+        "start" => {
+            return "the repair has to be as before: its text, --windows, --window, --memory and \
+                    the number of threads"
+                .into();
+        }
+        _ => ("", false),
+    };
+    let flag = match flag {
+        "" => format!("--{name}"),
+        flag => flag.to_owned(),
+    };
+    let changes = match changes {
+        true => ", or --allow-changes",
+        false => "",
+    };
+    format!("{flag} as before goes on from there{changes}; without --resume, a run begins anew")
 }
 
 /// The flag of a sampling parameter that llama.cpp calls `name`.

@@ -1,6 +1,7 @@
 //! Model files as input: opened, mapped, validated, and with their alias table
 //! where they have one.
 
+mod numbers;
 pub mod text;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,14 @@ pub enum InputError {
         path: PathBuf,
         /// What is wrong with it.
         error: FormatError,
+    },
+    /// Weights are NaN or infinite.
+    #[error("{path}: the values of {tensor} are not all finite numbers", path = .path.display())]
+    NotNumbers {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
     },
 }
 

@@ -8,24 +8,55 @@
 //! The file appears whole or not at all: written aside, synced, renamed.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use headshare_files::{AtomicFile, FileError};
 use headshare_stitch::MappedFile;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::Metadata;
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::TrainError;
+use crate::pack::Packed;
+use crate::settings::Settings;
 
 /// The version that is written.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The key of the metadata.
 const KEY: &str = "headshare-train";
 
 /// Bytes written at a time.
 const CHUNK: usize = 1 << 20;
+
+/// Where a run's state is written, and how often.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    /// The file.
+    pub path: PathBuf,
+    /// After every so many steps; 0 for never, and after the last in any case.
+    pub every: u64,
+    /// Digest of the model, as plans state it.
+    pub model: String,
+    /// Whatever else decides the run besides the settings and the windows, as fields of an
+    /// object: the other model, the plan.
+    pub arguments: Value,
+}
+
+/// Settings of the beginning of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Earlier {
+    /// The last step that was taken with them.
+    pub until: u64,
+    /// The [`Settings`].
+    pub settings: Value,
+}
+
+/// Settings that a run can go on with others of, where that is asked for: how steps are
+/// taken, not what they make smaller.
+const CHANGEABLE: [&str; 4] = ["adam", "clip", "evaluate_every", "schedule"];
 
 /// Where a run is, and which run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,12 +66,15 @@ pub struct Position {
     pub version: u32,
     /// Digest of the model that the run began with.
     pub model: String,
-    /// The [`Settings`](crate::Settings).
+    /// The [`Settings`].
     pub settings: Value,
     /// Digest of the windows.
     pub text: String,
-    /// Whatever else decides the run: the plan, the other model.
-    pub arguments: String,
+    /// Whatever else decides the run, by name: the plan, the other model.
+    pub arguments: Value,
+    /// Settings that were changed on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Earlier>,
     /// Steps done.
     pub step: u64,
     /// Windows taken: with the seed it tells which come next.
@@ -51,15 +85,103 @@ pub struct Position {
     pub best: Option<(u64, f64)>,
 }
 
-/// The first value of `own` that is another in `run`: where it is, and both.
+impl Position {
+    /// Where a run with these settings and windows begins; `of` says of which model, and what
+    /// else decides it.
+    pub fn begin(settings: &Settings, data: &Packed, of: Option<&Checkpoints>) -> Self {
+        Self {
+            version: VERSION,
+            model: of.map_or(String::new(), |of| of.model.clone()),
+            settings: serde_json::to_value(settings).unwrap_or_default(),
+            text: data.digest(),
+            arguments: of.map_or(Value::Null, |of| of.arguments.clone()),
+            earlier: Vec::new(),
+            step: 0,
+            windows: 0,
+            start: None,
+            best: None,
+        }
+    }
+
+    /// Reads it from the checkpoint at `path`, without the numbers.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`].
+    pub fn read(path: &Path) -> Result<Self, TrainError> {
+        let file = MappedFile::open(path)?;
+        let (_, metadata) = SafeTensors::read_metadata(&file).map_err(|e| damaged(path, &e))?;
+        Self::stated(path, &metadata)
+    }
+
+    fn stated(path: &Path, metadata: &Metadata) -> Result<Self, TrainError> {
+        let error = |field: &str, problem: String| wrong(path, field, problem);
+        let stated = metadata.metadata().as_ref().and_then(|map| map.get(KEY));
+        let stated = stated
+            .ok_or_else(|| error(KEY, "is missing: not a checkpoint of training".to_owned()))?;
+        let version = serde_json::from_str::<Value>(stated)
+            .ok()
+            .and_then(|value| value.get("version")?.as_u64());
+        if version != Some(VERSION.into()) {
+            let problem = format!("is {version:?}, where {VERSION} is known");
+            return Err(error("version", problem));
+        }
+        serde_json::from_str(stated).map_err(|e| error(KEY, e.to_string()))
+    }
+
+    /// Refuses the state at `path`, which this is the position of, for another `run`. Of its
+    /// arguments, those that `run` has are compared. Where `changes` are allowed, steps may be
+    /// taken in another way.
+    ///
+    /// # Errors
+    /// Names the first field that differs.
+    pub fn check(&self, path: &Path, run: &Self, changes: bool) -> Result<(), TrainError> {
+        if self.model != run.model {
+            let problem = format!("of another model: {}, not {}", self.model, run.model);
+            return Err(wrong(path, "model", problem));
+        }
+        let mut expected = run.settings.clone();
+        for key in CHANGEABLE.into_iter().filter(|_| changes) {
+            expected[key].clone_from(&self.settings[key]);
+        }
+        let settings = other("settings", &self.settings, &expected);
+        let arguments = || other("arguments", &self.arguments, &run.arguments);
+        if let Some((field, found, expected)) = settings.or_else(arguments) {
+            return Err(TrainError::OtherRun {
+                path: path.to_owned(),
+                field,
+                found,
+                expected,
+            });
+        }
+        if self.text != run.text {
+            let problem = format!("of another text: {}, not {}", self.text, run.text);
+            return Err(wrong(path, "text", problem));
+        }
+        Ok(())
+    }
+}
+
+/// The first value of `run` that is another in `own`: where it is, and both.
 fn other(place: &str, own: &Value, run: &Value) -> Option<(String, String, String)> {
-    if let (Value::Object(own), Value::Object(run)) = (own, run)
-        && own.keys().eq(run.keys())
-    {
-        let mut fields = own.iter().zip(run.values());
-        return fields.find_map(|((key, own), run)| other(&format!("{place}.{key}"), own, run));
+    if let (Value::Object(own), Value::Object(run)) = (own, run) {
+        let own = |key: &str| own.get(key).unwrap_or(&Value::Null);
+        let mut fields = run.iter();
+        return fields.find_map(|(key, run)| other(&format!("{place}.{key}"), own(key), run));
     }
     (own != run).then(|| (place.to_owned(), own.to_string(), run.to_string()))
+}
+
+fn wrong(path: &Path, field: &str, problem: String) -> TrainError {
+    TrainError::Checkpoint {
+        path: path.to_owned(),
+        field: field.to_owned(),
+        problem,
+    }
+}
+
+fn damaged(path: &Path, error: &SafeTensorError) -> TrainError {
+    let problem = format!("{error}: the file is damaged or no safetensors file");
+    wrong(path, "header", problem)
 }
 
 /// Numbers by the name of their tensor.
@@ -71,11 +193,7 @@ pub type Named<'a> = Vec<(String, &'a [f32])>;
 /// When the file cannot be written; the one that was there is left as it was.
 pub fn write(path: &Path, position: &Position, tensors: &Named<'_>) -> Result<(), TrainError> {
     let mut header = serde_json::Map::new();
-    let place = |problem: serde_json::Error| TrainError::Checkpoint {
-        path: path.to_owned(),
-        field: KEY.to_owned(),
-        problem: problem.to_string(),
-    };
+    let place = |problem: serde_json::Error| wrong(path, KEY, problem.to_string());
     let position = serde_json::to_string(position).map_err(place)?;
     header.insert("__metadata__".into(), serde_json::json!({ KEY: position }));
     let mut end = 0u64;
@@ -122,35 +240,15 @@ impl Checkpoint {
     /// # Errors
     /// When there is no such file, or it is damaged or no checkpoint; names the field.
     pub fn read(path: &Path) -> Result<Self, TrainError> {
-        let error = |field: &str, problem: String| TrainError::Checkpoint {
-            path: path.to_owned(),
-            field: field.to_owned(),
-            problem,
-        };
         let file = MappedFile::open(path)?;
-        let damaged = |e: safetensors::SafeTensorError| {
-            error(
-                "header",
-                format!("{e}: the file is damaged or no safetensors file"),
-            )
-        };
-        let (_, metadata) = SafeTensors::read_metadata(&file).map_err(damaged)?;
-        let tensors = SafeTensors::deserialize(&file).map_err(damaged)?;
-        let stated = metadata.metadata().as_ref().and_then(|map| map.get(KEY));
-        let stated = stated
-            .ok_or_else(|| error(KEY, "is missing: not a checkpoint of training".to_owned()))?;
-        let version = serde_json::from_str::<Value>(stated)
-            .ok()
-            .and_then(|value| value.get("version")?.as_u64());
-        if version != Some(VERSION.into()) {
-            let problem = format!("is {version:?}, where {VERSION} is known");
-            return Err(error("version", problem));
-        }
-        let position = serde_json::from_str(stated).map_err(|e| error(KEY, e.to_string()))?;
+        let (_, metadata) = SafeTensors::read_metadata(&file).map_err(|e| damaged(path, &e))?;
+        let tensors = SafeTensors::deserialize(&file).map_err(|e| damaged(path, &e))?;
+        let position = Position::stated(path, &metadata)?;
         let mut found = BTreeMap::new();
         for (name, view) in tensors.tensors() {
             if view.dtype() != Dtype::F32 {
-                return Err(error(&name, format!("is {:?}, not F32", view.dtype())));
+                let problem = format!("is {:?}, not F32", view.dtype());
+                return Err(wrong(path, &name, problem));
             }
             let numbers = view.data().as_chunks::<4>().0.iter();
             found.insert(name, numbers.map(|raw| f32::from_le_bytes(*raw)).collect());
@@ -159,38 +257,6 @@ impl Checkpoint {
             position,
             tensors: found,
         })
-    }
-
-    /// Refuses a checkpoint of another run, at `path`.
-    ///
-    /// # Errors
-    /// Names the first field that differs.
-    pub fn check(&self, path: &Path, run: &Position) -> Result<(), TrainError> {
-        let own = &self.position;
-        let wrong = |field: &str, problem: String| {
-            Err(TrainError::Checkpoint {
-                path: path.to_owned(),
-                field: field.to_owned(),
-                problem,
-            })
-        };
-        let fields = [
-            ("model", &own.model, &run.model, "of another model"),
-            ("text", &own.text, &run.text, "of another text"),
-        ];
-        for (field, found, expected, what) in fields {
-            if found != expected {
-                return wrong(field, format!("{what}: {found}, not {expected}"));
-            }
-        }
-        if let Some((field, found, expected)) = other("settings", &own.settings, &run.settings) {
-            return wrong(&field, format!("is {found}, and {expected} in this run"));
-        }
-        if own.arguments != run.arguments {
-            let what = "of a run that shares or repairs otherwise, or learns from another model";
-            return wrong("arguments", what.to_owned());
-        }
-        Ok(())
     }
 
     /// Takes the numbers of `KIND.NAME`, as many as `len`.
@@ -216,11 +282,7 @@ impl Checkpoint {
             Some(values) => format!("has {} numbers, not {len}", values.len()),
             None => "is missing".to_owned(),
         };
-        Err(TrainError::Checkpoint {
-            path: path.to_owned(),
-            field,
-            problem,
-        })
+        Err(wrong(path, &field, problem))
     }
 }
 

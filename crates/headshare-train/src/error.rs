@@ -75,9 +75,7 @@ pub enum TrainError {
         problem: String,
     },
     /// The loss is no number any more.
-    #[error(
-        "step {step}: the {what} is {value}, not a finite number; a lower learning rate or clipping may help{kept}"
-    )]
+    #[error("step {step}: the {what} is {value}, not a finite number{kept}")]
     NotFinite {
         /// The step, counted from 1.
         step: u64,
@@ -97,6 +95,18 @@ pub enum TrainError {
         field: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// A checkpoint is of a run that was begun in another way.
+    #[error("{path}: the state of another run: its {field:?} is {found}, and {expected} in this run", path = .path.display())]
+    OtherRun {
+        /// The file.
+        path: PathBuf,
+        /// The setting.
+        field: String,
+        /// What it is there, as JSON.
+        found: String,
+        /// What it is now.
+        expected: String,
     },
     /// A file cannot be read or written.
     #[error(transparent)]

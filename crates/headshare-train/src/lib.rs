@@ -49,6 +49,7 @@ pub mod trainer;
 pub mod windows;
 
 pub use adam::AdamOptions;
+pub use checkpoint::Checkpoints;
 pub use codes::Codes;
 pub use config::Config;
 pub use error::TrainError;
@@ -59,5 +60,5 @@ pub use parameters::{Gradients, Parameter, Parameters, Tie};
 pub use schedule::Schedule;
 pub use settings::Settings;
 pub use trained::{Train, Trained};
-pub use trainer::{Checkpoints, Ended, Progress, Trainer};
+pub use trainer::{Ended, Progress, Trainer};
 pub use windows::Windows;

@@ -1,5 +1,7 @@
 //! A text's tokens as windows: most to train with, the last ones held out.
 
+use headshare_format::alias::format_digest;
+
 use crate::error::TrainError;
 use crate::windows::Windows;
 
@@ -10,6 +12,20 @@ pub struct Packed {
     pub train: Windows,
     /// The text's end, to evaluate on; `None` where none is held out.
     pub held_out: Option<Windows>,
+}
+
+impl Packed {
+    /// The digest of all tokens, as they are cut.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for windows in [Some(&self.train), self.held_out.as_ref()] {
+            hasher.update(&windows.map_or(0, |w| w.length() as u64).to_le_bytes());
+            for token in windows.map_or(&[][..], Windows::tokens) {
+                hasher.update(&token.to_le_bytes());
+            }
+        }
+        format_digest(&hasher.finalize())
+    }
 }
 
 /// Cuts `tokens` into windows of `length`, each of which starts with `begin` where

@@ -102,6 +102,12 @@ impl Settings {
         if self.language == 0.0 && !learns && !(pairs && self.gamma > 0.0) {
             return wrong("language", "every loss has the weight 0");
         }
+        if pairs && self.gamma > 0.0 && train == Train::Norms {
+            return wrong(
+                "train",
+                "norms are no part of heads: no pair would come closer",
+            );
+        }
         let betas = [self.adam.beta1, self.adam.beta2];
         if !betas.iter().all(|beta| (0.0..1.0).contains(beta)) {
             return wrong("adam", "betas are at least 0 and below 1");

@@ -1,14 +1,13 @@
 //! The training loop as a value: steps, evaluations, checkpoints.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use headshare_format::alias::format_digest;
 use serde::Serialize;
 
 use crate::adam::Moments;
-use crate::checkpoint::{self, Checkpoint, Position, VERSION};
+use crate::checkpoint::{self, Checkpoint, Checkpoints, Earlier, Position};
 use crate::error::TrainError;
 use crate::loss::pairs::HeadPairs;
 use crate::loss::{self, Distillation, Losses, Objective};
@@ -17,7 +16,7 @@ use crate::pack::Packed;
 use crate::parameters::Gradients;
 use crate::random::shuffled;
 use crate::settings::Settings;
-use crate::trained::Trained;
+use crate::trained::{Ready, Trained};
 use crate::windows::Windows;
 
 /// What a run says of itself after each step.
@@ -47,20 +46,6 @@ pub struct Progress {
     pub gradient_norm: f64,
     /// Tokens a second.
     pub tokens_per_second: f64,
-}
-
-/// Where a run's state is written, and how often.
-#[derive(Debug, Clone)]
-pub struct Checkpoints {
-    /// The file.
-    pub path: PathBuf,
-    /// After every so many steps; 0 for never, and after the last in any case.
-    pub every: u64,
-    /// Digest of the model, as plans state it.
-    pub model: String,
-    /// Whatever else decides the run besides the settings and the windows: the other
-    /// model, the plan.
-    pub arguments: String,
 }
 
 /// How a run ended.
@@ -111,21 +96,7 @@ impl<'a> Trainer<'a> {
         let train = settings.check(teacher.is_some(), pairs.is_some())?;
         data.train.check(model.vocabulary())?;
         let trained = Trained::new(&model, train, settings.seed)?;
-        let position = Position {
-            version: VERSION,
-            model: checkpoints
-                .as_ref()
-                .map_or(String::new(), |c| c.model.clone()),
-            settings: serde_json::to_value(&settings).unwrap_or_default(),
-            text: digest(&data),
-            arguments: checkpoints
-                .as_ref()
-                .map_or(String::new(), |c| c.arguments.clone()),
-            step: 0,
-            windows: 0,
-            start: None,
-            best: None,
-        };
+        let position = Position::begin(&settings, &data, checkpoints.as_ref());
         Ok(Self {
             sums: trained.sums(&model),
             model,
@@ -144,13 +115,14 @@ impl<'a> Trainer<'a> {
     }
 
     /// Goes on where the checkpoint at `path` was written; the rest of the run is the
-    /// same, byte for byte.
+    /// same, byte for byte. Where `changes` are allowed, it may take its steps in another way:
+    /// their number, rates and clipping, the optimiser's options, evaluations.
     ///
     /// # Errors
     /// When the checkpoint cannot be read, or is of another model or other arguments.
-    pub fn resume(&mut self, path: &Path) -> Result<(), TrainError> {
+    pub fn resume(&mut self, path: &Path, changes: bool) -> Result<(), TrainError> {
         let mut read = Checkpoint::read(path)?;
-        read.check(path, &self.position)?;
+        read.position.check(path, &self.position, changes)?;
         let (mut values, mut moments, mut best) = (Vec::new(), Vec::new(), Vec::new());
         let has_best = read.position.best.is_some();
         for tensor in self.trained.list() {
@@ -168,7 +140,13 @@ impl<'a> Trainer<'a> {
         self.trained.set_moments(moments)?;
         self.trained.restore(&mut self.model, values)?;
         self.best = best;
+        let settings = std::mem::take(&mut self.position.settings);
         self.position = read.position;
+        if self.position.settings != settings {
+            let until = self.position.step;
+            let settings = std::mem::replace(&mut self.position.settings, settings);
+            self.position.earlier.push(Earlier { until, settings });
+        }
         self.has_state = self.checkpoints.as_ref().is_some_and(|c| c.path == path);
         Ok(())
     }
@@ -232,6 +210,16 @@ impl<'a> Trainer<'a> {
         self.position.best
     }
 
+    /// Settings of the beginning of the run, where they were others.
+    pub fn earlier(&self) -> &[Earlier] {
+        &self.position.earlier
+    }
+
+    /// Whether the checkpoint is this run's: read or written by it.
+    pub fn has_state(&self) -> bool {
+        self.has_state
+    }
+
     /// The heads to pull together.
     pub fn pairs(&self) -> Option<&HeadPairs> {
         self.pairs.as_ref()
@@ -273,6 +261,7 @@ impl<'a> Trainer<'a> {
             let every = self.checkpoints.as_ref().map_or(0, |c| c.every);
             let due = every > 0 && self.position.step.is_multiple_of(every);
             if last || stopped {
+                self.prove(last)?;
                 self.write_checkpoint()?;
             } else {
                 self.owes_state |= due;
@@ -292,29 +281,7 @@ impl<'a> Trainer<'a> {
         let start = Instant::now();
         let step = self.position.step + 1;
         let (batch, accumulate) = (self.settings.batch, self.settings.accumulate);
-        self.sums.clear();
-        let batches: Vec<Windows> = (0..accumulate)
-            .map(|i| self.batch(self.position.windows + (i * batch) as u64))
-            .collect();
-        let tokens: usize = batches.iter().map(loss::predicted).sum();
-        let objective = self.objective();
-        let mut losses = Losses::default();
-        if objective.language > 0.0 || objective.distillation.is_some() {
-            for windows in &batches {
-                let weight = 1.0 / tokens as f32;
-                let more =
-                    loss::add_gradients(&self.model, windows, &objective, weight, &self.sums)?;
-                losses.add(&more);
-            }
-        }
-        let gamma = self.settings.gamma;
-        let pairs = self.pairs.as_ref();
-        let distance = pairs.map(|pairs| pairs.add_gradients(&self.model, gamma, &self.sums));
-        let loss = losses.total(&objective) + f64::from(gamma) * distance.unwrap_or(0.0);
-        self.finite(step, "loss", loss)?;
-        self.sums.fold_ties(self.model.parameters());
-        let ready = self.trained.ready(&self.model, &self.sums)?;
-        self.finite(step, "norm of the gradients", ready.norm)?;
+        let (losses, distance, loss, ready) = self.gradients()?;
         let computed = start.elapsed();
         if std::mem::take(&mut self.owes_state) {
             self.write_checkpoint()?;
@@ -346,6 +313,50 @@ impl<'a> Trainer<'a> {
             gradient_norm: ready.norm,
             tokens_per_second: (batch * accumulate * self.data.train.length()) as f64 / seconds,
         })
+    }
+
+    /// The losses of the next step, the distance of pairs, the weighted sum of all, and the
+    /// gradients' sums, made ready for the optimiser.
+    ///
+    /// # Errors
+    /// When one is no finite number.
+    fn gradients(&mut self) -> Result<(Losses, Option<f64>, f64, Ready), TrainError> {
+        let step = self.position.step + 1;
+        let (batch, accumulate) = (self.settings.batch, self.settings.accumulate);
+        self.sums.clear();
+        let batches: Vec<Windows> = (0..accumulate)
+            .map(|i| self.batch(self.position.windows + (i * batch) as u64))
+            .collect();
+        let tokens: usize = batches.iter().map(loss::predicted).sum();
+        let objective = self.objective();
+        let mut losses = Losses::default();
+        if objective.language > 0.0 || objective.distillation.is_some() {
+            for windows in &batches {
+                let weight = 1.0 / tokens as f32;
+                let more =
+                    loss::add_gradients(&self.model, windows, &objective, weight, &self.sums)?;
+                losses.add(&more);
+            }
+        }
+        let gamma = self.settings.gamma;
+        let pairs = self.pairs.as_ref();
+        let distance = pairs.map(|pairs| pairs.add_gradients(&self.model, gamma, &self.sums));
+        let loss = losses.total(&objective) + f64::from(gamma) * distance.unwrap_or(0.0);
+        self.finite(step, "loss", loss)?;
+        self.sums.fold_ties(self.model.parameters());
+        let ready = self.trained.ready(&self.model, &self.sums)?;
+        self.finite(step, "norm of the gradients", ready.norm)?;
+        Ok((losses, distance, loss, ready))
+    }
+
+    /// Finds a state that is of no use before it is written: the next step has numbers as its
+    /// loss and its gradients, or the evaluation after the `last` step has found one.
+    fn prove(&mut self, last: bool) -> Result<(), TrainError> {
+        let evaluates = self.settings.evaluate_every > 0 && self.data.held_out.is_some();
+        if !(last && evaluates) {
+            self.gradients()?;
+        }
+        Ok(())
     }
 
     fn objective(&self) -> Objective<'a> {
@@ -478,16 +489,4 @@ impl<'a> Trainer<'a> {
         self.has_state = true;
         Ok(())
     }
-}
-
-/// The digest of the windows.
-fn digest(data: &Packed) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for windows in [Some(&data.train), data.held_out.as_ref()] {
-        hasher.update(&windows.map_or(0, |w| w.length() as u64).to_le_bytes());
-        for token in windows.map_or(&[][..], Windows::tokens) {
-            hasher.update(&token.to_le_bytes());
-        }
-    }
-    format_digest(&hasher.finalize())
 }

@@ -482,10 +482,11 @@ fn training() {
         ratio: 0.3,
         function: MatchFunction::Qkv,
     };
-    let checkpoint = |resume| Checkpoint {
+    let checkpoint = |resume, changes| Checkpoint {
         file: path("-state"),
         every: 3,
         resume,
+        changes,
     };
     let measured = Change::Measure {
         ratio: 0.25,
@@ -499,21 +500,21 @@ fn training() {
             0.25,
             matched,
             None,
-            Some(checkpoint(true)),
+            Some(checkpoint(true, true)),
         ),
         (
             Method::Tied,
             0.0,
             measured,
             Some(calibration("-r")),
-            Some(checkpoint(false)),
+            Some(checkpoint(false, false)),
         ),
         (
             Method::Tied,
             0.0,
             Change::Plan { file: path("-") },
             None,
-            None,
+            Some(checkpoint(true, false)),
         ),
     ];
     for (i, (method, gamma, change, repair, checkpoint)) in cases.into_iter().enumerate() {

@@ -164,6 +164,63 @@ fn repacked_weights_are_shared_too() {
     compare(&models, what, &["-n", "2", "--load-mode", "direct_io"]);
 }
 
+/// What is quantized together with sharing, or stays equal, is in memory once as before, and
+/// answers the same as what `expand` makes of it.
+#[test]
+fn what_is_quantized_and_shared_answers_the_same_expanded() {
+    let _turn = take_turns();
+    let spec = ModelSpec {
+        n_layer: 3,
+        repeat: 2,
+        n_embd: 512,
+        n_head: 8.into(),
+        n_head_kv: 4.into(),
+        n_ff: 2048,
+        n_vocab: 1024,
+        weight_type: headshare_testmodels::type_named("f16").unwrap(),
+        ..ModelSpec::preset("llama-3.2-1b").unwrap()
+    };
+    for (what, ratio) in [("self-merge", None), ("heads", Some("0.4"))] {
+        let folder = tempfile::tempdir().unwrap();
+        let text = crate::repair::steps::words(folder.path());
+        let text = text.to_str().unwrap();
+        let repeat = if ratio.is_some() { 1 } else { spec.repeat };
+        let plain = folder.path().join("plain.gguf");
+        let spec = ModelSpec {
+            repeat,
+            ..spec.clone()
+        };
+        spec.write(&plain).unwrap();
+        let fit = ["--quantize", "q4_0", "--pure", "--calibrate", text];
+        let mut convert = [&fit[..], &["--windows", "4", "--window", "64"]].concat();
+        if let Some(ratio) = ratio {
+            convert.extend(["--ratio", ratio, "--repair", text, "--choose", "match"]);
+        }
+        let models = Models::of(folder, plain, &convert);
+        let expanded = models.folder.path().join("expanded.gguf");
+        let out = Command::new(PROGRAM)
+            .args(["-q", "expand"])
+            .args([&models.converted, Path::new("-o"), &expanded])
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{out:?}");
+        let models = Models {
+            plain: expanded,
+            ..models
+        };
+        let saved = resident_saved_kib(&models);
+        assert!(saved > 100, "{what}: {saved} KiB");
+        let what = format!("quantized, {what}, not repacked");
+        let arguments = ["-n", "8", "--repack", "off"];
+        let (stock, exec) = compare(&models, &what, &arguments);
+        // Whole pages of short blocks are fewer.
+        assert!(
+            exec + saved / 2 < stock,
+            "{what}: {saved} KiB are shared, {stock} and {exec}"
+        );
+    }
+}
+
 #[test]
 fn shared_heads_generate_what_run_generates() {
     needs!(SMOLLM2);

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::quantizing;
-use crate::repair::steps::{filled, words};
+use crate::repair::steps::{filled, tokens, words};
 use crate::support::{Ran, run, written};
 
 #[track_caller]
@@ -145,6 +145,50 @@ fn weights_that_are_no_numbers_are_named() {
     );
 }
 
+/// Also where passes beforehand sum up what goes into heads and shared blocks, in matrices that
+/// keep their type, and where nothing is quantized.
+#[test]
+fn whatever_is_no_number_is_named_by_whatever_computes_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = words(folder.path());
+    let text = text.to_str().unwrap();
+    let merged = folder.path().join("merged.gguf");
+    let plain = written(folder.path(), "tiny-gqa");
+    headshare_testmodels::self_merge(&plain, &[0, 1, 2, 1, 2, 3], &merged).unwrap();
+    let round = ["--quantize", "q4_0"];
+    let fit = ["--quantize", "q4_0", "--calibrate", text];
+    let shared = ["--ratio", "0.3", "--repair", text];
+    let matched = ["--ratio", "0.3", "--choose", "match", "--repair", text];
+    let budget = ["--fit", "200000", "--calibrate", text];
+    for (model, tensor) in [
+        ("tiny-gemma3", "blk.1.ffn_down.weight"),
+        ("tiny-gpt2", "blk.1.ffn_down.weight"),
+        ("tiny-gpt2", "position_embd.weight"),
+        ("tiny-moe", "blk.1.ffn_gate_inp.weight"),
+        ("merged", "blk.1.ffn_down.weight"),
+        ("tiny-gqa", "blk.2.ffn_up.weight"),
+    ] {
+        let source = match model {
+            "merged" => merged.clone(),
+            preset => written(folder.path(), preset),
+        };
+        let broken = folder.path().join("broken.gguf");
+        filled(&source, &broken, &[tensor], f32::NAN);
+        let mut runs = vec![&round[..], &fit];
+        if model == "tiny-gqa" {
+            runs.extend([&shared[..], &matched, &budget]);
+        }
+        for run in runs {
+            let run: Vec<&str> = match run.len() {
+                2 => run.to_vec(),
+                _ => run.iter().copied().chain(super::SHORT).collect(),
+            };
+            let ran = refused(&broken, &run, 3, &["broken.gguf", tensor]);
+            assert!(ran.hint().contains("a good copy"), "{run:?} {ran:?}");
+        }
+    }
+}
+
 #[test]
 fn norms_that_are_no_numbers_are_named_and_nothing_is_left_behind() {
     let folder = tempfile::tempdir().unwrap();
@@ -202,6 +246,10 @@ fn rows_that_have_no_other_type_are_named() {
     let says = ["token_embd.weight", "rows of 64", "q1_0 (128)"];
     let ran = refused(&source, &["--quantize", "q1_0"], 2, &says);
     assert!(ran.hint().contains("--tensor-type"), "{ran:?}");
+    // Also where a pattern gives it.
+    let says = ["blk.0.attn_q.weight", "rows of 64", "q1_0 (128)"];
+    let pattern = ["--quantize", "q4_0", "--tensor-type", "attn_q=q1_0"];
+    refused(&source, &pattern, 2, &says);
 }
 
 #[test]
@@ -213,6 +261,29 @@ fn dead_columns_change_nothing() {
     filled(&source, &dead, &["blk.1.ffn_norm.weight"], 0.0);
     let out = folder.path().join("out.gguf");
     crate::support::json(quantizing(&dead, "q4_0", &out, &["--pure", "--json"]).arg("--force"));
+    // One dead column: what its weights are says nothing, and the others are what they were.
+    let mut bytes = std::fs::read(&source).unwrap();
+    let file = headshare_gguf::input::ModelFile::open_plain(&source).unwrap();
+    let of = |name: &str| file.gguf.data_range(file.gguf.tensor(name).unwrap()).start as usize;
+    let norm = of("blk.1.ffn_norm.weight");
+    bytes[norm + 4 * 5..norm + 4 * 6].copy_from_slice(&0f32.to_le_bytes());
+    let columns = file.gguf.tensor("blk.1.ffn_up.weight").unwrap().row_elems() as usize;
+    let up = of("blk.1.ffn_up.weight");
+    for (name, value) in [("one", 0.25f32), ("other", -0.125)] {
+        for row in bytes[up..].chunks_exact_mut(4 * columns).take(8) {
+            row[4 * 5..4 * 6].copy_from_slice(&value.to_le_bytes());
+        }
+        let path = folder.path().join(name);
+        std::fs::write(&path, &bytes).unwrap();
+        let out = folder.path().join(format!("{name}.out"));
+        crate::support::json(&mut quantizing(&path, "q4_0", &out, &["--pure", "--json"]));
+        let text = tokens(&out);
+        assert!(!text.as_array().unwrap().is_empty());
+    }
+    assert_eq!(
+        tokens(&folder.path().join("one.out")),
+        tokens(&folder.path().join("other.out"))
+    );
 }
 
 #[test]

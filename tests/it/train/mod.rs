@@ -394,7 +394,7 @@ fn a_run_that_was_broken_off_ends_in_the_same_file() {
         .unwrap();
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(3), "{stderr}");
-    assert!(stderr.contains("checkpoint field"), "{stderr}");
+    assert!(stderr.contains("the state of another run"), "{stderr}");
 }
 
 #[test]

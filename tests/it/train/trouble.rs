@@ -9,8 +9,8 @@ use headshare_testmodels::ModelSpec;
 use serde_json::Value;
 
 use super::{arguments, is_made_of, of, refused, train};
-use crate::repair::steps::words;
-use crate::support::{PROGRAM, json, preset, written};
+use crate::repair::steps::{tokens, words};
+use crate::support::{PROGRAM, json, preset, program, written};
 
 /// The numbers of a tensor that is stored as F32.
 fn numbers(file: &Path, tensor: &str) -> Vec<f32> {
@@ -76,6 +76,13 @@ fn what_cannot_be_is_said_before_training() {
         assert!(!log.exists(), "{more:?}");
     };
     said(&["--quantize", "q4_k_x"], 2, "q4_k_x");
+    let repair = ["--repair", text.to_str().unwrap(), "--units", "drop"];
+    let postshare = [&["--ratio", "0.5"][..], &repair].concat();
+    let out = train("postshare", &source, &text, &at("no"), &postshare).output();
+    let out = out.unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("--units is for tied"), "{stderr}");
     said(
         &["--quantize", "q8_0", "--tensor-type", "attn_v=q9"],
         2,
@@ -119,6 +126,186 @@ fn what_cannot_be_is_said_before_training() {
     said(&other, 2, "the other model has 2 layers");
 }
 
+/// What cannot be gone on from is told before units are measured and layers repaired, and a
+/// state that is sought at the wrong place costs no figures.
+#[test]
+fn a_wrong_state_is_found_before_the_repair() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, text) = of(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let (state, log, stats) = (at("state"), at("log"), at("stats.json"));
+    let file = state.to_str().unwrap();
+    let run = ["--ratio", "0.5", "--json", "--checkpoint", file];
+    let figures = ["--checkpoint-every", "2", "--log", log.to_str().unwrap()];
+    json(&mut train(
+        "tied",
+        &source,
+        &text,
+        &at("out"),
+        &[&run[..], &figures].concat(),
+    ));
+    let said = |more: &[&str], parts: &[&str]| {
+        let all = [&run[..], &["--resume"], more].concat();
+        let out = train("tied", &source, &text, &at("no"), &all)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(3), "{stderr}");
+        for part in parts {
+            assert!(stderr.contains(part), "{stderr}");
+        }
+    };
+    let measured = [
+        "--repair",
+        text.to_str().unwrap(),
+        "--save-stats",
+        stats.to_str().unwrap(),
+        "--seed",
+        "7",
+    ];
+    said(
+        &measured,
+        &["\"settings.seed\" is 0, and 7", "--seed as before"],
+    );
+    assert!(!stats.exists(), "units were measured");
+    said(
+        &["--rate", "1e-4"],
+        &["--rate as before goes on from there, or --allow-changes"],
+    );
+    said(
+        &["--window", "16"],
+        &["arguments.window", "--window as before"],
+    );
+    said(
+        &["--held-out", "0.2"],
+        &["arguments.held_out", "--held-out as before"],
+    );
+    // With other steps, where that is wanted: the file says so.
+    let changed = [
+        "--resume",
+        "--allow-changes",
+        "--steps",
+        "9",
+        "--rate",
+        "1e-4",
+    ];
+    let changed = [&run[..], &figures, &changed].concat();
+    let done = json(&mut train("tied", &source, &text, &at("changed"), &changed));
+    assert_eq!(
+        (&done["first"]["step"], &done["steps"]),
+        (&7.into(), &9.into())
+    );
+    is_made_of(&at("changed"), &source);
+    let bytes = std::fs::read(at("changed")).unwrap();
+    let says = "\"earlier\":[{\"until\":6";
+    assert!(bytes.windows(says.len()).any(|w| w == says.as_bytes()));
+
+    let figures = std::fs::read_to_string(&log).unwrap();
+    let wrong = at("stat");
+    let wrong = ["--ratio", "0.5", "--checkpoint", wrong.to_str().unwrap()];
+    let wrong = [&wrong[..], &["--checkpoint-every", "2", "--resume"]].concat();
+    let wrong = [&wrong[..], &["--log", log.to_str().unwrap()]].concat();
+    let out = train("tied", &source, &text, &at("no"), &wrong)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(3), "{stderr}");
+    assert!(
+        stderr.contains("has 9 steps of a run whose state"),
+        "{stderr}"
+    );
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), figures);
+}
+
+/// A state has no room: the one before stays, and the run goes on from it.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_costs_no_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, text) = of(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let state = at("state");
+    let more = ["--ratio", "0.5", "--json", "--checkpoint-every", "2"];
+    let kept = ["--eval-every", "3", "--checkpoint", state.to_str().unwrap()];
+    let kept = [&more[..], &kept].concat();
+    let run = || arguments("tied", &source, &text, &at("out"), &kept);
+    let limited = |kib: u64, more: &[&str]| {
+        let out = std::process::Command::new("bash")
+            .args(["-c", "ulimit -f $1 && shift && exec \"$@\"", "bash"])
+            .arg(kib.to_string())
+            .arg(PROGRAM)
+            .args(run())
+            .args(more)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("the state after step"), "{stderr}");
+        assert!(
+            stderr.contains("no space for") && !at("out").exists(),
+            "{stderr}"
+        );
+        stderr
+    };
+    let first = limited(16, &[]);
+    assert!(
+        first.contains("name another file with --checkpoint"),
+        "{first}"
+    );
+    assert!(!state.exists());
+    // The state of step 2 has the best numbers of the beginning, as has that of step 4: they
+    // are as large. A run that is made to stop leaves one that the next cannot replace.
+    json(&mut train(
+        "tied",
+        &source,
+        &text,
+        &at("whole"),
+        &[&kept[..], &["--steps", "4"]].concat(),
+    ));
+    let before = std::fs::read(&state).unwrap();
+    let more = ["--resume", "--allow-changes"];
+    let second = limited(before.len() as u64 / 1024 - 1, &more);
+    assert!(
+        second.contains("--resume goes on from the state"),
+        "{second}"
+    );
+    assert_eq!(std::fs::read(&state).unwrap(), before);
+    let names = std::fs::read_dir(folder.path()).unwrap().count();
+    // The model, the text, the state, the whole file.
+    assert_eq!(names, 4, "nothing is left behind");
+}
+
+/// Layers with fewer channels are trained as any.
+#[test]
+fn narrowed_layers_learn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, text) = of(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let mut plan = json(
+        program()
+            .arg("plan")
+            .arg(&source)
+            .args(["--ratio", "0", "--json"]),
+    );
+    let layers = ModelFile::open(&source).unwrap();
+    let layers = layers.gguf.u64_value("llama.block_count").unwrap().unwrap();
+    let narrow = |layer: u64| serde_json::json!({"narrow": {"layer": layer, "channels": [[0, 32], [64, 128]]}});
+    plan["edits"] = (0..layers).map(narrow).collect();
+    let file = at("plan.json");
+    std::fs::write(&file, plan.to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    let repair = ["--repair", text.to_str().unwrap()];
+    for (name, more) in [("trained", &[][..]), ("repaired", &repair)] {
+        let more = [&["--plan", file, "--json", "--rate", "1e-2"], more].concat();
+        let done = json(&mut train("tied", &source, &text, &at(name), &more));
+        let (start, best) = (&done["start"], &done["best"][1]);
+        assert!(best.as_f64() < start.as_f64(), "{done}");
+        assert!(done["saved"]["file_bytes"].as_i64().unwrap() > 0, "{done}");
+        is_made_of(&at(name), &source);
+        assert!(!tokens(&at(name)).as_array().unwrap().is_empty());
+    }
+}
+
 /// A state is of one run only: also what a repair has made of the text is part of that.
 #[test]
 fn a_run_goes_on_only_with_the_weights_it_began_with() {
@@ -145,7 +332,10 @@ fn a_run_goes_on_only_with_the_weights_it_began_with() {
     let out = with("6", &["--resume", "--force"]).output().unwrap();
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(3), "{stderr}");
-    assert!(stderr.contains("shares or repairs otherwise"), "{stderr}");
+    assert!(
+        stderr.contains("arguments.start") && stderr.contains("the repair has to be as before"),
+        "{stderr}"
+    );
 }
 
 /// Ctrl-C ends a run with its state where it has a file for it.

@@ -50,6 +50,14 @@ pub enum EngineError {
     /// The system starts no thread for the second stream.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// The model computes no numbers.
+    #[error("{what} {name} are not all finite numbers")]
+    NotFinite {
+        /// Which numbers.
+        what: &'static str,
+        /// Of which tensor.
+        name: String,
+    },
     /// Something that cannot be.
     #[error("engine: {0}")]
     Internal(String),

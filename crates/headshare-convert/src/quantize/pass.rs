@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use faer::Mat;
 use headshare_format::{GgmlType, TensorInfo};
-use headshare_runtime::quants;
 
 use super::assign::TypedPlan;
 use super::error::QuantizerError;
@@ -149,7 +148,6 @@ impl TypedPlan {
     ) -> Result<NewTensors, QuantizerError> {
         self.check_rounding(of)?;
         let target = self.target(source)?;
-        check_vectors(&target)?;
         let of = &imatrix::pooled(of, &self.whole_aliases(target.gguf()));
         let mut done = NewTensors::default();
         for name in self.assigned.types.keys() {
@@ -177,7 +175,6 @@ impl TypedPlan {
         progress: &dyn Fn(f64),
     ) -> Result<NewTensors, QuantizerError> {
         let target = self.target(source)?;
-        check_vectors(&target)?;
         let stream = Variant::new(source, &self.stream_plan(source), None)?;
         let original = Variant::fast(source).map_err(ConvertError::from)?;
         let mut engine = Engine::load(
@@ -368,25 +365,6 @@ impl TypedPlan {
     }
 }
 
-/// That the norms and biases of `target` are numbers: nothing else looks at them.
-fn check_vectors(target: &Variant<'_>) -> Result<(), QuantizerError> {
-    for (index, info) in target.gguf().tensors().iter().enumerate() {
-        let is_number = quants::type_info(info.ggml_type.id()).is_some_and(|t| t.has_to_float);
-        if info.dims.len() > 1 || !is_number {
-            continue;
-        }
-        let values = target.source_weights(index);
-        let values = values.map_err(|error| QuantizerError::tensor(&info.name, error))?;
-        if !values.iter().all(|value| value.is_finite()) {
-            return Err(QuantizerError::NotFinite {
-                what: "the values of",
-                name: info.name.clone(),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// The tensor `name` of `target` as ggml's encoder makes it, with the importances of
 /// its columns where they are known.
 fn rounded(target: &Variant<'_>, name: &str, of: &Importances) -> Result<Vec<u8>, QuantizerError> {
@@ -463,6 +441,10 @@ impl Visitor<QuantizerError> for HeadInputs<'_> {
 
     fn visit(&mut self, site: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, QuantizerError> {
         if let Some(table) = self.heads.get(&site.name) {
+            if let Some(what) = seen.not_finite() {
+                let name = site.name.clone();
+                return Err(QuantizerError::NotFinite { what, name });
+            }
             self.grams.insert(table.clone(), seen.sums().all().gram);
         }
         Ok(None)

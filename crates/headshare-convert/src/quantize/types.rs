@@ -170,7 +170,6 @@ impl Wanted {
             .collect::<Result<Vec<_>, TypesError>>()?;
         let unmatched = self.unmatched(gguf)?;
         let (mixture, file_type) = self.mixture(&mut overrides)?;
-        let main = encoded_type(&self.to).map_or(mixture.main_id(), GgmlType::id);
         let changes = Changes {
             pure: self.pure,
             overrides: &overrides,
@@ -184,11 +183,11 @@ impl Wanted {
                 (info.name.as_str(), [columns(first), second, third, fourth])
             });
             mixture::assign(mixture, &changes, &shape, sizes)
-                .map_err(|error| no_fall_back(error, main, tensors))
         };
-        let assigned = assign(&|columns| columns)?;
         // What the types would be if rows were whole blocks of any.
         let meant = assign(&|columns| columns.next_multiple_of(WHOLE))?;
+        let assigned =
+            assign(&|columns| columns).map_err(|error| no_fall_back(error, &meant, tensors))?;
         let mut types = BTreeMap::new();
         let mut kept = BTreeMap::new();
         let mut fell_back = BTreeMap::new();
@@ -373,24 +372,24 @@ fn type_names() -> String {
 }
 
 /// Names the tensor that llama.cpp has refused, where it knows no type to fall back to from the
-/// type with number `main`.
-fn no_fall_back(error: MixtureError, main: u32, tensors: &[TensorInfo]) -> TypesError {
-    let to = GgmlType::from_id(main);
-    let is_partial = |to: GgmlType| {
-        let mut matrices = tensors.iter().filter(|info| info.dims.len() > 1);
-        matrices.find(|info| !info.row_elems().is_multiple_of(to.block_elems()))
+/// one that is `meant` for it.
+fn no_fall_back(error: MixtureError, meant: &[Option<u32>], tensors: &[TensorInfo]) -> TypesError {
+    let MixtureError::Refused(why) = &error else {
+        return error.into();
     };
-    let found = to.and_then(|to| Some((to, is_partial(to)?)));
-    match (&error, found) {
-        (MixtureError::Refused(why), Some((to, info))) if why.contains("fallback") => {
-            TypesError::Rows {
-                name: info.name.clone(),
-                columns: info.row_elems(),
-                to,
-                block: to.block_elems(),
-            }
-        }
-        _ => error.into(),
+    let mut partial = tensors.iter().zip(meant).filter_map(|(info, meant)| {
+        let to = meant.and_then(GgmlType::from_id)?;
+        let is_partial = !info.row_elems().is_multiple_of(to.block_elems());
+        is_partial.then_some((info, to))
+    });
+    match partial.find(|(_, to)| why.contains("fallback") && why.contains(to.name())) {
+        Some((info, to)) => TypesError::Rows {
+            name: info.name.clone(),
+            columns: info.row_elems(),
+            to,
+            block: to.block_elems(),
+        },
+        None => error.into(),
     }
 }
 

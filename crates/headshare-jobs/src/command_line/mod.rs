@@ -192,7 +192,8 @@ fn train(job: &crate::TrainModel) -> Line {
         Some(checkpoint) => line
             .value("--checkpoint", &checkpoint.file)
             .number("--checkpoint-every", checkpoint.every)
-            .flag("--resume", checkpoint.resume),
+            .flag("--resume", checkpoint.resume)
+            .flag("--allow-changes", checkpoint.resume && checkpoint.changes),
         None => line,
     };
     line.file(&job.source)

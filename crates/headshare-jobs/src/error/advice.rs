@@ -13,6 +13,11 @@ pub enum Advice {
     AnotherOutput,
     /// There is no space for the output where it is to be.
     MoreSpace,
+    /// There is no space for the state of a run.
+    MoreSpaceForState {
+        /// One of an earlier step is there.
+        resumes: bool,
+    },
     /// Memory ran out: other programs may end, or the limit be raised.
     MoreMemory,
     /// A bound on memory is too small; this many bytes are enough.
@@ -70,6 +75,13 @@ pub enum Advice {
     BuildWith(String),
     /// The run can go on from its state.
     Resume,
+    /// The run can go on from its state with the setting that it had, by its field.
+    AsBefore(String),
+    /// Smaller steps may stay finite.
+    LowerRate {
+        /// There is a state to go on from with them.
+        has_state: bool,
+    },
     /// More damping makes the sums invertible.
     MoreDamping,
     /// A repair and what weights are fitted to should be one text, read in one way.

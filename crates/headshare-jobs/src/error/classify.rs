@@ -83,6 +83,7 @@ impl Classify for InputError {
         match self {
             Self::File(error) => error.advice(),
             Self::Content { error, .. } => of_format(error),
+            Self::NotNumbers { .. } => Some(Advice::GoodCopy),
         }
     }
 }
@@ -208,7 +209,7 @@ impl Classify for EngineError {
     fn kind(&self) -> Kind {
         match self {
             Self::Memory { .. } | Self::WindowTooLong { .. } => Kind::Usage,
-            Self::TextTooShort { .. } | Self::Vocab(_) => Kind::BadInput,
+            Self::TextTooShort { .. } | Self::Vocab(_) | Self::NotFinite { .. } => Kind::BadInput,
             Self::Model(error) => error.kind(),
             Self::Calibrate(error) => of_calibrator(error),
             Self::OwnText(OwnTextError::Context(error)) => error.kind(),
@@ -227,6 +228,7 @@ impl Classify for EngineError {
             Self::WindowTooLong { positions, .. } => {
                 Some(Advice::CalibrationWindowAtMost(*positions))
             }
+            Self::NotFinite { .. } => Some(Advice::TryModel),
             _ => None,
         }
     }
@@ -344,6 +346,7 @@ impl Classify for headshare_train::TrainError {
         match self {
             Self::Heads { error, .. } => error.kind(),
             Self::Format { .. } | Self::Checkpoint { .. } | Self::Windows(_) => Kind::BadInput,
+            Self::OtherRun { .. } => Kind::BadInput,
             Self::Options { .. } => Kind::Usage,
             Self::Convert(error) => error.kind(),
             Self::File(error) => error.kind(),
@@ -361,6 +364,11 @@ impl Classify for headshare_train::TrainError {
             Self::Format { error, .. } => of_format(error),
             Self::Convert(error) => error.advice(),
             Self::File(error) => error.advice(),
+            Self::Windows(_) => Some(Advice::LongerText),
+            Self::NotFinite { kept, .. } => Some(Advice::LowerRate {
+                has_state: !kept.is_empty(),
+            }),
+            Self::OtherRun { field, .. } => Some(Advice::AsBefore(field.clone())),
             _ => None,
         }
     }

@@ -18,18 +18,33 @@ pub(super) struct Log {
     steps: Vec<Step>,
 }
 
+/// Where a run is when its figures begin.
+#[derive(Clone, Copy)]
+pub(super) enum At {
+    /// After this step: what was said up to there stays.
+    Step(u64),
+    /// It was to go on, but there is no state. Then figures are of a run that was broken off
+    /// before it had taken more than these steps; 0 for any number.
+    BeforeState(u64),
+}
+
 impl Log {
-    /// The file at `path`; of a run that goes on after `step`, what was said up to there
-    /// stays. A file of anything else is left alone, unless it may be replaced.
-    pub fn open(path: Option<&Path>, step: u64, replace: bool) -> Result<Self, Error> {
+    /// The file at `path` of a run that is `at` a step. A file of anything else is left alone,
+    /// unless it may be replaced.
+    pub fn open(path: Option<&Path>, at: At, replace: bool) -> Result<Self, Error> {
         let Some(path) = path else {
             return Ok(Self {
                 file: None,
                 steps: Vec::new(),
             });
         };
+        let step = match at {
+            At::Step(step) => step,
+            At::BeforeState(_) => 0,
+        };
         let said = match std::fs::read_to_string(path) {
-            _ if step == 0 => String::new(),
+            // One that is there may be replaced.
+            _ if matches!(at, At::Step(0)) => String::new(),
             Ok(said) => said,
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             Err(error) => {
@@ -44,6 +59,17 @@ impl Log {
             .position(|line| line.ends_with('\n') && !is_step(line));
         if let Some(line) = other.filter(|_| !replace) {
             let what = format!("line {} has no figures of a step", line + 1);
+            let error = Error::bad_input(what).about(path.display());
+            return Err(error.advise(Advice::Overwrite));
+        }
+        let last = said.lines().rev().find_map(|line| {
+            let line: Step = serde_json::from_str(line).ok()?;
+            Some(line.step)
+        });
+        if let (At::BeforeState(every @ 1..), Some(last), false) = (at, last, replace)
+            && last > every
+        {
+            let what = format!("has {last} steps of a run whose state is not where it is sought");
             let error = Error::bad_input(what).about(path.display());
             return Err(error.advise(Advice::Overwrite));
         }

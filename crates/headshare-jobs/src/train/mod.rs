@@ -5,6 +5,7 @@ mod device;
 mod encode;
 mod importance;
 mod log;
+mod state;
 mod steps;
 mod text;
 
@@ -18,16 +19,16 @@ use headshare_convert::input::{InputError, ModelFile};
 use headshare_convert::model::{Part, RowsRange};
 use headshare_convert::plan::{Edit, Plan};
 use headshare_convert::quantize::types::Wanted;
+use headshare_convert::repair::choose::Units;
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::alias::format_digest;
 use headshare_format::{PageSize, TensorInfo};
 use headshare_stitch::MappedFile;
+use headshare_train::checkpoint::Earlier;
 use headshare_train::loss::check_alike;
 use headshare_train::loss::pairs::HeadPairs;
 use headshare_train::sharing::{keep_silent, shared_blocks};
-use headshare_train::{
-    Checkpoints, Config, Model, Packed, Progress, Settings, Train, Trainer, Windows, pack,
-};
+use headshare_train::{Config, Model, Packed, Progress, Settings, Train, Trainer, Windows, pack};
 use serde::{Deserialize, Serialize};
 
 use crate::convert::{Calibration, Change, Convert, Converted, read_text, unplanned};
@@ -36,7 +37,9 @@ use crate::{Error, Ui, Unit};
 pub use device::TrainOn;
 use encode::{Encoded, Encoding};
 pub(crate) use importance::ranking;
-use log::Log;
+use log::{At, Log};
+pub use state::Checkpoint;
+use state::Run;
 pub use steps::TrainingSpeed;
 use text::Tokens;
 
@@ -105,18 +108,6 @@ pub enum Method {
     Postshare,
 }
 
-/// Where the state of a run is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checkpoint {
-    /// The file.
-    #[serde(with = "crate::path")]
-    pub file: PathBuf,
-    /// Steps after which it is written again.
-    pub every: u64,
-    /// Goes on from what is there.
-    pub resume: bool,
-}
-
 /// What a file says of its training.
 #[derive(Serialize)]
 struct TrainedBy<'a> {
@@ -125,6 +116,9 @@ struct TrainedBy<'a> {
     /// The step whose weights were taken, and the loss on what was held out.
     best: Option<(u64, f64)>,
     settings: &'a Settings,
+    /// Settings of the steps before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<Earlier>,
     /// Digest of the text.
     text: String,
     windows: usize,
@@ -212,9 +206,32 @@ impl TrainModel {
         self.check_models(&source, teacher.as_ref())?;
         let text = read_text(&self.text.text)?;
         let data = self.windows(&text, ui)?;
+        let steps = self.steps_for(&data);
+        let mut settings = self.settings.clone();
+        settings.schedule.steps = steps;
+        let said = settings.clone();
+        let digest = convert::digest_of(&source);
+        let teacher_digest = teacher.as_ref().map(convert::digest_of);
+        let run = Run {
+            model: &digest,
+            teacher: teacher_digest.as_deref(),
+            begins: None,
+        };
+        let has_state = self.check_state(&run, &settings, &data, ui)?;
+        let unchanged = Variant::unchanged(&source);
+        let encoding = Encoding {
+            text: &self.text,
+            wanted: self.quantize.as_ref(),
+        };
+        let train: Train = self.settings.train.parse().map_err(Error::usage)?;
+        let about = || source.path().display();
+        encoding.check(&unchanged).about(about)?;
+        if encoding.fits(train, source.gguf.tensors()) {
+            // That there is too little text or memory is not to come out at the end.
+            self.text.check_numbers(&source, text.clone())?;
+        }
         let (plan, start) = self.planned(&change, &source, ui)?;
         let prepared = convert::prepare(&source, Some(plan.clone()), start.clone(), PAGE)?;
-        let unchanged = Variant::unchanged(&source);
         let variant = match self.method {
             Method::Tied => &prepared.variant,
             Method::Postshare => &unchanged,
@@ -223,16 +240,7 @@ impl TrainModel {
             Some(_) => shared_blocks(&plan, variant)?,
             None => Vec::new(),
         };
-        let encoding = Encoding {
-            text: &self.text,
-            wanted: self.quantize.as_ref(),
-        };
-        let train: Train = self.settings.train.parse().map_err(Error::usage)?;
-        encoding.check(variant).about(|| source.path().display())?;
-        if encoding.fits(train, variant.gguf().tensors()) {
-            // That there is too little text or memory is not to come out at the end.
-            self.text.check_numbers(&source, text.clone())?;
-        }
+        encoding.check(variant).about(about)?;
         let model = self.model((train, &device), &plan, variant, &rows)?;
         let teacher_model = self.teacher_model(&device, &unchanged, teacher.as_ref())?;
         let pairs = match self.method {
@@ -240,12 +248,10 @@ impl TrainModel {
             Method::Postshare => Some(HeadPairs::new(&model, variant, &rows, pair_count(&plan))?),
         };
         let before = pairs.as_ref().map(|pairs| pairs.distances(&model));
-        let steps = self.steps_for(&data);
-        let mut settings = self.settings.clone();
-        settings.schedule.steps = steps;
-        let said = settings.clone();
-        let teacher_digest = teacher.as_ref().map(convert::digest_of);
-        let checkpoints = self.checkpoints(&plan, &start, teacher_digest.as_deref())?;
+        let checkpoints = self.checkpoints(&Run {
+            begins: Some((&plan, &start)),
+            ..run
+        })?;
         let mut trainer = Trainer::new(
             model,
             settings,
@@ -255,15 +261,16 @@ impl TrainModel {
             checkpoints,
         )?;
         self.keep_layers(&mut trainer, ui);
-        if let Some(checkpoint) = self.checkpoint.as_ref().filter(|c| c.resume) {
-            let file = checkpoint.file.display();
-            // A run can be broken off before its first state.
-            match checkpoint.file.try_exists() {
-                Ok(false) => ui.remark(&format!("note: there is no {file} yet: training begins")),
-                _ => trainer.resume(&checkpoint.file)?,
-            }
+        if let Some(checkpoint) = self.checkpoint.as_ref().filter(|_| has_state) {
+            trainer.resume(&checkpoint.file, checkpoint.changes)?;
         }
-        let mut log = Log::open(self.log.as_deref(), trainer.step_count(), self.force)?;
+        let at = match &self.checkpoint {
+            Some(checkpoint) if checkpoint.resume && !has_state => {
+                At::BeforeState(checkpoint.every)
+            }
+            _ => At::Step(trainer.step_count()),
+        };
+        let mut log = Log::open(self.log.as_deref(), at, self.force)?;
         let a_step = self.settings.batch * self.settings.accumulate * data.train.length();
         let state = self.checkpoint.as_ref().map(|c| c.file.as_path());
         let taken = steps::take(&mut trainer, (train, a_step), state, &mut log, ui);
@@ -272,6 +279,7 @@ impl TrainModel {
         let taken = taken?;
         drawn?;
         let (start_loss, best) = (trainer.start(), trainer.best());
+        let earlier = trainer.earlier().to_vec();
         let mut model = trainer.into_best()?;
         drop(teacher_model);
         let after = pairs.as_ref().map(|pairs| pairs.distances(&model));
@@ -299,6 +307,7 @@ impl TrainModel {
             steps,
             best,
             settings: &said,
+            earlier,
             text: format_digest(&blake3::hash(text.as_bytes())),
             windows: data.train.count(),
             held_out,
@@ -362,24 +371,6 @@ impl TrainModel {
         }
         keep_silent(&mut model, plan, variant)?;
         Ok(model)
-    }
-
-    /// Where the state of this run is kept, and what it is a state of.
-    fn checkpoints(
-        &self,
-        plan: &Plan,
-        start: &Fitted,
-        teacher: Option<&str>,
-    ) -> Result<Option<Checkpoints>, Error> {
-        let Some(checkpoint) = &self.checkpoint else {
-            return Ok(None);
-        };
-        Ok(Some(Checkpoints {
-            path: checkpoint.file.clone(),
-            every: checkpoint.every,
-            model: plan.source.clone(),
-            arguments: self.arguments(plan, start, teacher)?,
-        }))
     }
 
     /// Writes what was trained and `encoded`.
@@ -496,6 +487,13 @@ impl TrainModel {
             ));
         }
         let measures = matches!(self.change, Change::Measure { .. });
+        if let (Method::Postshare, Change::Measure { units, .. }) = (self.method, &self.change)
+            && *units != Units::Share
+        {
+            return Err(Error::usage(
+                "postshare pulls units together: --units is for tied",
+            ));
+        }
         if self.method == Method::Postshare && self.repair.is_some() && !measures {
             return Err(Error::usage(
                 "postshare trains the model as it is: there is nothing to repair before",
@@ -538,25 +536,5 @@ impl TrainModel {
         let a_step = (self.settings.batch * self.settings.accumulate).max(1) as f64;
         let half = (PASSES * data.train.count() as f64 / a_step).ceil() as u64;
         self.steps.unwrap_or(half.max(1))
-    }
-
-    /// What decides the run beside settings and windows; `start` is the data that it begins
-    /// with, which follows from more than a repair's text: from memory, and from threads.
-    fn arguments(
-        &self,
-        plan: &Plan,
-        start: &Fitted,
-        teacher: Option<&str>,
-    ) -> Result<String, Error> {
-        let mut hasher = blake3::Hasher::new();
-        for (name, bytes) in &start.tensors {
-            for part in [name.as_bytes(), bytes] {
-                hasher.update(&(part.len() as u64).to_le_bytes());
-                hasher.update(part);
-            }
-        }
-        let start = format_digest(&hasher.finalize());
-        let of = (self.method, start, plan.to_json(), teacher, self.device);
-        serde_json::to_string(&of).map_err(Error::failed)
     }
 }

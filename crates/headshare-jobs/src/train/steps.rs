@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use headshare_train::{Ended, Progress, Train, Trainer, speed};
+use headshare_train::{Ended, Progress, Train, TrainError, Trainer, speed};
 use serde::Serialize;
 
 use super::log::Log;
@@ -80,8 +80,21 @@ pub(super) fn take(
         }
         steps.first.get_or_insert_with(|| progress.clone());
         steps.last = Some(progress.clone());
-    })?;
+    });
     drop(bar);
+    let ended = match (ended, state) {
+        (Err(error @ TrainError::File(_)), Some(_)) => {
+            let resumes = trainer.has_state();
+            let error = Error::from(error);
+            let is_full = error.advice == Some(Advice::MoreSpace);
+            let error = error.about(format!("the state after step {}", trainer.step_count()));
+            return Err(match is_full {
+                true => error.advise(Advice::MoreSpaceForState { resumes }),
+                false => error,
+            });
+        }
+        (ended, _) => ended?,
+    };
     if let Some(error) = failed {
         return Err(error);
     }

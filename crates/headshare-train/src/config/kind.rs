@@ -60,6 +60,11 @@ pub static GRAPHS: &[GraphKind] = &[
         rope_factors: true,
         ..LLAMA
     },
+    // Of 7B; the larger ones have other positions.
+    GraphKind {
+        name: "baichuan",
+        ..LLAMA
+    },
     GraphKind {
         name: "internlm2",
         ..LLAMA

@@ -97,6 +97,12 @@ impl Config {
     fn read(keys: &Keys<'_>, kind: GraphKind, map: &AttentionMap) -> Result<Self, TrainError> {
         let width = keys.needed("embedding_length")?;
         let layers = keys.needed("block_count")?;
+        // llama.cpp tells the two by their number of layers.
+        if kind.name == "baichuan" && layers != 32 {
+            let place = About::Key(keys.key("block_count"));
+            let reason = "is not the 32 of Baichuan 7B, and positions by ALiBi are not built";
+            return Err(keys.unsupported(place, reason.to_owned()));
+        }
         let first = map.layers.first().ok_or_else(|| {
             keys.unsupported(About::Architecture, "no layer has attention".to_owned())
         })?;

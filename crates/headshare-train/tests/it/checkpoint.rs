@@ -12,7 +12,8 @@ fn position() -> Position {
         model: "blake3:m".to_owned(),
         settings: serde_json::json!({"rate": 0.1 + 0.2, "seed": u64::MAX}),
         text: "blake3:t".to_owned(),
-        arguments: "all else".to_owned(),
+        arguments: serde_json::json!({"plan": "blake3:p"}),
+        earlier: Vec::new(),
         step: 7,
         windows: 56,
         start: Some(0.7),
@@ -87,7 +88,7 @@ fn damaged_files_are_told() {
         field(&changed("headshare-train", "headshare-other")),
         "headshare-train"
     );
-    assert_eq!(field(&changed("version\\\":3", "version\\\":9")), "version");
+    assert_eq!(field(&changed("version\\\":4", "version\\\":9")), "version");
     assert_eq!(field(&changed("text", "test")), "headshare-train");
     let mut f64s = changed("F32", "F64");
     assert_eq!(field(&f64s), "header");
@@ -109,10 +110,11 @@ fn those_of_another_run_are_refused() {
         .write_checkpoint()
         .unwrap();
     trainer(base.clone(), checkpoints(&path))
-        .resume(&path)
+        .resume(&path, false)
         .unwrap();
     let refused = |settings: Settings, at: Checkpoints| {
-        let error = trainer(settings, at).resume(&path).unwrap_err().to_string();
+        let error = trainer(settings, at).resume(&path, false);
+        let error = error.unwrap_err().to_string();
         assert!(error.starts_with(&path.display().to_string()), "{error}");
         error
     };
@@ -122,15 +124,49 @@ fn those_of_another_run_are_refused() {
     };
     assert!(refused(base.clone(), other).contains("field \"model\": of another model"));
     let other = Checkpoints {
-        arguments: "more".to_owned(),
+        arguments: serde_json::json!({"plan": "blake3:other"}),
         ..checkpoints(&path)
     };
-    assert!(refused(base.clone(), other).contains("field \"arguments\""));
+    let error = refused(base.clone(), other.clone());
+    let said = r#"its "arguments.plan" is "blake3:plan", and "blake3:other" in this run"#;
+    assert!(error.ends_with(said), "{error}");
+    // What is not known yet is not compared.
+    let early = Checkpoints {
+        arguments: serde_json::json!({}),
+        ..checkpoints(&path)
+    };
+    let early = Position::begin(&base, &text(), Some(&early));
+    let found = Position::read(&path).unwrap();
+    found.check(&path, &early, false).unwrap();
     let mut faster = base.clone();
     faster.schedule.peak = 1.0;
-    let error = refused(faster, checkpoints(&path));
-    let said = "field \"settings.schedule.peak\": is 0.003, and 1.0 in this run";
+    let error = refused(faster.clone(), checkpoints(&path));
+    let said = "its \"settings.schedule.peak\" is 0.003, and 1.0 in this run";
     assert!(error.ends_with(said), "{error}");
+    // Steps may be taken in another way where that is asked for, and the state says so.
+    let mut changed = trainer(faster.clone(), checkpoints(&path));
+    changed.resume(&path, true).unwrap();
+    let [earlier] = changed.earlier() else {
+        panic!("{:?}", changed.earlier())
+    };
+    assert_eq!(earlier.until, 0);
+    assert_eq!(earlier.settings, serde_json::to_value(&base).unwrap());
+    changed.write_checkpoint().unwrap();
+    let kept = Checkpoint::read(&path).unwrap().position.earlier;
+    assert_eq!(kept, changed.earlier());
+    trainer(faster.clone(), checkpoints(&path))
+        .resume(&path, false)
+        .unwrap();
+    let other = Settings {
+        seed: 8,
+        ..faster.clone()
+    };
+    let error = trainer(other, checkpoints(&path)).resume(&path, true);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("settings.seed"), "{error}");
+    trainer(base.clone(), checkpoints(&path))
+        .write_checkpoint()
+        .unwrap();
     let mut data = text();
     data.train = data.train.pick(&[1, 0]);
     let mut other = Trainer::new(
@@ -142,7 +178,7 @@ fn those_of_another_run_are_refused() {
         Some(checkpoints(&path)),
     )
     .unwrap();
-    let error = other.resume(&path).unwrap_err().to_string();
+    let error = other.resume(&path, false).unwrap_err().to_string();
     assert!(error.contains("field \"text\": of another text"), "{error}");
 }
 

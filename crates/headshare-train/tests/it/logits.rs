@@ -3,7 +3,7 @@
 use headshare_convert::convert::variant::Variant;
 use headshare_convert::input::ModelFile;
 use headshare_testmodels::fetched::{GEMMA, SMOLLM2};
-use headshare_testmodels::needs;
+use headshare_testmodels::{ModelSpec, needs, type_named};
 
 use crate::support::{as_f32, every_architecture, llama_cpp, loaded, windows, written};
 
@@ -25,11 +25,32 @@ fn of_every_architecture_on_tiny_models() {
     for spec in every_architecture() {
         let (_folder, file) = written(&spec);
         let windows = windows(spec.n_vocab as usize, 3, 24);
-        let ours = loaded(&file).with_gelu_of_halves().logits(&windows);
         let theirs = llama_cpp(&Variant::unchanged(&file), &windows);
-        let off = difference(&ours.unwrap(), &theirs);
-        println!("{} {:?}: {off:e}", spec.arch, spec.numbers);
-        assert!(off < 1e-3, "{}: {off}", spec.arch);
+        // As llama.cpp rounds GELU, and as it is trained.
+        for ours in [loaded(&file).with_gelu_of_halves(), loaded(&file)] {
+            let off = difference(&ours.logits(&windows).unwrap(), &theirs);
+            println!("{} {:?}: {off:e}", spec.arch, spec.numbers);
+            assert!(off < 1e-3, "{}: {off}", spec.arch);
+        }
+    }
+}
+
+/// ggml rounds activations where weights are quantized.
+#[test]
+fn of_every_architecture_on_tiny_quantized_models() {
+    for spec in every_architecture() {
+        let spec = ModelSpec {
+            weight_type: type_named("q8_0").unwrap(),
+            ..spec
+        };
+        let (_folder, file) = written(&spec);
+        let windows = windows(spec.n_vocab as usize, 3, 24);
+        let model = loaded(&file);
+        let ours = model.logits(&windows).unwrap();
+        let theirs = llama_cpp(&Variant::unchanged(&file), &windows);
+        let kl = divergence(&ours, &theirs, model.vocabulary());
+        println!("{} {:?}: {kl:e}", spec.arch, spec.numbers);
+        assert!((0.0..0.01).contains(&kl) && ours != theirs, "{}: {kl}", spec.arch);
     }
 }
 
@@ -54,16 +75,18 @@ fn divergence(ours: &[f32], theirs: &[f32], vocabulary: usize) -> f64 {
     each.sum::<f64>() / (ours.len() / vocabulary) as f64
 }
 
-/// The logits of the model as F32 differ by at most `most_off` of the largest, and the
-/// predictions of the model as it is by a divergence of less than `most` nats.
-fn real(file: &ModelFile, most_off: f32, most: f64) {
+/// The logits of the model as F32 differ by at most `most_off` of the largest, by `most_exact`
+/// with GELU as it is trained, and the predictions of the model as it is by a divergence of less
+/// than `most` nats.
+fn real(file: &ModelFile, most_off: f32, most_exact: f32, most: f64) {
     let model = loaded(file).with_gelu_of_halves();
     let windows = text_windows(file);
     let ours = model.logits(&windows).unwrap();
     let in_f32 = llama_cpp(&as_f32(file), &windows);
     let off = difference(&ours, &in_f32);
-    println!("as F32: {off:e}");
-    assert!(off < most_off, "{off}");
+    let exact = difference(&loaded(file).logits(&windows).unwrap(), &in_f32);
+    println!("as F32: {off:e}, {exact:e} with exact GELU");
+    assert!(off < most_off && exact < most_exact, "{off} {exact}");
     let theirs = llama_cpp(&Variant::unchanged(file), &windows);
     let kl = divergence(&ours, &theirs, model.vocabulary());
     // How far llama.cpp's own predictions in F32 are from those of the model as it is.
@@ -96,16 +119,17 @@ fn text_windows(file: &ModelFile) -> headshare_train::Windows {
 #[test]
 fn of_smollm2() {
     needs!(SMOLLM2);
-    real(&ModelFile::open(&SMOLLM2.path()).unwrap(), 1e-4, 0.01);
+    real(&ModelFile::open(&SMOLLM2.path()).unwrap(), 1e-4, 1e-4, 0.01);
 }
 
-/// 6.1e-4 as F32; with exact GELU, and not llama.cpp's table of it, 1.3e-3, and 9.5e-4
-/// to 1.4e-3 on other texts. As Q4_K_M the divergence is about 0.02, more than the 0.01 that SmolLM2 stays below. ggml rounds the inputs of products to 8 bits,
-/// for K types with one scale for 256 of them; that this is all of it was not measured.
+/// 7e-4 as F32; with exact GELU, and not llama.cpp's table of it, 1.3e-3, and 9.5e-4 to 1.4e-3
+/// on other texts. As Q4_K_M the divergence is 0.018, more than the 0.01 that SmolLM2 stays
+/// below: ggml rounds the inputs of products to 8 bits, for K types with one scale for 256 of
+/// them, and llama.cpp's own predictions in F32 are as far away.
 #[test]
 fn of_gemma() {
     needs!(GEMMA);
-    real(&ModelFile::open(&GEMMA.path()).unwrap(), 1e-3, 0.03);
+    real(&ModelFile::open(&GEMMA.path()).unwrap(), 1e-3, 2e-3, 0.03);
 }
 
 /// What training has made is what llama.cpp then runs.

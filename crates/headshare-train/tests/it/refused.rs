@@ -33,6 +33,10 @@ fn architectures_and_details_that_are_not_built() {
             "\"phi3\": its graph is not built; built are llama, deci,",
         ),
         (preset("tiny-falcon"), "\"falcon\": its graph"),
+        (
+            called("baichuan", preset("tiny-llama")),
+            "key \"baichuan.block_count\": is not the 32 of Baichuan 7B",
+        ),
         (preset("tiny-mamba"), "\"mamba\": recurrent"),
         (preset("tiny-moe"), "key \"llama.expert_count\": experts"),
         (

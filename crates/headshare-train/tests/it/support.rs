@@ -46,6 +46,10 @@ pub fn every_architecture() -> Vec<ModelSpec> {
             floats: vec![("rope.scaling.factor", 4.0)],
             ..preset("tiny-gqa")
         },
+        ModelSpec {
+            n_layer: 32,
+            ..called("baichuan", preset("tiny-llama"))
+        },
         called("internlm2", preset("tiny-gqa")),
         called("xverse", preset("tiny-llama")),
         ModelSpec {

@@ -47,7 +47,7 @@ pub fn checkpoints(path: &Path) -> Checkpoints {
         path: path.to_owned(),
         every: 0,
         model: "blake3:model".to_owned(),
-        arguments: "nothing more".to_owned(),
+        arguments: serde_json::json!({"plan": "blake3:plan"}),
     }
 }
 
@@ -128,7 +128,7 @@ fn two_runs_and_a_resumed_one_give_the_same_bytes() {
             assert_eq!(first.run(&stop, &mut progress).unwrap(), Ended::Stopped);
             drop(first);
             let mut second = trainer(&file, settings.clone(), &path("c"));
-            second.resume(&path("c")).unwrap();
+            second.resume(&path("c"), false).unwrap();
             assert_eq!(second.step_count(), stopped_after);
             let rest = all(&mut second);
             assert!(bytes("a") == bytes("c"), "{train} {stopped_after}");
@@ -157,7 +157,7 @@ fn run_in(folder: &Path) {
     let settings = settings(Train::All, 12);
     let mut trainer = Trainer::new(loaded(&file), settings, text(), None, None, Some(at)).unwrap();
     if path.exists() {
-        trainer.resume(&path).unwrap();
+        trainer.resume(&path, false).unwrap();
     }
     all(&mut trainer);
 }
@@ -417,7 +417,7 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state() {
         }
         // It has a loss.
         let mut resumed = new();
-        resumed.resume(&path).unwrap();
+        resumed.resume(&path, false).unwrap();
         assert!(resumed.step_count() < step - 1);
         assert!(resumed.step().unwrap().loss.is_finite());
         kept += 1;
