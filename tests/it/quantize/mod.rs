@@ -5,6 +5,7 @@ mod fit;
 mod fit_device;
 mod fit_sizes;
 mod planned;
+mod repeated;
 
 use std::path::{Path, PathBuf};
 

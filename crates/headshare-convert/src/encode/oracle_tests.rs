@@ -226,7 +226,7 @@ fn weights(n: usize, seed: u64) -> Vec<f64> {
 }
 
 /// The type, levels of a part, its columns, and whether it has bases.
-const SEARCHED: [(&str, &[i8], usize, bool); 11] = [
+const SEARCHED: [(&str, &[i8], usize, bool); 13] = [
     ("iq4_nl", &IQ4, 32, false),
     (
         "q4_0",
@@ -243,6 +243,8 @@ const SEARCHED: [(&str, &[i8], usize, bool); 11] = [
     ("q2_K", &[0, 1, 2, 3], 16, true),
     ("q3_K", &[-4, -3, -2, -1, 0, 1, 2, 3], 16, false),
     ("q4_K", &[0, 15], 32, true),
+    ("q5_K", &[0, 31], 32, true),
+    ("iq4_xs", &IQ4, 32, false),
     ("q6_K", &[-32, 31], 16, false),
 ];
 
@@ -258,20 +260,16 @@ fn scales_are_about_as_good_as_the_best_of_a_dense_search() {
         let block = Block::new(upper(&inverse(&slow.schur)).as_ref());
         let id = quants::type_by_name(name).expect("ggml has it").id;
         let coder = Coder::of(id).expect("a type");
-        let in_parts = name.ends_with("_K");
         let (mut ours, mut best) = (0.0, 0.0);
         for seed in 40..46 {
             let wanted = weights(n, seed);
-            let found = match in_parts {
-                true => {
-                    let search = super_blocks::SuperBlocks::of(name)
-                        .expect("a type")
-                        .search();
-                    let found = search.best(Span::new(&block, 0, n), &wanted, &[]);
+            let found = match super_blocks::SuperBlocks::of(name) {
+                Some(parts) => {
+                    let found = parts.search().best(Span::new(&block, 0, n), &wanted, &[]);
                     let found = found.expect("found");
                     slow.cost(&wanted, &listed, (found.scale, found.base))
                 }
-                false => {
+                None => {
                     let coded = coder.encode(&wanted, &block, None).expect("encoded");
                     block.cost(&wanted, &coded.values)
                 }

@@ -502,6 +502,35 @@ mod tests {
         }
     }
 
+    /// No other part of the way has a smaller error, within the ends.
+    #[test]
+    fn strength_is_the_best_part_of_the_way() {
+        let (tokens, p, n) = (40, 6, 3);
+        let matrix = |rows: usize, columns: usize, seed| {
+            let all = numbers(rows * columns, seed);
+            Mat::from_fn(rows, columns, |i, j| f64::from(all[i * columns + j]))
+        };
+        let inputs = matrix(tokens, p, 1);
+        let (now, solved) = (matrix(p, n, 2), matrix(p, n, 3));
+        let sums_of = |outputs: &Mat<f64>| Normal {
+            gram: inputs.transpose() * &inputs,
+            cross: inputs.transpose() * outputs,
+            target: outputs.squared_norm_l2(),
+            rows: tokens,
+        };
+        for (part, expected) in [(0.3, 0.3), (0.85, 0.85), (1.7, 1.0), (-0.4, 0.0)] {
+            let normal = sums_of(&(&inputs * towards(&now, &solved, part)));
+            let found = normal.strength(&now, &solved);
+            assert!((found - expected).abs() < 1e-9, "{found} for {expected}");
+            let least = normal.error(&towards(&now, &solved, found));
+            for i in 0..=20 {
+                let other = normal.error(&towards(&now, &solved, f64::from(i) / 20.0));
+                assert!(least <= other + 1e-9, "{least} against {other} at {i}");
+            }
+        }
+        assert_eq!(sums_of(&matrix(tokens, n, 4)).strength(&now, &now), 0.0);
+    }
+
     #[test]
     fn inputs_of_zeros_change_nothing() {
         let normal = sums(&[0.0; 20], &[1.0; 10], &[1.0; 5]);

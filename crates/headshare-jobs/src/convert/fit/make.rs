@@ -98,6 +98,7 @@ impl Convert {
         then: impl FnOnce(&Choices<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         budget.check(source)?;
+        source.require_numbers()?;
         let of_source = |error| budget.about(source, error);
         let types = moves::types(budget.types.as_deref()).map_err(Error::from)?;
         let movable = moves::movable(source, &types).map_err(of_source)?;
