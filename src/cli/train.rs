@@ -163,8 +163,8 @@ pub(super) struct Options {
     /// Write the state after every so many steps, and after the last.
     #[arg(long, value_name = "N", default_value_t = 10, requires = "checkpoint")]
     checkpoint_every: u64,
-    /// Go on from the state in the file of --checkpoint; the result is the same, byte for
-    /// byte, as without a break.
+    /// Go on from the state in the file of --checkpoint; with the same options the result is
+    /// the same, byte for byte, as without a break.
     #[arg(long, requires = "checkpoint")]
     resume: bool,
     /// Go on with other steps, learning rates, clipping, options of AdamW or evaluations than

@@ -122,7 +122,7 @@ fn as_before(field: &str) -> String {
         "apart" => ("--no-share", false),
         "held_out" => ("--held-out", false),
         "method" => return "train tied and train postshare each have states of their own".into(),
-        "plan" => {
+        "plan" | "choice" => {
             return "what is shared has to be chosen as before: --plan, --ratio, --match, --units, \
                     --repair and its text"
                 .into();

@@ -122,7 +122,8 @@ impl Position {
             .ok()
             .and_then(|value| value.get("version")?.as_u64());
         if version != Some(VERSION.into()) {
-            let problem = format!("is {version:?}, where {VERSION} is known");
+            let found = version.map_or("missing".to_owned(), |version| version.to_string());
+            let problem = format!("is {found}, where {VERSION} is known");
             return Err(error("version", problem));
         }
         serde_json::from_str(stated).map_err(|e| error(KEY, e.to_string()))
@@ -143,9 +144,9 @@ impl Position {
         for key in CHANGEABLE.into_iter().filter(|_| changes) {
             expected[key].clone_from(&self.settings[key]);
         }
-        let settings = other("settings", &self.settings, &expected);
-        let arguments = || other("arguments", &self.arguments, &run.arguments);
-        if let Some((field, found, expected)) = settings.or_else(arguments) {
+        let arguments = other("arguments", &self.arguments, &run.arguments);
+        let settings = || other("settings", &self.settings, &expected);
+        if let Some((field, found, expected)) = arguments.or_else(settings) {
             return Err(TrainError::OtherRun {
                 path: path.to_owned(),
                 field,
@@ -156,6 +157,11 @@ impl Position {
         if self.text != run.text {
             let problem = format!("of another text: {}, not {}", self.text, run.text);
             return Err(wrong(path, "text", problem));
+        }
+        let steps = run.settings["schedule"]["steps"].as_u64();
+        if let Some(steps) = steps.filter(|&steps| steps < self.step) {
+            let problem = format!("is {}, and the run is to end after {steps}", self.step);
+            return Err(wrong(path, "step", problem));
         }
         Ok(())
     }

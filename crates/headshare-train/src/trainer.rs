@@ -140,6 +140,11 @@ impl<'a> Trainer<'a> {
         self.trained.set_moments(moments)?;
         self.trained.restore(&mut self.model, values)?;
         self.best = best;
+        if self.settings.evaluate_every == 0 {
+            // Nothing is compared from here on, so the last numbers are taken.
+            self.best.clear();
+            read.position.best = None;
+        }
         let settings = std::mem::take(&mut self.position.settings);
         self.position = read.position;
         if self.position.settings != settings {
@@ -250,8 +255,13 @@ impl<'a> Trainer<'a> {
         stop: &AtomicBool,
         progress: &mut dyn FnMut(&Progress),
     ) -> Result<Ended, TrainError> {
-        if self.position.step == 0 && self.settings.evaluate_every > 0 {
-            self.position.start = self.evaluate(0)?;
+        let step = self.position.step;
+        // Also where a run that went on is evaluated from here on only.
+        if self.settings.evaluate_every > 0 && (step == 0 || self.position.best.is_none()) {
+            let loss = self.evaluate(step)?;
+            if step == 0 {
+                self.position.start = loss;
+            }
         }
         while self.position.step < self.settings.schedule.steps {
             let said = self.step()?;
@@ -281,7 +291,7 @@ impl<'a> Trainer<'a> {
         let start = Instant::now();
         let step = self.position.step + 1;
         let (batch, accumulate) = (self.settings.batch, self.settings.accumulate);
-        let (losses, distance, loss, ready) = self.gradients()?;
+        let (losses, distance, loss, ready) = self.gradients(step)?;
         let computed = start.elapsed();
         if std::mem::take(&mut self.owes_state) {
             self.write_checkpoint()?;
@@ -319,9 +329,8 @@ impl<'a> Trainer<'a> {
     /// gradients' sums, made ready for the optimiser.
     ///
     /// # Errors
-    /// When one is no finite number.
-    fn gradients(&mut self) -> Result<(Losses, Option<f64>, f64, Ready), TrainError> {
-        let step = self.position.step + 1;
+    /// When one is no finite number, which is said of `step`.
+    fn gradients(&mut self, step: u64) -> Result<(Losses, Option<f64>, f64, Ready), TrainError> {
         let (batch, accumulate) = (self.settings.batch, self.settings.accumulate);
         self.sums.clear();
         let batches: Vec<Windows> = (0..accumulate)
@@ -349,12 +358,13 @@ impl<'a> Trainer<'a> {
         Ok((losses, distance, loss, ready))
     }
 
-    /// Finds a state that is of no use before it is written: the next step has numbers as its
-    /// loss and its gradients, or the evaluation after the `last` step has found one.
+    /// Finds numbers that are of no use before they are written: the next step would have
+    /// numbers as its loss and its gradients. After the `last` step, an evaluation tells enough
+    /// where there is no state to go on from.
     fn prove(&mut self, last: bool) -> Result<(), TrainError> {
         let evaluates = self.settings.evaluate_every > 0 && self.data.held_out.is_some();
-        if !(last && evaluates) {
-            self.gradients()?;
+        if self.checkpoints.is_some() || !(last && evaluates) {
+            self.gradients(self.position.step)?;
         }
         Ok(())
     }

@@ -421,17 +421,19 @@ fn activations_that_are_no_numbers_name_their_layer() {
     let source = written(folder.path(), "tiny-gqa");
     let broken = folder.path().join("broken.gguf");
     let out = folder.path().join("out.gguf");
-    for (tensor, says) in [
+    for (tensor, value, says) in [
         (
             "blk.1.attn_v.weight",
+            f32::MAX,
             "layer 1: the activations that go into blk.1.attn_output.weight are not finite",
         ),
         (
             "blk.2.attn_output.weight",
-            "layer 2: the weights of blk.2.attn_output.weight are not finite",
+            f32::NAN,
+            "the values of blk.2.attn_output.weight are not all finite",
         ),
     ] {
-        filled(&source, &broken, &[tensor], f32::NAN);
+        filled(&source, &broken, &[tensor], value);
         for choose in ["match", "calibrated"] {
             let mut command = repairing(&broken, &text, &out);
             command.args(SMALL).args(["--choose", choose]);

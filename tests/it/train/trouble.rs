@@ -176,6 +176,20 @@ fn a_wrong_state_is_found_before_the_repair() {
         &["--window", "16"],
         &["arguments.window", "--window as before"],
     );
+    // The last one that is given counts.
+    said(
+        &["--ratio", "0.25"],
+        &["arguments.choice", "has to be chosen as before"],
+    );
+    let all = ["--ratio", "0.5", "--json", "--resume", "--checkpoint", file];
+    let out = train("postshare", &source, &text, &at("no"), &all)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert!(
+        stderr.contains("arguments.method") && stderr.contains("have states of their own"),
+        "{stderr}"
+    );
     said(
         &["--held-out", "0.2"],
         &["arguments.held_out", "--held-out as before"],
@@ -211,7 +225,7 @@ fn a_wrong_state_is_found_before_the_repair() {
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(3), "{stderr}");
     assert!(
-        stderr.contains("has 9 steps of a run whose state"),
+        stderr.contains("has 9 steps, and there is no state of their run"),
         "{stderr}"
     );
     assert_eq!(std::fs::read_to_string(&log).unwrap(), figures);

@@ -4,6 +4,8 @@ use headshare_runtime::calibrate::CalibrateError;
 use headshare_runtime::own_text::OwnTextError;
 use headshare_runtime::{ModelError, VocabError};
 
+use crate::input::InputError;
+
 /// Why the engine cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -50,6 +52,9 @@ pub enum EngineError {
     /// The system starts no thread for the second stream.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// Weights are no numbers.
+    #[error(transparent)]
+    NotNumbers(#[from] InputError),
     /// The model computes no numbers.
     #[error("{what} {name} are not all finite numbers")]
     NotFinite {

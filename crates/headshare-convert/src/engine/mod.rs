@@ -102,6 +102,7 @@ impl<'a> Engine<'a> {
             None => Calibrator::load(source.path(), &params),
         };
         let (original, changed) = (load(original)?, load(variant)?);
+        source.require_numbers()?;
         let name = source.gguf.architecture().ok().flatten();
         let residual = name.and_then(architecture).map(|row| row.residual);
         let sites = sites::find(changed.graph(), residual);

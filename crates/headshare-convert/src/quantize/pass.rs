@@ -148,6 +148,7 @@ impl TypedPlan {
     ) -> Result<NewTensors, QuantizerError> {
         self.check_rounding(of)?;
         let target = self.target(source)?;
+        source.require_numbers().map_err(EngineError::from)?;
         let of = &imatrix::pooled(of, &self.whole_aliases(target.gguf()));
         let mut done = NewTensors::default();
         for name in self.assigned.types.keys() {

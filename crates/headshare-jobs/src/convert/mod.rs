@@ -203,7 +203,6 @@ impl Convert {
             // A wrong type is found before units are measured for minutes.
             quantization.changes(&source)?;
         }
-        self.require_numbers(&source)?;
         let prepared_repair = self.prepare_repair(&source, ui)?;
         let (mut plan, choice) = match given {
             Some(plan) => (Some(plan), None),
@@ -274,16 +273,6 @@ impl Convert {
         Ok(done)
     }
 
-    /// Refuses weights that are no numbers where anything is computed with them.
-    fn require_numbers(&self, source: &ModelFile) -> Result<(), Error> {
-        let measures = matches!(self.change, Change::Measure { .. });
-        let computes = self.repair.is_some() || self.quantize.is_some();
-        if measures || computes && !self.dry_run {
-            source.require_numbers()?;
-        }
-        Ok(())
-    }
-
     /// Reads the text of a repair, where one is wanted.
     fn prepare_repair(&self, source: &ModelFile, ui: &dyn Ui) -> Result<Option<Ready>, Error> {
         let Some(calibration) = &self.repair else {
@@ -350,7 +339,6 @@ impl Convert {
     ) -> Result<Planned, Error> {
         let plan_file = self.plan_file()?;
         let inputs = self.inputs(source, plan_file.as_ref())?;
-        self.require_numbers(source)?;
         let repair = self.prepare_repair(source, ui)?;
         let (mut plan, choice) =
             self.choose(source, plan_file.as_ref(), repair.as_ref(), &inputs, ui)?;

@@ -209,7 +209,10 @@ impl Classify for EngineError {
     fn kind(&self) -> Kind {
         match self {
             Self::Memory { .. } | Self::WindowTooLong { .. } => Kind::Usage,
-            Self::TextTooShort { .. } | Self::Vocab(_) | Self::NotFinite { .. } => Kind::BadInput,
+            Self::TextTooShort { .. }
+            | Self::Vocab(_)
+            | Self::NotFinite { .. }
+            | Self::NotNumbers(_) => Kind::BadInput,
             Self::Model(error) => error.kind(),
             Self::Calibrate(error) => of_calibrator(error),
             Self::OwnText(OwnTextError::Context(error)) => error.kind(),
@@ -229,6 +232,7 @@ impl Classify for EngineError {
                 Some(Advice::CalibrationWindowAtMost(*positions))
             }
             Self::NotFinite { .. } => Some(Advice::TryModel),
+            Self::NotNumbers(error) => error.advice(),
             _ => None,
         }
     }
@@ -365,6 +369,7 @@ impl Classify for headshare_train::TrainError {
             Self::Convert(error) => error.advice(),
             Self::File(error) => error.advice(),
             Self::Windows(_) => Some(Advice::LongerText),
+            Self::NotFinite { step: 0, .. } => Some(Advice::TryModel),
             Self::NotFinite { kept, .. } => Some(Advice::LowerRate {
                 has_state: !kept.is_empty(),
             }),

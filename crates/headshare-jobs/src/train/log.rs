@@ -29,6 +29,11 @@ pub(super) enum At {
 }
 
 impl Log {
+    /// Finds early that [`open`](Self::open) would refuse the file at `path`.
+    pub fn check(path: Option<&Path>, at: At, replace: bool) -> Result<(), Error> {
+        path.map_or(Ok(()), |path| said(path, at, replace).map(drop))
+    }
+
     /// The file at `path` of a run that is `at` a step. A file of anything else is left alone,
     /// unless it may be replaced.
     pub fn open(path: Option<&Path>, at: At, replace: bool) -> Result<Self, Error> {
@@ -38,41 +43,11 @@ impl Log {
                 steps: Vec::new(),
             });
         };
+        let said = said(path, at, replace)?;
         let step = match at {
             At::Step(step) => step,
             At::BeforeState(_) => 0,
         };
-        let said = match std::fs::read_to_string(path) {
-            // One that is there may be replaced.
-            _ if matches!(at, At::Step(0)) => String::new(),
-            Ok(said) => said,
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            Err(error) => {
-                let what = format!("cannot read the figures in {}", path.display());
-                return Err(Error::failed(error).about(what));
-            }
-        };
-        let is_step = |line: &str| serde_json::from_str::<Step>(line).is_ok();
-        // What a run was writing when it was broken off is no whole line.
-        let other = said
-            .split_inclusive('\n')
-            .position(|line| line.ends_with('\n') && !is_step(line));
-        if let Some(line) = other.filter(|_| !replace) {
-            let what = format!("line {} has no figures of a step", line + 1);
-            let error = Error::bad_input(what).about(path.display());
-            return Err(error.advise(Advice::Overwrite));
-        }
-        let last = said.lines().rev().find_map(|line| {
-            let line: Step = serde_json::from_str(line).ok()?;
-            Some(line.step)
-        });
-        if let (At::BeforeState(every @ 1..), Some(last), false) = (at, last, replace)
-            && last > every
-        {
-            let what = format!("has {last} steps of a run whose state is not where it is sought");
-            let error = Error::bad_input(what).about(path.display());
-            return Err(error.advise(Advice::Overwrite));
-        }
         let is_before = |line: &&str| {
             let line = serde_json::from_str::<Value>(line);
             line.is_ok_and(|line| line["step"].as_u64().is_some_and(|at| at <= step))
@@ -112,6 +87,42 @@ impl Log {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// The figures in the file at `path`, as far as a run that is `at` a step may go on with them.
+fn said(path: &Path, at: At, replace: bool) -> Result<String, Error> {
+    let said = match std::fs::read_to_string(path) {
+        // One that is there may be replaced.
+        _ if matches!(at, At::Step(0)) => String::new(),
+        Ok(said) => said,
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => {
+            let what = format!("cannot read the figures in {}", path.display());
+            return Err(Error::failed(error).about(what));
+        }
+    };
+    if replace {
+        return Ok(said);
+    }
+    let refused = |what: String| {
+        let error = Error::bad_input(what).about(path.display());
+        Err(error.advise(Advice::Overwrite))
+    };
+    let step = |line: &str| serde_json::from_str::<Step>(line).ok();
+    // What a run was writing when it was broken off is no whole line.
+    let other = said
+        .split_inclusive('\n')
+        .position(|line| line.ends_with('\n') && step(line).is_none());
+    if let Some(line) = other {
+        return refused(format!("line {} has no figures of a step", line + 1));
+    }
+    let last = said.lines().rev().find_map(step).map(|step| step.step);
+    match (at, last) {
+        (At::BeforeState(every @ 1..), Some(last)) if last > every => refused(format!(
+            "has {last} steps, and there is no state of their run to go on from"
+        )),
+        _ => Ok(said),
     }
 }
 

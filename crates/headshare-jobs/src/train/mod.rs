@@ -204,6 +204,9 @@ impl TrainModel {
         inputs.extend(teacher.iter().map(|file| file.file.id()));
         let inputs = self.check(&inputs, resumes)?;
         self.check_models(&source, teacher.as_ref())?;
+        for file in teacher.iter().chain([&source]) {
+            file.require_numbers()?;
+        }
         let text = read_text(&self.text.text)?;
         let data = self.windows(&text, ui)?;
         let steps = self.steps_for(&data);
@@ -218,6 +221,13 @@ impl TrainModel {
             begins: None,
         };
         let has_state = self.check_state(&run, &settings, &data, ui)?;
+        let at = match &self.checkpoint {
+            Some(checkpoint) if checkpoint.resume && !has_state => {
+                At::BeforeState(checkpoint.every)
+            }
+            _ => At::Step(0),
+        };
+        Log::check(self.log.as_deref(), at, self.force)?;
         let unchanged = Variant::unchanged(&source);
         let encoding = Encoding {
             text: &self.text,
@@ -264,11 +274,9 @@ impl TrainModel {
         if let Some(checkpoint) = self.checkpoint.as_ref().filter(|_| has_state) {
             trainer.resume(&checkpoint.file, checkpoint.changes)?;
         }
-        let at = match &self.checkpoint {
-            Some(checkpoint) if checkpoint.resume && !has_state => {
-                At::BeforeState(checkpoint.every)
-            }
-            _ => At::Step(trainer.step_count()),
+        let at = match at {
+            At::Step(_) => At::Step(trainer.step_count()),
+            before => before,
         };
         let mut log = Log::open(self.log.as_deref(), at, self.force)?;
         let a_step = self.settings.batch * self.settings.accumulate * data.train.length();

@@ -8,9 +8,10 @@ use headshare_format::alias::format_digest;
 use headshare_train::checkpoint::Position;
 use headshare_train::{Checkpoints, Packed, Settings};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::TrainModel;
+use crate::convert::Change;
 use crate::{Error, Ui};
 
 /// Where the state of a run is kept.
@@ -25,6 +26,7 @@ pub struct Checkpoint {
     pub resume: bool,
     /// Goes on with other steps, rates, clipping, options of the optimiser and evaluations
     /// than those before.
+    #[serde(default)]
     pub changes: bool,
 }
 
@@ -77,6 +79,7 @@ impl TrainModel {
             "window": self.text.window,
             "held_out": self.held_out,
             "teacher": run.teacher,
+            "choice": choice(&self.change),
         });
         if let Some((plan, start)) = run.begins {
             let plan = blake3::hash(plan.to_json().as_bytes());
@@ -89,6 +92,15 @@ impl TrainModel {
             model: run.model.to_owned(),
             arguments,
         }))
+    }
+}
+
+/// How units are chosen, as far as it is said: not where measurements come from.
+fn choice(change: &Change) -> Value {
+    match change {
+        Change::Match { ratio, function } => json!([ratio, function]),
+        Change::Measure { ratio, units, .. } => json!([ratio, units]),
+        _ => Value::Null,
     }
 }
 

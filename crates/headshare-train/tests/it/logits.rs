@@ -50,11 +50,7 @@ fn of_every_architecture_on_tiny_quantized_models() {
         let theirs = llama_cpp(&Variant::unchanged(&file), &windows);
         let kl = divergence(&ours, &theirs, model.vocabulary());
         println!("{} {:?}: {kl:e}", spec.arch, spec.numbers);
-        assert!(
-            (0.0..0.01).contains(&kl) && ours != theirs,
-            "{}: {kl}",
-            spec.arch
-        );
+        assert!((0.0..0.01).contains(&kl), "{}: {kl}", spec.arch);
     }
 }
 

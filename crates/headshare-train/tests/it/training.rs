@@ -425,6 +425,48 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state() {
     assert!(kept > 0);
 }
 
+/// A run that goes on with other evaluations takes what it has compared.
+#[test]
+fn evaluations_can_end_and_begin_on_the_way() {
+    let (folder, file) = written(&preset("tiny-gqa"));
+    let path = folder.path().join("state");
+    let with = |steps: u64, every: u64, peak: f64| {
+        let mut settings = settings(Train::All, steps);
+        settings.evaluate_every = every;
+        settings.schedule.peak = peak;
+        settings
+    };
+    let first = |settings: Settings| {
+        all(&mut trainer(&file, settings, &path));
+    };
+    let then = |settings: Settings| {
+        let mut second = trainer(&file, settings, &path);
+        second.resume(&path, true).unwrap();
+        all(&mut second);
+        let (best, values) = (second.best(), numbers_of(second.model()));
+        (best, values, numbers_of(&second.into_best().unwrap()))
+    };
+    // None from here on: the last numbers are taken.
+    first(with(4, 2, 3e-3));
+    let (best, last, taken) = then(with(8, 0, 3e-3));
+    assert!(best.is_none() && last == taken);
+    // From here on: what was there competes with what steps far too large make of it.
+    first(with(4, 0, 3e-3));
+    let (best, last, taken) = then(with(8, 4, 10.0));
+    assert!(best.unwrap().0 == 4 && last != taken, "{best:?}");
+    // Nothing is taken back.
+    let mut shorter = trainer(&file, with(3, 0, 3e-3), &path);
+    let error = shorter.resume(&path, true).unwrap_err().to_string();
+    let said = "\"step\": is 8, and the run is to end after 3";
+    assert!(error.ends_with(said), "{error}");
+}
+
+/// All numbers of a model.
+fn numbers_of(model: &Model) -> Vec<Vec<f32>> {
+    let list = model.parameters().list().iter();
+    list.map(|parameter| parameter.values().to_vec()).collect()
+}
+
 #[test]
 fn settings_that_make_no_sense_are_refused() {
     let (_folder, file) = written(&preset("tiny-gqa"));
