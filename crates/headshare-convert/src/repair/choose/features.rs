@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::pairs::{Fit, Layer};
 use super::sites::{self, Attention};
 use super::survey::{Donor, Effect, Unit};
+use crate::engine::EngineError;
 use crate::engine::Options;
 use crate::engine::Windows;
 use crate::engine::inverse_squares;
@@ -59,6 +60,7 @@ pub(super) fn compare(
         stop: options.stop.clone(),
     };
     let mut calibrator = Calibrator::load(source.path(), &params)?;
+    source.require_numbers().map_err(EngineError::from)?;
     let attentions = sites::find(&calibrator, map)?;
     let weights = Weights::of(source, map, &calibrator)?;
     let mut compared = Compared {
