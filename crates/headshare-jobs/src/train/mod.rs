@@ -30,6 +30,7 @@ use headshare_train::loss::pairs::HeadPairs;
 use headshare_train::sharing::{keep_silent, shared_blocks};
 use headshare_train::{Config, Model, Packed, Progress, Settings, Train, Trainer, Windows, pack};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::convert::{Calibration, Change, Convert, Converted, read_text, unplanned};
 use crate::error::Context as _;
@@ -39,7 +40,7 @@ use encode::{Encoded, Encoding};
 pub(crate) use importance::ranking;
 use log::{At, Log};
 pub use state::Checkpoint;
-use state::Run;
+use state::{Run, choice};
 pub use steps::TrainingSpeed;
 use text::Tokens;
 
@@ -216,11 +217,18 @@ impl TrainModel {
         let digest = convert::digest_of(&source);
         let teacher_digest = teacher.as_ref().map(convert::digest_of);
         let run = Run {
+            checkpoint: self.checkpoint.as_ref(),
             model: &digest,
-            teacher: teacher_digest.as_deref(),
-            begins: None,
+            arguments: json!({
+                "method": self.method,
+                "device": self.device,
+                "window": self.text.window,
+                "held_out": self.held_out,
+                "teacher": teacher_digest,
+                "choice": choice(&self.change),
+            }),
         };
-        let has_state = self.check_state(&run, &settings, &data, ui)?;
+        let has_state = run.check_state(&settings, &data, ui)?;
         let at = match &self.checkpoint {
             Some(checkpoint) if checkpoint.resume && !has_state => {
                 At::BeforeState(checkpoint.every)
@@ -258,10 +266,7 @@ impl TrainModel {
             Method::Postshare => Some(HeadPairs::new(&model, variant, &rows, pair_count(&plan))?),
         };
         let before = pairs.as_ref().map(|pairs| pairs.distances(&model));
-        let checkpoints = self.checkpoints(&Run {
-            begins: Some((&plan, &start)),
-            ..run
-        })?;
+        let checkpoints = run.checkpoints(Some((&plan, &start)));
         let mut trainer = Trainer::new(
             model,
             settings,

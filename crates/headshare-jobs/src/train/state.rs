@@ -10,7 +10,6 @@ use headshare_train::{Checkpoints, Packed, Settings};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::TrainModel;
 use crate::convert::Change;
 use crate::{Error, Ui};
 
@@ -31,28 +30,25 @@ pub struct Checkpoint {
 }
 
 /// What decides a run beside its settings and windows.
-#[derive(Clone, Copy)]
 pub(super) struct Run<'a> {
+    /// Where its state is kept.
+    pub checkpoint: Option<&'a Checkpoint>,
     /// Digest of the model.
     pub model: &'a str,
-    /// Digest of the model that it learns from, where that is another.
-    pub teacher: Option<&'a str>,
-    /// The plan, and the data that it begins with, once they are known: the data follow from
-    /// more than a repair's text, also from memory and threads.
-    pub begins: Option<(&'a Plan, &'a Fitted)>,
+    /// What is known from the beginning, as fields of an object.
+    pub arguments: Value,
 }
 
-impl TrainModel {
+impl Run<'_> {
     /// Whether there is a state to go on from. One of another run is found here, before units
     /// are measured and layers repaired for minutes.
-    pub(super) fn check_state(
+    pub fn check_state(
         &self,
-        run: &Run<'_>,
         settings: &Settings,
         data: &Packed,
         ui: &dyn Ui,
     ) -> Result<bool, Error> {
-        let Some(checkpoint) = self.checkpoint.as_ref().filter(|c| c.resume) else {
+        let Some(checkpoint) = self.checkpoint.filter(|c| c.resume) else {
             return Ok(false);
         };
         let file = &checkpoint.file;
@@ -62,41 +58,34 @@ impl TrainModel {
             ui.remark(&format!("note: there is no {file} yet: training begins"));
             return Ok(false);
         }
-        let of = self.checkpoints(run)?;
+        let of = self.checkpoints(None);
         let run = Position::begin(settings, data, of.as_ref());
         Position::read(file)?.check(file, &run, checkpoint.changes)?;
         Ok(true)
     }
 
-    /// Where the state of this run is kept, and what it is a state of.
-    pub(super) fn checkpoints(&self, run: &Run<'_>) -> Result<Option<Checkpoints>, Error> {
-        let Some(checkpoint) = &self.checkpoint else {
-            return Ok(None);
-        };
-        let mut arguments = json!({
-            "method": self.method,
-            "device": self.device,
-            "window": self.text.window,
-            "held_out": self.held_out,
-            "teacher": run.teacher,
-            "choice": choice(&self.change),
-        });
-        if let Some((plan, start)) = run.begins {
+    /// Where the state is kept, and what it is a state of. What the run begins with, a plan and
+    /// data, is part of that once it is known: data follow from more than a repair's text, also
+    /// from memory and threads.
+    pub fn checkpoints(&self, begins: Option<(&Plan, &Fitted)>) -> Option<Checkpoints> {
+        let checkpoint = self.checkpoint?;
+        let mut arguments = self.arguments.clone();
+        if let Some((plan, start)) = begins {
             let plan = blake3::hash(plan.to_json().as_bytes());
             arguments["plan"] = format_digest(&plan).into();
             arguments["start"] = digest(start).into();
         }
-        Ok(Some(Checkpoints {
+        Some(Checkpoints {
             path: checkpoint.file.clone(),
             every: checkpoint.every,
-            model: run.model.to_owned(),
+            model: self.model.to_owned(),
             arguments,
-        }))
+        })
     }
 }
 
 /// How units are chosen, as far as it is said: not where measurements come from.
-fn choice(change: &Change) -> Value {
+pub(super) fn choice(change: &Change) -> Value {
     match change {
         Change::Match { ratio, function } => json!([ratio, function]),
         Change::Measure { ratio, units, .. } => json!([ratio, units]),
