@@ -12,6 +12,7 @@ use headshare_testmodels::{ModelSpec, self_merge};
 use serde_json::Value;
 
 use super::models::{Models, exec_with, stderr};
+use crate::repair::steps::{expand, words};
 use crate::support::{PROGRAM, SMOLLM2, needs, root, smollm2, take_turns};
 
 /// The Python that has xllamacpp.
@@ -182,7 +183,7 @@ fn what_is_quantized_and_shared_answers_the_same_expanded() {
     };
     for (what, ratio) in [("self-merge", None), ("heads", Some("0.4"))] {
         let folder = tempfile::tempdir().unwrap();
-        let text = crate::repair::steps::words(folder.path());
+        let text = words(folder.path());
         let text = text.to_str().unwrap();
         let repeat = if ratio.is_some() { 1 } else { spec.repeat };
         let plain = folder.path().join("plain.gguf");
@@ -198,12 +199,7 @@ fn what_is_quantized_and_shared_answers_the_same_expanded() {
         }
         let models = Models::of(folder, plain, &convert);
         let expanded = models.folder.path().join("expanded.gguf");
-        let out = Command::new(PROGRAM)
-            .args(["-q", "expand"])
-            .args([&models.converted, Path::new("-o"), &expanded])
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{out:?}");
+        expand(&models.converted, &expanded);
         let models = Models {
             plain: expanded,
             ..models
@@ -230,12 +226,7 @@ fn shared_heads_generate_what_run_generates() {
     let folder = tempfile::tempdir().unwrap();
     let models = Models::of(folder, smollm2(), &["--ratio", "0.3"]);
     let expanded = models.folder.path().join("expanded.gguf");
-    let out = Command::new(PROGRAM)
-        .args(["-q", "expand"])
-        .args([&models.converted, Path::new("-o"), &expanded])
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{out:?}");
+    expand(&models.converted, &expanded);
     let prompt = "The capital of France is";
     let arguments = ["-n", "64", "--prompt", prompt];
     let stock = Answer::stock(&expanded, &arguments);
