@@ -83,6 +83,9 @@ pub(crate) fn words(advice: &Advice) -> String {
                                                   --clip goes on from the state"
             .into(),
         Advice::Resume => "the same command with --resume goes on from there".into(),
+        Advice::ResumeOrOverwrite => {
+            "the same command with --resume goes on from there, and with --force begins anew".into()
+        }
         Advice::MoreDamping => {
             "more --damping helps, unless the weights or inputs are absurd".into()
         }

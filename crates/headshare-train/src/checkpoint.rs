@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use headshare_files::{AtomicFile, FileError};
+use headshare_files::AtomicFile;
 use headshare_stitch::MappedFile;
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
@@ -289,18 +289,5 @@ impl Checkpoint {
             None => "is missing".to_owned(),
         };
         Err(wrong(path, &field, problem))
-    }
-}
-
-/// Removes the checkpoint at `path`, which a finished run needs no more.
-///
-/// # Errors
-/// The system's, but for a file that is not there.
-pub fn remove(path: &Path) -> Result<(), TrainError> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(FileError::io(path, "remove")(e).into())
-        }
-        _ => Ok(()),
     }
 }

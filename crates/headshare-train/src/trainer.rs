@@ -76,6 +76,8 @@ pub struct Trainer<'a> {
     owes_state: bool,
     /// The order of this pass over the windows, with its number.
     order: Option<(u64, Vec<usize>)>,
+    /// Whether [`begin`](Self::begin) has evaluated what is to be evaluated.
+    has_begun: bool,
 }
 
 impl<'a> Trainer<'a> {
@@ -111,6 +113,7 @@ impl<'a> Trainer<'a> {
             has_state: false,
             owes_state: false,
             order: None,
+            has_begun: false,
         })
     }
 
@@ -241,9 +244,26 @@ impl<'a> Trainer<'a> {
         Ok(self.model)
     }
 
-    /// Runs the steps that are left, after an evaluation where there were none: training
-    /// that makes nothing better changes nothing. `progress` is called after each; when `stop` is
-    /// set, the run ends after the step.
+    /// Evaluates the model before the first step: training that makes nothing better changes
+    /// nothing. Also where a run that went on is evaluated from here on only.
+    ///
+    /// # Errors
+    /// When the loss is no number.
+    pub fn begin(&mut self) -> Result<(), TrainError> {
+        let step = self.position.step;
+        let evaluates = self.settings.evaluate_every > 0;
+        let is_due = step == 0 || self.position.best.is_none();
+        if evaluates && is_due && !std::mem::replace(&mut self.has_begun, true) {
+            let loss = self.evaluate(step)?;
+            if step == 0 {
+                self.position.start = loss;
+            }
+        }
+        Ok(())
+    }
+
+    /// [Begins](Self::begin), and runs the steps that are left. `progress` is called after each;
+    /// when `stop` is set, the run ends after the step.
     ///
     /// # Errors
     /// When a loss or a gradient is no number, which says at which step, or the
@@ -255,14 +275,7 @@ impl<'a> Trainer<'a> {
         stop: &AtomicBool,
         progress: &mut dyn FnMut(&Progress),
     ) -> Result<Ended, TrainError> {
-        let step = self.position.step;
-        // Also where a run that went on is evaluated from here on only.
-        if self.settings.evaluate_every > 0 && (step == 0 || self.position.best.is_none()) {
-            let loss = self.evaluate(step)?;
-            if step == 0 {
-                self.position.start = loss;
-            }
-        }
+        self.begin()?;
         while self.position.step < self.settings.schedule.steps {
             let said = self.step()?;
             progress(&said);
@@ -426,9 +439,13 @@ impl<'a> Trainer<'a> {
         let keeps = self.pairs.is_none() || shares.is_some();
         if keeps && self.position.best.is_none_or(|(_, best)| loss < best) {
             self.position.best = Some((step, loss));
-            let tensors = self.trained.list().iter();
-            let values = tensors.map(|t| self.trained.values(t, &self.model).to_vec());
-            self.best = values.collect();
+            let tensors = self.trained.list();
+            // In the place of those before: never twice in memory.
+            self.best.resize_with(tensors.len(), Vec::new);
+            for (best, tensor) in self.best.iter_mut().zip(tensors) {
+                best.clear();
+                best.extend_from_slice(self.trained.values(tensor, &self.model));
+            }
         }
         Ok(Some(loss))
     }

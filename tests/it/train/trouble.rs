@@ -124,6 +124,15 @@ fn what_cannot_be_is_said_before_training() {
         other.to_str().unwrap(),
     ];
     said(&other, 2, "the other model has 2 layers");
+    // As many tokens, of which one is another.
+    let mut bytes = std::fs::read(&source).unwrap();
+    let word = "\u{2581}w".as_bytes();
+    let place = bytes.windows(word.len()).position(|w| w == word).unwrap();
+    bytes[place + word.len() - 1] = b'q';
+    let other = at("other-tokens.gguf");
+    std::fs::write(&other, bytes).unwrap();
+    let other = ["--distill", "1", "--teacher", other.to_str().unwrap()];
+    said(&other, 3, "other-tokens.gguf: its token ");
 }
 
 /// What cannot be gone on from is told before units are measured and layers repaired, and a
@@ -155,6 +164,16 @@ fn a_wrong_state_is_found_before_the_repair() {
             assert!(stderr.contains(part), "{stderr}");
         }
     };
+    // A run whose state is there is not begun anew by chance.
+    let again = [&run[..], &figures].concat();
+    let out = train("tied", &source, &text, &at("no"), &again).output();
+    let out = out.unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("state: exists already") && stderr.contains("--resume goes on"),
+        "{stderr}"
+    );
     let measured = [
         "--repair",
         text.to_str().unwrap(),
@@ -396,8 +415,13 @@ fn a_run_that_is_interrupted_keeps_its_state() {
     json(&mut train("tied", &source, &text, &at("out"), &resumed));
     let read = |name: &str| std::fs::read(at(name)).unwrap();
     assert_eq!(read("out"), read("whole"));
-    let figures = read("log");
-    assert_eq!(figures.iter().filter(|&&byte| byte == b'\n').count(), 60);
+    // The model before the first step, and each step once.
+    let figures = String::from_utf8(read("log")).unwrap();
+    let steps = figures.lines().map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line["step"].as_u64().unwrap()
+    });
+    assert_eq!(steps.collect::<Vec<_>>(), (0..=60).collect::<Vec<_>>());
 }
 
 /// Neither a file of something else nor one at its limit is a log.
@@ -408,46 +432,82 @@ fn figures_do_no_harm() {
     let (source, text) = of(folder.path());
     let at = |name: &str| folder.path().join(name);
     let (state, other) = (at("state"), at("other"));
-    let more = ["--ratio", "0.5", "--checkpoint", state.to_str().unwrap()];
-    assert!(
-        train("tied", &source, &text, &at("out"), &more)
-            .output()
-            .unwrap()
-            .status
-            .success()
-    );
+    let run_of_state = ["--ratio", "0.5", "--checkpoint", state.to_str().unwrap()];
+    let more = [&run_of_state[..], &["--json"]].concat();
+    json(&mut train("tied", &source, &text, &at("out"), &more));
     std::fs::write(&other, "{\"step\": 1}\nmy notes\n").unwrap();
-    let over = ["--resume", "--log", other.to_str().unwrap()];
-    let over = [&more[..], &over].concat();
-    let out = train("tied", &source, &text, &at("again"), &over)
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    assert_eq!(out.status.code(), Some(3), "{stderr}");
-    assert!(
-        stderr.contains("other: line 1 has no figures of a step"),
-        "{stderr}"
-    );
+    // That is found before anything is measured or repaired, too.
+    let stats = at("stats");
+    let repaired = [
+        "--repair",
+        text.to_str().unwrap(),
+        "--save-stats",
+        stats.to_str().unwrap(),
+    ];
+    let begun = at("begun");
+    let measured = [
+        "--ratio",
+        "0.5",
+        "--json",
+        "--checkpoint",
+        begun.to_str().unwrap(),
+    ];
+    let measured = [&measured[..], &repaired].concat();
+    json(&mut train(
+        "tied",
+        &source,
+        &text,
+        &at("measured"),
+        &measured,
+    ));
+    std::fs::remove_file(&stats).unwrap();
+    for run in [&run_of_state[..], &measured] {
+        let over = [run, &["--resume", "--log", other.to_str().unwrap()]].concat();
+        let out = train("tied", &source, &text, &at("again"), &over)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(3), "{stderr}");
+        assert!(
+            stderr.contains("other: line 1 has no figures of a step"),
+            "{stderr}"
+        );
+    }
+    assert!(!stats.exists(), "units were measured");
     assert_eq!(
         std::fs::read_to_string(&other).unwrap(),
         "{\"step\": 1}\nmy notes\n"
     );
 
+    // Figures that cannot be written cost no model. The file grows up to its limit with what an
+    // earlier step says.
     let log = at("log");
-    let long = [
-        "--ratio",
-        "0.5",
+    let more = [
         "--steps",
-        "40",
-        "--log",
-        log.to_str().unwrap(),
+        "12",
+        "--checkpoint-every",
+        "3",
+        "--allow-changes",
     ];
+    let logged = ["--resume", "--json", "--log", log.to_str().unwrap()];
+    let more = [&run_of_state[..], &more, &logged].concat();
+    std::fs::copy(&state, at("state-2")).unwrap();
+    json(&mut train("tied", &source, &text, &at("whole"), &more));
+    std::fs::copy(at("state-2"), &state).unwrap();
+    let limit: u64 = 2 << 20;
+    let padding = "x".repeat(limit as usize - 200);
+    let old = format!("{{\"step\":1,\"loss\":1.0,\"padding\":\"{padding}\"}}\n");
+    std::fs::write(&log, old).unwrap();
     let out = std::process::Command::new("bash")
-        .args(["-c", "ulimit -f 1 && exec \"$@\"", "bash", PROGRAM])
-        .args(arguments("tied", &source, &text, &at("no"), &long))
+        .args(["-c", "ulimit -f $1 && shift && exec \"$@\"", "bash"])
+        .arg((limit / 1024).to_string())
+        .arg(PROGRAM)
+        .args(arguments("tied", &source, &text, &at("out-2"), &more))
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("cannot write the figures to"), "{stderr}");
+    let read = |name: &str| std::fs::read(at(name)).unwrap();
+    assert!(read("out-2") == read("whole"));
 }

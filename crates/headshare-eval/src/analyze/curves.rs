@@ -8,13 +8,15 @@ use super::picture::{LinePlot, LineSeries, MARGIN, Marks, Point, Scene, TITLE_SP
 /// Pixels between two plots.
 const GAP: u32 = 24;
 
-/// The figures of one step, as a run says them after it.
+/// The figures of one step, as a run says them after it, or what was evaluated before the
+/// first.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Step {
-    /// Its number, from 1.
+    /// Its number, from 1; 0 for the model before the first.
     pub step: u64,
-    /// What was made smaller: the weighted sum of all losses, in nats a token.
-    pub loss: f64,
+    /// What was made smaller: the weighted sum of all losses, in nats a token. Every step has
+    /// it.
+    pub loss: Option<f64>,
     /// The loss on what is held out, without the distance of pairs, where it was
     /// evaluated after the step.
     pub evaluation: Option<f64>,
@@ -22,10 +24,32 @@ pub struct Step {
     pub distance: Option<f64>,
 }
 
+impl Step {
+    /// What was evaluated before the first step.
+    pub fn start(evaluation: f64) -> Self {
+        Self {
+            step: 0,
+            loss: None,
+            evaluation: Some(evaluation),
+            distance: None,
+        }
+    }
+
+    /// The figures in a `line` of JSON, if it has those of a step or of the start.
+    pub fn read(line: &str) -> Option<Self> {
+        let step: Self = serde_json::from_str(line).ok()?;
+        let is_whole = match step.step {
+            0 => step.evaluation.is_some(),
+            _ => step.loss.is_some(),
+        };
+        is_whole.then_some(step)
+    }
+}
+
 /// The losses over the steps, and the distance of pairs where there are some; `gamma`
 /// is what it counts in the loss. None without a step.
 pub fn picture(title: &str, steps: &[Step], gamma: f64) -> Option<Scene> {
-    let last = steps.last()?;
+    let last = steps.last().filter(|last| last.step > 0)?;
     let points = |of: &dyn Fn(&Step) -> Option<f64>| -> Vec<Point> {
         let points = steps.iter().filter_map(|step| {
             Some(Point {
@@ -38,7 +62,7 @@ pub fn picture(title: &str, steps: &[Step], gamma: f64) -> Option<Scene> {
     let distances = points(&|step| step.distance);
     let pulled = !distances.is_empty();
     // What is held out is measured without the distance, which may be many times the loss.
-    let plain = points(&|step| Some(step.loss - gamma * step.distance.unwrap_or(0.0)));
+    let plain = points(&|step| Some(step.loss? - gamma * step.distance.unwrap_or(0.0)));
     let mut held_out = points(&|step| step.evaluation);
     let lowest = (0..held_out.len()).min_by(|a, b| {
         let height = |i: &usize| held_out[*i].at.1;
@@ -47,7 +71,11 @@ pub fn picture(title: &str, steps: &[Step], gamma: f64) -> Option<Scene> {
     let lowest = lowest.map(|i| {
         held_out[i].label = "lowest".to_owned();
         let (step, loss) = held_out[i].at;
-        format!("loss on what is held out, at its lowest {loss:.4} after step {step}")
+        let when = match step {
+            0.0 => "before the first step".to_owned(),
+            step => format!("after step {step}"),
+        };
+        format!("loss on what is held out, at its lowest {loss:.4} {when}")
     });
     let mut series = vec![LineSeries {
         name: match pulled {
@@ -107,6 +135,7 @@ fn plot(meaning: &str, series: Vec<LineSeries>) -> LinePlot {
 
 /// What is not drawn, in words: steps of an earlier run whose figures were not kept.
 pub fn missing(steps: &[Step]) -> Option<String> {
+    let steps = &steps[steps.partition_point(|step| step.step == 0)..];
     let (first, last) = (steps.first()?.step, steps.last()?.step);
     let missing = last.saturating_sub(steps.len() as u64);
     match missing {
@@ -128,7 +157,7 @@ mod tests {
     fn step(step: u64) -> Step {
         Step {
             step,
-            loss: 3.0 + 1.0 / step as f64,
+            loss: Some(3.0 + 1.0 / step as f64),
             evaluation: step
                 .is_multiple_of(5)
                 .then(|| 3.5 + (step as f64 - 10.0).abs()),
@@ -189,9 +218,37 @@ mod tests {
     }
 
     #[test]
+    fn what_was_best_before_the_first_step_is_said_to_be() {
+        let steps: Vec<Step> = [Step::start(2.0)]
+            .into_iter()
+            .chain((1..=20).map(step))
+            .collect();
+        let svg = svg(&steps, 0.0);
+        assert!(svg.contains("2.0000 before the first step\n"), "{svg}");
+        let lengths: Vec<usize> = lines(&svg).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [20, 5]);
+        assert_eq!((missing(&steps), missing(&steps[..1])), (None, None));
+        assert!(picture("Training", &steps[..1], 0.0).is_none());
+        let late: Vec<Step> = [&steps[..1], &steps[4..]].concat();
+        assert!(missing(&late).unwrap().starts_with("from step 4 to 20"));
+        assert_eq!(
+            Step::read(r#"{"step":0,"evaluation":2.0}"#),
+            Some(Step::start(2.0))
+        );
+        for other in [
+            r#"{"step":0}"#,
+            r#"{"step":3}"#,
+            r#"{"step":3,"evaluation":1.0}"#,
+            "notes",
+        ] {
+            assert_eq!(Step::read(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn the_distance_of_pairs_has_a_plot_of_its_own() {
         let pulled = |step: Step| Step {
-            loss: step.loss + 0.5 * 40.0 / step.step as f64,
+            loss: step.loss.map(|loss| loss + 0.5 * 40.0 / step.step as f64),
             distance: Some(40.0 / step.step as f64),
             ..step
         };

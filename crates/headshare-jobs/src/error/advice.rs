@@ -75,6 +75,8 @@ pub enum Advice {
     BuildWith(String),
     /// The run can go on from its state.
     Resume,
+    /// Going on with a run whose state is there, or beginning anew.
+    ResumeOrOverwrite,
     /// The run can go on from its state with the setting that it had, by its field.
     AsBefore(String),
     /// Smaller steps may stay finite.

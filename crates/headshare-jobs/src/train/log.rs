@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use headshare_eval::analyze::curves::Step;
 use headshare_files::AtomicFile;
 use headshare_train::Progress;
-use serde_json::Value;
+use serde_json::json;
 
 use crate::{Advice, Error};
 
@@ -44,32 +44,32 @@ impl Log {
             });
         };
         let said = said(path, at, replace)?;
-        let step = match at {
-            At::Step(step) => step,
-            At::BeforeState(_) => 0,
-        };
-        let is_before = |line: &&str| {
-            let line = serde_json::from_str::<Value>(line);
-            line.is_ok_and(|line| line["step"].as_u64().is_some_and(|at| at <= step))
+        let is_before = |line: &&str| match at {
+            At::Step(step) => Step::read(line).is_some_and(|of| of.step <= step),
+            // The run begins anew, with its evaluation before the first step.
+            At::BeforeState(_) => false,
         };
         let kept: String = (said.lines().filter(is_before))
             .flat_map(|line| [line, "\n"])
             .collect();
-        let file = AtomicFile::create(path, kept.len() as u64, true, &[])?;
-        file.write_at(0, kept.as_bytes())?;
-        file.commit()?;
+        AtomicFile::write(path, kept.as_bytes(), true, &[])?;
         let file = OpenOptions::new().append(true).open(path);
-        let read = |line| serde_json::from_str::<Step>(line).ok();
         Ok(Self {
             file: Some((path.to_owned(), file.map_err(|e| cannot(path, e))?)),
-            steps: kept.lines().filter_map(read).collect(),
+            steps: kept.lines().filter_map(Step::read).collect(),
         })
     }
 
     /// The steps whose figures are known: of this run, and what the file has of one
     /// before it.
-    pub fn steps(&self) -> &[Step] {
-        &self.steps
+    pub fn into_steps(self) -> Vec<Step> {
+        self.steps
+    }
+
+    /// Adds what was evaluated before the first step.
+    pub fn begin(&mut self, evaluation: f64) -> Result<(), Error> {
+        self.steps.push(Step::start(evaluation));
+        self.write(json!({"step": 0, "evaluation": evaluation}).to_string())
     }
 
     /// Adds a step.
@@ -77,16 +77,24 @@ impl Log {
         let line = serde_json::to_string(progress).map_err(Error::failed)?;
         self.steps.push(Step {
             step: progress.step,
-            loss: progress.loss,
+            loss: Some(progress.loss),
             evaluation: progress.evaluation,
             distance: progress.distance,
         });
-        match &mut self.file {
-            Some((path, file)) => {
-                (file.write_all((line + "\n").as_bytes())).map_err(|e| cannot(path, e))
-            }
-            None => Ok(()),
+        self.write(line)
+    }
+
+    /// Nothing more is written where that has failed once: what follows would stand on half a
+    /// line.
+    fn write(&mut self, line: String) -> Result<(), Error> {
+        let Some((path, file)) = &mut self.file else {
+            return Ok(());
+        };
+        let written = (file.write_all((line + "\n").as_bytes())).map_err(|e| cannot(path, e));
+        if written.is_err() {
+            self.file = None;
         }
+        written
     }
 }
 
@@ -109,15 +117,18 @@ fn said(path: &Path, at: At, replace: bool) -> Result<String, Error> {
         let error = Error::bad_input(what).about(path.display());
         Err(error.advise(Advice::Overwrite))
     };
-    let step = |line: &str| serde_json::from_str::<Step>(line).ok();
     // What a run was writing when it was broken off is no whole line.
     let other = said
         .split_inclusive('\n')
-        .position(|line| line.ends_with('\n') && step(line).is_none());
+        .position(|line| line.ends_with('\n') && Step::read(line).is_none());
     if let Some(line) = other {
         return refused(format!("line {} has no figures of a step", line + 1));
     }
-    let last = said.lines().rev().find_map(step).map(|step| step.step);
+    let last = said
+        .lines()
+        .rev()
+        .find_map(Step::read)
+        .map(|step| step.step);
     match (at, last) {
         (At::BeforeState(every @ 1..), Some(last)) if last > every => refused(format!(
             "has {last} steps, and there is no state of their run to go on from"

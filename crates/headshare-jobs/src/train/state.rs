@@ -40,28 +40,29 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Whether there is a state to go on from. One of another run is found here, before units
-    /// are measured and layers repaired for minutes.
+    /// The step after which there is a state to go on from, if there is. One of another run is
+    /// found here, before units are measured and layers repaired for minutes.
     pub fn check_state(
         &self,
         settings: &Settings,
         data: &Packed,
         ui: &dyn Ui,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<u64>, Error> {
         let Some(checkpoint) = self.checkpoint.filter(|c| c.resume) else {
-            return Ok(false);
+            return Ok(None);
         };
         let file = &checkpoint.file;
         // A run can be broken off before its first state.
         if let Ok(false) = file.try_exists() {
             let file = file.display();
             ui.remark(&format!("note: there is no {file} yet: training begins"));
-            return Ok(false);
+            return Ok(None);
         }
         let of = self.checkpoints(None);
         let run = Position::begin(settings, data, of.as_ref());
-        Position::read(file)?.check(file, &run, checkpoint.changes)?;
-        Ok(true)
+        let position = Position::read(file)?;
+        position.check(file, &run, checkpoint.changes)?;
+        Ok(Some(position.step))
     }
 
     /// Where the state is kept, and what it is a state of. What the run begins with, a plan and

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use headshare_train::{Ended, Progress, Train, TrainError, Trainer, speed};
 use serde::Serialize;
@@ -34,10 +34,13 @@ pub(super) struct Steps {
     pub last: Option<Progress>,
     /// Of all of them.
     pub speed: Option<TrainingSpeed>,
+    /// Why figures of some of them could not be written.
+    pub failed: Option<Error>,
 }
 
 /// Takes the steps that are left, of `tokens` each, and adds each to `log`. Where there is
-/// a file of the `state`, a run that is to end early ends with it.
+/// a file of the `state`, a run that is to end early ends with it. Figures that cannot be
+/// written end nothing.
 pub(super) fn take(
     trainer: &mut Trainer<'_>,
     (train, tokens): (Train, usize),
@@ -51,13 +54,21 @@ pub(super) fn take(
     let bar = ui.bar("training", trainer.all_steps(), Unit::Parts);
     bar.set(trainer.step_count());
     let mut steps = Steps::default();
+    let mut unwritten = None;
     let (mut seconds, mut done) = (0.0, 0);
-    let mut failed = None;
     let mut said = String::new();
     let stop = match state {
         Some(_) => ui.stop(),
         None => Arc::<AtomicBool>::default(),
     };
+    let mut failed = |error: Error| {
+        ui.warning(&format!("{error}: training goes on without"));
+        unwritten.get_or_insert(error);
+    };
+    trainer.begin()?;
+    if let Some(start) = trainer.start().filter(|_| trainer.step_count() == 0) {
+        log.begin(start).unwrap_or_else(&mut failed);
+    }
     let ended = trainer.run(&stop, &mut |progress| {
         bar.set(progress.step);
         if let Some(held_out) = progress.evaluation {
@@ -74,10 +85,7 @@ pub(super) fn take(
             progress.tokens_per_second,
             (progress.steps - progress.step) as f64 * took
         ));
-        if let Err(error) = log.add(progress) {
-            failed = Some(error);
-            stop.store(true, Ordering::Relaxed);
-        }
+        log.add(progress).unwrap_or_else(&mut failed);
         steps.first.get_or_insert_with(|| progress.clone());
         steps.last = Some(progress.clone());
     });
@@ -95,9 +103,7 @@ pub(super) fn take(
         }
         (ended, _) => ended?,
     };
-    if let Some(error) = failed {
-        return Err(error);
-    }
+    steps.failed = unwritten;
     if let (Ended::Stopped, Some(state)) = (ended, state) {
         let (step, state) = (trainer.step_count(), state.display());
         let what = format!("stopped after step {step}, with the state in {state}");

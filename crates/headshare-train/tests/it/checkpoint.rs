@@ -200,9 +200,4 @@ fn one_that_cannot_be_written_leaves_the_last_one() {
     let missing = folder.path().join("no folder").join("state");
     let error = write(&missing, &position(), &Vec::new()).unwrap_err();
     assert!(matches!(error, TrainError::File(_)), "{error}");
-    let path = folder.path().join("state");
-    write(&path, &position(), &Vec::new()).unwrap();
-    headshare_train::checkpoint::remove(&path).unwrap();
-    headshare_train::checkpoint::remove(&path).unwrap();
-    assert!(!path.exists());
 }
