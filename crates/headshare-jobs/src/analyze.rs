@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headshare_convert::input::ModelFile;
-use headshare_convert::input::text::{self, is_stdio, without_mark};
+use headshare_convert::input::text::{self, is_stdio};
 use headshare_convert::matching::MatchFunction;
 use headshare_eval::analyze::PlainModel;
 use headshare_eval::analyze::attention::{Attention, Reader, Settings};
@@ -13,8 +13,9 @@ use headshare_eval::analyze::weights::{Weights, weights};
 use headshare_files::FileId;
 use serde::{Deserialize, Serialize};
 
-use crate::output::Written;
-use crate::{Error, Ui, Unit};
+use crate::output::{Written, is_same_path};
+use crate::text::read_input;
+use crate::{Advice, Error, Ui, Unit};
 
 /// Says how alike the weights of all heads are: the scores that sharing goes by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,6 +82,12 @@ impl AnalyzeWeights {
     /// # Errors
     /// When the model's heads cannot be compared, or an output not be written.
     pub fn run(&self, ui: &dyn Ui) -> Result<Weights, Error> {
+        if let (Some(picture), Some(npy)) = (&self.picture, &self.npy)
+            && is_same_path(picture, npy)
+        {
+            let problem = "the scores and their picture cannot be written to the same file";
+            return Err(Error::usage(problem).advise(Advice::AnotherOutput));
+        }
         let model = PlainModel::open(&self.file)?;
         let inputs = [model.id];
         let picture = Picture::new(self.picture.as_deref(), self.force, &inputs)?;
@@ -111,19 +118,15 @@ impl AnalyzeAttention {
         let model = PlainModel::open(&self.file)?;
         let inputs = [model.id];
         let picture = Picture::new(self.picture.as_deref(), self.force, &inputs)?;
-        let name = text::name(&self.text);
-        let read = text::read(&self.text).map_err(|error| {
-            Error::bad_input(format!("cannot read the text from {name}: {error}"))
-        })?;
-        // What is not UTF-8 is read as llama.cpp's own programs would print it.
-        let read = String::from_utf8_lossy(&read);
+        let read = read_input(&self.text, "the text")?;
         let settings = Settings {
             ctx: self.ctx,
             windows: self.windows as usize,
             chunk: None,
             threads: self.threads,
         };
-        let read = (Path::new(&name), without_mark(&read));
+        let name = text::name(&self.text);
+        let read = (Path::new(&name), &*read);
         let reader = Reader::new(&model, read, &settings)?;
         let bar = ui.bar("weights", 1000, Unit::Parts);
         let each = 1.0 / self.functions.len() as f64;

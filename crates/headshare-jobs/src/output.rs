@@ -39,12 +39,19 @@ impl Written<'_> {
                 result => result.map_err(cannot_write),
             };
         }
-        let len = bytes.len() as u64;
-        let file = AtomicFile::create(self.path, len, self.force, self.inputs)?;
-        file.write_at(0, bytes)?;
-        file.commit()?;
-        Ok(())
+        Ok(AtomicFile::write(
+            self.path,
+            bytes,
+            self.force,
+            self.inputs,
+        )?)
     }
+}
+
+/// Whether both paths lead to one place, as far as their words say.
+pub(crate) fn is_same_path(a: &Path, b: &Path) -> bool {
+    let absolute = |path: &Path| std::path::absolute(path).ok();
+    absolute(a) == absolute(b)
 }
 
 /// `value` as JSON for people, with a line end.

@@ -165,6 +165,42 @@ fn repaired_files_are_compared_by_match_function_too() {
     }
 }
 
+/// RACE is published as two folders of articles.
+#[test]
+fn a_folder_of_articles_is_a_task() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let task = folder.file("RACE");
+    let write = |level: &str, answer: &str| {
+        let row = serde_json::json!({"article": "Tom ran.", "questions": ["Tom _ .", "Who?"],
+            "options": [["sat", "ran"], ["Tom", "Tim"]], "answers": [answer, "A"],
+            "id": format!("{level}1.txt")});
+        std::fs::create_dir_all(task.join(level)).unwrap();
+        std::fs::write(task.join(level).join("1.txt"), row.to_string()).unwrap();
+    };
+    write("middle", "B");
+    write("high", "B");
+    let more = [
+        "--ratios",
+        "0.5",
+        "--task",
+        task.to_str().unwrap(),
+        "--subjects",
+    ];
+    report(&model, &folder, &more).ok();
+    let json = written(&folder);
+    let subjects = json["rows"][0]["tasks"][0]["subjects"].as_array().unwrap();
+    let names: Vec<_> = subjects
+        .iter()
+        .map(|of| of["subject"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["high", "middle"]);
+    // It is another task as soon as one of its articles is another.
+    assert_eq!(kept_and_new(&report(&model, &folder, &more).ok()).1, 0);
+    write("high", "A");
+    assert!(kept_and_new(&report(&model, &folder, &more).ok()).1 > 0);
+}
+
 #[test]
 fn subjects_stand_side_by_side() {
     let folder = Folder::new();

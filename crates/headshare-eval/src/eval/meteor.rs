@@ -1,7 +1,7 @@
 //! METEOR: how well words of a continuation can be aligned with those of a reference.
 //!
-//! After Banerjee, Lavie: "METEOR: An Automatic Metric for MT Evaluation" (2005), with the
-//! parameters of Lavie, Agarwal (2007): words are aligned in stages, first those that are
+//! After Banerjee, Lavie: "METEOR: An Automatic Metric for MT Evaluation" (2005), whose
+//! parameters these are, as NLTK has them: words are aligned in stages, first those that are
 //! equal, then those with the same stem (Snowball's for English), then synonyms. With m
 //! aligned words in c chunks (neighbours in both texts), P = m / words of the hypothesis
 //! and R = m / words of the reference,

@@ -52,7 +52,7 @@ pub enum EvalError {
          numbers, or infinite"
     )]
     NotNumbers {
-        /// "model" or "models".
+        /// "model" or "model or its reference".
         which: &'static str,
         /// The window, counted from 0.
         window: usize,

@@ -226,10 +226,7 @@ impl Store {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
-    let file = AtomicFile::create(path, bytes.len() as u64, true, &[])?;
-    file.write_at(0, bytes)?;
-    file.commit()?;
-    Ok(())
+    Ok(AtomicFile::write(path, bytes, true, &[])?)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use headshare_format::{GgmlType, Gguf, TensorInfo};
 use headshare_runtime::mixture::is_embedding_or_head;
 
-use headshare_convert::convert::variant::{Types, is_left_alone, typed_header};
+use headshare_convert::convert::variant::{Types, left_alone, typed_header};
 
 /// The types below each type, the nearest first; a row that is no whole number
 /// of the nearest one's blocks takes the next. Types of one size stand beside
@@ -198,9 +198,8 @@ impl<'a> Lowering<'a> {
 
 /// The layer of a tensor that belongs to the body.
 fn layer_of_body(info: &TensorInfo) -> Option<u32> {
-    let (layer, rest) = info.name.strip_prefix("blk.")?.split_once('.')?;
-    let matrix = info.rows() > 1 && rest.ends_with(".weight");
-    if !matrix || is_left_alone(&info.name) {
+    let (layer, _) = info.name.strip_prefix("blk.")?.split_once('.')?;
+    if left_alone(info).is_some() {
         return None;
     }
     layer.parse().ok()

@@ -29,16 +29,20 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// The file that the user calls `name` and that is at `place`.
+    /// The file, or the folder of files, that the user calls `name` and that is at `place`.
     pub fn read(name: &Path, place: &Path) -> Result<Self, Error> {
-        let file = MappedFile::open(place).map_err(InputError::from)?;
+        let mut hasher = blake3::Hasher::new();
+        let bytes = match place.is_dir() {
+            true => hash_folder(place, &mut hasher)?,
+            false => hash_file(place, &mut hasher)?,
+        };
         Ok(Self {
             place: place.to_owned(),
             name: name.to_owned(),
             file: File {
                 path: text::name(name),
-                bytes: file.len() as u64,
-                digest: format_digest(&blake3::hash(&file)),
+                bytes,
+                digest: format_digest(&hasher.finalize()),
             },
         })
     }
@@ -64,4 +68,37 @@ impl Input {
             By::Digest => PathBuf::from(&self.file.digest),
         }
     }
+}
+
+/// Adds what the file at `path` holds to `hasher`; returns its bytes.
+fn hash_file(path: &Path, hasher: &mut blake3::Hasher) -> Result<u64, Error> {
+    let file = MappedFile::open(path).map_err(InputError::from)?;
+    hasher.update(&file);
+    Ok(file.len() as u64)
+}
+
+/// The same of the files in a folder, and in those within it, by name, with their names and
+/// lengths.
+fn hash_folder(path: &Path, hasher: &mut blake3::Hasher) -> Result<u64, Error> {
+    let cannot = |error| Error::bad_input(error).about(path.display());
+    let entries = std::fs::read_dir(path).map_err(cannot)?;
+    let mut names: Vec<_> = entries
+        .map(|entry| Ok(entry?.file_name()))
+        .collect::<std::io::Result<_>>()
+        .map_err(cannot)?;
+    names.sort();
+    let mut bytes = 0;
+    for name in names {
+        let at = path.join(&name);
+        let name = name.as_encoded_bytes();
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name);
+        let mut own = blake3::Hasher::new();
+        bytes += match at.is_dir() {
+            true => hash_folder(&at, &mut own)?,
+            false => hash_file(&at, &mut own)?,
+        };
+        hasher.update(own.finalize().as_bytes());
+    }
+    Ok(bytes)
 }

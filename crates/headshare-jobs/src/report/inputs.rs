@@ -74,7 +74,7 @@ impl Inputs {
             check_sizes(fit, calibration, &source)?;
             warn_of_overlap(&read, &fitted, "what the model is fitted to", ui);
         }
-        let digest = convert::digest_of(&source);
+        let digest = source.digest().to_owned();
         Self::of(job, Input::known(&job.source, source.len(), digest), stdin)
     }
 

@@ -238,6 +238,9 @@ fn made_to_fit(found: &Converted, path: &Path) -> Result<FileFacts, Error> {
             "{units} units of attention and {channels} feed-forward channels go"
         ));
     }
+    if let Some(shared) = fit.map(|fit| fit.shared).filter(|&shared| shared > 0) {
+        how.push(format!("{shared} units use the weights of others"));
+    }
     let of = fit.map_or(0, |fit| fit.tensors as u64);
     Ok(FileFacts {
         file_bytes: file.bytes,

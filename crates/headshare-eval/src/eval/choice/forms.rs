@@ -246,7 +246,9 @@ impl Form {
             }
             Self::RaceArticle => {
                 let questions = race_article(row)?;
-                questions.iter().map(|q| q.item(kind)).collect()
+                (questions.iter())
+                    .map(|question| Ok(question.item(kind)?.delimited()))
+                    .collect()
             }
             Self::Relation => (labelled::relation(row)?.iter())
                 .map(|question| question.item(kind))
@@ -257,6 +259,7 @@ impl Form {
             | Self::Siqa
             | Self::BoolQ
             | Self::OpenBookQa
+            | Self::Race
             | Self::Stem
             | Self::Arc => Ok(vec![self.question(row)?.item(kind)?.delimited()]),
             _ => Ok(vec![self.question(row)?.item(kind)?]),

@@ -137,6 +137,14 @@ fn race_row_by_row_and_article_by_article() {
     let row = json!({"article": "Tom ran.", "questions": ["Tom _ .", "Who?"], "id": "1",
         "options": [["sat", "ran"], ["Tom", "Tim"]], "answers": ["B", "A"]});
     check(row.clone(), Form::RaceArticle, Kind::Choices, &pairs, 1);
+    // A space stands before each choice, whatever it begins with.
+    let two = [(context, "  sat"), (context, " ran")];
+    let spaced = json!({"article": "Tom ran.", "question": "Tom _ .", "options": [" sat", "ran"],
+        "answer": "B"});
+    check(spaced, Form::Race, Kind::Choices, &two, 1);
+    let spaced = json!({"article": "Tom ran.", "questions": ["Tom _ ."], "id": "1",
+        "options": [[" sat", "ran"]], "answers": ["B"]});
+    check(spaced, Form::RaceArticle, Kind::Choices, &two, 1);
     let (_, _, items) = items(&row, Some(Kind::Question)).unwrap();
     assert_eq!(items.len(), 2);
     assert_eq!(

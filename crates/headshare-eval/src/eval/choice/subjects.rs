@@ -2,8 +2,8 @@
 //! four choices and a letter), and C-Eval and CMMLU, whose tables have column names.
 //!
 //! Prompts are lm-evaluation-harness's: a line that names the subject, five
-//! solved examples (the first of `dev`, or as many as there are; of CMMLU, too, for which
-//! it has none by default), the question, its choices by letters.
+//! solved examples (the first of `dev`, or as many as there are; it gives none unless it is
+//! asked for some), the question, its choices by letters.
 //! The questions are those of `test`; of `val` where `test` has no answers, as
 //! in C-Eval.
 
