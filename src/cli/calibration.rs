@@ -9,7 +9,7 @@ use super::stdio;
 /// What may be spent on a text.
 #[derive(Debug, clap::Args)]
 pub(super) struct SpendArgs {
-    /// The most memory that repair and quantizing may use, in bytes or such as 8G.
+    /// The most memory that repair, quantizing and measuring may use, in bytes or such as 8G.
     /// The default is half of what the machine has, or of what its container or
     /// `ulimit -v` allows.
     #[arg(long, value_name = "BYTES", requires = "text", requires = "fitted", value_parser = bytes)]

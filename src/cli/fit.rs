@@ -32,8 +32,8 @@ pub(super) struct FitArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct MovesArgs {
     /// The types that --fit may give to tensors, separated by commas [default: bf16, f16, q8_0,
-    /// q6_K, q5_K, q5_1, q5_0, q4_K, q4_1, q4_0, iq4_nl, mxfp4, q3_K, q2_K and q2_0]. ggml is slow
-    /// with the others, or they are only rounded.
+    /// q6_K, q5_K, q5_1, q5_0, q4_K, q4_1, q4_0, iq4_nl, mxfp4, q3_K, q2_K and q2_0]. Others are
+    /// only rounded, or no smaller than these.
     #[arg(
         long = "types",
         value_name = "TYPES",

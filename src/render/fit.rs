@@ -64,9 +64,12 @@ pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
         fit.predicted
     );
     if !fit.tried.is_empty() {
-        let measured = |t: &&Tried| t.measured;
+        let measured = |t: &&Tried| t.measured.unwrap_or(f64::INFINITY);
         let taken = (fit.tried.iter()).min_by(|a, b| measured(a).total_cmp(&measured(b)));
-        let of = |t: &Tried| format!("{:.4} ({:.4})", t.measured, t.predicted);
+        let of = |t: &Tried| match t.measured {
+            Some(measured) => format!("{measured:.4} ({:.4})", t.predicted),
+            None => format!("no numbers ({:.4})", t.predicted),
+        };
         let others = fit.tried.iter().filter(|t| taken != Some(t)).map(of);
         let others: Vec<String> = others.collect();
         text += &format!(

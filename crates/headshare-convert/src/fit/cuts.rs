@@ -137,7 +137,7 @@ impl Cut {
         }
     }
 
-    /// Whether it can be about the model with these units and feed-forward lengths.
+    /// Whether each unit or channel goes once, and not all of them go.
     pub fn is_sound(&self) -> bool {
         let mut gone: Vec<u32> = self.steps.iter().flat_map(|s| s.gone.clone()).collect();
         let count = gone.len();

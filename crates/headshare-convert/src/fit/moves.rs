@@ -1,15 +1,14 @@
 //! Which types tensors could have, and what that saves.
 
 use headshare_format::GgmlType;
-use headshare_runtime::quants::{quantize_rows, type_info};
+use headshare_runtime::quants::needs_importance;
 
 use super::error::FitError;
-use crate::convert::variant::is_left_alone;
+use crate::convert::variant::{is_encoded, left_alone};
 use crate::input::ModelFile;
 
 /// Types that ggml encodes without an importance matrix, and that are fitted with feedback
-/// here. The other types of 4 bits and fewer are left out unless they are asked for: ggml is slow
-/// with them, or they are rounded.
+/// here. Others are left out unless they are asked for: they are only rounded, or no smaller.
 pub const DEFAULT_TYPES: [&str; 15] = [
     "bf16", "f16", "q8_0", "q6_K", "q5_K", "q5_1", "q5_0", "q4_K", "q4_1", "q4_0", "iq4_nl",
     "mxfp4", "q3_K", "q2_K", "q2_0",
@@ -42,10 +41,7 @@ pub struct Move {
 /// # Errors
 /// Names the one that there is not.
 pub fn types(names: Option<&[String]>) -> Result<Vec<GgmlType>, FitError> {
-    let encodes = |t: &GgmlType| {
-        let bytes = quantize_rows(t.id(), &[0.0; 256], 256, None);
-        type_info(t.id()).is_some_and(|info| info.has_to_float) && bytes.is_ok()
-    };
+    let encodes = |t: &GgmlType| is_encoded(*t) && !needs_importance(t.id());
     let find = |name: &str| GgmlType::named(name).filter(encodes);
     let Some(names) = names else {
         return Ok(DEFAULT_TYPES.into_iter().filter_map(find).collect());
@@ -69,13 +65,7 @@ pub fn types(names: Option<&[String]>) -> Result<Vec<GgmlType>, FitError> {
 /// When there is none.
 pub fn movable(source: &ModelFile, types: &[GgmlType]) -> Result<Vec<Movable>, FitError> {
     let tensors = source.gguf.tensors().iter();
-    let matrices = tensors.filter(|info| {
-        info.dims.len() > 1
-            && info.rows() > 1
-            && info.name.ends_with(".weight")
-            && !is_left_alone(&info.name)
-            && type_info(info.ggml_type.id()).is_some_and(|t| t.has_to_float)
-    });
+    let matrices = tensors.filter(|info| left_alone(info).is_none());
     let all = matrices.map(|info| {
         let bytes = in_file(info.byte_len(), source);
         let mut moves: Vec<Move> = Vec::new();

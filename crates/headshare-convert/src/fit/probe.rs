@@ -65,8 +65,7 @@ pub fn measure(
     let source = &ModelFile::open_plain(scratch.path()).map_err(ConvertError::from)?;
     let logits = |variant: &Variant<'_>| Running::load(variant)?.logits(&tokens, windows, options);
     let original = logits(&Variant::unchanged(source))?;
-    let reference = Reference::new(&original, rows);
-    drop(original);
+    let reference = Reference::new(original, rows);
     let measure = |tensor: &Movable, losses: &Losses, to: GgmlType| {
         let index = source.gguf.tensor_index(&tensor.name);
         let probe = |to: GgmlType, untied_head: Option<GgmlType>| {
@@ -100,24 +99,45 @@ pub fn measure(
             is_estimated: false,
         })
     };
-    let mut probes: Vec<Option<Probe>> = vec![None; movable.len()];
-    let rounds = rounds(movable);
     let mut done = 0;
-    for (round, tensors) in rounds.iter().enumerate() {
-        for &i in tensors {
-            if round > 0 && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                break;
-            }
-            let (tensor, losses) = (&movable[i], &losses[i]);
-            probes[i] = Some(match probed_type(tensor, losses) {
-                Some(to) => measure(tensor, losses, to)?,
-                None => unchanged(tensor),
-            });
-            done += 1;
-            progress(f64::from(done) / movable.len() as f64);
-        }
-    }
+    let is_late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+    let probes = in_rounds(movable, &is_late, &mut |i| {
+        let (tensor, losses) = (&movable[i], &losses[i]);
+        let probe = match probed_type(tensor, losses) {
+            Some(to) => Some(measure(tensor, losses, to)?),
+            None => None,
+        };
+        done += 1;
+        progress(f64::from(done) / movable.len() as f64);
+        Ok::<_, FitError>(probe)
+    })?;
     Ok(with_estimates(movable, losses, probes))
+}
+
+/// Probes the tensors in the order of their [`rounds`], until it is late: then those only whose
+/// kind nothing is known of yet. A `probe` that has nothing to measure is none, since others say
+/// nothing of its tensor, nor it of others.
+fn in_rounds<E>(
+    movable: &[Movable],
+    is_late: &dyn Fn() -> bool,
+    probe: &mut dyn FnMut(usize) -> Result<Option<Probe>, E>,
+) -> Result<Vec<Option<Probe>>, E> {
+    let mut probes: Vec<Option<Probe>> = vec![None; movable.len()];
+    let mut known = BTreeSet::new();
+    for i in rounds(movable).into_iter().flatten() {
+        let (kind, _) = kind(&movable[i].name);
+        if is_late() && known.contains(kind) {
+            continue;
+        }
+        probes[i] = Some(match probe(i)? {
+            Some(probe) => {
+                known.insert(kind);
+                probe
+            }
+            None => unchanged(&movable[i]),
+        });
+    }
+    Ok(probes)
 }
 
 /// The type that a probe rounds a tensor to; `None` where rounding changes nothing.
@@ -282,6 +302,53 @@ mod tests {
             has,
             bytes: 2,
             moves: vec![Move { to, bytes: 1 }],
+        }
+    }
+
+    #[test]
+    fn of_each_kind_something_is_known_however_late_it_is() {
+        let names = ["attn_q", "ffn_down"]
+            .iter()
+            .flat_map(|kind| (0..5).map(move |layer| format!("blk.{layer}.{kind}.weight")));
+        let movable: Vec<Movable> = names.map(|name| tensor(&name)).collect();
+        let of = |name: &str| movable.iter().position(|m| m.name == name).unwrap();
+        // Nothing can be measured of the ones that come first and second.
+        let dead = ["blk.2.ffn_down.weight", "blk.0.ffn_down.weight"].map(of);
+        let mut asked = Vec::new();
+        let probes = in_rounds(&movable, &|| true, &mut |i| {
+            asked.push(i);
+            let probe = Probe {
+                to: movable[i].moves[0].to,
+                divergence: 0.5,
+                apart: None,
+                is_estimated: false,
+            };
+            Ok::<_, FitError>((!dead.contains(&i)).then_some(probe))
+        });
+        let probes = probes.unwrap();
+        let last = of("blk.4.ffn_down.weight");
+        asked.sort_unstable();
+        let mut expected = vec![of("blk.2.attn_q.weight"), dead[0], dead[1], last];
+        expected.sort_unstable();
+        assert_eq!(asked, expected);
+        let loss = || Losses {
+            outputs: vec![Loss {
+                rounded: 0.01,
+                encoded: 0.0,
+            }],
+            rows: Vec::new(),
+            alone: Vec::new(),
+        };
+        let losses: Vec<Losses> = movable.iter().map(|_| loss()).collect();
+        let all = with_estimates(&movable, &losses, probes);
+        for (i, probe) in all.iter().enumerate() {
+            assert_eq!(
+                probe.is_estimated,
+                !asked.contains(&i),
+                "{}",
+                movable[i].name
+            );
+            assert_eq!(probe.divergence, if dead.contains(&i) { 0.0 } else { 0.5 });
         }
     }
 

@@ -64,6 +64,11 @@ impl Running {
 /// Windows that a model that was made is measured on, at most.
 const MEASURED: usize = 8;
 
+/// Bytes of the logits of a window that are compared, at most, and the part of the memory that
+/// there is: these, their probabilities, the other model's and what both contexts keep.
+const LOGITS_BYTES: u64 = 512 << 20;
+const LOGITS_PART: u64 = 12;
+
 /// The windows of `windows` that a model is measured on which was made with some of them: every
 /// other one, but for those among the tokens that it was `made_with`.
 fn kept<'a>(windows: &'a Windows, made_with: &'a [i32]) -> impl Iterator<Item = &'a [i32]> {
@@ -77,7 +82,9 @@ fn kept<'a>(windows: &'a Windows, made_with: &'a [i32]) -> impl Iterator<Item = 
 
 /// The mean divergence of the predictions of `changed` from those of `source`, in nats, on
 /// windows other than those that `changed` was made with, whose tokens are given. The source's
-/// weights are F16 where ggml multiplies them slowly.
+/// weights are F16 where ggml multiplies them slowly. Of long windows, and large vocabularies,
+/// the beginnings are compared that memory has room for. `None` where `changed` predicts no
+/// numbers.
 ///
 /// # Errors
 /// When a model cannot be run.
@@ -86,18 +93,22 @@ pub fn divergence(
     changed: &Variant<'_>,
     (windows, made_with): (&Windows, &[i32]),
     options: &Options,
-) -> Result<f64, FitError> {
+) -> Result<Option<f64>, FitError> {
     let fast = Variant::fast(source).map_err(ConvertError::from)?;
     let [source, changed] = [Running::load(&fast)?, Running::load(changed)?];
     let (mut sum, mut tokens) = (0.0, 0);
+    let row = 4 * u64::from(windows.vocabulary.max(1));
+    let most = (LOGITS_BYTES.min(options.memory / LOGITS_PART) / row).max(1);
     for window in kept(windows, made_with) {
+        let window = &window[..window.len().min(most as usize)];
         let original = source.logits(window, windows, options)?;
-        let reference = Reference::new(&original, window.len());
+        let reference = Reference::new(original, window.len());
         let logits = changed.logits(window, windows, options)?;
         sum += reference.divergence(&logits) * window.len() as f64;
-        tokens += window.len();
+        tokens += window.len() as u32;
     }
-    Ok(sum / tokens.max(1) as f64)
+    let mean = sum / f64::from(tokens.max(1));
+    Ok(mean.is_finite().then_some(mean))
 }
 
 fn cannot(error: impl Into<CalibrateError>) -> FitError {

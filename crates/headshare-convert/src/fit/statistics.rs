@@ -42,6 +42,9 @@ pub struct Statistics {
     /// What units cost that use another unit's weights, where no unit can go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub units: Vec<Unit>,
+    /// That was not measured, for want of time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lacks_units: bool,
 }
 
 /// What was measured of a tensor.
@@ -104,7 +107,8 @@ impl Statistics {
         let of_probes = |done| progress(TRIAL + (1.0 - TRIAL - SHARING) * done);
         let probes = probe::measure(source, (movable, &losses), with, deadline, &of_probes)?;
         let has_time = deadline.is_none_or(|deadline| Instant::now() < deadline);
-        let units = match has_time && !drops_units(&cuts) {
+        let can_share = !drops_units(&cuts);
+        let units = match has_time && can_share {
             true => sharing::measure(source, digest, with, &|done| {
                 progress(1.0 - SHARING * (1.0 - done));
             })?,
@@ -138,6 +142,7 @@ impl Statistics {
             tensors: tensors.collect(),
             cuts,
             units,
+            lacks_units: can_share && !has_time,
         })
     }
 
@@ -174,6 +179,7 @@ impl Statistics {
             tensors: tensors.collect(),
             cuts,
             units: map.as_ref().map(sharing::at_no_cost).unwrap_or_default(),
+            lacks_units: false,
         }
     }
 
@@ -243,10 +249,7 @@ impl Statistics {
     pub fn write(&self, path: &Path, force: bool, inputs: &[FileId]) -> Result<(), FileError> {
         let mut json = serde_json::to_vec(self).expect("statistics are plain data");
         json.push(b'\n');
-        let file = AtomicFile::create(path, json.len() as u64, force, inputs)?;
-        file.write_at(0, &json)?;
-        file.commit()?;
-        Ok(())
+        AtomicFile::write(path, &json, force, inputs)
     }
 
     /// The predicted divergence of `tensor` at type `to`.

@@ -100,7 +100,7 @@ pub struct Reference {
 
 impl Reference {
     /// Of `logits`, in `rows` rows of equal length, one a token; `rows` is not zero.
-    pub fn new(logits: &[f32], rows: usize) -> Self {
+    pub fn new(logits: Vec<f32>, rows: usize) -> Self {
         let vocabulary = logits.len() / rows;
         let probabilities = logits
             .par_chunks(vocabulary)
@@ -111,7 +111,7 @@ impl Reference {
             })
             .collect();
         Self {
-            logits: logits.to_vec(),
+            logits,
             probabilities,
             vocabulary,
         }
@@ -199,15 +199,15 @@ mod tests {
             // often as logits are apart.
             let apart = base.iter().zip(&model).map(|(b, m)| f64::from(b - m).abs());
             let most = 1e-6 * (1.0 + apart.fold(0.0, f64::max));
-            let reference = Reference::new(&base, 1);
+            let reference = Reference::new(base.clone(), 1);
             let found = reference.divergence(&model);
             assert!((found - naive).abs() < most, "{found}, {naive}");
             // Two rows: this one, and one in which nothing differs.
-            let rows = Reference::new(&[&base[..], &model].concat(), 2);
+            let rows = Reference::new([&base[..], &model].concat(), 2);
             let found = rows.divergence(&[&model[..], &model].concat());
             assert!((found - naive / 2.0).abs() < most, "{found}, {naive}");
         }
-        let reference = Reference::new(&[1.0, 2.0, -1.0, 0.5, 0.0, 0.25], 2);
+        let reference = Reference::new(vec![1.0, 2.0, -1.0, 0.5, 0.0, 0.25], 2);
         let broken = [f32::NAN, 2.0, -1.0, 0.5, 0.0, 0.25];
         assert!(!reference.divergence(&broken).is_finite());
     }

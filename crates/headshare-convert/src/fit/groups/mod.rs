@@ -286,6 +286,7 @@ mod tests {
             }],
             cuts: Vec::new(),
             units: Vec::new(),
+            lacks_units: false,
         };
         let groups = groups(&source, &movable, &statistics, PageSize::KIB_4).unwrap();
         let [group] = &groups[..] else {

@@ -30,7 +30,7 @@ pub struct Budget {
     /// Memory that running it may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<InMemory>,
-    /// The types that tensors may get; by default those that ggml is good at.
+    /// The types that tensors may get; by default those that are fitted with feedback.
     pub types: Option<Vec<String>>,
     /// The text that is probed and fitted with.
     pub calibration: Calibration,
@@ -108,8 +108,8 @@ pub struct MadeToFit {
 pub struct Tried {
     /// The divergence that was predicted, in nats a token.
     pub predicted: f64,
-    /// The one that it has.
-    pub measured: f64,
+    /// The one that it has; absent where it predicts no numbers.
+    pub measured: Option<f64>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
@@ -188,7 +188,7 @@ impl Budget {
         if let Stats::Save(path) = &self.stats {
             AtomicFile::check(path, force, inputs)?;
         }
-        let digest = convert::digest_of(source);
+        let digest = source.digest().to_owned();
         let ready = self.calibration.prepare(source, takes(source), true, ui)?;
         if let Stats::Load(path) = &self.stats {
             let file = Contents::open(path)?;
@@ -212,10 +212,9 @@ impl Budget {
     }
 }
 
-/// Encoding at the types that a plan says, fitted to a text. Where it says nothing, only what is
-/// equal is stored once.
-pub(super) fn as_planned(plan: &Plan, calibration: &Calibration) -> Option<Quantization> {
-    (!plan.edits.is_empty()).then(|| Quantization {
+/// Encoding at the types that a plan says, fitted to a text.
+pub(super) fn as_planned(calibration: &Calibration) -> Quantization {
+    Quantization {
         wanted: None,
         with: With::Calibration {
             calibration: calibration.clone(),
@@ -223,7 +222,7 @@ pub(super) fn as_planned(plan: &Plan, calibration: &Calibration) -> Option<Quant
             save_imatrix: None,
         },
         allow_requantize: true,
-    })
+    }
 }
 
 /// A plan that was chosen by measuring, and changes nothing yet.

@@ -37,7 +37,7 @@ impl Convert {
             }
             return Ok(candidates.into_iter().next());
         };
-        let measured = |i: &usize| tried[*i].measured;
+        let measured = |i: &usize| tried[*i].measured.unwrap_or(f64::INFINITY);
         let best = (0..tried.len()).min_by(|a, b| measured(a).total_cmp(&measured(b)));
         let best = candidates.into_iter().nth(best.unwrap_or(0));
         Ok(best.map(|(plan, fit)| (plan, MadeToFit { tried, ..fit })))
@@ -57,33 +57,34 @@ impl Convert {
         let Some(some) = budget.some_of(ready.windows.count) else {
             return Ok(None);
         };
-        // What the model writes itself is not written again to be compared.
         let made_with = match is_own(&some.text) {
-            true => Vec::new(),
+            // What the model writes itself begins with the same windows, however many there are.
+            true => {
+                let some = some.windows as usize * ready.windows.window as usize;
+                ready.windows.tokens[..some].to_vec()
+            }
             false => {
                 some.prepare(source, takes(source), true, &Quiet)?
                     .windows
                     .tokens
             }
         };
-        let digest = convert::digest_of(source);
         let bar = ui.bar("comparing", candidates.len() as u64, Unit::Parts);
         let mut tried = Vec::new();
         for (i, (plan, fit)) in candidates.iter().enumerate() {
             let job = Self {
                 fit: None,
-                quantize: as_planned(plan, &some),
+                quantize: Some(as_planned(&some)),
                 ..self.clone()
             };
             let mut plan = Some(plan.clone());
             let (fitted, ..) = job.fit(source, &mut plan, None, None, &Quiet)?;
             if let Some(plan) = &mut plan {
-                plan.source.clone_from(&digest);
+                source.digest().clone_into(&mut plan.source);
             }
-            let prepared = convert::prepare(source, plan, fitted, self.page())?;
+            let made = convert::prepare(source, plan, fitted, self.page()?)?.into_read()?;
             let (windows, options) = (&ready.windows, &ready.options);
-            let measured =
-                fit::divergence(source, &prepared.variant, (windows, &made_with), options)?;
+            let measured = fit::divergence(source, &made, (windows, &made_with), options)?;
             let of = Tried {
                 predicted: fit.predicted,
                 measured,

@@ -145,7 +145,9 @@ impl<'a> Choices<'a> {
                 let chosen = select::choose(&all, room)?;
                 Some(select::Chosen::of(&self.all, chosen.which))
             };
-            if let Ok(of) = self.below((room, limit), &choose, &|_, _| true, size_of)? {
+            if let Ok(of) = self.below((room, limit), &choose, &|_, _| true, size_of)?
+                && of.bytes >= least
+            {
                 let told = self.told(limit, &of.chosen, Vec::new());
                 plans.push((of.plan, told, of.bytes));
             }

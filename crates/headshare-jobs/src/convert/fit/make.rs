@@ -5,7 +5,6 @@ use headshare_convert::input::ModelFile;
 use headshare_convert::plan::Plan;
 use headshare_eval::analyze::picture::Format;
 use headshare_files::{AtomicFile, FileId};
-use headshare_format::PageSize;
 
 use super::budget::{Budget, MadeToFit, as_planned};
 use super::choice::Choices;
@@ -37,8 +36,7 @@ impl Convert {
             AtomicFile::check(&self.output, self.force, &inputs)?;
         }
         let (plan, mut fit) = self.chosen_to_fit(budget, &source, &inputs, self.dry_run, ui)?;
-        drop(source);
-        let mut done = self.make(budget, &plan, self.dry_run, ui)?;
+        let mut done = self.make(budget, &source, &plan, self.dry_run, ui)?;
         if picture {
             let written = Written {
                 path: &self.output,
@@ -76,9 +74,11 @@ impl Convert {
         predicted: bool,
         ui: &dyn Ui,
     ) -> Result<(Plan, MadeToFit), Error> {
+        // Known before the model is run.
+        moves::types(budget.types.as_deref())?;
         let start = budget.first_limit(source, ui)?;
         let candidates = self.with_choices(budget, source, inputs, ui, |choices| {
-            let size_of = |plan: &Plan| self.size_of(budget, plan);
+            let size_of = |plan: &Plan| self.size_of(budget, source, plan);
             choices.in_memory(start, &size_of, ui)
         })?;
         let best = match predicted {
@@ -103,7 +103,7 @@ impl Convert {
         let types = moves::types(budget.types.as_deref()).map_err(Error::from)?;
         let movable = moves::movable(source, &types).map_err(of_source)?;
         // Known before anything is measured.
-        let page = self.page();
+        let page = self.page()?;
         if let Some(wanted) = budget.bytes {
             let smallest = self.smallest_to_fit(budget, source)?;
             if wanted < smallest {
@@ -120,6 +120,9 @@ impl Convert {
                 "note: no units or channels go: llama.cpp has no layers of different sizes for such a model, or its layers have experts{shares}"
             ));
         }
+        if statistics.lacks_units {
+            ui.remark("note: there was no time to measure what shared units cost, so none share");
+        }
         let groups = fit::groups(source, &movable, &statistics, page).map_err(of_source)?;
         then(&Choices::new(
             budget,
@@ -127,11 +130,6 @@ impl Convert {
             (&movable, &statistics),
             &groups,
         ))
-    }
-
-    /// The page; a size that is none is refused when it is carried out.
-    pub(super) fn page(&self) -> PageSize {
-        PageSize::new(self.page_size).unwrap_or(PageSize::KIB_4)
     }
 
     /// The bytes of the smallest file that all moves reach, whatever they cost.
@@ -144,31 +142,37 @@ impl Convert {
         let types = moves::types(budget.types.as_deref()).map_err(Error::from)?;
         let movable = moves::movable(source, &types).map_err(of_source)?;
         let nothing = Statistics::of_nothing(source, &movable);
-        let page = self.page();
+        let page = self.page()?;
         let groups = fit::groups(source, &movable, &nothing, page).map_err(of_source)?;
         let choices = Choices::new(budget, (source, page), (&movable, &nothing), &groups);
-        choices.smallest_size(&|plan: &Plan| self.size_of(budget, plan))
+        choices.smallest_size(&|plan: &Plan| self.size_of(budget, source, plan))
     }
 
-    /// The bytes of the file that `plan` makes.
-    pub(super) fn size_of(&self, budget: &Budget, plan: &Plan) -> Result<u64, Error> {
-        Ok(self.make(budget, plan, true, &Quiet)?.output.bytes)
+    /// The bytes of the file that `plan` makes of `source`.
+    pub(super) fn size_of(
+        &self,
+        budget: &Budget,
+        source: &ModelFile,
+        plan: &Plan,
+    ) -> Result<u64, Error> {
+        Ok(self.make(budget, source, plan, true, &Quiet)?.output.bytes)
     }
 
-    /// Carries out a `plan` that makes a model fit.
+    /// Carries out a `plan` that makes `source` fit.
     pub(super) fn make(
         &self,
         budget: &Budget,
+        source: &ModelFile,
         plan: &Plan,
         dry_run: bool,
         ui: &dyn Ui,
     ) -> Result<Converted, Error> {
         let job = Self {
             fit: None,
-            quantize: as_planned(plan, &budget.calibration),
+            quantize: Some(as_planned(&budget.calibration)),
             dry_run,
             ..self.clone()
         };
-        job.carry_out(Some(plan.clone()), ui)
+        job.carry_out(source, Some(plan.clone()), ui)
     }
 }

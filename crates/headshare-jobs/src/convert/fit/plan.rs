@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use headshare_convert::convert;
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::Expected;
 use serde::{Deserialize, Serialize};
@@ -55,8 +54,8 @@ impl PlanToFit {
         });
         written.as_ref().map(Written::check).transpose()?;
         let (mut plan, fit) = job.chosen_to_fit(budget, &source, &inputs, false, ui)?;
-        let made = job.make(budget, &plan, true, &Quiet)?;
-        plan.source = convert::digest_of(&source);
+        let made = job.make(budget, &source, &plan, true, &Quiet)?;
+        plan.source = source.digest().to_owned();
         plan.expected = Some(Expected {
             saved: Some(made.saved),
             divergence: Some(fit.predicted),

@@ -54,15 +54,16 @@ impl AnalyzePredictions {
         let inputs = job.inputs_to_fit(budget, &source)?;
         let picture = Picture::new(self.picture.as_deref(), self.force, &inputs)?;
         let plans = job.with_choices(budget, &source, &inputs, ui, |choices| {
-            let size_of = |plan: &_| job.size_of(budget, plan);
+            let size_of = |plan: &_| job.size_of(budget, &source, plan);
             let drawn = choices.random(wanted, (self.plans, self.seed), &size_of)?;
             let sizes: Vec<u64> = drawn.iter().map(|(_, _, bytes)| *bytes).collect();
             let drawn = drawn.into_iter().map(|(made, fit, _)| (made, fit)).collect::<Vec<_>>();
             let tell = |i: usize, of: &Tried| {
                 let Tried { predicted, measured } = of;
                 let (nth, bytes) = (i + 1, sizes[i]);
+                let measured = measured.map_or("no numbers".to_owned(), |m| format!("{m:.4}"));
                 ui.remark(&format!(
-                    "plan {nth} of {}: {bytes} bytes, predicted {predicted:.4}, measured {measured:.4}",
+                    "plan {nth} of {}: {bytes} bytes, predicted {predicted:.4}, measured {measured}",
                     sizes.len()
                 ));
             };
@@ -70,10 +71,12 @@ impl AnalyzePredictions {
                 return Err(Error::usage("plans are made with some windows and measured on others: --windows 4 are needed at least"));
             };
             let of = sizes.into_iter().zip(tried);
-            Ok(of.map(|(bytes, tried)| Prediction {
-                bytes,
-                predicted: tried.predicted,
-                measured: tried.measured,
+            Ok(of.filter_map(|(bytes, tried)| {
+                Some(Prediction {
+                    bytes,
+                    predicted: tried.predicted,
+                    measured: tried.measured?,
+                })
             })
             .collect())
         })?;
