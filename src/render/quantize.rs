@@ -9,7 +9,11 @@ pub(super) fn render(done: Option<&Quantized>, chosen: bool) -> String {
     let Some(done) = done else {
         return String::new();
     };
+    let changes_none = done
+        .matrices
+        .is_some_and(|counts| counts == Counts::default());
     let mut text = match chosen {
+        _ if changes_none => "every matrix keeps its type".to_owned(),
         true => "quantized to the types that were chosen".to_owned(),
         false => format!("quantized to {}", done.record.to),
     };
@@ -20,7 +24,7 @@ pub(super) fn render(done: Option<&Quantized>, chosen: bool) -> String {
             text += &format!(", fitted to {} windows of {} tokens", by.windows, by.window);
         }
     }
-    match (&done.record.by, done.matrices) {
+    match (&done.record.by, done.matrices.filter(|_| !changes_none)) {
         (By::Calibration(_), Some(counts)) => text += &format!("\n  matrices: {}", counted(counts)),
         (
             By::Imatrix { .. },

@@ -5,9 +5,10 @@ mod numbers;
 pub mod text;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use headshare_files::FileError;
-use headshare_format::alias::AliasTable;
+use headshare_format::alias::{AliasTable, format_digest};
 use headshare_format::{FormatError, Gguf, TensorInfo};
 use headshare_stitch::MappedFile;
 
@@ -20,7 +21,14 @@ pub struct ModelFile {
     pub gguf: Gguf,
     /// The validated alias table of a converted file.
     pub table: Option<AliasTable>,
+    /// The digest of all bytes, once it was asked for.
+    digest: OnceLock<String>,
+    /// The first tensor with values that are no finite numbers, if any, once it was looked for.
+    not_numbers: OnceLock<Option<String>>,
 }
+
+/// Bytes handed to the hasher at a time.
+const HASHED: u64 = 8 << 20;
 
 /// Why a file is no input.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +83,22 @@ impl ModelFile {
         self.gguf.tensors().iter().map(TensorInfo::byte_len).sum()
     }
 
+    /// The digest of the whole file, as plans and alias tables state it. The file is read
+    /// once for it.
+    pub fn digest(&self) -> &str {
+        self.digest.get_or_init(|| {
+            let mut hasher = blake3::Hasher::new();
+            let mut at = 0;
+            while at < self.len() {
+                let some = at..self.len().min(at + HASHED);
+                self.file.will_read(some.clone());
+                hasher.update(self.bytes(some.clone()));
+                at = some.end;
+            }
+            format_digest(&hasher.finalize())
+        })
+    }
+
     /// Opens the GGUF file at `path` and validates its header and, in a
     /// converted file, its alias table. What it holds need not be a model.
     ///
@@ -85,7 +109,13 @@ impl ModelFile {
         let content = || InputError::content(path);
         let gguf = Gguf::parse(&file).map_err(content())?;
         let table = AliasTable::read(&gguf).map_err(content())?;
-        Ok(Self { file, gguf, table })
+        Ok(Self {
+            file,
+            gguf,
+            table,
+            digest: OnceLock::new(),
+            not_numbers: OnceLock::new(),
+        })
     }
 
     /// Opens a model to be run, plain or converted.

@@ -101,6 +101,21 @@ impl AtomicFile {
         Ok(this)
     }
 
+    /// Writes a file of these `bytes` as a whole.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), and when there is no space; nothing is left behind then.
+    pub fn write(
+        target: &Path,
+        bytes: &[u8],
+        replace: bool,
+        inputs: &[FileId],
+    ) -> Result<(), FileError> {
+        let file = Self::create(target, bytes.len() as u64, replace, inputs)?;
+        file.write_at(0, bytes)?;
+        file.commit()
+    }
+
     /// Checks what [`create`](Self::create) checks of `target`, to fail before
     /// long work; returns the path that the output will have.
     ///

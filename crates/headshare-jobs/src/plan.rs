@@ -109,7 +109,7 @@ impl MakePlan {
         written.as_ref().map(Written::check).transpose()?;
         let (plan, digest) = rayon::join(
             || match_units(&source, self.function, self.ratio, ui),
-            || convert::digest_of(&source),
+            || source.digest().to_owned(),
         );
         let mut plan = plan?;
         plan.source = digest;

@@ -20,19 +20,6 @@ pub fn llama_cpp_revision() -> &'static str {
     sys::LLAMA_CPP_REVISION
 }
 
-/// The CPU features that llama.cpp's kernels use here, in llama.cpp's words
-/// ("CPU : SSE3 = 1 | ...").
-pub fn system_info() -> Result<String, BackendError> {
-    start()?;
-    // SAFETY: the backends are loaded; the result is a static buffer that only
-    // a later call of the same function changes, and the lock is held meanwhile.
-    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _lock = ONE_AT_A_TIME.lock();
-    // SAFETY: as above; the string is NUL-terminated.
-    let text = unsafe { std::ffi::CStr::from_ptr(sys::llama_print_system_info()) };
-    Ok(text.to_string_lossy().trim().to_owned())
-}
-
 /// Starts llama.cpp if that has not happened yet. Every entry point of this
 /// crate that needs it calls this.
 pub fn start() -> Result<(), BackendError> {

@@ -75,8 +75,6 @@ pub trait Observer {
 pub struct Op(sys::ggml_op);
 
 impl Op {
-    /// No operation: a weight, an input, or a leaf.
-    pub const NONE: Self = Self(sys::GGML_OP_NONE);
     /// A matrix product: `src(0)` is the weight, `src(1)` what goes through it.
     pub const MUL_MAT: Self = Self(sys::GGML_OP_MUL_MAT);
     /// Softmax, with its scale and mask.

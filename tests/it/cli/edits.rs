@@ -435,6 +435,11 @@ fn edits_that_cannot_be_are_refused_by_name() {
             store(up, "i32"),
             "edits[0].store.type: ggml stores no weights as i32",
         ),
+        // ggml multiplies by such, and stores nothing as it.
+        (
+            store(up, "q8_1"),
+            "edits[0].store.type: ggml stores no weights as q8_1",
+        ),
         (store(up, "q4_K"), "no whole blocks of q4_K (256 elements)"),
         (
             at("store", json!({"tensor": up})),
@@ -480,12 +485,48 @@ fn edits_that_cannot_be_are_refused_by_name() {
         3,
         &["edits[0].narrow.layer", "gate and up in one tensor"],
     );
+    let tied = Case::new(&ModelSpec {
+        tied_output: true,
+        ..preset("tiny-gqa")
+    });
+    tied.refused(
+        &store("output.weight", "i8"),
+        3,
+        &["edits[0].store.type: ggml stores no weights as i8"],
+    );
     let bert = Case::new(&preset("tiny-bert"));
     bert.refused(
         &store("output.weight", "q8_0"),
         3,
         &["edits[0].store.tensor", "bert"],
     );
+}
+
+/// Heads whose outputs go nowhere, or from where there is nothing: such a model runs nowhere, and
+/// no file is made of it.
+#[test]
+fn an_output_of_other_columns_than_heads_is_named() {
+    let name = "blk.1.attn_output.weight";
+    let case = Case::new(&preset("tiny-gqa"));
+    let mut bytes = read(&case.model);
+    let at = bytes.windows(name.len()).position(|w| w == name.as_bytes());
+    // After the name: the number of dimensions, then these.
+    let dims = at.unwrap() + name.len() + 4;
+    let of = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let (columns, rows) = (of(&bytes, dims), of(&bytes, dims + 8));
+    bytes[dims..dims + 8].copy_from_slice(&(columns / 2).to_le_bytes());
+    bytes[dims + 8..dims + 16].copy_from_slice(&(rows * 2).to_le_bytes());
+    std::fs::write(&case.model, &bytes).unwrap();
+    let digest = format!("blake3:{}", blake3::hash(&bytes).to_hex()).into();
+    let case = Case { digest, ..case };
+    for unit in [0, 1] {
+        let drop = json!([{"drop": {"layer": 1, "unit": unit}}]);
+        let says = format!(
+            "{name} has {} columns, which are not those of its heads",
+            columns / 2
+        );
+        case.refused(&drop, 3, &[&says]);
+    }
 }
 
 #[test]

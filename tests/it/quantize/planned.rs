@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use headshare_testmodels::{ModelSpec, type_named};
+use headshare_gguf::input::ModelFile;
+use headshare_testmodels::{ModelSpec, self_merge, type_named};
 use serde_json::{Value, json as json_of};
 
-use super::{SHORT, divergence, plan_of, tokens_both_ways};
+use super::{SHORT, divergence, plan_of, quantized, tokens_both_ways};
 use crate::repair::steps::{verify, words};
 use crate::support::{json, preset, program, read};
 
@@ -42,6 +43,75 @@ fn a_dry_run_knows_of_what_is_refitted_at_the_type_that_it_has() {
     let [told, is] = [&dry, &done].map(|of| of["output"]["bytes"].as_u64().unwrap());
     assert_eq!(is, read(&at("out")).len() as u64);
     assert!(is <= told && told < is + 8192, "{told} told, {is} written");
+}
+
+/// The types that a plan says are fitted as all others are.
+#[test]
+fn types_of_a_plan_and_of_the_command_are_fitted_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = at("model.gguf");
+    preset("tiny-gqa").write(&source).unwrap();
+    let (up, head) = ("blk.1.ffn_up.weight", "output.weight");
+    let store = |tensor: &str| json_of!({"store": {"tensor": tensor, "type": "q4_0"}});
+    let plan = plan_of(&source, &json_of!([store(up), store(head)]));
+    let of_plan = quantized(
+        &source,
+        "q8_0",
+        &at("planned"),
+        &["--pure", "--plan", plan.to_str().unwrap()],
+    );
+    let types = [
+        "--tensor-type",
+        "blk.1.ffn_up=q4_0",
+        "--tensor-type",
+        "^output.weight=q4_0",
+    ];
+    let of_command = quantized(
+        &source,
+        "q8_0",
+        &at("named"),
+        &[&["--pure"][..], &types].concat(),
+    );
+    let matrices = |done: &Value| done["quantized"]["matrices"].clone();
+    assert_eq!(matrices(&of_plan), matrices(&of_command));
+    let [planned, named] = ["planned", "named"].map(|name| ModelFile::open(&at(name)).unwrap());
+    for info in named.gguf.tensors() {
+        let other = planned.gguf.tensor(&info.name).unwrap();
+        assert_eq!(other.ggml_type, info.ggml_type, "{}", info.name);
+        let data = |file: &ModelFile, info| file.bytes(file.gguf.data_range(info)).to_vec();
+        assert!(data(&planned, other) == data(&named, info), "{}", info.name);
+    }
+}
+
+/// Without types, a text only repairs, and the file says nothing of types.
+#[test]
+fn a_plan_without_types_changes_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = at("model.gguf");
+    preset("tiny-gqa").write(&source).unwrap();
+    let text = words(folder.path());
+    let calibrate = ["--calibrate", text.to_str().unwrap()];
+    let file_type = |file: &Path| {
+        let file = ModelFile::open(file).unwrap();
+        file.gguf.u64_value("general.file_type").unwrap()
+    };
+    let drop = json_of!([{"drop": {"layer": 1, "unit": 0}}]);
+    let plan = plan_of(&source, &drop);
+    let done = carried_out(&source, &plan, &at("out"), &calibrate);
+    assert_eq!(done["quantized"]["to"], "f32", "{}", done["quantized"]);
+    assert_eq!(file_type(&at("out")), file_type(&source));
+    assert!(!done["repair"]["tensors"].as_array().unwrap().is_empty());
+    // Neither types nor units: what is equal is stored once, and nothing is fitted.
+    let merged = at("merged.gguf");
+    self_merge(&source, &[0, 1, 2, 3, 0, 1, 2, 3], &merged).unwrap();
+    let plan = plan_of(&merged, &json_of!([]));
+    let done = carried_out(&merged, &plan, &at("once"), &calibrate);
+    assert_eq!(done.get("quantized"), None);
+    let without = carried_out(&merged, &plan, &at("once-more"), &[]);
+    assert_eq!(done["duplicates"], without["duplicates"]);
+    assert!(read(&at("once")) == read(&at("once-more")));
 }
 
 #[test]

@@ -425,7 +425,7 @@ fn activations_that_are_no_numbers_name_their_layer() {
         (
             "blk.1.attn_v.weight",
             f32::MAX,
-            "layer 1: the activations that go into blk.1.attn_output.weight are not finite",
+            "the activations that go into blk.1.attn_output.weight are not all finite numbers",
         ),
         (
             "blk.2.attn_output.weight",

@@ -1,8 +1,8 @@
 //! Whether a plan can be carried out on a source, before anything is made of it.
 
-use super::attention_map;
-use super::digest::{UNKNOWN_DIGEST, digest_of};
+use super::digest::UNKNOWN_DIGEST;
 use super::error::ConvertError;
+use super::heads::attention_map;
 use super::variant::Variant;
 use crate::input::ModelFile;
 use crate::plan::Plan;
@@ -13,9 +13,9 @@ use crate::plan::Plan;
 /// # Errors
 /// When it does not fit; names the edit.
 pub fn check(source: &ModelFile, plan: &Plan, gets_types: bool) -> Result<(), ConvertError> {
-    check_source(plan, source, &digest_of(source))?;
+    check_source(plan, source)?;
     if plan.is_about_units() {
-        plan.check(&attention_map(source)?)?;
+        check_units(source, plan)?;
     }
     match gets_types {
         true => Ok(()),
@@ -23,17 +23,30 @@ pub fn check(source: &ModelFile, plan: &Plan, gets_types: bool) -> Result<(), Co
     }
 }
 
-/// Checks that `plan` was made for `source`, whose digest is `digest`.
+/// Checks that `plan` was made for `source`.
 ///
 /// # Errors
 /// When it was made for another file.
-pub fn check_source(plan: &Plan, source: &ModelFile, digest: &str) -> Result<(), ConvertError> {
-    if plan.source == UNKNOWN_DIGEST || plan.source == digest {
+pub fn check_source(plan: &Plan, source: &ModelFile) -> Result<(), ConvertError> {
+    if plan.source == UNKNOWN_DIGEST || plan.source == source.digest() {
         return Ok(());
     }
     Err(ConvertError::WrongSource {
         path: source.path().to_owned(),
         expected: plan.source.clone(),
-        actual: digest.to_owned(),
+        actual: source.digest().to_owned(),
     })
+}
+
+/// Checks that what `plan` says of units can be carried out on `source`. Of a plan for another
+/// file nothing else is said than that.
+///
+/// # Errors
+/// When it does not fit; names the edit.
+pub(super) fn check_units(source: &ModelFile, plan: &Plan) -> Result<(), ConvertError> {
+    let Err(error) = plan.check(&attention_map(source)?) else {
+        return Ok(());
+    };
+    check_source(plan, source)?;
+    Err(error.into())
 }

@@ -13,18 +13,6 @@ pub const UNKNOWN_DIGEST: &str =
 /// Bytes handed to the kernel, and to the hasher, at a time.
 pub(super) const CHUNK: u64 = 8 << 20;
 
-/// The digest of a whole file, as plans and tables state it.
-pub fn digest_of(file: &ModelFile) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for_chunks(0..file.len(), |range| {
-        file.file.will_read(range.clone());
-        hasher.update(file.bytes(range));
-        Ok::<(), std::convert::Infallible>(())
-    })
-    .unwrap_or_else(|never| match never {});
-    format_digest(&hasher.finalize())
-}
-
 pub(super) fn hash_zeros(hasher: &mut blake3::Hasher, len: u64) {
     for some in zeros(len) {
         hasher.update(some);

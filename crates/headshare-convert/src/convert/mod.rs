@@ -13,6 +13,7 @@ mod duplicates;
 mod error;
 mod expand;
 mod foresee;
+mod heads;
 mod record;
 pub mod variant;
 mod verify;
@@ -21,6 +22,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use headshare_format::alias::{Digests, Provenance, Replaced};
@@ -29,12 +31,13 @@ use headshare_format::{FormatError, Gguf, LogicalLayout, PageSize, VirtualGguf};
 
 pub use check::{check, check_source};
 pub use damage::{Damage, Finding};
-pub use digest::{UNKNOWN_DIGEST, digest_of};
+pub use digest::UNKNOWN_DIGEST;
 pub use duplicates::Duplicates;
 pub(crate) use duplicates::equal_tensors;
 pub use error::ConvertError;
 pub use expand::{StreamError, expand, expand_to_scratch, expand_to_stream, source_view};
 pub use foresee::{Foreseen, foresee};
+pub use heads::attention_map;
 pub use record::FittedBy;
 pub use verify::{Verification, plan_of, verify, verify_variant};
 pub use write::{write, write_plain, write_plain_to_scratch, write_to_scratch};
@@ -131,6 +134,10 @@ struct Unknown {
     has_table: bool,
 }
 
+/// What is equal by itself makes a headshare file of a changed model where it is this part of
+/// it: less is not worth that other programs cannot read the file as it is.
+const WORTH: u64 = 100;
+
 /// [`prepare`] before all is known.
 fn prepare_for<'a>(
     source: &'a ModelFile,
@@ -149,7 +156,7 @@ fn prepare_for<'a>(
     };
     plan.expected = None;
     if plan.is_about_units() {
-        plan.check(&attention_map(source)?)?;
+        check::check_units(source, &plan)?;
     }
     let made_by = MadeBy::new(&plan, &fitted.by, &fitted.room.by, Vec::new(), &[]);
     // New data alone make a plain file, too, which says how it was made.
@@ -160,6 +167,35 @@ fn prepare_for<'a>(
     variant.wait_for(unknown.data.iter());
     let shared = planned_rows(&variant, &plan)?;
     lay_out(variant, Some(plan), shared, fitted, page, as_plain)
+}
+
+impl<'a> Prepared<'a> {
+    /// The model as it is read once it is written: what a plan shares is its donors'. (What is
+    /// equal by itself needs nothing.)
+    ///
+    /// # Errors
+    /// When weights cannot be encoded.
+    pub fn into_read(self) -> Result<Variant<'a>, ConvertError> {
+        let Self {
+            mut variant, plan, ..
+        } = self;
+        let shared = match &plan {
+            Some(plan) => planned_rows(&variant, plan)?,
+            None => Vec::new(),
+        };
+        let mut filled: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        for s in &shared {
+            let rows = variant.tensor_data(s.donor)?[s.donor_range()].to_vec();
+            let name = &variant.gguf().tensors()[s.alias].name;
+            let own = match filled.entry(name.clone()) {
+                Entry::Occupied(found) => found.into_mut(),
+                Entry::Vacant(free) => free.insert(variant.tensor_data(s.alias)?.into_owned()),
+            };
+            own[s.alias_range()].copy_from_slice(&rows);
+        }
+        variant.fill(filled);
+        Ok(variant)
+    }
 }
 
 /// Decides how `variant` is laid out, which has its `fitted` tensors, and in which
@@ -181,8 +217,12 @@ fn lay_out<'a>(
         true => Duplicates::default(),
         false => duplicates_beside(&variant, &shared, variant.new_rows()),
     };
-    let duplicates = fitted.duplicates.and(others);
+    let mut duplicates = fitted.duplicates.and(others);
     let (by, room) = (fitted.by, fitted.room);
+    let may_be_plain = as_plain && shared.is_empty() && !variant.is_as_source();
+    if may_be_plain && duplicates.bytes < variant.tensor_bytes() / WORTH {
+        duplicates = Duplicates::default();
+    }
     shared.extend(duplicates.shared.iter().copied());
     let smaller = source.tensor_bytes().saturating_sub(variant.tensor_bytes());
     if as_plain && shared.is_empty() && !variant.is_as_source() {
@@ -289,14 +329,6 @@ impl Room {
         tensors.dedup();
         tensors
     }
-}
-
-/// Where the heads of `source` are.
-///
-/// # Errors
-/// When the architecture, a tensor or a layer does not allow sharing heads.
-pub fn attention_map(source: &ModelFile) -> Result<AttentionMap, ConvertError> {
-    AttentionMap::of(&source.gguf).map_err(|error| ConvertError::model(source, error))
 }
 
 /// What `variant` has twice, beside rows that are `shared` for another reason and

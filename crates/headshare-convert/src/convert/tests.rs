@@ -75,7 +75,7 @@ fn a_file_without_a_name_is_the_one_that_would_be_written() {
     let parts = r#""parts": ["q", "k", "v"]"#;
     let share = format!(r#""layer": 1, "unit": 0, "donor_layer": 0, "donor_unit": 1, {parts}"#);
     let mut plan = plan(&format!(r#"[{{"share": {{{share}}}}}]"#));
-    plan.source = digest_of(&source);
+    plan.source = source.digest().to_owned();
     let prepared = prepare(&source, Some(plan), Fitted::default(), PAGE).unwrap();
     assert!(prepared.headshare.is_some());
     let out = folder.path().join("shared.gguf");
@@ -83,6 +83,66 @@ fn a_file_without_a_name_is_the_one_that_would_be_written() {
     let scratch = write_to_scratch(&prepared).unwrap();
     let [named, unnamed] = [&*out, scratch.path()].map(|path| std::fs::read(path).unwrap());
     assert!(named.len() as u64 == prepared.output_bytes && named == unnamed);
+}
+
+#[test]
+fn what_is_run_before_it_is_written_is_what_will_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = ModelFile::open(&tiny_llama(folder.path())).unwrap();
+    // All tensors of a part get another type, and those of the others stay as they are.
+    let share = |layer, donor| {
+        let to = format!(r#""layer": {layer}, "unit": 0, "donor_layer": {donor}, "donor_unit": 1"#);
+        format!(r#"{{"share": {{{to}, "parts": ["q", "k", "v"]}}}}"#)
+    };
+    let stores: Vec<String> = [0, 1, 2, 3]
+        .map(|layer| {
+            let tensor = format!(r#""tensor": "blk.{layer}.attn_q.weight""#);
+            format!(r#"{{"store": {{{tensor}, "type": "q8_0"}}}}"#)
+        })
+        .into();
+    let edits = [&[share(1, 0), share(3, 2)][..], &stores].concat();
+    let mut plan = plan(&format!("[{}]", edits.join(",")));
+    plan.source = source.digest().to_owned();
+    let prepared = || prepare(&source, Some(plan.clone()), Fitted::default(), PAGE).unwrap();
+    let (shared, plain) = (folder.path().join("shared"), folder.path().join("plain"));
+    write(&prepared(), &shared, false, &|_| {}).unwrap();
+    let file = ModelFile::open(&shared).unwrap();
+    expand(&file, file.table.as_ref().unwrap(), &plain, false, &|_| {}).unwrap();
+    let plain = ModelFile::open(&plain).unwrap();
+    let read = prepared().into_read().unwrap();
+    for (i, info) in read.gguf().tensors().iter().enumerate() {
+        let written = plain.gguf.tensor(&info.name).unwrap();
+        let written = plain.bytes(plain.gguf.data_range(written));
+        assert!(*read.tensor_data(i).unwrap() == *written, "{}", info.name);
+    }
+}
+
+/// Sharing that was not asked for is worth it only where it saves something.
+#[test]
+fn a_few_equal_numbers_leave_a_changed_model_plain() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = tiny_llama(folder.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    {
+        let source = ModelFile::open(&path).unwrap();
+        let place = |layer: u32| {
+            let name = format!("blk.{layer}.attn_norm.weight");
+            source.gguf.data_range(source.gguf.tensor(&name).unwrap())
+        };
+        let (from, to) = (place(0), place(1).start as usize);
+        bytes.copy_within(from.start as usize..from.end as usize, to);
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let source = ModelFile::open(&path).unwrap();
+    let store = r#"[{"store": {"tensor": "blk.2.attn_q.weight", "type": "q8_0"}}]"#;
+    let mut plan = plan(store);
+    plan.source = source.digest().to_owned();
+    let changed = prepare(&source, Some(plan), Fitted::default(), PAGE).unwrap();
+    assert!(changed.headshare.is_none() && changed.duplicates.tensors == 0);
+    assert!(changed.saved.file_bytes > 0);
+    // What is asked for is done.
+    let lossless = prepare(&source, None, Fitted::default(), PAGE).unwrap();
+    assert!(lossless.headshare.is_some() && lossless.duplicates.tensors == 1);
 }
 
 /// Whatever of the tensors in question gets new data: sizes are those foreseen, or

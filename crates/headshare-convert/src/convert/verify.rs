@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::damage::{EXPANDED, Finding, HEADER, differing, finding};
-use super::digest::{digest_of, digest_stored};
+use super::digest::digest_stored;
 use super::error::ConvertError;
 use super::expand::{digest_of_view, source_view};
 use super::variant::{MADE_BY, Variant};
@@ -166,7 +166,7 @@ fn compare_variant(
     digests: &BTreeMap<String, String>,
 ) -> (u64, Vec<Finding>) {
     let nothing = |subject: String, problem: &str| (0, vec![finding(subject, problem)]);
-    if digest_of(source) != plan.source {
+    if source.digest() != plan.source {
         let problem = "is not the file that this one was made from";
         return nothing(source.path().display().to_string(), problem);
     }
@@ -370,7 +370,7 @@ impl Logical<'_> {
         shares: &[Share],
     ) -> (u64, Vec<Finding>) {
         let nothing = |subject: String, problem: &str| (0, vec![finding(subject, problem)]);
-        if digest_of(source) != self.table.provenance.source_digest {
+        if source.digest() != self.table.provenance.source_digest {
             let problem = "is not the file that this one was made from";
             return nothing(source.path().display().to_string(), problem);
         }

@@ -10,7 +10,7 @@ use headshare_format::alias::{Digests, format_digest};
 use headshare_format::layout::{PhysicalLayout, StoredTensor};
 
 use super::check::check_source;
-use super::digest::{digest_of, hash_zeros};
+use super::digest::hash_zeros;
 use super::error::ConvertError;
 use super::record::{MadeBy, pad};
 use super::variant::Variant;
@@ -61,7 +61,7 @@ fn put(
     let digest = || match &prepared.plan {
         // It is in the header already.
         Some(plan) if plan.reshapes() => plan.source.clone(),
-        _ => digest_of(source),
+        _ => source.digest().to_owned(),
     };
     let Some(headshare) = &prepared.headshare else {
         put_plain(variant, prepared.made_by.as_ref(), write_at, progress)?;
@@ -80,7 +80,9 @@ fn put(
     let stored = stored?;
     let mut table = layout.table.clone();
     if let Some(plan) = &prepared.plan {
-        check_source(plan, source, &source_digest)?;
+        if plan.source != source_digest {
+            check_source(plan, source)?;
+        }
         let mut plan = plan.clone();
         plan.source.clone_from(&source_digest);
         let mut json = plan.to_json();

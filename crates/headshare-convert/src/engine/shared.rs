@@ -255,10 +255,6 @@ impl Visitor<EngineError> for Gatherer<'_> {
     }
 
     fn visit(&mut self, site: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, EngineError> {
-        if let Some(what) = seen.not_finite() {
-            let name = site.name.clone();
-            return Err(EngineError::NotFinite { what, name });
-        }
         let Links { all, gathered } = &mut *self.0;
         let matrix = Matrix::of(site, seen.expert());
         for Link { user, donor } in all.iter() {

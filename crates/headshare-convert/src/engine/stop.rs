@@ -253,6 +253,10 @@ impl Stop<'_> {
                 grams: shown.grams.as_deref().filter(|_| !inverse),
                 par: Par::rayon(rayon::current_num_threads()),
             };
+            if let Some(what) = seen.not_finite() {
+                let name = site.name.clone();
+                return Err(EngineError::NotFinite { what, name }.into());
+            }
             if let Some(made) = visitor.visit(site, &seen)? {
                 if made.len() != bytes.len() {
                     let (got, name) = (made.len(), &site.name);

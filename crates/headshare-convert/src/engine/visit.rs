@@ -166,7 +166,7 @@ impl<'a> Seen<'a> {
     }
 
     /// What of this is no finite number, if anything.
-    pub fn not_finite(&self) -> Option<&'static str> {
+    pub(super) fn not_finite(&self) -> Option<&'static str> {
         let of_chunk = |values: &[f32]| values.iter().all(|v| v.is_finite());
         let finite = |values: &[f32]| values.par_chunks(CHECKED).all(of_chunk);
         [

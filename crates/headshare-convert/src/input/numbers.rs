@@ -12,16 +12,20 @@ const TOGETHER: u64 = 1 << 18;
 
 impl ModelFile {
     /// Refuses a model with weights, or other numbers of its tensors, that are not finite.
+    /// They are looked at once.
     ///
     /// # Errors
     /// Names the first such tensor.
     pub fn require_numbers(&self) -> Result<(), InputError> {
-        let broken = (self.gguf.tensors().iter()).find(|info| !self.has_numbers(info));
+        let broken = self.not_numbers.get_or_init(|| {
+            let broken = (self.gguf.tensors().iter()).find(|info| !self.has_numbers(info));
+            broken.map(|info| info.name.clone())
+        });
         match broken {
             None => Ok(()),
-            Some(info) => Err(InputError::NotNumbers {
+            Some(tensor) => Err(InputError::NotNumbers {
                 path: self.path().to_owned(),
-                tensor: info.name.clone(),
+                tensor: tensor.clone(),
             }),
         }
     }

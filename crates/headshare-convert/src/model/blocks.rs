@@ -60,6 +60,23 @@ impl AttentionLayer {
         u64::from(unit) * width..u64::from(unit + 1) * width
     }
 
+    /// Checks that the layer's `attn_output`, `output`, has the columns of all units and no
+    /// others.
+    ///
+    /// # Errors
+    /// Says how many it has.
+    pub fn check_output(&self, output: &TensorInfo) -> Result<(), String> {
+        let has = output.row_elems();
+        let units = u128::from(self.n_head_kv) * u128::from(self.output_width());
+        if u128::from(has) == units {
+            return Ok(());
+        }
+        Err(format!(
+            "{} has {has} columns, which are not those of its heads",
+            output.name
+        ))
+    }
+
     /// The heads of `part` that belong to `unit`.
     pub fn heads(&self, part: Part, unit: u32) -> Range<u32> {
         let n = match part {

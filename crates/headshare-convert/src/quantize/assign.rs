@@ -48,8 +48,8 @@ fn equal_as_they_are(variant: &Variant<'_>, assigned: &Assigned) -> BTreeSet<Str
     classes.filter(|class| class.len() > 1).flatten().collect()
 }
 
-/// Adds to `plan` the types that `wanted` gives to what it makes of `source`. What is
-/// quantized already gets another type only with `requantize`.
+/// Adds to `plan` the types that `wanted` gives to what it makes of `source`, but for tensors
+/// whose types it says itself. What is quantized already gets another type only with `requantize`.
 ///
 /// # Errors
 /// When there is no such type, or the plan cannot be carried out.
@@ -59,8 +59,9 @@ pub fn assign(
     wanted: &Wanted,
     requantize: bool,
 ) -> Result<TypedPlan, QuantizerError> {
-    let is_given = |name: &str| plan.stores().any(|store| store.tensor == name);
-    let own_head = match wanted.untie && !is_given(HEAD) {
+    let (plan, given) = without_types(source, plan)?;
+    let is_given = |name: &str| given.contains_key(name);
+    let own_head = match wanted.untie || is_given(HEAD) {
         true => own_head(source, &plan),
         false => None,
     };
@@ -69,6 +70,12 @@ pub fn assign(
     let before = Variant::new(source, &with_whole_blocks(source, &with_head), None)?;
     let gguf = before.gguf();
     let mut assigned = wanted.assign(gguf, &is_given, requantize)?;
+    for (name, &to) in &given {
+        let has = source.gguf.tensor(name).or_else(|| gguf.tensor(name));
+        if has.is_some_and(|info| info.ggml_type != to) {
+            assigned.types.insert(name.clone(), to);
+        }
+    }
     if own_head.is_some() {
         // At the table's type it is the table's rows as they are.
         assigned.kept.remove(HEAD);
@@ -88,6 +95,9 @@ pub fn assign(
         false => duplicates_beside(&before, &planned, others),
     };
     let name = |tensor: usize| gguf.tensors()[tensor].name.clone();
+    // What a plan gives types of its own is not equal any more.
+    let type_of = |tensor: usize| given.get(&gguf.tensors()[tensor].name);
+    (duplicates.shared).retain(|s| type_of(s.alias) == type_of(s.donor));
     let shared = planned.iter().chain(&duplicates.shared);
     let in_common = shared.map(|s| (name(s.alias), name(s.donor)));
     let in_common: Vec<(String, String)> = in_common.collect();
@@ -121,6 +131,9 @@ pub fn assign(
     if plan.edits.is_empty() && assigned.types.is_empty() {
         return Err(QuantizerError::Nothing(wanted.to.clone()));
     }
+    if assigned.types.is_empty() {
+        assigned.file_type = None;
+    }
     let base = plan.clone();
     let mut plan = plan;
     let is_typed = assigned.types.contains_key(HEAD);
@@ -136,6 +149,19 @@ pub fn assign(
         duplicates,
         as_one,
     })
+}
+
+/// `plan` without the types that it gives, and these, by the names of tensors.
+fn without_types(
+    source: &ModelFile,
+    mut plan: Plan,
+) -> Result<(Plan, BTreeMap<String, GgmlType>), QuantizerError> {
+    // Names the edit that cannot be.
+    Variant::new(source, &plan, None)?;
+    let given = plan.stores().map(|s| (s.tensor.clone(), s.ggml_type));
+    let given = given.collect();
+    plan.edits.retain(|edit| !matches!(edit, Edit::Store(_)));
+    Ok((plan, given))
 }
 
 /// An output head of its own for `source`, if it has none, as the table of embeddings is that
@@ -282,10 +308,9 @@ impl TypedPlan {
             let Some(donor) = made.get(name(s.donor)) else {
                 continue;
             };
-            let rows = donor[s.donor_offset as usize..(s.donor_offset + s.len) as usize].to_vec();
+            let rows = donor[s.donor_range()].to_vec();
             if let Some(alias) = made.get_mut(name(s.alias)) {
-                alias[s.alias_offset as usize..(s.alias_offset + s.len) as usize]
-                    .copy_from_slice(&rows);
+                alias[s.alias_range()].copy_from_slice(&rows);
             }
         }
     }

@@ -145,9 +145,7 @@ pub fn write(
     bytes.extend(data);
     let end = align_up(bytes.len() as u64, ALIGNMENT).unwrap_or(u64::MAX);
     bytes.resize(end as usize, 0);
-    let file = AtomicFile::create(path, bytes.len() as u64, force, &[])?;
-    file.write_at(0, &bytes)?;
-    file.commit()
+    AtomicFile::write(path, &bytes, force, &[])
 }
 
 /// The same, added up over matrices that share rows: what is stored once is rounded

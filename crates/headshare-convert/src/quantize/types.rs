@@ -8,7 +8,7 @@ use headshare_runtime::mixture::{self, Changes, MIXTURES, Mixture, MixtureError}
 use headshare_runtime::quants;
 use serde::{Deserialize, Serialize};
 
-use crate::convert::variant::{EMBEDDING, HEAD, is_left_alone};
+use crate::convert::variant::{EMBEDDING, HEAD, is_encoded, is_left_alone};
 use crate::model::shape;
 use crate::plan::{Edit, Store};
 
@@ -115,15 +115,15 @@ pub enum TypesError {
 
 impl Wanted {
     /// These types for `tensors` by name, and for all others of them the ones that they
-    /// have; the one of most elements is said to be the model's. A type of an output head that
-    /// is not among the tensors unties the token embedding.
+    /// have; the one of most elements, of the quantized ones if there are any, is said to be the
+    /// model's. A type of an output head that is not among the tensors unties the token embedding.
     pub fn exactly(tensors: &[TensorInfo], types: &BTreeMap<&str, GgmlType>) -> Self {
-        let mut elements: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut elements: BTreeMap<(bool, &str), u64> = BTreeMap::new();
         let mut overrides = Vec::new();
         let mut add = |name: &str, to: GgmlType, info: &TensorInfo| {
-            if quants::type_info(to.id()).is_some_and(|info| info.is_quantized) {
-                *elements.entry(to.name()).or_default() += info.row_elems() * info.rows();
-            }
+            let is_quantized = quants::type_info(to.id()).is_some_and(|info| info.is_quantized);
+            let count = elements.entry((is_quantized, to.name())).or_default();
+            *count += info.row_elems() * info.rows();
             let pattern = format!("^{}$", name.replace('.', "\\."));
             overrides.push((pattern, to.name().to_owned()));
         };
@@ -137,9 +137,9 @@ impl Wanted {
         if let Some((&to, table)) = untied {
             add(HEAD, to, table);
         }
-        let most = elements.into_iter().max_by_key(|(_, count)| *count);
+        let most = (elements.into_iter()).max_by_key(|((is_quantized, _), n)| (*is_quantized, *n));
         Self {
-            to: most.map_or("q8_0", |(name, _)| name).to_owned(),
+            to: most.map_or("f32", |((_, name), _)| name).to_owned(),
             pure: true,
             overrides,
             untie: untied.is_some(),
@@ -195,9 +195,7 @@ impl Wanted {
             let Some(to) = to.and_then(GgmlType::from_id) else {
                 continue;
             };
-            let has_numbers =
-                quants::type_info(info.ggml_type.id()).is_some_and(|t| t.has_to_float);
-            if !has_numbers || is_given(&info.name) {
+            if !is_encoded(info.ggml_type) || is_given(&info.name) {
                 continue;
             }
             if let Some(meant) = meant
@@ -359,15 +357,13 @@ fn type_named(name: &str) -> Result<GgmlType, TypesError> {
 
 /// The type called `name` that ggml encodes, if there is one.
 fn encoded_type(name: &str) -> Option<GgmlType> {
-    GgmlType::named(name).filter(is_encoded)
-}
-
-fn is_encoded(of: &GgmlType) -> bool {
-    quants::type_info(of.id()).is_some_and(|info| info.has_to_float)
+    GgmlType::named(name).filter(|t| is_encoded(*t))
 }
 
 fn type_names() -> String {
-    let names: Vec<&str> = (GgmlType::all().filter(is_encoded).map(GgmlType::name)).collect();
+    let names: Vec<&str> = (GgmlType::all().filter(|t| is_encoded(*t)))
+        .map(GgmlType::name)
+        .collect();
     names.join(", ")
 }
 

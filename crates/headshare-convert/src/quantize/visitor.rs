@@ -110,19 +110,15 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
         let Some(&to) = self.types.get(&site.name).or(kept) else {
             return Ok(None);
         };
-        let not_finite = |what: &'static str| QuantizerError::NotFinite {
-            what,
-            name: site.name.clone(),
-        };
-        if let Some(what) = seen.not_finite() {
-            return Err(not_finite(what));
-        }
         let mut weights = vec![0f32; site.columns * site.rows];
         let stream = self.stream_type(&site.name)?;
         quants::dequantize_row(stream.id(), seen.bytes(), &mut weights)
             .map_err(|error| QuantizerError::tensor(&site.name, error))?;
         if !weights.iter().all(|v| v.is_finite()) {
-            return Err(not_finite("the weights of"));
+            return Err(QuantizerError::NotFinite {
+                what: "the weights of",
+                name: site.name.clone(),
+            });
         }
         let is_plain = !is_behind && !is_quantized(to);
         let coded = match self.types.contains_key(&site.name) {

@@ -23,14 +23,6 @@ pub enum RepairError {
     /// The model cannot be written in a form that is read fast.
     #[error(transparent)]
     Convert(#[from] ConvertError),
-    /// The model computes no numbers.
-    #[error("layer {layer}: {what} are not finite")]
-    NotFinite {
-        /// The layer.
-        layer: u32,
-        /// Which numbers.
-        what: String,
-    },
     /// A matrix cannot be quantized.
     #[error("{name}: {error}")]
     Quantize {

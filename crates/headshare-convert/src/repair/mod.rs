@@ -195,22 +195,22 @@ pub fn repair(
     remark: &dyn Fn(&str),
 ) -> Result<Repaired, RepairError> {
     check_supported(map)?;
-    let internal = |e: &dyn std::fmt::Display| RepairError::Internal(e.to_string());
+    let no_heads = |error| ConvertError::model(source, error);
     let layers = layers_to_repair(map, plan);
     let reshaped = is_of_other_shapes(plan);
     let variant = match reshaped {
-        true => Variant::new(source, plan, None).map_err(|e| internal(&e))?,
+        true => Variant::new(source, plan, None)?,
         false => Variant::unchanged(source),
     };
     let of_variant =
         reshaped.then(|| AttentionMap::of(variant.gguf()).map(|m| (m, plan.renumbered())));
-    let of_variant = of_variant.transpose().map_err(|e| internal(&e))?;
+    let of_variant = of_variant.transpose().map_err(no_heads)?;
     let (changed_map, changed_plan) = match &of_variant {
         Some((map, plan)) => (map, plan),
         None => (map, plan),
     };
     // Of the original only statistics are wanted.
-    let original = Variant::fast(source).map_err(|e| internal(&e))?;
+    let original = Variant::fast(source).map_err(ConvertError::from)?;
     let mut engine = Engine::load(
         source,
         Some(&original),
@@ -219,7 +219,10 @@ pub fn repair(
         options,
     )?;
     engine.share(&shared_by(changed_plan, changed_map, variant.gguf()))?;
-    let heads = Heads::new(source, map, left_without_effect(plan)).map_err(|e| internal(&e))?;
+    let heads = Heads::new(source, map, left_without_effect(plan)).map_err(|error| {
+        let path = source.path().to_owned();
+        ConvertError::Shape { path, error }
+    })?;
     let empty = empty_layers(engine.changed(), source, map, &heads)?;
     // Whatever the plan makes of them.
     let has_down = |layer: &u32| source.gguf.tensor(&down_name(*layer)).is_some();
@@ -229,7 +232,7 @@ pub fn repair(
             "note: {without} layers have no single ffn_down (experts): only their attn_output is refitted"
         ));
     }
-    let output = Variant::new(source, plan, None).map_err(|e| internal(&e))?;
+    let output = Variant::new(source, plan, None)?;
     let mut refitter = Refitter {
         variant: &variant,
         map: changed_map,

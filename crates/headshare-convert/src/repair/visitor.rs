@@ -13,7 +13,7 @@ use super::record::{Repaired, TensorRecord};
 use super::refit::{self, Problem, Refit};
 use crate::convert::variant::{Heads, Variant, cut_columns, spread_columns};
 use crate::engine::normal::silent_columns;
-use crate::engine::{Role, Seen, Site, Target, Visitor, Wants};
+use crate::engine::{EngineError, Role, Seen, Site, Target, Visitor, Wants};
 use crate::model::{AttentionMap, Part};
 use crate::plan::Plan;
 
@@ -86,15 +86,10 @@ impl Refitter<'_> {
         let mut weights = vec![0f32; made_of.len()];
         quants::dequantize_row(info.ggml_type.id(), &stored, &mut weights)
             .map_err(|e| cannot(e.into()))?;
-        let broken = match weights.iter().all(|v| v.is_finite()) {
-            true => seen.not_finite(),
-            false => Some("the weights of"),
-        };
-        if let Some(what) = broken {
-            return Err(RepairError::NotFinite {
-                layer: site.layer.unwrap_or(0),
-                what: format!("{what} {}", site.name),
-            });
+        if !weights.iter().all(|v| v.is_finite()) {
+            let name = site.name.clone();
+            let what = "the weights of";
+            return Err(EngineError::NotFinite { what, name }.into());
         }
         // A unit that does nothing is not to come back.
         let silent = silent_columns(&made_of, p);

@@ -28,6 +28,18 @@ pub struct SharedRows {
     pub len: u64,
 }
 
+impl SharedRows {
+    /// The bytes of the alias's data that are given up.
+    pub fn alias_range(&self) -> Range<usize> {
+        self.alias_offset as usize..(self.alias_offset + self.len) as usize
+    }
+
+    /// The bytes of the donor's data that provide them.
+    pub fn donor_range(&self) -> Range<usize> {
+        self.donor_offset as usize..(self.donor_offset + self.len) as usize
+    }
+}
+
 /// A place in a source tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {

@@ -60,7 +60,7 @@ impl Wanted<'_> {
         if let Stats::Save(path) = self.stats {
             AtomicFile::check(path, self.force, self.inputs)?;
         }
-        let digest = convert::digest_of(source);
+        let digest = source.digest().to_owned();
         let survey = self.survey(source, &digest, &map, ready, ui)?;
         if let Stats::Save(path) = self.stats {
             survey.write(path, self.force, self.inputs)?;

@@ -7,7 +7,7 @@ mod choose;
 pub(crate) mod fit;
 mod quantize;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use headshare_convert::convert::{self, ConvertError, Fitted, Foreseen, Prepared};
 use headshare_convert::input::ModelFile;
@@ -16,7 +16,7 @@ use headshare_convert::matching::MatchFunction;
 use headshare_convert::plan::{Plan, Saved};
 use headshare_convert::quantize::{QuantizerError, takes as quantize_takes};
 use headshare_convert::repair::choose::Units;
-use headshare_convert::repair::{self, Record, SurveyRecord, check_supported};
+use headshare_convert::repair::{self, Record, RepairError, SurveyRecord, check_supported};
 use headshare_files::{AtomicFile, FileId};
 use headshare_format::PageSize;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,7 @@ pub(crate) use quantize::unplanned;
 pub use quantize::{FellBack, Quantization, Quantized, With};
 
 use crate::error::Context as _;
+use crate::output::is_same_path;
 use crate::plan::{DuplicateCount, Sizes, match_units};
 use crate::{Advice, Error, Ui, Unit};
 
@@ -176,38 +177,56 @@ impl Convert {
     pub fn run(&self, ui: &dyn Ui) -> Result<Converted, Error> {
         match &self.fit {
             Some(budget) => budget.with_text_in_a_file(|budget| self.made_to_fit(budget, ui)),
-            None => self.carry_out(None, ui),
+            None => {
+                self.check_settings()?;
+                self.carry_out(&ModelFile::open_plain(&self.source)?, None, ui)
+            }
         }
     }
 
-    /// Does it, by a plan that is `given` or chosen.
-    fn carry_out(&self, given: Option<Plan>, ui: &dyn Ui) -> Result<Converted, Error> {
-        let page = PageSize::new(self.page_size).ok_or_else(|| {
-            Error::usage(format!(
-                "{} bytes are no page: it is a power of two",
-                self.page_size
-            ))
-        })?;
+    /// Finds out what cannot be before any file is opened.
+    fn check_settings(&self) -> Result<(), Error> {
+        self.page()?;
         if self.keep_duplicates && self.change == Change::Lossless && self.quantize.is_none() {
             return Err(Error::usage(
                 "nothing would change if equal weights stay as often as they are there",
             ));
         }
-        let source = ModelFile::open_plain(&self.source)?;
+        Ok(())
+    }
+
+    /// The pages that shared weights are laid out for.
+    fn page(&self) -> Result<PageSize, Error> {
+        PageSize::new(self.page_size).ok_or_else(|| {
+            Error::usage(format!(
+                "{} bytes are no page: it is a power of two",
+                self.page_size
+            ))
+        })
+    }
+
+    /// Converts `source`, by a plan that is `given` or chosen.
+    fn carry_out(
+        &self,
+        source: &ModelFile,
+        given: Option<Plan>,
+        ui: &dyn Ui,
+    ) -> Result<Converted, Error> {
+        let page = self.page()?;
         let plan_file = self.plan_file()?;
-        let inputs = self.inputs(&source, plan_file.as_ref())?;
+        let inputs = self.inputs(source, plan_file.as_ref())?;
         if !self.dry_run {
             AtomicFile::check(&self.output, self.force, &inputs)?;
         }
         if let (Change::Measure { .. }, Some(quantization)) = (&self.change, &self.quantize) {
             // A wrong type is found before units are measured for minutes.
-            quantization.changes(&source)?;
+            quantization.changes(source)?;
         }
-        let prepared_repair = self.prepare_repair(&source, ui)?;
+        let prepared_repair = self.prepare_repair(source, ui)?;
         let (mut plan, choice) = match given {
             Some(plan) => (Some(plan), None),
             None => self.choose(
-                &source,
+                source,
                 plan_file.as_ref(),
                 prepared_repair.as_ref(),
                 &inputs,
@@ -216,29 +235,28 @@ impl Convert {
         };
         // What is only copied shows it soon enough.
         if self.repair.is_some() || self.quantize.is_some() {
-            self.check_read(&source, plan.as_ref())?;
+            self.check_read(source, plan.as_ref())?;
         }
         if self.keep_duplicates {
             plan.get_or_insert_with(unplanned).keep_duplicates = true;
         }
         let (fitted, record, quantized) =
-            (self.fit(&source, &mut plan, choice, prepared_repair.as_ref(), ui))
+            (self.fit(source, &mut plan, choice, prepared_repair.as_ref(), ui))
                 .map_err(|error| self.name_plan(error))?;
         // A model of other shapes says which file it was made of; a dry run does
         // not see whether it is that file in any other way.
         if let Some(plan) = &mut plan
             && (plan.reshapes() || self.dry_run)
         {
-            let digest = convert::digest_of(&source);
-            convert::check_source(plan, &source, &digest).map_err(|e| self.name_plan(e.into()))?;
-            plan.source = digest;
+            convert::check_source(plan, source).map_err(|e| self.name_plan(e.into()))?;
+            source.digest().clone_into(&mut plan.source);
         }
         let foreseen = match self.dry_run {
-            true => convert::foresee(&source, plan, fitted, page),
-            false => convert::prepare(&source, plan, fitted, page).map(Foreseen::exactly),
+            true => convert::foresee(source, plan, fitted, page),
+            false => convert::prepare(source, plan, fitted, page).map(Foreseen::exactly),
         };
         let Foreseen { prepared, is_exact } = foreseen.map_err(|e| self.name_plan(e.into()))?;
-        let mut done = self.converted(&source, &prepared);
+        let mut done = self.converted(source, &prepared);
         if !is_exact {
             done.at_most = true;
             done.plain = None;
@@ -387,7 +405,10 @@ impl Convert {
         repair: Option<&Ready>,
         ui: &dyn Ui,
     ) -> Result<(Fitted, Option<Record>, Option<Quantized>), Error> {
-        let Some(quantization) = &self.quantize else {
+        // A plan that only stores once what is equal says no types to fit.
+        let is_empty = plan.as_ref().is_some_and(|plan| plan.edits.is_empty());
+        let quantize = (self.quantize.as_ref()).filter(|of| of.wanted.is_some() || !is_empty);
+        let Some(quantization) = quantize else {
             let (Some(plan), Some(repair)) = (plan.as_ref(), repair) else {
                 return Ok((Fitted::default(), None, None));
             };
@@ -450,7 +471,7 @@ impl Convert {
             inputs.extend(calibrate::id(path)?);
         }
         if let Some(path) = self.quantize.as_ref().and_then(Quantization::saved) {
-            if same(path, &self.output) {
+            if is_same_path(path, &self.output) {
                 return Err(Error::usage(
                     "the importance matrix and the model cannot be written to the same file",
                 )
@@ -467,7 +488,7 @@ impl Convert {
     /// read from to the `inputs`.
     fn check_stats(&self, stats: &Stats, inputs: &mut Vec<FileId>) -> Result<(), Error> {
         match stats {
-            Stats::Save(path) if same(path, &self.output) => Err(Error::usage(
+            Stats::Save(path) if is_same_path(path, &self.output) => Err(Error::usage(
                 "what is measured and the model cannot be written to the same file",
             )
             .advise(crate::Advice::AnotherOutput)),
@@ -481,10 +502,21 @@ impl Convert {
 
     /// Names the plan file in errors that are about the plan.
     fn name_plan(&self, error: Error) -> Error {
-        let about_plan = match error.source.downcast_ref::<QuantizerError>() {
+        fn of_repair(error: &RepairError) -> Option<&ConvertError> {
+            match error {
+                RepairError::Convert(error) => Some(error),
+                _ => None,
+            }
+        }
+        let source = &error.source;
+        let of_quantizer = match source.downcast_ref::<QuantizerError>() {
             Some(QuantizerError::Convert(error)) => Some(error),
-            _ => error.source.downcast_ref::<ConvertError>(),
+            Some(QuantizerError::Repair(error)) => of_repair(error),
+            _ => None,
         };
+        let about_plan = (source.downcast_ref::<ConvertError>())
+            .or(of_quantizer)
+            .or_else(|| source.downcast_ref::<RepairError>().and_then(of_repair));
         let about_plan = matches!(
             about_plan,
             Some(ConvertError::Plan(_) | ConvertError::WrongSource { .. })
@@ -534,9 +566,4 @@ impl Converted {
             duplicates: self.duplicates,
         }
     }
-}
-
-fn same(a: &Path, b: &Path) -> bool {
-    let absolute = |path: &Path| std::path::absolute(path).ok();
-    absolute(a) == absolute(b)
 }

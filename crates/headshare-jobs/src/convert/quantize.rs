@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use headshare_convert::convert::variant::Variant;
-use headshare_convert::convert::{Fitted, UNKNOWN_DIGEST, attention_map, digest_of};
+use headshare_convert::convert::{Fitted, UNKNOWN_DIGEST, attention_map};
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::{Choice, Edit, Plan};
 use headshare_convert::quantize::imatrix;
@@ -302,7 +302,7 @@ fn read_imatrix(file: &Path, source: &ModelFile) -> Result<(Importances, By), Er
         let error = Error::bad_input(format!("it is of another model than {model}: {problem}"));
         return Err(error.about(file.path().display()));
     }
-    let digest = digest_of(&file);
+    let digest = file.digest().to_owned();
     Ok((of, By::Imatrix { digest }))
 }
 

@@ -327,7 +327,6 @@ impl Classify for FitError {
 impl Classify for RepairError {
     fn kind(&self) -> Kind {
         match self {
-            Self::NotFinite { .. } => Kind::BadInput,
             Self::Engine(error) => error.kind(),
             Self::Convert(error) => error.kind(),
             _ => Kind::Failed,
@@ -336,7 +335,6 @@ impl Classify for RepairError {
 
     fn advice(&self) -> Option<Advice> {
         match self {
-            Self::NotFinite { .. } => Some(Advice::TryModel),
             Self::Engine(error) => error.advice(),
             Self::Convert(error) => error.advice(),
             _ => None,

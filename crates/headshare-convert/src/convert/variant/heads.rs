@@ -34,7 +34,7 @@ impl<'a> Limits<'a> {
     ///
     /// # Errors
     /// When llama.cpp has no numbers of heads for each layer of this
-    /// architecture.
+    /// architecture, or `attn_output` has other columns than heads.
     pub fn of(source: &'a ModelFile, map: &'a AttentionMap) -> Result<Self, ShapeError> {
         deci::check(&source.gguf, "units can go").map_err(ShapeError::units)?;
         for layer in &map.layers {
@@ -46,7 +46,13 @@ impl<'a> Limits<'a> {
                 )));
             }
         }
-        Ok(Self { source, map })
+        let this = Self { source, map };
+        for layer in &map.layers {
+            if let Some(output) = this.output(layer.layer) {
+                layer.check_output(output).map_err(ShapeError::units)?;
+            }
+        }
+        Ok(this)
     }
 
     /// Units of `layer` that can only go together, so that rows of

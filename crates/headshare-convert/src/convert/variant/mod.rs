@@ -30,7 +30,7 @@ pub use data::{Origin, cut_columns, spread_columns};
 pub use error::ShapeError;
 pub use heads::{Heads, Limits};
 pub use keys::MADE_BY;
-pub use store::{EMBEDDING, HEAD, Types, can_untie, is_left_alone};
+pub use store::{EMBEDDING, HEAD, Types, can_untie, is_encoded, is_left_alone, left_alone};
 
 use super::digest::{CHUNK, for_chunks};
 use super::error::ConvertError;
@@ -502,7 +502,7 @@ fn header(
     shapes: Shapes<'_>,
     mut keys: Keys,
 ) -> Result<(Gguf, Vec<Origin>), FormatError> {
-    let (mut infos, origins): (Vec<TensorInfo>, Vec<Origin>) = shapes.finish().into_iter().unzip();
+    let (mut infos, origins): (Vec<TensorInfo>, Vec<Origin>) = shapes.finish()?.into_iter().unzip();
     keys.file_type = store::file_type(old.tensors(), &infos);
     let overflows = || FormatError::unsupported("output", "its size overflows");
     let mut builder = keys.apply(old);

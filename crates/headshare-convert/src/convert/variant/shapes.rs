@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use headshare_format::{GgmlType, Gguf, TensorInfo};
+use headshare_format::{FormatError, GgmlType, Gguf, TensorInfo};
 
 use super::data::Origin;
 
@@ -85,7 +85,11 @@ impl<'a> Shapes<'a> {
     }
 
     /// The tensors, offsets not known yet, with where their data come from.
-    pub fn finish(self) -> Vec<(TensorInfo, Origin)> {
+    ///
+    /// # Errors
+    /// When a tensor has not the rows or columns that are to stay, which others of its layer
+    /// have; names it.
+    pub fn finish(self) -> Result<Vec<(TensorInfo, Origin)>, FormatError> {
         let mut all = Vec::new();
         for (tensor, info) in self.gguf.tensors().iter().enumerate() {
             if self.gone.contains(&tensor) {
@@ -94,8 +98,12 @@ impl<'a> Shapes<'a> {
             let mut info = info.clone();
             let rows = self.rows.get(&tensor).cloned();
             let columns = self.columns.get(&tensor).cloned();
+            let zeros = self.zeros.get(&tensor).cloned().unwrap_or_default();
+            let row = usize::from(info.dims.len() > 1);
+            within(&info, "rows", rows.iter().flatten(), info.dims[row])?;
+            let of_columns = columns.iter().flatten().chain(&zeros);
+            within(&info, "columns", of_columns, info.row_elems())?;
             if let Some(rows) = &rows {
-                let row = usize::from(info.dims.len() > 1);
                 info.dims[row] = rows.iter().map(|r| r.end - r.start).sum();
             }
             if let Some(columns) = &columns {
@@ -110,7 +118,7 @@ impl<'a> Shapes<'a> {
                     tensor,
                     rows,
                     columns,
-                    zeros: self.zeros.get(&tensor).cloned().unwrap_or_default(),
+                    zeros,
                 },
             ));
         }
@@ -122,6 +130,73 @@ impl<'a> Shapes<'a> {
             };
             all.push((info, Origin::whole(tensor)));
         }
-        all
+        Ok(all)
+    }
+}
+
+/// Refuses ranges of the rows or columns of the tensor `info` beyond the `count` that it has.
+fn within<'r>(
+    info: &TensorInfo,
+    what: &str,
+    ranges: impl Iterator<Item = &'r Range<u64>>,
+    count: u64,
+) -> Result<(), FormatError> {
+    let end = ranges.map(|range| range.end).max().unwrap_or(0);
+    if end <= count {
+        return Ok(());
+    }
+    let problem = format!("has {count} {what}, and the layer's other tensors ask for {end}");
+    Err(FormatError::tensor(&info.name, problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::ModelFile;
+    use headshare_testmodels::ModelSpec;
+
+    #[test]
+    fn rows_and_columns_that_are_not_there_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        ModelSpec::preset("tiny-qwen2")
+            .unwrap()
+            .write(&path)
+            .unwrap();
+        let source = ModelFile::open(&path).unwrap();
+        let refused = |change: &dyn Fn(&mut Shapes<'_>)| {
+            let mut shapes = Shapes::of(&source.gguf);
+            change(&mut shapes);
+            shapes.finish().map(drop).map_err(|error| error.to_string())
+        };
+        let (bias, output) = ("blk.1.attn_q.bias", "blk.1.attn_output.weight");
+        let elements = source.gguf.tensor(bias).unwrap().row_elems();
+        assert_eq!(
+            refused(&|shapes| shapes.keep_rows(bias, std::iter::once(0..elements))),
+            Ok(())
+        );
+        let beyond = || std::iter::once(elements - 8..elements + 8);
+        let says = refused(&|shapes| shapes.keep_rows(bias, beyond())).unwrap_err();
+        assert!(
+            says.contains(bias) && says.contains("has 64 rows"),
+            "{says}"
+        );
+        let columns = source.gguf.tensor(output).unwrap().row_elems();
+        let all = || vec![0..32, 32..columns];
+        let beyond = || vec![0..32, 32..columns + 1];
+        for (whole, more) in [
+            (
+                refused(&|shapes| shapes.keep_columns(output, all())),
+                refused(&|shapes| shapes.keep_columns(output, beyond())),
+            ),
+            (
+                refused(&|shapes| shapes.zero_columns(output, all())),
+                refused(&|shapes| shapes.zero_columns(output, beyond())),
+            ),
+        ] {
+            let says = more.unwrap_err();
+            assert!(whole.is_ok() && says.contains(output), "{says}");
+            assert!(says.contains("columns"), "{says}");
+        }
     }
 }

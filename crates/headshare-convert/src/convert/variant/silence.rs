@@ -33,13 +33,7 @@ impl Silent {
                 let layer = layer.ok_or_else(|| format!("the model has no {}", unit.id()))?;
                 let info = gguf.tensor(name);
                 let info = info.ok_or_else(|| format!("the model has no {name}"))?;
-                match info.row_elems() == layer.output_width() * u64::from(layer.n_head_kv) {
-                    true => Ok(()),
-                    false => Err(format!(
-                        "{name} has {} columns, which are not those of its heads",
-                        info.row_elems()
-                    )),
-                }
+                layer.check_output(info)
             };
             fits(&output_name(unit.layer))
                 .map_err(|problem| PlanError::field(plan.field_of(i, "unit"), problem))?;

@@ -84,6 +84,9 @@ impl Types {
             };
             let (name, ggml_type) = (&store.tensor, store.ggml_type);
             let twice = format!("{name} is stored at two types");
+            if !is_encoded(ggml_type) {
+                return field("type", format!("ggml stores no weights as {ggml_type}"));
+            }
             if name == HEAD && gguf.tensor(name).is_none() {
                 if let Err(why) = can_untie(gguf) {
                     return field("tensor", why);
@@ -98,9 +101,6 @@ impl Types {
             };
             if let Some(part) = left_alone(&gguf.tensors()[tensor]) {
                 return field("tensor", format!("{name}: {part}"));
-            }
-            if !is_encoded(ggml_type) {
-                return field("type", format!("ggml stores no weights as {ggml_type}"));
             }
             if types.tensors.insert(tensor, ggml_type).is_some() {
                 return field("tensor", twice);
@@ -210,23 +210,21 @@ pub fn is_left_alone(name: &str) -> bool {
 }
 
 /// Why a tensor stays as it is, if it must.
-fn left_alone(info: &TensorInfo) -> Option<&'static str> {
+pub fn left_alone(info: &TensorInfo) -> Option<&'static str> {
     let name = info.name.as_str();
     let matrix = info.dims.len() > 1 && info.rows() > 1;
     if !matrix || !name.ends_with(".weight") {
         return Some("biases, norms and other vectors stay as they are");
     }
-    if quants::type_info(info.ggml_type.id()).is_none() {
+    if !is_encoded(info.ggml_type) {
         return Some("its type has no numbers");
     }
     is_left_alone(name).then_some("llama.cpp wants this tensor as it is")
 }
 
-/// Whether ggml can encode weights as `ggml_type`.
-fn is_encoded(ggml_type: GgmlType) -> bool {
-    let floats = ["f32", "f16", "bf16"];
-    let info = quants::type_info(ggml_type.id());
-    floats.contains(&ggml_type.name()) || info.is_some_and(|info| info.is_quantized)
+/// Whether ggml can encode weights as `ggml_type`, and read them again.
+pub fn is_encoded(ggml_type: GgmlType) -> bool {
+    quants::type_info(ggml_type.id()).is_some_and(|info| info.has_to_float)
 }
 
 /// llama.cpp's number of the mixture of types of `after`, where most matrices

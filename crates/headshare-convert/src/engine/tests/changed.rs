@@ -24,7 +24,7 @@ fn a_variant_is_run_without_being_there() {
     ] {
         let path = model(folder.path(), preset);
         let source = ModelFile::open_plain(&path).unwrap();
-        let digest = crate::convert::digest_of(&source);
+        let digest = source.digest().to_owned();
         let plan = format!(r#"{{"version": 2, "source": "{digest}", "edits": [{edits}]}}"#);
         let plan = crate::plan::Plan::from_json(plan.as_bytes()).unwrap();
         let variant = Variant::new(&source, &plan, None).unwrap();

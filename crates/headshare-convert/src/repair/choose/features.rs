@@ -233,13 +233,10 @@ impl Comparison<'_> {
         };
         let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
         if !finite(&features) || !finite(&row_weights) {
-            return Err(self.not_finite());
+            return Err(self.not_finite("the activations that go into"));
         }
         if !finite(&output) {
-            return Err(RepairError::NotFinite {
-                layer: layer.layer,
-                what: format!("the weights of {}", self.attention.output.name),
-            });
+            return Err(self.not_finite("the weights of"));
         }
         let z = weighted(&features, &row_weights);
         let mut gram = GramSum::new(width);
@@ -253,7 +250,8 @@ impl Comparison<'_> {
                 (columns, own)
             })
             .collect();
-        let stats = Layer::new(&gram.finish(), of_units).ok_or_else(|| self.not_finite())?;
+        let stats = Layer::new(&gram.finish(), of_units)
+            .ok_or_else(|| self.not_finite("the activations that go into"))?;
         // Rows are weighted so that each token's stream counts as much as its
         // elements are many.
         let scale = f64::from(self.attention.scale()).powi(2);
@@ -389,14 +387,9 @@ impl Comparison<'_> {
             .map_err(|e| RepairError::cannot(&self.attention.output, e.into()))
     }
 
-    fn not_finite(&self) -> RepairError {
-        RepairError::NotFinite {
-            layer: self.attention.layer.layer,
-            what: format!(
-                "the activations that go into {}",
-                self.attention.output.name
-            ),
-        }
+    fn not_finite(&self, what: &'static str) -> RepairError {
+        let name = self.attention.output.name.clone();
+        EngineError::NotFinite { what, name }.into()
     }
 }
 

@@ -27,10 +27,9 @@ use headshare_files::ScratchFile;
 use super::error::RepairError;
 use super::supported::check_supported;
 use crate::convert::variant::{Types, Variant};
-use crate::convert::{ConvertError, write_plain_to_scratch};
+use crate::convert::{ConvertError, attention_map, write_plain_to_scratch};
 use crate::engine::{Options, Windows};
 use crate::input::ModelFile;
-use crate::model::AttentionMap;
 
 /// Windows that features are compared on, at most.
 const FEATURE_WINDOWS: usize = 16;
@@ -61,7 +60,7 @@ pub fn survey(
     let fast = fast(source)?;
     let source = fast.as_ref().map_or(source, |(file, _)| file);
     // Blocks of another type have other bytes.
-    let map = &AttentionMap::of(&source.gguf).map_err(|e| RepairError::Internal(e.to_string()))?;
+    let map = &attention_map(source)?;
     let held_out = windows.held_out() as usize;
     let fitted = windows.count as usize - held_out;
     let fit = windows.pick(0..fitted, FEATURE_WINDOWS);

@@ -350,7 +350,7 @@ fn effects(
     changes: &[Change],
     progress: &dyn Fn(f64),
 ) -> Result<Vec<f64>, RepairError> {
-    let reference = Reference::new(&pass.f32s(replays.end)?, replays.outputs.len());
+    let reference = Reference::new(pass.f32s(replays.end)?.into_owned(), replays.outputs.len());
     let n_layers = replays.attentions.len() as f64;
     let cost = |change: &Change| {
         let later = |a: &&Attention<'_>| a.layer.layer >= change.unit.layer;

@@ -224,10 +224,6 @@ impl Survey {
     /// # Errors
     /// When the file cannot be written; nothing is left behind then.
     pub fn write(&self, path: &Path, force: bool, inputs: &[FileId]) -> Result<(), FileError> {
-        let json = self.to_json();
-        let file = AtomicFile::create(path, json.len() as u64, force, inputs)?;
-        file.write_at(0, &json)?;
-        file.commit()?;
-        Ok(())
+        AtomicFile::write(path, &self.to_json(), force, inputs)
     }
 }
