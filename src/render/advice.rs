@@ -6,8 +6,11 @@ use headshare_jobs::Advice;
 pub(crate) fn words(advice: &Advice) -> String {
     match advice {
         Advice::Overwrite => "--force replaces it".into(),
-        Advice::AnotherOutput => "give another path with -o".into(),
-        Advice::MoreSpace => "free some space or give another folder with -o".into(),
+        Advice::AnotherOutput => "give another path for it".into(),
+        Advice::MoreSpace => {
+            "free some space, or write to another folder (TMPDIR says where what is temporary goes)"
+                .into()
+        }
         Advice::MoreSpaceForState { resumes: false } => {
             "free some space or name another file with --checkpoint".into()
         }

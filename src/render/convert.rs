@@ -3,7 +3,7 @@
 use headshare_jobs::Converted;
 
 use super::fit::render as render_fit;
-use super::numbers::{grouped, percent};
+use super::numbers::{counted, grouped, percent};
 use super::plan::{bounds, render_saved, render_shared};
 use super::quantize::render as render_quantized;
 use super::repair::render as render_repair;
@@ -31,20 +31,34 @@ pub(crate) fn render(done: &Converted) -> String {
 /// What is said about a model with other shapes or types.
 fn render_variant(done: &Converted, plan: &Plan) -> String {
     let mut doings = Vec::new();
-    let mut say = |n: usize, what: &str| {
+    let mut say = |n: usize, one: &str, several: &str| {
         if n > 0 {
-            doings.push(format!("{n} {what}"));
+            doings.push(counted(n as u64, one, several));
         }
     };
-    say(plan.narrows().count(), "feed-forward layers are narrower");
-    say(plan.stores().count(), "tensors are stored at another type");
+    say(
+        plan.narrows().count(),
+        "feed-forward layer is narrower",
+        "feed-forward layers are narrower",
+    );
+    say(
+        plan.stores().count(),
+        "tensor is stored at another type",
+        "tensors are stored at another type",
+    );
+    let weights = ["uses another unit's weights", "use another unit's weights"];
     let units = [
-        (plan.drops().count(), "go"),
-        (plan.shares().count(), "use another unit's weights"),
-        (plan.silences().count(), "do nothing any more"),
+        (plan.drops().count(), ["goes", "go"]),
+        (plan.shares().count(), weights),
+        (
+            plan.silences().count(),
+            ["does nothing any more", "do nothing any more"],
+        ),
     ];
     let units = units.into_iter().filter(|(n, _)| *n > 0);
-    let units: Vec<String> = units.map(|(n, what)| format!("{n} {what}")).collect();
+    let units: Vec<String> = units
+        .map(|(n, [one, several])| counted(n as u64, one, several))
+        .collect();
     if !units.is_empty() {
         let of_all = match plan.choice.units {
             Some(all) => format!("of {all} units "),

@@ -2,32 +2,43 @@
 
 use headshare_jobs::{MadeToFit, Tried};
 
-use super::numbers::grouped;
+use super::numbers::{counted, grouped};
 
 /// What was chosen for so many bytes.
 pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
     let mut text = format!(
-        "at most {} bytes: of {} tensors",
+        "at most {} bytes: of {}",
         grouped(fit.wanted),
-        fit.tensors
+        counted(fit.tensors as u64, "tensor", "tensors")
     );
     for (i, kind) in fit.types.iter().enumerate() {
         let comma = if i == 0 { " " } else { ", " };
         text += &match kind.from == kind.to {
-            true => format!("{comma}{} stay {}", kind.tensors, kind.from),
-            false => format!(
-                "{comma}{} go from {} to {}",
-                kind.tensors, kind.from, kind.to
-            ),
+            true => {
+                let stay = counted(kind.tensors as u64, "stays", "stay");
+                format!("{comma}{stay} {}", kind.from)
+            }
+            false => {
+                let go = counted(kind.tensors as u64, "goes", "go");
+                format!("{comma}{go} from {} to {}", kind.from, kind.to)
+            }
         };
     }
-    for (count, what) in [
-        (fit.units, "units are dropped"),
-        (fit.shared, "units use the weights of others"),
-        (fit.channels, "feed-forward channels go"),
+    for (count, one, several) in [
+        (fit.units, "unit is dropped", "units are dropped"),
+        (
+            fit.shared,
+            "unit uses the weights of another",
+            "units use the weights of others",
+        ),
+        (
+            fit.channels,
+            "feed-forward channel goes",
+            "feed-forward channels go",
+        ),
     ] {
         if count > 0 {
-            text += &format!(", {count} {what}");
+            text += &format!(", {}", counted(count, one, several));
         }
     }
     if let Some(to) = &fit.output_head {

@@ -14,12 +14,22 @@ pub(super) fn grouped(n: impl Into<i128>) -> String {
     if n < 0 { format!("-{text}") } else { text }
 }
 
+/// `n`, with the words for one or those for several: `1 unit goes`, `3 units go`.
+pub(super) fn counted(n: impl Into<i128>, one: &str, several: &str) -> String {
+    let n = n.into();
+    let words = if n == 1 { one } else { several };
+    format!("{} {words}", grouped(n))
+}
+
 /// `part` of `whole` in percent: `3.2%`.
 pub(super) fn percent(part: i64, whole: u64) -> String {
-    if whole == 0 {
-        return "0.0%".to_owned();
-    }
-    format!("{:.1}%", part as f64 * 100.0 / whole as f64)
+    let percent = match whole {
+        0 => 0.0,
+        whole => part as f64 * 100.0 / whole as f64,
+    };
+    // What is next to nothing has no sign.
+    let rounded = (percent * 10.0).round() / 10.0 + 0.0;
+    format!("{rounded:.1}%")
 }
 
 /// `bytes` in MiB: `93.8`.
@@ -48,5 +58,13 @@ mod tests {
         assert_eq!(percent(32, 1000), "3.2%");
         assert_eq!(percent(-1, 100), "-1.0%");
         assert_eq!(percent(1, 0), "0.0%");
+        assert_eq!(percent(-1, 1_000_000), "0.0%");
+    }
+
+    #[test]
+    fn one_is_not_several() {
+        assert_eq!(counted(1, "unit goes", "units go"), "1 unit goes");
+        assert_eq!(counted(0, "unit goes", "units go"), "0 units go");
+        assert_eq!(counted(1234, "unit goes", "units go"), "1,234 units go");
     }
 }

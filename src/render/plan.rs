@@ -3,7 +3,7 @@
 use headshare_jobs::{Planned, Sizes};
 
 use super::fit::render as render_fit;
-use super::numbers::{grouped, percent};
+use super::numbers::{counted, grouped, percent};
 use crate::plan::Plan;
 
 /// What `plan` says.
@@ -42,12 +42,15 @@ pub(super) fn render_shared(plan: &Plan, sizes: &Sizes) -> String {
 
 /// How many units use others, and how they were chosen.
 pub(super) fn shared_units(plan: &Plan) -> String {
-    let of_all = (plan.choice.units).map_or_else(String::new, |all| format!("of {all} "));
-    format!(
-        "{} {of_all}units use another unit's weights ({})",
-        plan.shares().count(),
-        plan.choice
-    )
+    let n = plan.shares().count() as u64;
+    let units = match plan.choice.units {
+        Some(all) => {
+            let of_all = |verb: &str| format!("of {all} units {verb}");
+            counted(n, &of_all("uses"), &of_all("use"))
+        }
+        None => counted(n, "unit uses", "units use"),
+    };
+    format!("{units} another unit's weights ({})", plan.choice)
 }
 
 /// What stands before sizes, and before savings, that depend on a repair.

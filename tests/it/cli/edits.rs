@@ -522,10 +522,10 @@ fn an_output_of_other_columns_than_heads_is_named() {
     for unit in [0, 1] {
         let drop = json!([{"drop": {"layer": 1, "unit": unit}}]);
         let says = format!(
-            "{name} has {} columns, which are not those of its heads",
+            "has {} columns, which are not those of its heads",
             columns / 2
         );
-        case.refused(&drop, 3, &[&says]);
+        case.refused(&drop, 3, &["model.gguf", name, &says]);
     }
 }
 

@@ -170,7 +170,7 @@ fn repaired_files_are_compared_by_match_function_too() {
 fn a_folder_of_articles_is_a_task() {
     let folder = Folder::new();
     let model = model(&folder);
-    let task = folder.file("RACE");
+    let task = folder.file("questions");
     let write = |level: &str, answer: &str| {
         let row = serde_json::json!({"article": "Tom ran.", "questions": ["Tom _ .", "Who?"],
             "options": [["sat", "ran"], ["Tom", "Tim"]], "answers": [answer, "A"],

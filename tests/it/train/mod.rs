@@ -91,7 +91,11 @@ fn tied_heads_learn_and_stay_one() {
         .lines()
         .map(|l| serde_json::from_str(l).unwrap())
         .collect();
-    assert_eq!(lines.len(), 6);
+    // What was before, and the steps.
+    assert_eq!(lines.len(), 7);
+    assert_eq!(lines[0]["step"], 0);
+    assert_eq!(lines[0]["evaluation"], done["start"]);
+    let lines = &lines[1..];
     let loss = |line: &Value| line["loss"].as_f64().unwrap();
     assert!(loss(&lines[5]) < loss(&lines[0]), "{lines:?}");
     assert_eq!(lines[5], done["last"]);
@@ -111,11 +115,11 @@ fn tied_heads_learn_and_stay_one() {
         .filter_map(held_out)
         .fold(f64::INFINITY, f64::min);
     assert_eq!(done["best"][1].as_f64(), Some(best));
-    // The picture has all of it: a line of six steps, one of three evaluations.
+    // The picture has all of it: a line of six steps, one of the start and three evaluations.
     let svg = std::fs::read_to_string(at("curves.svg")).unwrap();
     let drawn = svg_lines(&svg, 3);
     let lengths: Vec<usize> = drawn.iter().map(Vec::len).collect();
-    assert_eq!(lengths, [6, 3], "{svg}");
+    assert_eq!(lengths, [6, 4], "{svg}");
     let told = format!("{best:.4} after step {}", done["best"][0]);
     assert!(svg.contains(&told), "{told}: {svg}");
     // Higher losses stand higher.
@@ -290,7 +294,7 @@ fn pairs_are_pulled_together_and_share_then() {
     // The losses, and the distance in a plot of its own.
     let svg = std::fs::read_to_string(at("curves.svg")).unwrap();
     let lengths: Vec<usize> = svg_lines(&svg, 3).iter().map(Vec::len).collect();
-    assert_eq!(lengths, [6, 3, 6], "{svg}");
+    assert_eq!(lengths, [6, 4, 6], "{svg}");
     assert!(svg.contains("without the distance of pairs"), "{svg}");
     let distances = done["distances"].as_array().unwrap();
     assert!(!distances.is_empty());

@@ -72,8 +72,7 @@ impl AttentionLayer {
             return Ok(());
         }
         Err(format!(
-            "{} has {has} columns, which are not those of its heads",
-            output.name
+            "has {has} columns, which are not those of its heads"
         ))
     }
 

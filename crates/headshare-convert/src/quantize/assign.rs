@@ -156,8 +156,10 @@ fn without_types(
     source: &ModelFile,
     mut plan: Plan,
 ) -> Result<(Plan, BTreeMap<String, GgmlType>), QuantizerError> {
-    // Names the edit that cannot be.
-    Variant::new(source, &plan, None)?;
+    if plan.stores().next().is_some() {
+        // Names the edit that cannot be.
+        Variant::new(source, &plan, None)?;
+    }
     let given = plan.stores().map(|s| (s.tensor.clone(), s.ggml_type));
     let given = given.collect();
     plan.edits.retain(|edit| !matches!(edit, Edit::Store(_)));

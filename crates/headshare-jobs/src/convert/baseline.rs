@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use headshare_convert::baseline::{Baseline, Ranking, Way};
 use headshare_convert::convert;
-use headshare_convert::convert::variant::Limits;
-use headshare_convert::input::ModelFile;
+use headshare_convert::convert::variant::{Limits, ShapeError};
+use headshare_convert::input::{InputError, ModelFile};
 use headshare_convert::plan::Plan;
 use serde::{Deserialize, Serialize};
 
@@ -36,9 +36,12 @@ impl Removal {
         let way = match Limits::of(source, &map) {
             _ if self.silence => Way::Silence,
             Ok(limits) => Way::Drop(limits),
-            Err(why) => {
+            Err(ShapeError::Model(error)) => {
+                return Err(InputError::content(source.path())(error).into());
+            }
+            Err(ShapeError::Units(why)) => {
                 ui.remark(&format!(
-                    "note: units are silenced, which saves nothing; {why}"
+                    "note: units are silenced, which saves nothing, since they cannot be dropped: {why}"
                 ));
                 Way::Silence
             }

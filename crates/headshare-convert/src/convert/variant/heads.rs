@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use headshare_format::TensorInfo;
+use headshare_format::{FormatError, TensorInfo};
 
 use super::deci::{self, DECI};
 use super::error::ShapeError;
@@ -49,7 +49,8 @@ impl<'a> Limits<'a> {
         let this = Self { source, map };
         for layer in &map.layers {
             if let Some(output) = this.output(layer.layer) {
-                layer.check_output(output).map_err(ShapeError::units)?;
+                (layer.check_output(output))
+                    .map_err(|problem| FormatError::tensor(&output.name, problem))?;
             }
         }
         Ok(this)

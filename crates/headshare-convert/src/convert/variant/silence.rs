@@ -33,7 +33,7 @@ impl Silent {
                 let layer = layer.ok_or_else(|| format!("the model has no {}", unit.id()))?;
                 let info = gguf.tensor(name);
                 let info = info.ok_or_else(|| format!("the model has no {name}"))?;
-                layer.check_output(info)
+                (layer.check_output(info)).map_err(|problem| format!("{name} {problem}"))
             };
             fits(&output_name(unit.layer))
                 .map_err(|problem| PlanError::field(plan.field_of(i, "unit"), problem))?;

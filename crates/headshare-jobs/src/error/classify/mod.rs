@@ -1,7 +1,11 @@
 //! What kind of error each of the crates below has found, and what can be done
 //! about it.
 
+#[cfg(feature = "train")]
+mod training;
+
 use headshare_convert::baseline::BaselineError;
+use headshare_convert::convert::variant::ShapeError;
 use headshare_convert::convert::{ConvertError, Damage};
 use headshare_convert::encode::QuantizeError;
 use headshare_convert::engine::EngineError;
@@ -119,6 +123,22 @@ impl Classify for model::HeadsError {
     }
 }
 
+impl Classify for ShapeError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Model(_) => Kind::BadInput,
+            Self::Units(_) => Kind::Failed,
+        }
+    }
+
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Model(error) => of_format(error),
+            Self::Units(_) => Some(Advice::ShareOnly),
+        }
+    }
+}
+
 impl Classify for MatchError {
     fn kind(&self) -> Kind {
         Kind::Failed
@@ -187,7 +207,8 @@ impl Classify for ConvertError {
             Self::Plan(error) => error.kind(),
             Self::Damaged(damage) => damage.kind(),
             Self::WrongSource { .. } => Kind::BadInput,
-            Self::Shape { .. } | Self::Encode { .. } => Kind::Failed,
+            Self::Shape { error, .. } => error.kind(),
+            Self::Encode { .. } => Kind::Failed,
         }
     }
 
@@ -199,7 +220,7 @@ impl Classify for ConvertError {
             Self::Plan(error) => error.advice(),
             Self::Damaged(damage) => damage.advice(),
             Self::WrongSource { .. } => Some(Advice::PlanAgain),
-            Self::Shape { .. } => Some(Advice::ShareOnly),
+            Self::Shape { error, .. } => error.advice(),
             Self::Encode { .. } => None,
         }
     }
@@ -337,41 +358,6 @@ impl Classify for RepairError {
         match self {
             Self::Engine(error) => error.advice(),
             Self::Convert(error) => error.advice(),
-            _ => None,
-        }
-    }
-}
-
-#[cfg(feature = "train")]
-impl Classify for headshare_train::TrainError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Heads { error, .. } => error.kind(),
-            Self::Format { .. } | Self::Checkpoint { .. } | Self::Windows(_) => Kind::BadInput,
-            Self::OtherRun { .. } => Kind::BadInput,
-            Self::Options { .. } => Kind::Usage,
-            Self::Convert(error) => error.kind(),
-            Self::File(error) => error.kind(),
-            Self::Unsupported { .. }
-            | Self::Weights { .. }
-            | Self::Tensor(_)
-            | Self::Parameter { .. }
-            | Self::NotFinite { .. } => Kind::Failed,
-        }
-    }
-
-    fn advice(&self) -> Option<Advice> {
-        match self {
-            Self::Heads { error, .. } => error.advice(),
-            Self::Format { error, .. } => of_format(error),
-            Self::Convert(error) => error.advice(),
-            Self::File(error) => error.advice(),
-            Self::Windows(_) => Some(Advice::LongerText),
-            Self::NotFinite { step: 0, .. } => Some(Advice::TryModel),
-            Self::NotFinite { kept, .. } => Some(Advice::LowerRate {
-                has_state: !kept.is_empty(),
-            }),
-            Self::OtherRun { field, .. } => Some(Advice::AsBefore(field.clone())),
             _ => None,
         }
     }
