@@ -251,7 +251,7 @@ fn a_file_size_limit_is_no_space_and_not_a_silent_death() {
             stderr: String::from_utf8(output.stderr).unwrap(),
         };
         let ran = ran.refused(1, &["out: no space for", "File too large"]);
-        assert!(ran.hint().contains("-o"), "{ran:#?}");
+        assert!(ran.hint().contains("write to another folder"), "{ran:#?}");
         assert_eq!(case.folder.names(), names);
     }
 }
