@@ -8,7 +8,7 @@ use serde_json::{Value, json as json_of};
 
 use super::{SHORT, divergence, plan_of, quantized, tokens_both_ways};
 use crate::repair::steps::{verify, words};
-use crate::support::{json, preset, program, read};
+use crate::support::{json, preset, program, read, written};
 
 /// `convert SOURCE --plan PLAN`, of short windows.
 fn carried_out(source: &Path, plan: &Path, out: &Path, more: &[&str]) -> Value {
@@ -26,8 +26,7 @@ fn carried_out(source: &Path, plan: &Path, out: &Path, more: &[&str]) -> Value {
 fn a_dry_run_knows_of_what_is_refitted_at_the_type_that_it_has() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let source = at("model.gguf");
-    preset("tiny-gqa").write(&source).unwrap();
+    let source = written(folder.path(), "tiny-gqa");
     let text = words(folder.path());
     let calibrate = ["--calibrate", text.to_str().unwrap()];
     let drop = json_of!([{"drop": {"layer": 1, "unit": 0}}]);
@@ -50,8 +49,7 @@ fn a_dry_run_knows_of_what_is_refitted_at_the_type_that_it_has() {
 fn types_of_a_plan_and_of_the_command_are_fitted_together() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let source = at("model.gguf");
-    preset("tiny-gqa").write(&source).unwrap();
+    let source = written(folder.path(), "tiny-gqa");
     let (up, head) = ("blk.1.ffn_up.weight", "output.weight");
     let store = |tensor: &str| json_of!({"store": {"tensor": tensor, "type": "q4_0"}});
     let plan = plan_of(&source, &json_of!([store(up), store(head)]));
@@ -89,8 +87,7 @@ fn types_of_a_plan_and_of_the_command_are_fitted_together() {
 fn a_plan_without_types_changes_none() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let source = at("model.gguf");
-    preset("tiny-gqa").write(&source).unwrap();
+    let source = written(folder.path(), "tiny-gqa");
     let text = words(folder.path());
     let calibrate = ["--calibrate", text.to_str().unwrap()];
     let file_type = |file: &Path| {

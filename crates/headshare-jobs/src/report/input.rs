@@ -77,8 +77,8 @@ fn hash_file(path: &Path, hasher: &mut blake3::Hasher) -> Result<u64, Error> {
     Ok(file.len() as u64)
 }
 
-/// The same of the files in a folder, and in those within it, by name, with their names and
-/// lengths.
+/// The same of the files in a folder, and in those within it, in the order of their names, which
+/// count, too.
 fn hash_folder(path: &Path, hasher: &mut blake3::Hasher) -> Result<u64, Error> {
     let cannot = |error| Error::bad_input(error).about(path.display());
     let entries = std::fs::read_dir(path).map_err(cannot)?;

@@ -40,7 +40,7 @@ pub(super) struct Subject<'a> {
 
 /// What has come of it.
 pub(super) struct Learnt {
-    /// The model with its best weights; what the plan shares is equal.
+    /// The model with its best weights; what the plan shares is equal, unless pairs stay apart.
     pub model: Model,
     /// The steps of this run.
     pub taken: Steps,
