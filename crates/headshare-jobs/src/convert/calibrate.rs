@@ -69,6 +69,7 @@ impl Calibration {
 
     /// Finds out early what would keep `source`, with all matrices as numbers in F32, from being
     /// quantized to the `text`: too little of it, or of memory.
+    #[cfg(feature = "train")]
     pub(crate) fn check_numbers(&self, source: &ModelFile, text: String) -> Result<(), Error> {
         let matrices = (source.gguf.tensors().iter()).filter(|info| info.dims.len() > 1);
         let larger = matrices
