@@ -171,7 +171,8 @@ pub fn main() -> ExitCode {
         }
     };
     let output = Output::new(cli.quiet);
-    match interrupt::install().and_then(|()| cli.command.run(&output)) {
+    let becomes = matches!(cli.command, Command::Exec(_));
+    match interrupt::install(becomes).and_then(|()| cli.command.run(&output)) {
         Ok(exit) => exit,
         Err(error) => failure::report(&error),
     }

@@ -9,12 +9,13 @@ use headshare_jobs::Error;
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Removes temporary output files when the process is told to end. Only file
-/// systems without unnamed files have any.
+/// systems without unnamed files have any. What another program `becomes` of this process stays
+/// ignored there if it is ignored here, which a handler would undo.
 ///
 /// # Errors
 /// When there cannot be the thread that waits for signals.
-pub(crate) fn install() -> Result<(), Error> {
-    signals::install()
+pub(crate) fn install(becomes: bool) -> Result<(), Error> {
+    signals::install(becomes)
 }
 
 /// Ctrl-C came; `status` is the exit status for it.
@@ -49,14 +50,13 @@ mod signals {
         128 + signal
     }
 
-    pub(super) fn install() -> Result<(), headshare_jobs::Error> {
+    pub(super) fn install(becomes: bool) -> Result<(), headshare_jobs::Error> {
         // A file at its limit (`ulimit -f`) is the write's error, not the process's end.
-        let mut ending = vec![SIGINT, SIGTERM, SIGXFSZ];
-        // nohup has it ignored, also for what `exec` runs, which a handler
-        // would undo.
-        if ignored() >> (SIGHUP - 1) & 1 == 0 {
-            ending.push(SIGHUP);
-        }
+        let mut ending = vec![SIGINT, SIGTERM, SIGXFSZ, SIGHUP];
+        // nohup has SIGHUP ignored; a script that starts a program in the background, SIGINT.
+        let ignored = ignored();
+        let is_ignored = |signal: i32| ignored >> (signal - 1) & 1 == 1;
+        ending.retain(|&signal| !is_ignored(signal) || (signal != SIGHUP && !becomes));
         // Without a handler the signals still end the process.
         let Ok(mut signals) = Signals::new(ending) else {
             return Ok(());
@@ -88,7 +88,7 @@ mod signals {
     /// Exit status of a program that Ctrl-C ended, as shells count.
     const INTERRUPTED: i32 = 130;
 
-    pub(super) fn install() -> Result<(), headshare_jobs::Error> {
+    pub(super) fn install(_becomes: bool) -> Result<(), headshare_jobs::Error> {
         // Without a handler Ctrl-C still ends the process.
         let _ = ctrlc::set_handler(|| super::interrupted(INTERRUPTED));
         Ok(())

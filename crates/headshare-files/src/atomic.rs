@@ -215,11 +215,11 @@ impl NamedTemporary {
     /// Picks a sibling's name that no file has. The process id keeps other
     /// processes off it, the counter other outputs of this one.
     fn reserve_name(target: &Path) -> Result<Self, FileError> {
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        // Without the target's name, which may be as long as a name may be.
         let pid = std::process::id();
         let mut named = NAMED.lock().unwrap_or_else(|e| e.into_inner());
         let path = (0u32..)
-            .map(|n| target.with_file_name(format!(".{name}.{pid}-{n}.tmp")))
+            .map(|n| target.with_file_name(format!(".headshare.{pid}-{n}.tmp")))
             .find(|p| !named.contains(p) && p.symlink_metadata().is_err())
             .expect("some number is free");
         named.push(path.clone());
@@ -269,7 +269,15 @@ fn folder_of(path: &Path) -> &Path {
 fn check_target(target: &Path, replace: bool, inputs: &[FileId]) -> Result<PathBuf, FileError> {
     let link = match target.symlink_metadata() {
         Ok(metadata) => metadata.file_type().is_symlink(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(target.to_owned()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // What ends in a slash names a folder, which a file cannot become.
+            let name = target.file_name().unwrap_or_default().as_encoded_bytes();
+            let whole = target.as_os_str().as_encoded_bytes();
+            return match !name.is_empty() && whole.ends_with(name) {
+                true => Ok(target.to_owned()),
+                false => Err(FileError::io(target, "create")(Errno::NOTDIR.into())),
+            };
+        }
         Err(e) => return Err(FileError::io(target, "create")(e)),
     };
     let resolved = if link {
@@ -430,6 +438,22 @@ mod tests {
             AtomicFile::create(&missing, 1, false, &[]),
             Err(FileError::Io { .. })
         ));
+    }
+
+    #[test]
+    fn a_name_that_a_file_cannot_have_is_refused_and_the_longest_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["new/", "new/."] {
+            let path = folder.path().join(name);
+            let error = AtomicFile::check(&path, false, &[]).unwrap_err();
+            assert!(matches!(error, FileError::Io { .. }), "{error}");
+        }
+        let longest = folder.path().join("n".repeat(255));
+        for text in [b"one", b"two"] {
+            AtomicFile::write(&longest, text, true, &[]).unwrap();
+            assert_eq!(std::fs::read(&longest).unwrap(), text);
+        }
+        assert_eq!(names(folder.path()).len(), 1);
     }
 
     #[test]

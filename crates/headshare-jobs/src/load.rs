@@ -11,7 +11,7 @@ use headshare_files::ScratchFile;
 use headshare_runtime::memory::{self, WeightRegions};
 use headshare_runtime::model::Progress;
 use headshare_runtime::stitched::{self, Shared, Sharing, Source, StitchError};
-use headshare_runtime::{Model, ModelParams};
+use headshare_runtime::{Model, ModelError, ModelParams};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Ui, Unit};
@@ -157,7 +157,12 @@ pub(crate) fn load(
         gguf: &file.gguf,
         table: file.table.as_ref(),
     };
-    let model = Model::load_stitched(&source, sharing, drop_pages, &params, Some(progress))?;
+    let model = Model::load_stitched(&source, sharing, drop_pages, &params, Some(progress));
+    let model = model.map_err(|error| match error {
+        // What the file's alias table says.
+        ModelError::Stitch(StitchError::Format(error)) => InputError::content(path)(error).into(),
+        error => Error::from(error),
+    })?;
     let shared = model.shared().cloned().unwrap_or_default();
     if shared.given_up_bytes > 0 {
         ui.warning(&format!(

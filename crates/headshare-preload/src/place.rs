@@ -139,14 +139,21 @@ fn install(folder: &Path, user: u32, library: &[u8]) -> io::Result<PathBuf> {
     if fs::read(&path).is_ok_and(|there| there == library) {
         return Ok(path);
     }
-    let temporary = folder.join(format!("preload.{}.tmp", std::process::id()));
+    // Never one that is there: a process of another container may have the same number.
     let mut options = File::options();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    options.write(true).create_new(true).mode(0o600);
+    let pid = std::process::id();
+    let mut names = (0u32..).map(|n| folder.join(format!("preload.{pid}-{n}.tmp")));
+    let (temporary, mut file) = loop {
+        let Some(temporary) = names.next() else {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        };
+        match options.open(&temporary) {
+            Ok(file) => break (temporary, file),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    };
     let written = file
         .write_all(library)
         .and_then(|()| fs::rename(&temporary, &path));

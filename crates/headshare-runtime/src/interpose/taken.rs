@@ -4,7 +4,7 @@
 //! `posix_memalign` and maps the file through `mmap`; what comes by there is
 //! noted while a load goes on in the calling thread.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::ops::Range;
 
 /// Smaller allocations are no buffers of weights.
@@ -36,15 +36,32 @@ impl Taken {
 }
 
 thread_local! {
-    static NOTED: RefCell<Option<Taken>> = const { RefCell::new(None) };
+    /// Of the load that goes on in this thread; null where none does, or while the list is being
+    /// changed. Without a destructor: to register one allocates, and an allocator may be what
+    /// gives memory back here, with its lock held.
+    static NOTED: Cell<*mut Taken> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// Ends the notes when it is dropped, also when a load panics.
+struct Noting {
+    before: *mut Taken,
+}
+
+impl Drop for Noting {
+    fn drop(&mut self) {
+        NOTED.set(self.before);
+    }
 }
 
 /// Runs `load`; returns its result and what it took.
 pub(crate) fn record<T>(load: impl FnOnce() -> T) -> (T, Taken) {
-    NOTED.with(|noted| *noted.borrow_mut() = Some(Taken::default()));
+    let mut taken = Taken::default();
+    let noting = Noting {
+        before: NOTED.replace(&raw mut taken),
+    };
     let result = load();
-    let taken = NOTED.with(|noted| noted.borrow_mut().take());
-    (result, taken.unwrap_or_default())
+    drop(noting);
+    (result, taken)
 }
 
 /// Notes `len` bytes at `start`, if a load goes on in this thread.
@@ -73,19 +90,36 @@ pub(crate) fn note_refused() {
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 fn with(f: impl FnOnce(&mut Taken)) {
-    // Not while the list itself is being changed, nor while the thread ends.
-    let _ = NOTED.try_with(|noted| {
-        if let Ok(mut noted) = noted.try_borrow_mut()
-            && let Some(taken) = noted.as_mut()
-        {
-            f(taken);
-        }
-    });
+    let taken = NOTED.replace(std::ptr::null_mut());
+    // SAFETY: `record` has put it there, in this thread, and takes it away before it is gone;
+    // nobody else refers to it meanwhile, since the cell is empty while `f` runs.
+    if let Some(taken) = unsafe { taken.as_mut() } {
+        f(taken);
+        NOTED.set(taken);
+    }
 }
 
 #[cfg(all(test, target_os = "linux", target_pointer_width = "64"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_load_takes_is_noted_and_nothing_else() {
+        let at = |place: usize| std::ptr::without_provenance::<std::ffi::c_void>(place);
+        let starts = |taken: &Taken| taken.ranges.iter().map(|r| r.start).collect::<Vec<u64>>();
+        note(at(1 << 20), MIN_LEN);
+        let ((), outer) = record(|| {
+            note(at(2 << 20), MIN_LEN);
+            note(at(3 << 20), MIN_LEN - 1);
+            let ((), inner) = record(|| note(at(4 << 20), MIN_LEN));
+            assert_eq!(starts(&inner), [4 << 20]);
+            note_refused();
+        });
+        note(at(5 << 20), MIN_LEN);
+        assert_eq!(starts(&outer), [2 << 20]);
+        assert!(outer.ranges[0].end == (2 << 20) + MIN_LEN as u64);
+        assert!(outer.refused);
+    }
 
     #[test]
     fn what_is_given_back_is_cut_out() {

@@ -381,9 +381,12 @@ fn repacking_types(tensors: &[TensorInfo]) -> Vec<Option<RepackingType>> {
 }
 
 fn is_multiplied(tensor: &TensorInfo) -> bool {
+    // A matrix for each head, as of multi-head latent attention, is used where it lies.
+    let is_whole = tensor.dims.iter().skip(2).all(|&n| n == 1);
     tensor.name.ends_with(".weight")
         && (tensor.name.starts_with("blk.") || tensor.name == "output.weight")
         && tensor.dims.len() >= 2
+        && (is_whole || tensor.name.contains("_exps."))
 }
 
 /// Aligned to huge pages where most of the weights are used where they lie.
@@ -404,5 +407,33 @@ fn huge_pages(
         HugePages::Aligned
     } else {
         HugePages::Any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ggml repacks matrices, and those of experts; llama.cpp multiplies by a matrix for each head
+    /// (multi-head latent attention) as it lies in the file.
+    #[test]
+    fn matrices_for_each_head_stay_where_they_lie() {
+        let q4_0 = GgmlType::named("q4_0").unwrap();
+        let known = |name: &str, dims: &[u64]| {
+            let tensor = TensorInfo {
+                name: name.to_owned(),
+                ggml_type: q4_0,
+                dims: dims.to_owned(),
+                offset: 0,
+            };
+            is_multiplied(&tensor)
+        };
+        assert!(known("blk.0.attn_q.weight", &[64, 64]));
+        assert!(known("blk.0.attn_q.weight", &[64, 64, 1]));
+        assert!(known("blk.0.ffn_up_exps.weight", &[64, 64, 4]));
+        assert!(known("output.weight", &[64, 320]));
+        assert!(!known("blk.0.attn_k_b.weight", &[64, 64, 4]));
+        assert!(!known("blk.0.attn_norm.weight", &[64]));
+        assert!(!known("token_embd.weight", &[64, 320]));
     }
 }
