@@ -12,6 +12,18 @@
 
 #include "guarded.h"
 
+// As the other side has it.
+static_assert(sizeof(llama_quant_model_desc) == 40 && alignof(llama_quant_model_desc) == 8);
+static_assert(offsetof(llama_quant_model_desc, architecture) == 0);
+static_assert(offsetof(llama_quant_model_desc, n_embd) == 8);
+static_assert(offsetof(llama_quant_model_desc, n_ff) == 12);
+static_assert(offsetof(llama_quant_model_desc, n_layer) == 16);
+static_assert(offsetof(llama_quant_model_desc, n_head) == 20);
+static_assert(offsetof(llama_quant_model_desc, n_head_kv) == 24);
+static_assert(offsetof(llama_quant_model_desc, n_expert) == 28);
+static_assert(offsetof(llama_quant_model_desc, n_embd_head_k) == 32);
+static_assert(offsetof(llama_quant_model_desc, n_embd_head_v) == 36);
+
 extern "C" int headshare_mixture(const llama_quant_model_desc * desc, int32_t ftype, bool pure,
                                  size_t n_overrides, const char * const * patterns,
                                  const int32_t * override_types, size_t n,

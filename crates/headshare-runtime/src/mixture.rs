@@ -2,6 +2,7 @@
 //! own rules (`llama_quant_compute_types`), so that files compare one to one.
 
 use std::ffi::{CString, c_char, c_int};
+use std::mem::offset_of;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -172,6 +173,12 @@ struct Description {
     n_embd_head_k: u32,
     n_embd_head_v: u32,
 }
+
+// As the other side has it.
+const _: () = assert!(size_of::<Description>() == 40 && align_of::<Description>() == 8);
+const _: () = assert!(offset_of!(Description, n_embd) == 8);
+const _: () = assert!(offset_of!(Description, n_head_kv) == 24);
+const _: () = assert!(offset_of!(Description, n_embd_head_v) == 36);
 
 unsafe extern "C" {
     fn headshare_mixture(
