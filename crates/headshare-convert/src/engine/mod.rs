@@ -33,7 +33,7 @@ use std::sync::Arc;
 use headshare_runtime::calibrate::{Calibrator, CalibratorParams};
 
 pub use error::EngineError;
-pub use options::{Options, Text};
+pub use options::{Options, Text, tokens_to_fit};
 pub use role::Role;
 pub use shared::{Block, Shared, by_donor, by_expert, shared_by};
 pub use sites::{Experts, Site, Table, Target};
@@ -44,19 +44,21 @@ pub use windows::{Windows, cache_bytes};
 use crate::convert::variant::Variant;
 use crate::input::ModelFile;
 use crate::model::architecture;
-use options::logits_bytes;
+use options::{logits_bytes, useful_logits};
 use shared::{Gatherer, Links};
 use stop::{Aim, LastGrams, Stop, Tokens};
 
-/// Tokens that pass through the last layer's feed-forward part, at most: memory
-/// is set aside for their logits, no more than [`logits_bytes`].
+/// Tokens that pass through the last layer's feed-forward part, at most, unless it takes more to
+/// fit its widest matrix: memory is set aside for their logits, no more than [`logits_bytes`].
 const MAX_OUTPUTS: u64 = 8192;
 
 /// Tokens that pass through the end of the last layer in a pass over `windows`.
 pub fn outputs(windows: &Windows, options: &Options) -> usize {
     let vocabulary = u64::from(windows.vocabulary).max(1);
+    let useful = useful_logits(vocabulary, windows.widest);
     MAX_OUTPUTS
-        .min(logits_bytes(options.memory) / (4 * vocabulary))
+        .max(tokens_to_fit(windows.widest as usize) as u64)
+        .min(logits_bytes(options.memory, useful) / (4 * vocabulary))
         .clamp(windows.count.into(), windows.tokens.len() as u64) as usize
 }
 

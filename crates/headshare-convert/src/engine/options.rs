@@ -31,7 +31,19 @@ pub enum Text {
     Unwritten,
 }
 
-/// Bytes of logits that may be set aside, where `memory` is there in all.
-pub(super) fn logits_bytes(memory: u64) -> u64 {
-    (1 << 30).min(memory / 8)
+/// Fewest tokens whose sums tell enough of other tokens to fit a matrix of so many `columns`.
+pub fn tokens_to_fit(columns: usize) -> usize {
+    columns / 2
+}
+
+/// Bytes of logits that are of use, for so many tokens in the `vocabulary`: as many as it takes to
+/// fit a matrix of the last layer that has the `widest` rows.
+pub(super) fn useful_logits(vocabulary: u64, widest: u64) -> u64 {
+    let needed = tokens_to_fit(widest as usize) as u64;
+    (4 * vocabulary).saturating_mul(needed).max(1 << 30)
+}
+
+/// Bytes of logits that may be set aside, where `memory` is there in all, and so many are of use.
+pub(super) fn logits_bytes(memory: u64, useful: u64) -> u64 {
+    useful.min(memory / 8)
 }

@@ -1,5 +1,7 @@
 //! What a matrix is for, by its name.
 
+use crate::model::in_layer;
+
 /// What a matrix is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -70,15 +72,12 @@ impl Role {
         if stem == "output" || stem == "token_embd" {
             return (None, Self::Head);
         }
-        let of_layer = stem
-            .strip_prefix("blk.")
-            .and_then(|rest| rest.split_once('.'));
-        let Some((layer, stem)) = of_layer else {
+        let Some((layer, stem)) = in_layer(stem) else {
             return (None, Self::Other);
         };
         let known = OF_LAYERS.iter().find(|(known, _)| *known == stem);
         let role = known.map_or(Self::Other, |(_, role)| *role);
-        (layer.parse().ok(), role)
+        (Some(layer), role)
     }
 
     /// Whether its output is added to the residual stream.

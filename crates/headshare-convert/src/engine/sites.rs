@@ -168,6 +168,8 @@ fn site(graph: &Graph, product: usize, residual: Option<Residual>) -> Option<Sit
     };
     let matrix = &graph.weights[weight];
     let experts = match (node.op, node.sources.get(2)) {
+        // One for each head, as of multi-head latent attention: not rows by one matrix.
+        ("MUL_MAT", _) if matrix.dims[2] > 1 => return None,
         ("MUL_MAT", _) => None,
         ("MUL_MAT_ID", Some(&Source::Node(chosen))) => Some(Experts {
             count: matrix.dims[2] as usize,

@@ -8,10 +8,10 @@ use headshare_runtime::own_text::write_windows;
 use headshare_runtime::{Model, ModelParams};
 
 use super::error::EngineError;
-use super::options::{Options, Text, logits_bytes};
+use super::options::{Options, Text, logits_bytes, useful_logits};
 use super::visit::{Frequencies, Takes};
 use crate::input::ModelFile;
-use crate::model::{AttentionMap, shape};
+use crate::model::{AttentionMap, in_layer, shape};
 
 /// Windows of a text, one after the other.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct Windows {
     pub window: u32,
     /// Tokens in the vocabulary.
     pub vocabulary: u32,
+    /// Elements of the longest rows that a matrix of a layer has.
+    pub widest: u64,
     /// Digest of the text, or of the tokens where the model has written them.
     pub digest: String,
 }
@@ -76,7 +78,10 @@ impl Windows {
         }
         let wanted = there.min(options.windows as usize).clamp(MIN_WINDOWS, most);
         let embedding = u64::from(model.n_embd());
-        let needs = Needs::of(source, embedding, window as u64, takes);
+        let vocabulary = vocab.n_tokens().unsigned_abs();
+        let widest = widest_rows(&source.gguf);
+        let useful = useful_logits(vocabulary.into(), widest);
+        let needs = Needs::of(source, (embedding, window as u64), useful, takes);
         let count = needs.windows(options.memory, wanted)?;
         if count < wanted {
             remark(&format!(
@@ -119,7 +124,8 @@ impl Windows {
             tokens,
             count: count as u32,
             window: window as u32,
-            vocabulary: vocab.n_tokens().unsigned_abs(),
+            vocabulary,
+            widest,
             digest: format_digest(&digest),
         })
     }
@@ -171,6 +177,8 @@ impl Windows {
 struct Needs {
     fixed: u64,
     a_window: u64,
+    /// Of logits that are of use.
+    logits: u64,
 }
 
 impl Needs {
@@ -180,7 +188,12 @@ impl Needs {
     /// nine times the residual stream's width; our copies of one node of each
     /// stream come on top. Logits, for which more is set aside where there is
     /// more, are not in it.
-    fn of(source: &ModelFile, embedding: u64, window: u64, takes: Takes<'_>) -> Self {
+    fn of(
+        source: &ModelFile,
+        (embedding, window): (u64, u64),
+        logits: u64,
+        takes: Takes<'_>,
+    ) -> Self {
         let kv = cached_numbers(&source.gguf);
         let widest = widest_feed_forward(&source.gguf).max(embedding);
         // The cache has whole steps of tokens for each window.
@@ -192,11 +205,13 @@ impl Needs {
         Self {
             fixed: visitors.saturating_add(2 * source.len()),
             a_window: 2 * cached + a_token * window,
+            logits,
         }
     }
 
     fn windows(&self, bound: u64, wanted: usize) -> Result<usize, EngineError> {
-        let fixed = self.fixed.saturating_add(2 * logits_bytes(bound));
+        let logits = logits_bytes(bound, self.logits).saturating_mul(2);
+        let fixed = self.fixed.saturating_add(logits);
         let room = bound.saturating_sub(fixed) / self.a_window.max(1);
         if (room as usize) < MIN_WINDOWS {
             let needed = self.least();
@@ -212,7 +227,7 @@ impl Needs {
         // For logits, twice an eighth of the bound, as far as that is not more
         // than is ever set aside.
         let with = without_logits.saturating_mul(4).div_ceil(3);
-        with.min(without_logits.saturating_add(2 * logits_bytes(u64::MAX)))
+        with.min(without_logits.saturating_add(self.logits.saturating_mul(2)))
     }
 }
 
@@ -240,6 +255,15 @@ pub fn cache_bytes(gguf: &Gguf, ctx: u32) -> u64 {
         Some(_) => 0,
         None => (2 * cached_numbers(gguf)).saturating_mul(u64::from(ctx)),
     }
+}
+
+/// Elements of the longest rows that a matrix of a layer has.
+fn widest_rows(gguf: &Gguf) -> u64 {
+    let of_layers = gguf.tensors().iter().filter(|info| {
+        let is_matrix = info.dims.len() > 1;
+        is_matrix && in_layer(&info.name).is_some()
+    });
+    of_layers.map(TensorInfo::row_elems).max().unwrap_or(0)
 }
 
 /// Numbers that a token has at once in the widest feed-forward part: with
@@ -273,7 +297,7 @@ mod tests {
         let spec = headshare_testmodels::ModelSpec::preset("tiny-llama").unwrap();
         spec.write(&path).unwrap();
         let source = ModelFile::open(&path).unwrap();
-        let needs = |takes| Needs::of(&source, 64, 32, takes);
+        let needs = |takes| Needs::of(&source, (64, 32), 1 << 30, takes);
         let nothing = needs(Takes {
             at: &|_| 0,
             kept: 0,
@@ -299,7 +323,11 @@ mod tests {
     #[test]
     fn the_least_bound_is_enough_and_nothing_below_it() {
         for (fixed, a_window) in [(0, 1), (12_345, 678), (5 << 30, 81 << 20), (40 << 30, 1)] {
-            let needs = Needs { fixed, a_window };
+            let needs = Needs {
+                fixed,
+                a_window,
+                logits: 1 << 30,
+            };
             let least = needs.least();
             assert!(needs.windows(least, 9).is_ok(), "{fixed} {a_window}");
             // Eighths are rounded down.

@@ -25,6 +25,7 @@ mod blocks;
 mod error;
 mod hyper;
 mod map;
+mod names;
 mod shape;
 mod table;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use architecture::{Architecture, Attention, HeadSize, Layout, Residual};
 pub use blocks::{AttentionLayer, BlockTensor, HeadBlock, RowsRange};
 pub use error::{About, HeadsError};
 pub use map::AttentionMap;
+pub use names::in_layer;
 pub use shape::shape;
 pub use table::{ARCHITECTURES, architecture};
 pub use units::{Part, UnitId};

@@ -11,9 +11,11 @@ pub mod importance;
 mod pass;
 mod record;
 pub mod types;
+#[cfg(test)]
+mod types_tests;
 mod visitor;
 
 pub use assign::{TypedPlan, assign};
 pub use error::QuantizerError;
-pub use pass::{Fit, NewTensors, measure, takes};
+pub use pass::{Fit, NewTensors, measure, takes, takes_with_repair};
 pub use record::{By, Calibrated, Counts, QuantizeRecord, Settings, TooFew, Unfitted};

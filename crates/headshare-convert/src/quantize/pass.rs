@@ -36,6 +36,14 @@ pub fn takes(source: &ModelFile) -> Takes<'static> {
     }
 }
 
+/// The same, where a repair refits matrices of `source` first.
+pub fn takes_with_repair(source: &ModelFile) -> Takes<'static> {
+    Takes {
+        at: &|info| bytes_at(info).max(repair::bytes_at(info)),
+        ..takes(source)
+    }
+}
+
 /// Bytes of a matrix in both streams, and of what is made of it.
 fn kept(info: &TensorInfo) -> u64 {
     6 * info.rows() * info.row_elems()
@@ -236,6 +244,15 @@ impl TypedPlan {
             unfitted: quantizer.unfitted,
             repair,
         };
+        for name in self.assigned.types.keys() {
+            if !done.tensors.contains_key(name) {
+                let bytes = rounded(&target, name, &Importances::default())?;
+                done.tensors.insert(name.clone(), bytes);
+                done.counts.rounded += 1;
+                let why = "llama.cpp does not multiply rows by it as by one matrix".to_owned();
+                done.unfitted.no_target.insert(name.clone(), why);
+            }
+        }
         self.give_to_aliases(target.gguf(), &mut done.tensors);
         Ok(done)
     }

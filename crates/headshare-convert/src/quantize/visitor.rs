@@ -22,7 +22,9 @@ use super::record::{Counts, Settings, Unfitted};
 use crate::convert::variant::Variant;
 use crate::encode::{self, Coded, Coder, transposed};
 use crate::engine::normal::{Normal, Sums, ridged, silent_columns, towards};
-use crate::engine::{EngineError, Frequencies, Role, Seen, Site, Table, Target, Visitor, Wants};
+use crate::engine::{
+    EngineError, Frequencies, Role, Seen, Site, Table, Target, Visitor, Wants, tokens_to_fit,
+};
 
 /// Outputs that are encoded at a time, at most: an output head has very many.
 pub(super) const OUTPUTS: usize = 8192;
@@ -175,7 +177,8 @@ impl Quantizer<'_> {
         {
             return Ok(stand_in(weights, to));
         }
-        let needed = p / TOKENS_A_COLUMN;
+        // With fewer, their sums say too little about other tokens.
+        let needed = tokens_to_fit(p);
         if tokens < needed {
             self.unfitted.too_few(&site.name, tokens, needed);
             let importance = (tokens > 0).then(|| mean_squares(seen.inputs(), p));
@@ -255,7 +258,7 @@ impl Quantizer<'_> {
         of: GgmlType,
     ) -> Result<Option<Coded>, QuantizerError> {
         let p = site.columns;
-        if seen.targets().is_empty() || seen.tokens() < p / TOKENS_A_COLUMN {
+        if seen.targets().is_empty() || seen.tokens() < tokens_to_fit(p) {
             return Ok(None);
         }
         let sums = seen.sums().without(&silent_columns(weights, p));
@@ -398,10 +401,6 @@ impl Quantizer<'_> {
             .map_err(|error| QuantizerError::tensor(name, error))
     }
 }
-
-/// A matrix that fewer tokens come to than it has columns by this factor is not
-/// encoded with feedback: their sums say too little about other tokens.
-const TOKENS_A_COLUMN: usize = 2;
 
 /// Whether `of` is more than a plain number for each weight.
 fn is_quantized(of: GgmlType) -> bool {

@@ -56,7 +56,7 @@ pub fn takes(source: &ModelFile) -> Takes<'static> {
 /// For a matrix of p inputs and n outputs: while solutions for several ridges are compared, 40 p²
 /// and 115 p n bytes; while the chosen one is encoded, 64 p² and 85 p n. So no more than the larger
 /// of each.
-fn bytes_at(info: &TensorInfo) -> u64 {
+pub(crate) fn bytes_at(info: &TensorInfo) -> u64 {
     let refitted = ["ffn_down.weight", "attn_output.weight"];
     if !refitted.iter().any(|suffix| info.name.ends_with(suffix)) {
         return 0;

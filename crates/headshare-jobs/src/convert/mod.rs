@@ -14,7 +14,7 @@ use headshare_convert::input::ModelFile;
 use headshare_convert::input::text::{self, Contents};
 use headshare_convert::matching::MatchFunction;
 use headshare_convert::plan::{Plan, Saved};
-use headshare_convert::quantize::{QuantizerError, takes as quantize_takes};
+use headshare_convert::quantize::{QuantizerError, takes as quantize_takes, takes_with_repair};
 use headshare_convert::repair::choose::Units;
 use headshare_convert::repair::{self, Record, RepairError, SurveyRecord, check_supported};
 use headshare_files::{AtomicFile, FileId};
@@ -25,6 +25,7 @@ pub use baseline::Removal;
 use calibrate::Ready;
 pub use calibrate::{Calibration, read_text};
 pub use choose::Stats;
+pub(crate) use choose::check_stats;
 pub use fit::{Budget, InMemory, MadeToFit, OfMemory, Retyped, Tried};
 use quantize::Beside;
 pub(crate) use quantize::unplanned;
@@ -298,7 +299,7 @@ impl Convert {
         };
         check_supported(&convert::attention_map(source)?)?;
         let takes = match &self.quantize {
-            Some(_) => quantize_takes(source),
+            Some(_) => takes_with_repair(source),
             None => repair::takes(source),
         };
         // Units are chosen by measuring in a dry run, too.
@@ -421,16 +422,32 @@ impl Convert {
         };
         let typed = quantization.assign(source, plan.take(), ui)?;
         *plan = Some(typed.plan.clone());
+        let kept = typed.kept(source)?;
+        let prepare = |calibration: &Calibration| {
+            let mut takes = match repairs {
+                true => takes_with_repair(source),
+                false => quantize_takes(source),
+            };
+            takes.kept = takes.kept.saturating_add(kept);
+            calibration.prepare(source, takes, !self.dry_run, ui)
+        };
         let own;
         let ready = match (quantization.calibration(), repair) {
             (None, None) => None,
             (Some(calibration), None) => {
-                let mut takes = quantize_takes(source);
-                takes.kept = takes.kept.saturating_add(typed.kept(source)?);
-                own = calibration.prepare(source, takes, !self.dry_run, ui)?;
+                own = prepare(calibration)?;
                 Some(&own)
             }
-            (calibration, Some(repair)) if calibration == self.repair.as_ref() => Some(repair),
+            (Some(calibration), Some(repair)) if self.repair.as_ref() == Some(calibration) => {
+                match kept {
+                    0 => Some(repair),
+                    // What is shared was not known before.
+                    _ => {
+                        own = prepare(calibration)?;
+                        Some(&own)
+                    }
+                }
+            }
             _ => {
                 return Err(Error::usage(
                     "what is repaired and what is quantized beside it are fitted to one text",

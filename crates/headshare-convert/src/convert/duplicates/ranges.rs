@@ -6,9 +6,10 @@ use headshare_format::layout::SharedRows;
 use rayon::prelude::*;
 
 use crate::convert::variant::Variant;
-use crate::model::RowsRange;
+use crate::model::{RowsRange, in_layer};
 
-/// Pairs each range with the first byte-equal one of its type and row length.
+/// Pairs each range with the first byte-equal one of its type and row length: that of the lowest
+/// layer, which runs before the others wherever the file has it.
 pub(super) fn equal_ranges(variant: &Variant<'_>, ranges: &[RowsRange]) -> Vec<SharedRows> {
     let kind = |range: &RowsRange| {
         let info = &variant.gguf().tensors()[range.tensor];
@@ -28,12 +29,17 @@ pub(super) fn equal_ranges(variant: &Variant<'_>, ranges: &[RowsRange]) -> Vec<S
     for look in &looks {
         *counts.entry(look).or_default() += 1;
     }
-    let candidates: Vec<&RowsRange> = ranges
+    let mut candidates: Vec<&RowsRange> = ranges
         .iter()
         .zip(&looks)
         .filter(|(_, look)| counts[look] > 1)
         .map(|(range, _)| range)
         .collect();
+    let layer = |range: &&RowsRange| {
+        let name = &variant.gguf().tensors()[range.tensor].name;
+        in_layer(name).map(|(layer, _)| layer)
+    };
+    candidates.sort_by_key(layer);
     let digests: Vec<blake3::Hash> = candidates
         .par_iter()
         .map(|range| blake3::hash(&bytes(range)))

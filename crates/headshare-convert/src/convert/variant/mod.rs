@@ -166,6 +166,15 @@ impl<'a> Variant<'a> {
         fast.map_err(InputError::content(source.path()))
     }
 
+    /// `source` as [`Types::half`] has it: for probes of small errors.
+    ///
+    /// # Errors
+    /// When its size overflows.
+    pub fn half(source: &'a ModelFile) -> Result<Self, InputError> {
+        let half = Self::with_types(source, &Types::half(&source.gguf));
+        half.map_err(InputError::content(source.path()))
+    }
+
     fn laid_out(
         source: &'a ModelFile,
         shapes: Shapes<'_>,

@@ -113,15 +113,25 @@ impl Types {
     /// ([`quants::multiplies_fast`]): weights that stand for nearly the same numbers (11
     /// bits of each) and are read faster, but take more memory.
     pub fn fast(gguf: &Gguf) -> Self {
-        let slow = |info: &TensorInfo| {
+        let mut half = Self::half(gguf);
+        let is_slow = |tensor: usize| {
+            let info = &gguf.tensors()[tensor];
+            !quants::multiplies_fast(info.ggml_type.id())
+        };
+        half.tensors.retain(|&tensor, _| is_slow(tensor));
+        half
+    }
+
+    /// F16 for all that is quantized: what goes into such weights is not rounded to 8 bits.
+    pub fn half(gguf: &Gguf) -> Self {
+        let is_quantized = |info: &TensorInfo| {
             let t = quants::type_info(info.ggml_type.id());
-            let is_quantized = t.is_some_and(|t| t.is_quantized && t.has_to_float);
-            is_quantized && !quants::multiplies_fast(info.ggml_type.id())
+            t.is_some_and(|t| t.is_quantized && t.has_to_float)
         };
         let all = gguf.tensors().iter().enumerate();
-        let slow = all.filter(|(_, info)| slow(info));
+        let quantized = all.filter(|(_, info)| is_quantized(info));
         Self {
-            tensors: slow.map(|(tensor, _)| (tensor, GgmlType::F16)).collect(),
+            tensors: (quantized.map(|(tensor, _)| (tensor, GgmlType::F16))).collect(),
             untied_head: None,
         }
     }

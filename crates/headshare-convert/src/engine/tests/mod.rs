@@ -39,6 +39,7 @@ fn windows() -> Windows {
         count: WINDOWS,
         window: WINDOW,
         vocabulary: VOCABULARY,
+        widest: 0,
         digest: String::new(),
     }
 }
