@@ -175,7 +175,9 @@ impl<'a> Cutter<'a> {
             };
             layer.n_head_kv > 1 && can_be(source, vec![dropped(unit)])
         };
-        let layers = map.map_or(&[][..], |map| &map.layers);
+        // None goes from the first layer: what the others do with that is far worse than what is
+        // measured of a unit by itself.
+        let layers = map.and_then(|map| map.layers.get(1..)).unwrap_or_default();
         let drops = layers.iter().filter(drops).collect();
         let narrows = (source.gguf.tensors().iter())
             .find(|info| info.name.ends_with(".ffn_down.weight"))

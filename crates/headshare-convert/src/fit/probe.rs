@@ -14,6 +14,7 @@ use crate::convert::variant::{Types, Variant, can_untie};
 use crate::convert::{ConvertError, write_plain_to_scratch};
 use crate::engine::{Options, Windows};
 use crate::input::{InputError, ModelFile};
+use crate::model::in_layer;
 use crate::stats::Reference;
 
 /// Tokens whose logits are compared, at most, and the bytes of those.
@@ -44,9 +45,10 @@ pub struct Probe {
 }
 
 /// Rounds each of these tensors, whose moves lose `losses`, alone to a type that changes
-/// something but not much, and measures what that does. What ggml multiplies slowly is F16
-/// meanwhile, before and after: numbers so close that it makes no difference here. After the
-/// `deadline`, what has no like yet is still measured, and all others are estimated.
+/// something but not much, and measures what that does. All that is quantized is F16 meanwhile,
+/// before and after: numbers that are close enough, and inputs that ggml does not round. (Where it
+/// does, a small error has them rounded otherwise, which by itself makes a divergence that is more
+/// than many tensors'.) After the `deadline`, what has no like yet is still measured, and all others are estimated.
 ///
 /// # Errors
 /// When a model cannot be run, or gives no numbers.
@@ -59,9 +61,9 @@ pub fn measure(
 ) -> Result<Vec<Probe>, FitError> {
     let tokens = picked(windows);
     let rows = tokens.len();
-    let fast = Variant::fast(source).map_err(ConvertError::from)?;
-    let scratch = write_plain_to_scratch(&fast)?;
-    drop(fast);
+    let half = Variant::half(source).map_err(ConvertError::from)?;
+    let scratch = write_plain_to_scratch(&half)?;
+    drop(half);
     let source = &ModelFile::open_plain(scratch.path()).map_err(ConvertError::from)?;
     let logits = |variant: &Variant<'_>| Running::load(variant)?.logits(&tokens, windows, options);
     let original = logits(&Variant::unchanged(source))?;
@@ -164,11 +166,7 @@ fn unchanged(tensor: &Movable) -> Probe {
 
 /// What a tensor is, and in which layer.
 fn kind(name: &str) -> (&str, u32) {
-    let of_layer = name
-        .strip_prefix("blk.")
-        .and_then(|rest| rest.split_once('.'));
-    let of_layer = of_layer.and_then(|(layer, kind)| Some((kind, layer.parse().ok()?)));
-    of_layer.unwrap_or((name, 0))
+    in_layer(name).map_or((name, 0), |(layer, kind)| (kind, layer))
 }
 
 /// The order in which tensors are probed: first one of each kind, then always those that are

@@ -126,6 +126,7 @@ mod tests {
             count,
             window: 2,
             vocabulary: 1000,
+            widest: 0,
             digest: String::new(),
         }
     }

@@ -48,7 +48,7 @@ struct Step {
 }
 
 /// The lower convex hull of alternatives, from what is now to the smallest: which.
-fn hull(of: &Alternatives) -> Vec<usize> {
+pub(super) fn hull(of: &Alternatives) -> Vec<usize> {
     let mut at = 0;
     let mut hull = vec![at];
     loop {

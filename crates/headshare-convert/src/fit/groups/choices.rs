@@ -9,6 +9,7 @@ use crate::convert::variant::{EMBEDDING, HEAD, can_untie};
 use crate::fit::cuts::{Cut, Part};
 use crate::fit::error::FitError;
 use crate::fit::moves::{Movable, in_file};
+use crate::fit::select::{Alternatives, hull};
 use crate::fit::statistics::Statistics;
 use crate::input::ModelFile;
 
@@ -24,6 +25,8 @@ pub(super) struct Choice<'a> {
     pub types: BTreeMap<&'a str, GgmlType>,
     /// Steps of what else changes.
     pub steps: usize,
+    /// How many things change: types of tensors, and what goes or shares.
+    pub changes: usize,
 }
 
 /// A model, and what was measured of it.
@@ -102,6 +105,7 @@ impl<'a, 's> Measured<'a, 's> {
         for m in &known[0].moves {
             let mut choice = Choice {
                 bytes: m.bytes,
+                changes: 1,
                 ..Choice::start(0, 0.0)
             };
             for tensor in &known {
@@ -127,24 +131,25 @@ impl<'a, 's> Measured<'a, 's> {
         stays: bool,
     ) -> Result<Vec<Choice<'a>>, FitError> {
         let of = |to: GgmlType| Some(in_file(to.row_bytes(elements)? * rows, self.source));
-        let choice = |bytes, cost, types| Choice {
+        let choice = |bytes, cost, types, changes| Choice {
             bytes,
             cost,
             types,
             steps: 0,
+            changes,
         };
         let mut all = Vec::new();
         let tensor = self.movable.get(info.name.as_str());
         if let Some(bytes) = of(info.ggml_type).filter(|_| stays) {
             let types = tensor.map(|m| (m.name.as_str(), m.has));
-            all.push(choice(bytes, 0.0, types.into_iter().collect()));
+            all.push(choice(bytes, 0.0, types.into_iter().collect(), 0));
         }
         if let Some(tensor) = tensor {
             for m in &tensor.moves {
                 let cost = self.statistics.cost(tensor, m.to)?;
                 if let Some(bytes) = of(m.to) {
                     let types = BTreeMap::from([(tensor.name.as_str(), m.to)]);
-                    all.push(choice(bytes, cost * left, types));
+                    all.push(choice(bytes, cost * left, types, 1));
                 }
             }
         }
@@ -162,6 +167,7 @@ fn untied<'a>(tensor: &'a Movable, statistics: &Statistics) -> Vec<Choice<'a>> {
                 cost: statistics.apart(tensor, m.to)?[role],
                 types: BTreeMap::from([(name, m.to)]),
                 steps: 0,
+                changes: 1,
             })
         });
         moves.collect()
@@ -182,14 +188,16 @@ pub(super) fn together<'a>(some: &[Choice<'a>], others: &[Choice<'a>]) -> Vec<Ch
                 .map(|(n, t)| (*n, *t))
                 .collect(),
             steps: a.steps.max(b.steps),
+            changes: a.changes + b.changes,
         };
         others.iter().map(both).collect::<Vec<_>>()
     };
     some.iter().flat_map(with).collect()
 }
 
-/// Those that cost less than all that are smaller, largest first; some of them where they
-/// are very many.
+/// Those that cost less than all that are smaller, largest first. Where they are very many, these
+/// are kept: those on the convex hull, those in which one thing changes, so that no single move is
+/// lost, and some evenly between.
 pub(super) fn pruned(mut choices: Vec<Choice<'_>>) -> Vec<Choice<'_>> {
     choices.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.cost.total_cmp(&b.cost)));
     let mut least = f64::INFINITY;
@@ -202,12 +210,14 @@ pub(super) fn pruned(mut choices: Vec<Choice<'_>>) -> Vec<Choice<'_>> {
     let count = choices.len();
     if count > CHOICES {
         let last = count - 1;
-        // Both ends, and what lies evenly between them.
-        let kept: BTreeSet<usize> = (0..CHOICES).map(|i| i * last / (CHOICES - 1)).collect();
+        let points: Alternatives = choices.iter().map(|c| (c.bytes, c.cost)).collect();
+        // Both ends are among those that lie evenly.
+        let evenly = (0..CHOICES).map(|i| i * last / (CHOICES - 1));
+        let kept: BTreeSet<usize> = evenly.chain(hull(&points)).collect();
         let mut i = 0;
-        choices.retain(|_| {
+        choices.retain(|choice| {
             i += 1;
-            kept.contains(&(i - 1))
+            choice.changes <= 1 || kept.contains(&(i - 1))
         });
     }
     choices
@@ -221,6 +231,43 @@ impl Choice<'_> {
             cost,
             types: BTreeMap::new(),
             steps,
+            changes: usize::from(steps > 0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_very_many_choices_neither_hull_nor_single_moves_are_lost() {
+        // The cost falls with the bytes, unevenly, and every 37th changes one thing only.
+        let all: Vec<Choice<'_>> = (0..1000u64)
+            .map(|i| Choice {
+                bytes: 10_000 - 10 * i,
+                cost: i as f64 + 30.0 * (i as f64 / 7.0).sin() + (i as f64).powi(2) / 500.0,
+                changes: if i % 37 == 0 { 1 } else { 2 },
+                ..Choice::start(0, 0.0)
+            })
+            .collect();
+        let bytes = |of: &[Choice<'_>]| -> BTreeSet<u64> { of.iter().map(|c| c.bytes).collect() };
+        let points = |of: &[Choice<'_>]| of.iter().map(|c| (c.bytes, c.cost)).collect();
+        let best: Vec<Choice<'_>> = (all.iter())
+            .filter(|c| (all.iter()).all(|o| o.bytes >= c.bytes || o.cost > c.cost))
+            .cloned()
+            .collect();
+        let kept = pruned(all.clone());
+        assert!(best.len() > 2 * CHOICES, "{}", best.len());
+        assert!((CHOICES..3 * CHOICES / 2 + 40).contains(&kept.len()));
+        assert!(kept.windows(2).all(|two| two[0].bytes > two[1].bytes));
+        let kept_bytes = bytes(&kept);
+        assert!(kept_bytes.is_subset(&bytes(&best)));
+        let hull: Vec<usize> = hull(&points(&best));
+        assert!(hull.iter().all(|&i| kept_bytes.contains(&best[i].bytes)));
+        let single = best.iter().filter(|c| c.changes == 1);
+        assert!(single.count() > 4);
+        let mut single = best.iter().filter(|c| c.changes == 1);
+        assert!(single.all(|c| kept_bytes.contains(&c.bytes)));
     }
 }

@@ -152,6 +152,7 @@ fn group<'a>(
         cost: 0.0,
         types: BTreeMap::new(),
         steps: 0,
+        changes: 0,
     };
     Group {
         more,

@@ -107,6 +107,7 @@ impl Matched<'_> {
                     .map(|tensor| (tensor.name.as_str(), to))
                     .collect(),
                 steps: 0,
+                changes: usize::from(to != self.own.ggml_type || to != self.donor.ggml_type),
             })
         };
         let mut all = Vec::new();
