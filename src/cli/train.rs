@@ -72,7 +72,7 @@ pub(super) struct Options {
     /// The file to write.
     #[arg(short, long, value_name = "OUT.gguf")]
     output: PathBuf,
-    /// The text to train on (UTF-8).
+    /// The text to train on (UTF-8), a file.
     #[arg(long = "text", value_name = "TEXT", required = true)]
     on: PathBuf,
     /// Let this share of all units, from 0 to 1, use another unit's weights.
@@ -154,7 +154,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Evaluate on what is held out after every so many steps, and after the last, with heads
-    /// shared as they will be; the best weights are taken. 0 for never.
+    /// shared as they will be; the best weights are taken. 0 for never: then nothing is held out.
     #[arg(long, value_name = "N", default_value_t = 10)]
     eval_every: u64,
     /// Keep the state of the run in this file (safetensors).

@@ -26,8 +26,9 @@ pub struct Progress {
     pub step: u64,
     /// Steps in all.
     pub steps: u64,
-    /// The language-model loss over the step's tokens, in nats a token.
-    pub language: f64,
+    /// The language-model loss over the step's tokens, in nats a token, where the model predicted
+    /// any: pairs can be pulled together without.
+    pub language: Option<f64>,
     /// The divergence from the other model, in nats a token.
     pub distillation: Option<f64>,
     /// The relative distance from the other model's residual stream, where it counts.
@@ -323,7 +324,7 @@ impl<'a> Trainer<'a> {
         Ok(Progress {
             step,
             steps: self.settings.schedule.steps,
-            language: a_token(losses.language),
+            language: (losses.tokens > 0).then(|| a_token(losses.language)),
             distillation: self.teacher.map(|_| a_token(losses.distillation)),
             hidden: (self.settings.hidden > 0.0).then(|| a_token(losses.hidden)),
             distance,

@@ -295,7 +295,10 @@ fn pairs_are_pulled_together_and_share_then() {
     let svg = std::fs::read_to_string(at("curves.svg")).unwrap();
     let lengths: Vec<usize> = svg_lines(&svg, 3).iter().map(Vec::len).collect();
     assert_eq!(lengths, [6, 4, 6], "{svg}");
-    assert!(svg.contains("without the distance of pairs"), "{svg}");
+    assert!(
+        svg.contains("loss of each step, without distances"),
+        "{svg}"
+    );
     let distances = done["distances"].as_array().unwrap();
     assert!(!distances.is_empty());
     for pair in distances {

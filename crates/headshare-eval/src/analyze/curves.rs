@@ -22,6 +22,19 @@ pub struct Step {
     pub evaluation: Option<f64>,
     /// The distance of the pairs of heads that are pulled together, L_w of the paper.
     pub distance: Option<f64>,
+    /// The language-model loss, where the model predicted anything.
+    pub language: Option<f64>,
+    /// The distance from another model's residual stream, where that counts.
+    pub hidden: Option<f64>,
+}
+
+/// What counts in the loss beside predictions, and how much.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Weights {
+    /// The distance of pairs.
+    pub gamma: f64,
+    /// The distance from another model's residual stream.
+    pub hidden: f64,
 }
 
 impl Step {
@@ -32,7 +45,17 @@ impl Step {
             loss: None,
             evaluation: Some(evaluation),
             distance: None,
+            language: None,
+            hidden: None,
         }
+    }
+
+    /// The loss of predictions alone, as what is held out is measured by.
+    fn predictions(&self, weights: Weights) -> Option<f64> {
+        self.language?;
+        let beside = weights.gamma * self.distance.unwrap_or(0.0)
+            + weights.hidden * self.hidden.unwrap_or(0.0);
+        Some(self.loss? - beside)
     }
 
     /// The figures in a `line` of JSON, if it has those of a step or of the start.
@@ -46,9 +69,9 @@ impl Step {
     }
 }
 
-/// The losses over the steps, and the distance of pairs where there are some; `gamma`
-/// is what it counts in the loss. None without a step.
-pub fn picture(title: &str, steps: &[Step], gamma: f64) -> Option<Scene> {
+/// The losses over the steps, and the distance of pairs where there are some; `weights` are of
+/// what counts in the loss beside predictions. None without a step.
+pub fn picture(title: &str, steps: &[Step], weights: Weights) -> Option<Scene> {
     let last = steps.last().filter(|last| last.step > 0)?;
     let points = |of: &dyn Fn(&Step) -> Option<f64>| -> Vec<Point> {
         let points = steps.iter().filter_map(|step| {
@@ -61,8 +84,8 @@ pub fn picture(title: &str, steps: &[Step], gamma: f64) -> Option<Scene> {
     };
     let distances = points(&|step| step.distance);
     let pulled = !distances.is_empty();
-    // What is held out is measured without the distance, which may be many times the loss.
-    let plain = points(&|step| Some(step.loss? - gamma * step.distance.unwrap_or(0.0)));
+    // What is held out is measured without distances, which may be many times the loss.
+    let plain = points(&|step| step.predictions(weights));
     let mut held_out = points(&|step| step.evaluation);
     let lowest = (0..held_out.len()).min_by(|a, b| {
         let height = |i: &usize| held_out[*i].at.1;
@@ -77,15 +100,20 @@ pub fn picture(title: &str, steps: &[Step], gamma: f64) -> Option<Scene> {
         };
         format!("loss on what is held out, at its lowest {loss:.4} {when}")
     });
-    let mut series = vec![LineSeries {
-        name: match pulled {
-            true => "loss of each step, without the distance of pairs".to_owned(),
-            false => "loss of each step".to_owned(),
-        },
-        points: plain,
-        colour: 0,
-        marks: Marks::None,
-    }];
+    let without = match (pulled, steps.iter().any(|step| step.hidden.is_some())) {
+        (true, _) => ", without distances",
+        (false, true) => ", without the distance of hidden states",
+        (false, false) => "",
+    };
+    let mut series = Vec::new();
+    if !plain.is_empty() {
+        series.push(LineSeries {
+            name: format!("loss of each step{without}"),
+            points: plain,
+            colour: 0,
+            marks: Marks::None,
+        });
+    }
     if let Some(name) = lowest {
         series.push(LineSeries {
             name,
@@ -94,7 +122,10 @@ pub fn picture(title: &str, steps: &[Step], gamma: f64) -> Option<Scene> {
             marks: Marks::Circles,
         });
     }
-    let mut plots = vec![plot("loss, nats a token", series)];
+    let mut plots = Vec::new();
+    if !series.is_empty() {
+        plots.push(plot("loss, nats a token", series));
+    }
     if pulled {
         let line = LineSeries {
             name: "distance of the pairs that are pulled together, before each step".to_owned(),
@@ -162,11 +193,17 @@ mod tests {
                 .is_multiple_of(5)
                 .then(|| 3.5 + (step as f64 - 10.0).abs()),
             distance: None,
+            language: Some(3.0),
+            hidden: None,
         }
     }
 
     fn svg(steps: &[Step], gamma: f64) -> String {
-        let scene = picture("Training", steps, gamma).unwrap();
+        let weights = Weights {
+            gamma,
+            hidden: 10.0,
+        };
+        let scene = picture("Training", steps, weights).unwrap();
         String::from_utf8(scene.encode(Format::Svg)).unwrap()
     }
 
@@ -206,7 +243,7 @@ mod tests {
             "{svg}"
         );
         assert!(svg.contains("loss on what is held out"));
-        assert_eq!(picture("Training", &[], 0.0), None);
+        assert_eq!(picture("Training", &[], Weights::default()), None);
         // Nothing held out: no such line.
         let bare: Vec<Step> = (steps.into_iter())
             .map(|step| Step {
@@ -228,7 +265,7 @@ mod tests {
         let lengths: Vec<usize> = lines(&svg).iter().map(Vec::len).collect();
         assert_eq!(lengths, [20, 5]);
         assert_eq!((missing(&steps), missing(&steps[..1])), (None, None));
-        assert!(picture("Training", &steps[..1], 0.0).is_none());
+        assert!(picture("Training", &steps[..1], Weights::default()).is_none());
         let late: Vec<Step> = [&steps[..1], &steps[4..]].concat();
         assert!(missing(&late).unwrap().starts_with("from step 4 to 20"));
         assert_eq!(
@@ -260,7 +297,33 @@ mod tests {
         // Without the distance, the losses are those of a run that pulls nothing.
         let plain: Vec<Step> = (1..=20).map(step).collect();
         assert_eq!(drawn[..2], lines(&self::svg(&plain, 0.5)));
-        assert!(svg.contains("without the distance of pairs"));
+        assert!(svg.contains("loss of each step, without distances"));
+    }
+
+    #[test]
+    fn a_step_shows_what_its_evaluation_shows() {
+        let plain: Vec<Step> = (1..=20).map(step).collect();
+        let with_hidden = |step: &Step| Step {
+            loss: step.loss.map(|loss| loss + 10.0 * 0.25),
+            hidden: Some(0.25),
+            ..step.clone()
+        };
+        let hidden: Vec<Step> = plain.iter().map(with_hidden).collect();
+        assert_eq!(lines(&svg(&hidden, 0.0)), lines(&svg(&plain, 0.0)));
+        assert!(svg(&hidden, 0.0).contains("without the distance of hidden states"));
+        // Where nothing is predicted there is no such line, and not one of zeros.
+        let pulled: Vec<Step> = (1..=20)
+            .map(|i| Step {
+                loss: Some(20.0 / i as f64),
+                evaluation: None,
+                distance: Some(40.0 / i as f64),
+                language: None,
+                ..step(i)
+            })
+            .collect();
+        let svg = svg(&pulled, 0.5);
+        assert_eq!(lines(&svg).len(), 1, "{svg}");
+        assert!(!svg.contains("loss of each step"), "{svg}");
     }
 
     #[test]

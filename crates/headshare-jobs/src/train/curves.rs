@@ -1,6 +1,6 @@
 //! The picture of a run's losses.
 
-use headshare_eval::analyze::curves::{Step, missing, picture};
+use headshare_eval::analyze::curves::{Step, Weights, missing, picture};
 use headshare_eval::analyze::file_name;
 use headshare_eval::analyze::picture::Format;
 use headshare_files::FileId;
@@ -33,7 +33,11 @@ impl TrainModel {
             Method::Tied => format!("Training of {name} with shared heads"),
             Method::Postshare => format!("Training of {name}, whose heads are to share"),
         };
-        let Some(scene) = picture(&title, steps, f64::from(self.settings.gamma)) else {
+        let weights = Weights {
+            gamma: self.settings.gamma.into(),
+            hidden: self.settings.hidden.into(),
+        };
+        let Some(scene) = picture(&title, steps, weights) else {
             let path = path.display();
             ui.remark(&format!("note: no step was taken, so {path} was not drawn"));
             return Ok(());

@@ -139,9 +139,13 @@ impl Encoding<'_> {
 
     /// What gives the numbers among `tensors` their types.
     fn quantization(self, tensors: &[TensorInfo]) -> Quantization {
-        let plain = |name: &str| PLAIN.contains(&name);
+        let is_plain = |name: &str| PLAIN.contains(&name.to_ascii_lowercase().as_str());
+        let all_plain = |wanted: &Wanted| {
+            let mut others = wanted.overrides.iter();
+            is_plain(&wanted.to) && others.all(|(_, to)| is_plain(to))
+        };
         let with = match self.wanted {
-            Some(wanted) if plain(&wanted.to) => With::Rounding,
+            Some(wanted) if all_plain(wanted) => With::Rounding,
             _ => With::Calibration {
                 calibration: self.text.clone(),
                 settings: None,

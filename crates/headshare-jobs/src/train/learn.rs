@@ -93,7 +93,10 @@ impl TrainModel {
             pairs.clone(),
             checkpoints,
         )?;
-        self.keep_layers(&mut trainer, ui);
+        // How much memory another device has is not known here.
+        if subject.device.is_cpu() {
+            self.keep_layers(&mut trainer, ui);
+        }
         if let (Some(checkpoint), At::Step(1..)) = (&self.checkpoint, at) {
             trainer.resume(&checkpoint.file, checkpoint.changes)?;
         }

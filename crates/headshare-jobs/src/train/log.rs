@@ -80,6 +80,8 @@ impl Log {
             loss: Some(progress.loss),
             evaluation: progress.evaluation,
             distance: progress.distance,
+            language: progress.language,
+            hidden: progress.hidden,
         });
         self.write(line)
     }

@@ -24,7 +24,7 @@ use super::log::{At, Log};
 use super::state::{Run, choice};
 use super::text::Tokens;
 use super::{Method, TrainModel, TrainedModel};
-use crate::convert::{Change, Convert, Converted, read_text, unplanned};
+use crate::convert::{Calibration, Change, Convert, Converted, read_text, unplanned};
 use crate::error::Context as _;
 use crate::{Advice, Error, Ui, Unit};
 
@@ -72,8 +72,7 @@ impl TrainModel {
         let resumes = self.checkpoint.as_ref().is_some_and(|c| c.resume);
         let change = Convert {
             repair: self.repair.clone(),
-            // A run that goes on writes again what it has written.
-            force: self.force || resumes,
+            force: self.force,
             ..Convert::new(&self.source, &self.output, self.change.clone())
         };
         let mut inputs = change.input_files(&source)?;
@@ -329,10 +328,20 @@ impl TrainModel {
     /// The text's windows.
     fn windows(&self, text: &str, ui: &dyn Ui) -> Result<Packed, Error> {
         let Tokens { text, begin } = Tokens::of(&self.source, text)?;
-        let packed = pack(&text, self.text.window as usize, begin, self.held_out);
+        // What is never evaluated is trained on.
+        let held_out = match self.settings.evaluate_every {
+            0 => 0.0,
+            _ => self.held_out,
+        };
+        let packed = pack(&text, self.text.window as usize, begin, held_out);
         let packed = packed.about(|| self.text.text.display())?;
-        if packed.held_out.is_none() {
-            ui.remark("note: nothing is held out, so the last step's weights are taken");
+        let is_repaired_with = |repair: &Calibration| repair.text == self.text.text;
+        match packed.held_out {
+            None => ui.remark("note: nothing is held out, so the last step's weights are taken"),
+            Some(_) if self.repair.as_ref().is_some_and(is_repaired_with) => ui.remark(
+                "note: the repair reads the whole text, also what is held out of training: evaluations flatter the first steps",
+            ),
+            Some(_) => {}
         }
         Ok(packed)
     }
