@@ -119,13 +119,6 @@ impl Calibration {
         Ok(Ready { windows, options })
     }
 
-    /// Finds out early what would keep `source` from being fitted as a whole: too little
-    /// text or memory.
-    pub(crate) fn check_whole(&self, source: &ModelFile, ui: &dyn Ui) -> Result<(), Error> {
-        self.prepare(source, quantize::takes(source), true, ui)?;
-        Ok(())
-    }
-
     /// Measures the importance matrix of `source` over what is calibrated on, and writes it
     /// to `path`; it says that the text is called `name`.
     pub(crate) fn write_imatrix(

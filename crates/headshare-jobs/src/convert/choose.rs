@@ -9,12 +9,12 @@ use headshare_convert::input::text::{self, Contents};
 use headshare_convert::matching::aliases_for;
 use headshare_convert::model::AttentionMap;
 use headshare_convert::plan::Plan;
-use headshare_convert::repair::SurveyRecord;
 use headshare_convert::repair::choose::{self, Chosen, Constraints, Goal, Subject, Survey, Units};
+use headshare_convert::repair::{self, SurveyRecord};
 use headshare_files::{AtomicFile, FileId};
 use serde::{Deserialize, Serialize};
 
-use super::calibrate::{Ready, cannot_cut, of_source};
+use super::calibrate::{Calibration, Ready, cannot_cut, of_source};
 use crate::error::Context as _;
 use crate::{Error, Ui, Unit};
 
@@ -40,6 +40,37 @@ pub(super) struct Wanted<'a> {
     pub force: bool,
     /// Files that must not be overwritten.
     pub inputs: &'a [FileId],
+}
+
+/// Finds out early whether what `stats` has was measured of other things than `source` and the
+/// text of `calibration`.
+///
+/// # Errors
+/// Says what.
+pub(crate) fn check_stats(
+    source: &ModelFile,
+    calibration: &Calibration,
+    (units, stats): (Units, &Stats),
+    ui: &dyn Ui,
+) -> Result<(), Error> {
+    if !matches!(stats, Stats::Load(_)) {
+        return Ok(());
+    }
+    let ready = calibration.prepare(source, repair::takes(source), true, ui)?;
+    let map = convert::attention_map(source)?;
+    let wanted = Wanted {
+        ratio: 0.0,
+        units,
+        stats,
+        force: false,
+        inputs: &[],
+    };
+    let subject = Subject {
+        source,
+        digest: source.digest(),
+        map: &map,
+    };
+    wanted.known(subject, &ready).map(|_| ())
 }
 
 impl Wanted<'_> {
@@ -73,6 +104,17 @@ impl Wanted<'_> {
         Ok((plan, survey.record()))
     }
 
+    /// What was measured before, where that is to be read.
+    fn known(&self, subject: Subject<'_>, ready: &Ready) -> Result<Option<Survey>, Error> {
+        let Stats::Load(path) = self.stats else {
+            return Ok(None);
+        };
+        let file = Contents::open(path)?;
+        Survey::from_json(&file, subject, &ready.windows, self.units != Units::Share)
+            .about(|| text::name(path))
+            .map(Some)
+    }
+
     fn survey(
         &self,
         source: &ModelFile,
@@ -87,10 +129,8 @@ impl Wanted<'_> {
             digest,
             map,
         };
-        if let Stats::Load(path) = self.stats {
-            let file = Contents::open(path)?;
-            return Survey::from_json(&file, subject, &ready.windows, dropping)
-                .about(|| text::name(path));
+        if let Some(known) = self.known(subject, ready)? {
+            return Ok(known);
         }
         let bar = ui.bar("choosing", 1000, Unit::Parts);
         choose::survey(

@@ -14,7 +14,7 @@ use headshare_eval::report::overlap::share_in;
 use super::input::Input;
 use super::job::{Fits, MakeReport};
 use crate::bench::{check_generates, check_test};
-use crate::convert::{Calibration, Change, Convert, Stats, read_text};
+use crate::convert::{Calibration, Change, Convert, Stats, check_stats, read_text};
 use crate::error::Context as _;
 use crate::eval::item_context;
 use crate::load::{Resolve, load};
@@ -62,6 +62,14 @@ impl Inputs {
         if let Some(repair) = &job.repair {
             let fitted = read_text(stdin.path(&repair.text))?;
             repair.check(&source, fitted.clone(), ui)?;
+            if let Some(choice) = &job.measured {
+                let calibration = Calibration {
+                    text: stdin.path(&repair.text).to_owned(),
+                    ..repair.clone()
+                };
+                let stats = there(&choice.stats, &stdin);
+                check_stats(&source, &calibration, (choice.units, &stats), ui)?;
+            }
             warn_of_overlap(&read, &fitted, "what the repair fits the model to", ui);
         }
         if let Some(fit) = &job.fit {
@@ -70,7 +78,8 @@ impl Inputs {
                 ..fit.calibration.clone()
             };
             let fitted = read_text(&calibration.text)?;
-            calibration.check_whole(&source, ui)?;
+            let stats = there(&fit.stats, &stdin);
+            (fit.budget(0, calibration.clone(), stats)).check_whole(&source, ui)?;
             check_sizes(fit, calibration, &source)?;
             warn_of_overlap(&read, &fitted, "what the model is fitted to", ui);
         }
@@ -104,6 +113,16 @@ impl Inputs {
     /// Where `path` can be opened, by processes of this one, too.
     pub fn place<'a>(&'a self, path: &'a Path) -> &'a Path {
         self.stdin.path(path)
+    }
+}
+
+/// What was measured before, where there is something: a file that is to be written and is there
+/// already is read.
+fn there(stats: &Stats, stdin: &Stdin) -> Stats {
+    match stats {
+        Stats::Load(path) => Stats::Load(stdin.path(path).to_owned()),
+        Stats::Save(path) if path.exists() => Stats::Load(path.clone()),
+        _ => Stats::Forget,
     }
 }
 

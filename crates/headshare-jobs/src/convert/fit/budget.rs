@@ -14,7 +14,7 @@ use headshare_eval::analyze::{file_name, frontier};
 use headshare_files::{AtomicFile, FileId};
 use serde::{Deserialize, Serialize};
 
-use crate::convert::calibrate::Calibration;
+use crate::convert::calibrate::{Calibration, Ready};
 use crate::convert::choose::Stats;
 use crate::convert::quantize::{Quantization, With};
 use crate::error::Context as _;
@@ -190,10 +190,8 @@ impl Budget {
         }
         let digest = source.digest().to_owned();
         let ready = self.calibration.prepare(source, takes(source), true, ui)?;
-        if let Stats::Load(path) = &self.stats {
-            let file = Contents::open(path)?;
-            let read = Statistics::from_json(&file, &digest, &ready.windows);
-            return read.about(|| text::name(path));
+        if let Some(known) = self.known(source, &ready)? {
+            return Ok(known);
         }
         let bar = ui.bar("measuring", 1000, Unit::Parts);
         let with = (&ready.windows, &ready.options);
@@ -205,6 +203,23 @@ impl Budget {
             measured.write(path, force, inputs)?;
         }
         Ok(measured)
+    }
+
+    /// What was measured before, where that is to be read.
+    fn known(&self, source: &ModelFile, ready: &Ready) -> Result<Option<Statistics>, Error> {
+        let Stats::Load(path) = &self.stats else {
+            return Ok(None);
+        };
+        let file = Contents::open(path)?;
+        let read = Statistics::from_json(&file, source.digest(), &ready.windows);
+        read.about(|| text::name(path)).map(Some)
+    }
+
+    /// Finds out early what would keep `source` from being fitted as a whole: too little text or
+    /// memory, or that something else was measured before.
+    pub(crate) fn check_whole(&self, source: &ModelFile, ui: &dyn Ui) -> Result<(), Error> {
+        let ready = self.calibration.prepare(source, takes(source), true, ui)?;
+        self.known(source, &ready).map(|_| ())
     }
 
     pub(super) fn about(&self, source: &ModelFile, error: FitError) -> Error {
