@@ -30,52 +30,72 @@ use crate::render::convert::render;
     .conflicts_with("fit"))]
 #[command(group = clap::ArgGroup::new("work").args(["ratio", "lossless", "plan", "quantize", "fit"])
     .multiple(true).required(true))]
+#[command(mut_arg("save_stats", |arg| arg.help_heading(MEASURING)))]
+#[command(mut_arg("stats", |arg| arg.help_heading(MEASURING)))]
+#[command(mut_arg("memory", |arg| arg.help_heading(MEASURING)))]
+#[command(mut_arg("windows", |arg| arg.help_heading(MEASURING)))]
+#[command(mut_arg("window", |arg| arg.help_heading(MEASURING)))]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// The model, a plain GGUF file.
     src: PathBuf,
     /// The file to write.
-    #[arg(short, long, value_name = "OUT.gguf")]
+    #[arg(short, long, value_name = "OUT.gguf", help_heading = OUTPUT)]
     output: PathBuf,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "What to do")]
     what: What,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = SHARING)]
     matching: MatchArgs,
     /// Remove units instead, as other methods do: as many parameters of attention as
     /// sharing at --ratio saves, by this measure of importance. They are dropped from
     /// llama models and silenced in others, which saves nothing.
     #[arg(long, value_name = "HOW", value_parser = baselines(), requires = "ratio",
+        help_heading = SHARING,
         conflicts_with_all = ["function", "choose", "units", "stats", "save_stats"])]
     baseline: Option<Baseline>,
     /// With --baseline, silence units also where they could be dropped.
-    #[arg(long, requires = "baseline")]
+    #[arg(long, requires = "baseline", help_heading = SHARING)]
     silence: bool,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = SHARING)]
     repair: RepairArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Quantizing")]
     quantize: QuantizeArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Fitting into a size")]
     fit: FitArgs,
     /// Leave byte-equal weights as many times as they are there, instead of storing them
     /// once. If no heads share either, the output is a plain GGUF file.
-    #[arg(long, conflicts_with = "lossless")]
+    #[arg(long, conflicts_with = "lossless", help_heading = SHARING)]
     keep_duplicates: bool,
     /// Page size, in bytes, of the machines that will run the file.
-    #[arg(long, value_name = "BYTES", default_value = "4096",
+    #[arg(long, value_name = "BYTES", default_value = "4096", help_heading = OUTPUT,
         value_parser = PossibleValuesParser::new(["4096", "16384", "65536"])
             .map(|text| text.parse::<u64>().expect("one of the listed numbers")))]
     page_size: u64,
-    /// Show what would be done and what it saves, and write no model. Sizes are
+    /// Show what would be done and what it saves, and write no model; -o is still needed. Sizes are
     /// exact, unless "at most" stands before them: then they depend on what a
     /// repair finds. With --fit, -o FILE.svg draws what other sizes would cost.
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     dry_run: bool,
     /// Replace the output if it exists.
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     force: bool,
     /// Print the result as JSON.
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     json: bool,
 }
+
+const OUTPUT: &str = "Output";
+const MEASURING: &str = "Text, memory and time";
+const SHARING: &str = "Sharing";
+
+const EXAMPLES: &str = "\
+Examples:
+  The best file of at most 64 MB:
+    convert MODEL.gguf --fit 64000000 --calibrate TEXT -o OUT.gguf
+  A type of llama-quantize:
+    convert MODEL-f16.gguf --quantize q4_K_M --calibrate TEXT -o OUT.gguf
+  A self-merge, without loss:
+    convert MODEL.gguf --lossless -o OUT.gguf";
 
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]

@@ -43,10 +43,10 @@ impl TypeArgs {
 pub(super) struct QuantizeArgs {
     #[command(flatten)]
     types: TypeArgs,
-    /// Fit the weights that are quantized, or those of a --plan, to this text (UTF-8); with a
-    /// plan, what shares or goes is repaired as well. The gradients of --baseline llm-pruner are
-    /// taken from it, too. - reads standard input, `self` is what the model writes itself.
-    /// Without it and --imatrix weights are rounded.
+    /// The text (UTF-8) to fit weights to. --fit measures with it and needs it; of a --plan, what
+    /// shares or is dropped is repaired with it; --baseline llm-pruner takes its gradients from it.
+    /// Standard input is read for -, and `self` is what the model writes itself. Without a text
+    /// and --imatrix weights are rounded.
     #[arg(long, value_name = "TEXT", requires = "reader")]
     calibrate: Option<PathBuf>,
     /// Round with this importance matrix, which llama-imatrix has written (GGUF),
