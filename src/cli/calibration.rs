@@ -40,8 +40,8 @@ impl SpendArgs {
 /// What is done with what is measured.
 #[derive(Debug, clap::Args)]
 pub(super) struct StatsArgs {
-    /// Write the measurements that units, or types for --fit, are chosen by to this file, in a dry
-    /// run, too.
+    /// Write the measurements that units, or types for --fit, are chosen by to this file.
+    /// `convert --dry-run` writes it, too.
     #[arg(
         long,
         value_name = "FILE",

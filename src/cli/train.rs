@@ -37,7 +37,7 @@ const WINDOW: &str = "Tokens in each window, 8 to 65536, in training as in repai
 const WINDOWS: &str = "Number of windows of the text that repair and quantizing read, 2 to 256; \
                        training reads all of it";
 const MEMORY: &str = "The most memory to use, in bytes or such as 8G, by default half of what the \
-                      machine has or its limits allow. Training that has more computes less twice";
+                      machine has or its limits allow. Training on the CPU that has more computes less twice";
 
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("repair", |arg| arg.help(CHOSEN).long_help(CHOSEN)))]
@@ -154,7 +154,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Evaluate on what is held out after every so many steps, and after the last, with heads
-    /// shared as they will be; the best weights are taken. 0 for never: then nothing is held out.
+    /// shared as they will be; the best weights are taken. 0 for never.
     #[arg(long, value_name = "N", default_value_t = 10)]
     eval_every: u64,
     /// Keep the state of the run in this file (safetensors).

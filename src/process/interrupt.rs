@@ -9,8 +9,8 @@ use headshare_jobs::Error;
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Removes temporary output files when the process is told to end. Only file
-/// systems without unnamed files have any. What another program `becomes` of this process stays
-/// ignored there if it is ignored here, which a handler would undo.
+/// systems without unnamed files have any. If this process `becomes` another program (`exec`),
+/// signals that are ignored here get no handler: the program would not ignore them any more.
 ///
 /// # Errors
 /// When there cannot be the thread that waits for signals.

@@ -90,7 +90,7 @@ pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
         );
     }
     if dry_run {
-        text += "  as predicted: before it is written, it is made and measured beside up to two others\n";
+        text += "  chosen by prediction only: without --dry-run, up to two other plans may be made and measured beside it, and the best is written\n";
         text += "  what other sizes would cost:\n";
         let every = fit.frontier.len().div_ceil(FRONTIER_LINES).max(1);
         let last = fit.frontier.len().saturating_sub(1);

@@ -256,7 +256,7 @@ pub fn validate(id: u32, blocks: &[u8]) -> Result<(), QuantError> {
 const CHECKED: usize = 256;
 
 /// Types that ggml's CPU backend multiplies with many columns at once about as fast as
-/// F16, as measured on x86 (`docs/RESULTS.md`, Quantizing).
+/// F16, as measured on x86 (`docs/RESULTS.md`, "Reading a text, by type").
 const FAST: &[&str] = &["f32", "f16", "bf16", "q4_0", "q8_0", "iq4_nl", "mxfp4"];
 
 /// Whether ggml multiplies weights of type `id` with many columns at once about as fast

@@ -47,8 +47,9 @@ pub struct Probe {
 /// Rounds each of these tensors, whose moves lose `losses`, alone to a type that changes
 /// something but not much, and measures what that does. All that is quantized is F16 meanwhile,
 /// before and after: numbers that are close enough, and inputs that ggml does not round. (Where it
-/// does, a small error has them rounded otherwise, which by itself makes a divergence that is more
-/// than many tensors'.) After the `deadline`, what has no like yet is still measured, and all others are estimated.
+/// does, a small error changes how inputs are rounded. That alone makes a divergence larger than
+/// that of many tensors.) After the `deadline`, what has no like yet is still measured, and all
+/// others are estimated.
 ///
 /// # Errors
 /// When a model cannot be run, or gives no numbers.

@@ -244,12 +244,13 @@ impl TypedPlan {
             unfitted: quantizer.unfitted,
             repair,
         };
+        // Such as a matrix for each head: no site, so nothing was visited.
         for name in self.assigned.types.keys() {
             if !done.tensors.contains_key(name) {
                 let bytes = rounded(&target, name, &Importances::default())?;
                 done.tensors.insert(name.clone(), bytes);
                 done.counts.rounded += 1;
-                let why = "llama.cpp does not multiply rows by it as by one matrix".to_owned();
+                let why = "no product with such a tensor as one matrix is known".to_owned();
                 done.unfitted.no_target.insert(name.clone(), why);
             }
         }

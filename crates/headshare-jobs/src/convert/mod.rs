@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use headshare_convert::convert::{self, ConvertError, Fitted, Foreseen, Prepared};
 use headshare_convert::input::ModelFile;
-use headshare_convert::input::text::{self, Contents};
+use headshare_convert::input::text::{self, Contents, is_stdio};
 use headshare_convert::matching::MatchFunction;
 use headshare_convert::plan::{Plan, Saved};
 use headshare_convert::quantize::{QuantizerError, takes as quantize_takes, takes_with_repair};
@@ -22,8 +22,8 @@ use headshare_format::PageSize;
 use serde::{Deserialize, Serialize};
 
 pub use baseline::Removal;
-use calibrate::Ready;
 pub use calibrate::{Calibration, read_text};
+use calibrate::{Ready, is_own};
 pub use choose::Stats;
 pub(crate) use choose::check_stats;
 pub use fit::{Budget, InMemory, MadeToFit, OfMemory, Retyped, Tried};
@@ -439,13 +439,15 @@ impl Convert {
                 Some(&own)
             }
             (Some(calibration), Some(repair)) if self.repair.as_ref() == Some(calibration) => {
-                match kept {
-                    0 => Some(repair),
-                    // What is shared was not known before.
-                    _ => {
+                let is_file = !is_stdio(&calibration.text) && !is_own(&calibration.text);
+                match kept > 0 && is_file {
+                    // What is shared was not known before. (What comes from standard input, or is
+                    // written by the model, is there once only.)
+                    true => {
                         own = prepare(calibration)?;
                         Some(&own)
                     }
+                    false => Some(repair),
                 }
             }
             _ => {

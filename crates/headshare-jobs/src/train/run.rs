@@ -328,19 +328,22 @@ impl TrainModel {
     /// The text's windows.
     fn windows(&self, text: &str, ui: &dyn Ui) -> Result<Packed, Error> {
         let Tokens { text, begin } = Tokens::of(&self.source, text)?;
-        // What is never evaluated is trained on.
-        let held_out = match self.settings.evaluate_every {
-            0 => 0.0,
-            _ => self.held_out,
-        };
-        let packed = pack(&text, self.text.window as usize, begin, held_out);
+        let packed = pack(&text, self.text.window as usize, begin, self.held_out);
         let packed = packed.about(|| self.text.text.display())?;
         let is_repaired_with = |repair: &Calibration| repair.text == self.text.text;
         match packed.held_out {
             None => ui.remark("note: nothing is held out, so the last step's weights are taken"),
-            Some(_) if self.repair.as_ref().is_some_and(is_repaired_with) => ui.remark(
-                "note: the repair reads the whole text, also what is held out of training: evaluations flatter the first steps",
+            Some(_) if self.settings.evaluate_every == 0 => ui.remark(
+                "note: nothing is evaluated, so the last step's weights are taken, and what is held out serves nothing (--held-out 0 trains on it, too)",
             ),
+            Some(_)
+                if self.method == Method::Tied
+                    && self.repair.as_ref().is_some_and(is_repaired_with) =>
+            {
+                ui.remark(
+                    "note: the repair also reads windows that are held out of training: losses on them may be lower than on other text",
+                );
+            }
             Some(_) => {}
         }
         Ok(packed)

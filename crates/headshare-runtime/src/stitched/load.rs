@@ -386,7 +386,7 @@ fn is_multiplied(tensor: &TensorInfo) -> bool {
     tensor.name.ends_with(".weight")
         && (tensor.name.starts_with("blk.") || tensor.name == "output.weight")
         && tensor.dims.len() >= 2
-        && (is_whole || tensor.name.contains("_exps."))
+        && (is_whole || tensor.name.contains("exps."))
 }
 
 /// Aligned to huge pages where most of the weights are used where they lie.
@@ -431,6 +431,7 @@ mod tests {
         assert!(known("blk.0.attn_q.weight", &[64, 64]));
         assert!(known("blk.0.attn_q.weight", &[64, 64, 1]));
         assert!(known("blk.0.ffn_up_exps.weight", &[64, 64, 4]));
+        assert!(known("blk.0.ffn_up_chexps.weight", &[64, 64, 4]));
         assert!(known("output.weight", &[64, 320]));
         assert!(!known("blk.0.attn_k_b.weight", &[64, 64, 4]));
         assert!(!known("blk.0.attn_norm.weight", &[64]));

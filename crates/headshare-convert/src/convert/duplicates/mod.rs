@@ -83,7 +83,8 @@ pub fn find(variant: &Variant<'_>, blocks: &[RowsRange], claimed: &[RowsRange]) 
     }
 }
 
-/// Tensors of `variant` that are byte-equal, each class of them in their order.
+/// Tensors of `variant` that are byte-equal: of each class those of no layer first, then layer by
+/// layer.
 pub(crate) fn equal_tensors(variant: &Variant<'_>) -> Vec<Vec<usize>> {
     let whole = whole_tensors(variant);
     let mut classes: BTreeMap<usize, Vec<usize>> = BTreeMap::new();

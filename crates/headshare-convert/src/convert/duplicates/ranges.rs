@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use crate::convert::variant::Variant;
 use crate::model::{RowsRange, in_layer};
 
-/// Pairs each range with the first byte-equal one of its type and row length: that of the lowest
-/// layer, which runs before the others wherever the file has it.
+/// Pairs each range with the first byte-equal one of its type and row length: that of no layer, or
+/// of the lowest one, wherever the file has it. That one runs first.
 pub(super) fn equal_ranges(variant: &Variant<'_>, ranges: &[RowsRange]) -> Vec<SharedRows> {
     let kind = |range: &RowsRange| {
         let info = &variant.gguf().tensors()[range.tensor];
