@@ -8,10 +8,11 @@ use super::values::needed;
 #[derive(Debug, clap::Args)]
 pub(super) struct FitArgs {
     /// Make the best model that has at most so many bytes, such as 88000000 or 84M (M is
-    /// 1,048,576 bytes): types are chosen by what their errors do to the running model, token embedding and output
-    /// head included, which are untied where that pays. Units of llama models are dropped and
-    /// feed-forward channels cut where that costs less; units of others may use another unit's
-    /// weights. All of it is fitted to --calibrate. Without a number, --ram says how much there is.
+    /// 1,048,576 bytes): types are chosen by what their errors do to the running model, token
+    /// embedding and output head included, which are untied where that pays. Units of llama models
+    /// are dropped and feed-forward channels cut where that costs less; units of others may use
+    /// another unit's weights. All of it is fitted to --calibrate. Without a number, --ram says how
+    /// much there is.
     #[arg(long, value_name = "BYTES", num_args = 0..=1, value_parser = bytes,
         requires = "calibrate")]
     fit: Option<Option<u64>>,

@@ -37,7 +37,8 @@ const WINDOW: &str = "Tokens in each window, 8 to 65536, in training as in repai
 const WINDOWS: &str = "Number of windows of the text that repair and quantizing read, 2 to 256; \
                        training reads all of it";
 const MEMORY: &str = "The most memory to use, in bytes or such as 8G, by default half of what the \
-                      machine has or its limits allow. Training on the CPU that has more computes less twice";
+                      machine has or its limits allow. Training on the CPU that has more computes \
+                      less twice";
 
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("repair", |arg| arg.help(CHOSEN).long_help(CHOSEN)))]

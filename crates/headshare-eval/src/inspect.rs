@@ -9,7 +9,7 @@ use headshare_format::{LogicalLayout, PageSize, TensorInfo, VirtualGguf};
 use serde::Serialize;
 
 use headshare_convert::input::{InputError, ModelFile};
-use headshare_convert::model::in_layer;
+use headshare_convert::model::layer_of;
 use headshare_convert::plan::{Plan, Saved};
 
 /// A file in numbers. Sizes are in bytes.
@@ -177,11 +177,6 @@ pub fn layers_of(table: &AliasTable, plan: Option<&Plan>) -> Vec<LayerSharing> {
         }
     }
     layers.into_values().collect()
-}
-
-/// The layer that a tensor's name puts it in.
-fn layer_of(name: &str) -> Option<u32> {
-    in_layer(name).map(|(layer, _)| layer)
 }
 
 fn total(tensors: &[TensorInfo]) -> u64 {

@@ -8,6 +8,7 @@ use crate::error::TrainError;
 use crate::model::Model;
 use crate::ops::{self, matrix, matrix_mut, product};
 use crate::parameters::{Gradients, Parameter};
+use headshare_convert::model::in_layer;
 use headshare_convert::random::SplitMix64;
 
 /// What is trained.
@@ -64,10 +65,7 @@ impl Train {
     /// Whether a parameter's own gradient is needed.
     pub fn wants(self, parameter: &Parameter) -> bool {
         let name = parameter.name.as_str();
-        let part = name
-            .strip_prefix("blk.")
-            .and_then(|rest| rest.split_once('.'));
-        let part = part.map_or("", |(_, part)| part);
+        let part = in_layer(name).map_or("", |(_, part)| part);
         let stem = part.rsplit_once('.').map_or("", |(stem, _)| stem);
         let is_norm = name.contains("norm");
         match self {

@@ -11,7 +11,7 @@ use super::error::EngineError;
 use super::options::{Options, Text, logits_bytes, useful_logits};
 use super::visit::{Frequencies, Takes};
 use crate::input::ModelFile;
-use crate::model::{AttentionMap, in_layer, shape};
+use crate::model::{AttentionMap, layer_of, shape};
 
 /// Windows of a text, one after the other.
 #[derive(Debug, Clone)]
@@ -261,7 +261,7 @@ pub fn cache_bytes(gguf: &Gguf, ctx: u32) -> u64 {
 fn widest_rows(gguf: &Gguf) -> u64 {
     let of_layers = gguf.tensors().iter().filter(|info| {
         let is_matrix = info.dims.len() > 1;
-        is_matrix && in_layer(&info.name).is_some()
+        is_matrix && layer_of(&info.name).is_some()
     });
     of_layers.map(TensorInfo::row_elems).max().unwrap_or(0)
 }

@@ -21,7 +21,7 @@ use crate::encode::transposed;
 use crate::engine::normal::ridged;
 use crate::engine::{EngineError, Role, Seen, Site, Visitor, Wants};
 use crate::input::ModelFile;
-use crate::model::{AttentionLayer, AttentionMap, UnitId};
+use crate::model::{AttentionLayer, AttentionMap, UnitId, layer_of};
 use crate::plan::{Choice, Edit, Narrow, Plan, Removed, Store};
 use crate::quantize::Settings;
 
@@ -182,9 +182,8 @@ impl<'a> Cutter<'a> {
         let narrows = (source.gguf.tensors().iter())
             .find(|info| info.name.ends_with(".ffn_down.weight"))
             .is_some_and(|down| {
-                let layer = down.name.split('.').nth(1).and_then(|n| n.parse().ok());
                 let narrow = Edit::Narrow(Narrow {
-                    layer: layer.unwrap_or(0),
+                    layer: layer_of(&down.name).unwrap_or(0),
                     channels: vec![[0, down.row_elems().saturating_sub(1)]],
                 });
                 let store = Edit::Store(Store {
@@ -252,7 +251,7 @@ pub(super) fn all_that_can_go(source: &ModelFile) -> Vec<Cut> {
         cutter.narrows && info.name.ends_with(".ffn_down.weight") && info.dims.len() == 2
     });
     cuts.extend(downs.filter_map(|info| {
-        let layer = info.name.split('.').nth(1)?.parse().ok()?;
+        let layer = layer_of(&info.name)?;
         let (part, channels) = (Part::FeedForward, info.row_elems() as usize);
         Some(cut(
             layer,

@@ -36,7 +36,7 @@ pub use architecture::{Architecture, Attention, HeadSize, Layout, Residual};
 pub use blocks::{AttentionLayer, BlockTensor, HeadBlock, RowsRange};
 pub use error::{About, HeadsError};
 pub use map::AttentionMap;
-pub use names::in_layer;
+pub use names::{in_layer, layer_of};
 pub use shape::shape;
 pub use table::{ARCHITECTURES, architecture};
 pub use units::{Part, UnitId};

@@ -7,6 +7,11 @@ pub fn in_layer(name: &str) -> Option<(u32, &str)> {
     Some((layer.parse().ok()?, rest))
 }
 
+/// The layer that a tensor called `name` belongs to, if it belongs to one.
+pub fn layer_of(name: &str) -> Option<u32> {
+    in_layer(name).map(|(layer, _)| layer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -23,7 +28,7 @@ mod tests {
             "blk.3",
             "v.blk.3.attn_q.weight",
         ] {
-            assert_eq!(in_layer(name), None, "{name}");
+            assert_eq!((in_layer(name), layer_of(name)), (None, None), "{name}");
         }
     }
 }

@@ -9,7 +9,7 @@ use headshare_runtime::quants;
 use serde::{Deserialize, Serialize};
 
 use crate::convert::variant::{EMBEDDING, HEAD, is_encoded, is_left_alone};
-use crate::model::{in_layer, shape};
+use crate::model::{layer_of, shape};
 use crate::plan::{Edit, Store};
 
 /// The types that are wanted.
@@ -409,7 +409,7 @@ fn in_order(tensors: &[TensorInfo]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..tensors.len()).collect();
     order.sort_by_key(|&tensor| {
         let name = tensors[tensor].name.as_str();
-        (in_layer(name).map(|(layer, _)| layer), name)
+        (layer_of(name), name)
     });
     order
 }

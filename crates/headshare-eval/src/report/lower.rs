@@ -12,7 +12,7 @@ use headshare_format::{GgmlType, Gguf, TensorInfo};
 use headshare_runtime::mixture::is_embedding_or_head;
 
 use headshare_convert::convert::variant::{Types, left_alone, typed_header};
-use headshare_convert::model::in_layer;
+use headshare_convert::model::layer_of;
 
 /// The types below each type, the nearest first; a row that is no whole number
 /// of the nearest one's blocks takes the next. Types of one size stand beside
@@ -199,8 +199,7 @@ impl<'a> Lowering<'a> {
 
 /// The layer of a tensor that belongs to the body.
 fn layer_of_body(info: &TensorInfo) -> Option<u32> {
-    let (layer, _) = in_layer(&info.name)?;
-    left_alone(info).is_none().then_some(layer)
+    layer_of(&info.name).filter(|_| left_alone(info).is_none())
 }
 
 /// A key by which the first of any number of consecutive layers are spread

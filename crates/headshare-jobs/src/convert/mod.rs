@@ -422,7 +422,10 @@ impl Convert {
         };
         let typed = quantization.assign(source, plan.take(), ui)?;
         *plan = Some(typed.plan.clone());
-        let kept = typed.kept(source)?;
+        let kept = match quantization.calibration() {
+            Some(_) => typed.kept(source)?,
+            None => 0,
+        };
         let prepare = |calibration: &Calibration| {
             let mut takes = match repairs {
                 true => takes_with_repair(source),

@@ -6,7 +6,7 @@ use headshare_format::layout::SharedRows;
 use rayon::prelude::*;
 
 use crate::convert::variant::Variant;
-use crate::model::{RowsRange, in_layer};
+use crate::model::{RowsRange, layer_of};
 
 /// Pairs each range with the first byte-equal one of its type and row length: that of no layer, or
 /// of the lowest one, wherever the file has it. That one runs first.
@@ -35,11 +35,7 @@ pub(super) fn equal_ranges(variant: &Variant<'_>, ranges: &[RowsRange]) -> Vec<S
         .filter(|(_, look)| counts[look] > 1)
         .map(|(range, _)| range)
         .collect();
-    let layer = |range: &&RowsRange| {
-        let name = &variant.gguf().tensors()[range.tensor].name;
-        in_layer(name).map(|(layer, _)| layer)
-    };
-    candidates.sort_by_key(layer);
+    candidates.sort_by_key(|range| layer_of(&variant.gguf().tensors()[range.tensor].name));
     let digests: Vec<blake3::Hash> = candidates
         .par_iter()
         .map(|range| blake3::hash(&bytes(range)))
