@@ -12,6 +12,7 @@ pub(crate) fn render(path: &Path, report: &Verification) -> String {
         text += &format!("{}: {}\n", finding.subject, finding.problem);
     }
     let mut checked = match report.plain {
+        true if report.replaced_tensors == 0 => "nothing but its form: it states no digests".into(),
         true => format!(
             "{} computed tensors against their digests",
             report.replaced_tensors
@@ -30,6 +31,9 @@ pub(crate) fn render(path: &Path, report: &Verification) -> String {
     if report.replaced_tensors > 0 && !report.plain {
         let n = report.replaced_tensors;
         checked += &format!("; {n} tensors were computed anew");
+    }
+    if report.plain && report.compared_bytes.is_none() {
+        checked += "; --source FILE compares the others";
     }
     let verdict = if report.ok { "ok" } else { "NOT OK" };
     text + &format!("{}: {verdict} (checked {checked})\n", path.display())

@@ -194,6 +194,8 @@ impl AtomicFile {
 #[derive(Debug)]
 pub(crate) struct NamedTemporary {
     path: PathBuf,
+    /// It has another name now, and this one may be somebody else's.
+    renamed: bool,
 }
 
 impl NamedTemporary {
@@ -223,25 +225,30 @@ impl NamedTemporary {
             .find(|p| !named.contains(p) && p.symlink_metadata().is_err())
             .expect("some number is free");
         named.push(path.clone());
-        Ok(Self { path })
+        Ok(Self {
+            path,
+            renamed: false,
+        })
     }
 
-    fn rename(self, target: &Path, replace: bool) -> Result<(), FileError> {
-        let result = if replace {
-            std::fs::rename(&self.path, target)
-        } else {
-            // A hard link never replaces either; the temporary's own name goes
-            // when `self` is dropped.
-            unnamed::rename_to_free(&self.path, target)
-                .unwrap_or_else(|| std::fs::hard_link(&self.path, target))
+    fn rename(mut self, target: &Path, replace: bool) -> Result<(), FileError> {
+        let renamed = match replace {
+            true => Some(std::fs::rename(&self.path, target)),
+            false => unnamed::rename_to_free(&self.path, target),
         };
+        self.renamed = matches!(renamed, Some(Ok(())));
+        // A hard link never replaces either; the temporary's own name goes
+        // when `self` is dropped.
+        let result = renamed.unwrap_or_else(|| std::fs::hard_link(&self.path, target));
         result.map_err(|e| exists_or_io(target, e))
     }
 }
 
 impl Drop for NamedTemporary {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if !self.renamed {
+            let _ = std::fs::remove_file(&self.path);
+        }
         if let Ok(mut named) = NAMED.lock() {
             named.retain(|p| *p != self.path);
         }

@@ -12,11 +12,14 @@ mod linux {
     use rustix::io::Errno;
 
     /// A file in `folder` with these permissions; `None` when its file system
-    /// has no unnamed files.
+    /// has no unnamed files, or they could not get a name later for want of /proc.
     pub(crate) fn create(folder: &Path, mode: u32) -> io::Result<Option<File>> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         match rustix::fs::open(folder, flags, Mode::from_raw_mode(mode)) {
-            Ok(fd) => Ok(Some(File::from(fd))),
+            Ok(fd) => {
+                let file = File::from(fd);
+                Ok(path_of(&file).exists().then_some(file))
+            }
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Ok(None),
             Err(e) => Err(e.into()),
         }
@@ -50,7 +53,9 @@ mod linux {
 
     /// Takes the space for `len` bytes, where the file system can.
     pub(crate) fn reserve(file: &File, len: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
+        let fallocate = || rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len);
+        // A file in memory is interrupted by signals that are no end.
+        match rustix::io::retry_on_intr(fallocate) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(e) => Err(e.into()),
         }

@@ -207,6 +207,11 @@ impl FoldArena {
             a.len() == b.len() && a.end <= end && b.end <= end,
             "ranges of one length inside an arena that is not sealed"
         );
+        // What moves away would be looked at again as if it were there still.
+        assert!(
+            a.end <= b.start || b.end <= a.start,
+            "ranges that do not overlap"
+        );
     }
 
     fn may_move(&self, page: usize) -> bool {

@@ -16,6 +16,7 @@ mod edits;
 mod inspect;
 mod interrupted;
 mod limited;
+mod odd_models;
 mod outputs;
 mod plan_files;
 mod ratio;

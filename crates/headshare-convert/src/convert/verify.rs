@@ -149,7 +149,7 @@ pub fn verify_variant(
         ok: findings.is_empty(),
         plain: true,
         lossless: false,
-        stored_tensors: file.gguf.tensors().len(),
+        stored_tensors: tensors.len(),
         replaced_tensors: tensors.len(),
         compared_bytes,
         findings,

@@ -13,7 +13,7 @@ pub fn shape(gguf: &Gguf) -> Result<Shape<'_>, String> {
     let architecture = architecture.ok_or_else(|| "general.architecture".to_owned())?;
     let stated = |suffix: &str| -> Option<u32> {
         let key = format!("{architecture}.{suffix}");
-        let first = |key: &str| gguf.array_value(key).ok()??.u64s()?.first().copied();
+        let first = |key: &str| gguf.array_value(key).ok()??.values().next()?.as_u64();
         let number = (gguf.u64_value(&key).ok().flatten()).or_else(|| first(&key));
         number.and_then(|n| u32::try_from(n).ok())
     };

@@ -16,6 +16,8 @@ impl Plan {
         struct Versioned {
             version: u32,
         }
+        // Some editors put a mark in front.
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         // serde would take an array for the fields in order.
         if text.trim_ascii_start().first() == Some(&b'[') {
             let error = serde::de::Error::custom("expected an object, found an array");

@@ -105,13 +105,20 @@ fn whole_tensors(variant: &Variant<'_>) -> Vec<RowsRange> {
     whole.collect()
 }
 
+/// A matrix smaller than this, the smallest page, takes more to describe than it saves.
+const SMALLEST: u64 = 4096;
+
 /// The matrices of which 3-D tensors are made.
 fn experts_of(variant: &Variant<'_>) -> Vec<RowsRange> {
     let tensors = variant.gguf().tensors().iter().enumerate();
     let stacked = tensors.filter(|(_, info)| info.dims.len() > 2);
     let slices = stacked.flat_map(|(tensor, info)| {
         let len = info.row_bytes() * info.dims[1];
-        (0..info.byte_len() / len.max(1)).map(move |i| RowsRange {
+        let count = match len {
+            SMALLEST.. => info.byte_len() / len,
+            _ => 0,
+        };
+        (0..count).map(move |i| RowsRange {
             tensor,
             offset: i * len,
             len,

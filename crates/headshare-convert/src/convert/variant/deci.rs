@@ -84,6 +84,10 @@ pub(super) fn feed_forward_lengths(
     architecture: &str,
     blocks: usize,
 ) -> Result<Vec<u32>, FormatError> {
+    if blocks > gguf.tensors().len() {
+        let key = format!("{architecture}.block_count");
+        return Err(FormatError::key(&key, "is more than there are tensors"));
+    }
     let key = format!("{architecture}.{FEED_FORWARD}");
     match gguf.value(&key) {
         Some(Value::Array(array)) => array

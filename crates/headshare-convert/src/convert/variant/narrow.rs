@@ -59,15 +59,11 @@ impl Channels {
                 }
                 end = range.end;
             }
-            let blocks = gguf.architecture().ok().flatten().and_then(|name| {
-                gguf.u64_value(&format!("{name}.block_count"))
-                    .ok()
-                    .flatten()
-            });
-            if end == 0 && blocks == Some(u64::from(layer) + 1) {
+            if end == 0 {
                 return field(
                     "channels",
-                    "must not be empty in the last layer: llama.cpp leaves the whole layer out, and with it what picks the outputs".into(),
+                    "must not be empty: llama.cpp leaves the whole layer out then, its attention, too"
+                        .into(),
                 );
             }
             if end > all {
@@ -108,12 +104,18 @@ impl Channels {
             deci::feed_forward_lengths(gguf, name, blocks).map_err(|e| e.to_string())?;
         for (&layer, kept) in &self.kept {
             let n = kept.iter().map(|r| r.end - r.start).sum::<u64>() as u32;
+            let has = feed_forward(gguf, layer)?.row_elems();
             if let Some(length) = lengths.get_mut(layer as usize) {
+                if u64::from(*length) != has {
+                    return Err(format!(
+                        "layer {layer} has {has} feed-forward channels, where the model says {length}"
+                    ));
+                }
                 *length = n;
             }
         }
         let first = lengths.first().copied().unwrap_or(0);
-        let same = lengths.iter().all(|&n| n == first) && first > 0;
+        let same = lengths.iter().all(|&n| n == first);
         let by_layer = becomes_deci || name == DECI;
         if same && !by_layer {
             return Ok(Some(Lengths::Same(first)));
@@ -133,15 +135,6 @@ impl Channels {
     pub fn shape(&self, shapes: &mut Shapes<'_>) {
         for (layer, kept) in &self.kept {
             let name = |stem: &str, kind: &str| format!("blk.{layer}.{stem}.{kind}");
-            if kept.is_empty() {
-                // llama.cpp's deci leaves the whole layer out.
-                for stem in ["ffn_norm", "ffn_gate", "ffn_up", "ffn_down"] {
-                    for kind in ["weight", "bias"] {
-                        shapes.remove(&name(stem, kind));
-                    }
-                }
-                continue;
-            }
             for stem in ["ffn_gate", "ffn_up"] {
                 for kind in ["weight", "bias"] {
                     shapes.keep_rows(&name(stem, kind), kept.iter().cloned());
@@ -173,5 +166,21 @@ fn feed_forward(gguf: &Gguf, layer: u32) -> Result<&TensorInfo, String> {
             ));
         }
     }
-    Ok(down)
+    // Such as BitNet's norm in front of ffn_down, and the scales of MPT's activation.
+    let prefix = format!("blk.{layer}.ffn_");
+    let is_cut_or_norm = |rest: &str| {
+        let stem = rest.split('.').next().unwrap_or(rest);
+        ["gate", "up", "down", "norm"].contains(&stem)
+    };
+    let as_wide = gguf.tensors().iter().find(|info| {
+        let rest = info.name.strip_prefix(&prefix);
+        rest.is_some_and(|rest| !is_cut_or_norm(rest)) && info.dims.contains(&down.row_elems())
+    });
+    match as_wide {
+        Some(other) => Err(format!(
+            "{} has as many elements as there are channels: no rule says what goes of it",
+            other.name
+        )),
+        None => Ok(down),
+    }
 }

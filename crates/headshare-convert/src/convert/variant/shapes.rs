@@ -100,7 +100,9 @@ impl<'a> Shapes<'a> {
             let columns = self.columns.get(&tensor).cloned();
             let zeros = self.zeros.get(&tensor).cloned().unwrap_or_default();
             let row = usize::from(info.dims.len() > 1);
-            within(&info, "rows", rows.iter().flatten(), info.dims[row])?;
+            // One without dimensions is one number.
+            let has = info.dims.get(row).copied().unwrap_or(1);
+            within(&info, "rows", rows.iter().flatten(), has)?;
             let of_columns = columns.iter().flatten().chain(&zeros);
             within(&info, "columns", of_columns, info.row_elems())?;
             if let Some(rows) = &rows {
