@@ -31,7 +31,7 @@ pub(in crate::cli) struct Args {
     #[command(flatten)]
     model: OneModel,
     /// The text to measure perplexity on (UTF-8); - reads standard input.
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'f', long, alias = "file", value_name = "FILE")]
     text: PathBuf,
     /// Tokens in each window; 0 means what the model was trained with.
     #[arg(short, long, alias = "ctx-size", value_name = "N", default_value_t = 512,

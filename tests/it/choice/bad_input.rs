@@ -47,6 +47,16 @@ fn broken_task_files_name_file_line_and_field() {
             "cut.jsonl:1: the list does not go on with a comma, nor end with ]",
         ),
         (
+            "contexts",
+            "{\"context_options\":[\"a\"],\"continuation\":\"b\",\"gold\":0}".into(),
+            "contexts.jsonl:1: field \"context_options\" holds 1 choices, where 2 to 64 can be",
+        ),
+        (
+            "race",
+            "{\"article\":\"a\",\"questions\":[\"b\"],\"options\":[[\"c\",\" \"]],\"answers\":[\"A\"]}".into(),
+            "race.jsonl:1: field \"options[0][1]\" is empty",
+        ),
+        (
             "zip",
             "PK\u{3}\u{4}nonsense".into(),
             "zip.jsonl: no zip file",

@@ -1,6 +1,6 @@
 //! What `eval choice` prints.
 
-use super::{data, eval, json};
+use super::{data, eval, json, refused};
 use crate::support::{PROGRAM, SMOLLM2, archive, needs, smollm2, text, written};
 
 #[test]
@@ -94,6 +94,40 @@ fn text_has_the_figures_and_their_errors() {
     assert_eq!(lines[3], "accuracy       0.6667 ± 0.3333");
     assert!(lines[5].starts_with("perplexity     "), "{lines:?}");
     assert_eq!(text(&out.stderr), "");
+}
+
+#[test]
+fn an_archive_has_one_table_of_a_subject() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = written(folder.path(), "tiny-gqa");
+    let path = folder.path().join("twice.zip");
+    let rows = "Grass is,red,green,blue,brown,B\n";
+    archive(
+        &path,
+        &[("a/test/x_test.csv", rows), ("b/test/x_test.csv", rows)],
+    );
+    let says = "a/test/x_test.csv and b/test/x_test.csv are tables of one subject";
+    refused(&eval!("choice", model, "--task", path), says);
+}
+
+#[test]
+fn the_accuracy_that_the_harness_reports_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = written(folder.path(), "tiny-gqa");
+    let metric = |rows: &str| {
+        let path = folder.path().join("rows.jsonl");
+        std::fs::write(&path, rows).unwrap();
+        json(&eval!("choice", model, "--task", path, "--json"))["metric"].clone()
+    };
+    let row = |choices: &str| format!("{{\"query\":\"a\",\"choices\":[{choices}],\"gold\":0}}\n");
+    let labels = row("\"no\",\"yes\"").repeat(3);
+    assert_eq!(metric(&labels), "accuracy");
+    let sentences = row("\"so\",\"it is\"");
+    assert_eq!(metric(&(labels + &sentences)), "accuracy_norm");
+    // One question does not tell.
+    assert_eq!(metric(&sentences), "accuracy_norm");
+    let bool_q = "{\"passage\":\"a\",\"question\":\"b\",\"answer\":true}";
+    assert_eq!(metric(bool_q), "accuracy");
 }
 
 #[test]

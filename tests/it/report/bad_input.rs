@@ -99,6 +99,26 @@ fn texts_and_tasks() {
 }
 
 #[test]
+fn what_the_model_writes_is_no_text_of_a_report() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let ran = report(&model, &folder, &["--ratios", "0.5", "--repair", "self"]);
+    let ran = refused(&folder, ran, 2, &["self: a report makes all its files"]);
+    assert!(ran.hint().contains("./self"), "{ran:#?}");
+}
+
+#[test]
+fn a_speed_test_beyond_the_models_positions() {
+    let folder = Folder::new();
+    let model = folder.file("gpt2.gguf");
+    preset("tiny-gpt2").write(&model).unwrap();
+    let more = ["--ratios", "0.5", "--ctx", "64", "-p", "512", "-n", "0"];
+    let ran = bare(&folder, &model, &valley(), &more);
+    let ran = refused(&folder, ran, 2, &["512 tokens", "positions"]);
+    assert!(ran.hint().contains("-p "), "{ran:#?}");
+}
+
+#[test]
 fn sizes() {
     let folder = Folder::new();
     let model = model(&folder);

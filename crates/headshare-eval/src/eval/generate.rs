@@ -175,7 +175,7 @@ fn go_on(
         generated.n_tokens += 1;
         text += &stream.push(&generator.piece(token)?);
         if cut(&mut text, &params.until) {
-            break;
+            return Ok(text);
         }
     }
     if generator.stop_reason() == Some(StopReason::Interrupted) {

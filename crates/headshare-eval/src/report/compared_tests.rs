@@ -6,6 +6,7 @@ use super::rows::*;
 use super::tests::{report, row};
 use super::{functions, markdown, subjects};
 use crate::analyze::picture::{Format, Scene};
+use crate::eval::choice::Metric;
 use crate::eval::choice::summary::{Accuracy, SubjectSummary};
 
 const RATIOS: [f64; 2] = [0.1, 0.3];
@@ -178,7 +179,8 @@ fn with_subjects() -> Report {
     for (row, share) in rows.iter_mut().zip([0.5, 0.4, 0.45, 0.3]) {
         let mut task = row.tasks[0].clone();
         task.task = "mmlu".into();
-        task.accuracy_norm = share;
+        task.metric = Metric::Accuracy;
+        task.accuracy.accuracy = share;
         task.subjects = vec![
             subject("world_religions", share + 0.05, 60),
             subject("anatomy", share - 0.05, 40),
@@ -199,12 +201,15 @@ fn the_table_by_subject_has_the_source_and_what_is_converted() {
         [
             "| mmlu | questions | source | 10% shared | 30% shared |",
             "| --- | ---: | ---: | ---: | ---: |",
-            "| **all** | 100 | 0.500 ± 0.030 | 0.400 ± 0.030 | 0.300 ± 0.030 |",
+            "| **all** | 100 | 0.500 ± 0.020 | 0.400 ± 0.020 | 0.300 ± 0.020 |",
             "| world\\_religions | 60 | 0.550 ± 0.100 | 0.450 ± 0.100 | 0.350 ± 0.100 |",
             "| anatomy | 40 | 0.450 ± 0.100 | 0.350 ± 0.100 | 0.250 ± 0.100 |",
         ]
     );
+    let shown = "- Tasks show accuracy_norm (a\\|b) or accuracy (mmlu) with its standard error";
+    assert!(text.contains(shown), "{text}");
     let json = serde_json::to_value(with_subjects()).unwrap();
+    assert_eq!(json["rows"][0]["tasks"][1]["accuracy"], 0.5);
     let subjects = &json["rows"][3]["tasks"][1]["subjects"];
     assert_eq!(subjects[1]["subject"], "anatomy");
     assert_eq!(json["rows"][0]["tasks"][0].get("subjects"), None);

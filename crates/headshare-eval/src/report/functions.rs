@@ -61,8 +61,8 @@ impl Measure {
             }
             Self::Task(i) => {
                 let task = row.tasks.get(*i)?;
-                let text = accuracy(task.accuracy_norm, task.stderr_norm);
-                Some((task.accuracy_norm, text))
+                let (share, error) = task.accuracy.by(task.metric);
+                Some((share, accuracy(share, error)))
             }
         }
     }

@@ -1,8 +1,9 @@
 //! The report as Markdown.
 
-use super::rows::{Report, Row, RowKind, SeriesTitle, Speed, Throughput};
+use super::rows::{Report, Row, RowKind, SeriesTitle, Speed, TaskScore, Throughput};
 use super::words::{accuracy, escaped, grouped, line, title};
 use super::{functions, subjects};
+use crate::eval::choice::Metric;
 
 /// The whole report; `picture` is the picture's file name.
 pub fn render(report: &Report, picture: &str) -> String {
@@ -104,7 +105,10 @@ fn quality(row: &Row) -> Vec<String> {
         None => Default::default(),
     });
     let tasks = row.tasks.iter();
-    cells.extend(tasks.map(|task| accuracy(task.accuracy_norm, task.stderr_norm)));
+    cells.extend(tasks.map(|task| {
+        let (share, error) = task.accuracy.by(task.metric);
+        accuracy(share, error)
+    }));
     cells
 }
 
@@ -141,10 +145,11 @@ const PLAIN_ALTERNATIVE: &str = "- A line that is not bold is the plain alternat
 const RIVALS: &str = "- A line that is not bold is a file of llama.cpp's that is no larger than the bold \
     one above it was to be, made by llama.cpp's quantizer from this source: plain types, one for the \
     token embedding and the output head and one for the body, as many of whose tensors as it takes \
-    are one type lower; the same with an importance matrix; and the largest of llama.cpp's mixtures \
-    that is no larger, with an importance matrix. No tensor gets more bits than it has, but in \
-    mixtures. Types of the embedding were tried from the smallest on; those were taken that diverge \
-    least on the calibration text, rounded with the importance matrix.\n";
+    are one type lower; the same with an importance matrix; and one of the three largest of llama.cpp's \
+    mixtures that are no larger, with an importance matrix. No tensor gets more bits than it has, but \
+    in mixtures. Types of the embedding were tried from the smallest on, until two in a row did no \
+    better. Of them and of the mixtures those were taken that diverge least on the calibration \
+    text, rounded with the importance matrix.\n";
 
 /// What the numbers are.
 fn notes(report: &Report) -> String {
@@ -179,7 +184,10 @@ fn notes(report: &Report) -> String {
             Some(limit) => format!(", the first {limit} questions of each"),
             None => String::new(),
         };
-        text += &format!("- Tasks show accuracy_norm with its standard error{limit}.\n");
+        text += &format!(
+            "- Tasks show {} with its standard error, as lm-evaluation-harness reports them{limit}.\n",
+            metrics(&report.rows[0].tasks)
+        );
     }
     text += &format!(
         "- Memory is the PSS of the weights after generation, in a process of its own. Speed is \
@@ -199,6 +207,23 @@ fn notes(report: &Report) -> String {
         }
     );
     text
+}
+
+/// Which accuracy is shown of which of `tasks`.
+fn metrics(tasks: &[TaskScore]) -> String {
+    let named = |metric: Metric| {
+        let of = tasks.iter().filter(|task| task.metric == metric);
+        let names: Vec<String> = of.map(|task| escaped(&task.task)).collect();
+        (!names.is_empty()).then(|| (metric.name(), names.join(", ")))
+    };
+    match [Metric::AccuracyNorm, Metric::Accuracy].map(named) {
+        [Some((norm, of_norm)), Some((plain, of_plain))] => {
+            format!("{norm} ({of_norm}) or {plain} ({of_plain})")
+        }
+        [one, other] => one
+            .or(other)
+            .map_or_else(String::new, |(name, _)| name.to_owned()),
+    }
 }
 
 fn code(text: &str) -> String {

@@ -6,8 +6,8 @@ use std::fmt;
 use headshare_convert::matching::MatchFunction;
 use serde::{Deserialize, Serialize};
 
-use crate::eval::choice::Kind;
-use crate::eval::choice::summary::SubjectSummary;
+use crate::eval::choice::summary::{Accuracy, SubjectSummary};
+use crate::eval::choice::{Kind, Metric};
 
 /// A report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -295,16 +295,12 @@ pub struct Paired {
 pub struct TaskScore {
     /// Its name.
     pub task: String,
-    /// The share of right answers.
-    pub accuracy: f64,
-    /// The same, choices compared by length.
-    pub accuracy_norm: f64,
-    /// Standard error of `accuracy`.
-    pub stderr: Option<f64>,
-    /// Standard error of `accuracy_norm`.
-    pub stderr_norm: Option<f64>,
-    /// Questions.
-    pub n: usize,
+    /// Which of its accuracies is shown.
+    #[serde(default)]
+    pub metric: Metric,
+    /// Its accuracies.
+    #[serde(flatten)]
+    pub accuracy: Accuracy,
     /// Each subject, where the task has some and they are asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subjects: Vec<SubjectSummary>,
@@ -372,6 +368,11 @@ impl Row {
         source.made.file_bytes as i64 - self.made.file_bytes as i64
     }
 
+    /// How far the file is from the source, in nats a token; of the source there is nothing.
+    pub fn divergence(&self) -> Option<f64> {
+        self.quality.against.as_ref().map(|against| against.kl_mean)
+    }
+
     /// Logarithm of the perplexity's ratio to the source's.
     pub fn ln_ratio(&self) -> f64 {
         self.quality.against.as_ref().map_or(0.0, |a| a.ln_ratio)
@@ -388,7 +389,8 @@ pub enum Winner {
     Lower,
     /// The best of llama.cpp's files of that size.
     Rival,
-    /// Neither: the difference is within its error.
+    /// Neither: the difference is within its error, or the one that predicts the text better
+    /// is further from the source.
     Neither,
     /// The source: the converted file is not smaller.
     Source,

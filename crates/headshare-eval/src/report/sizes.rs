@@ -2,7 +2,7 @@
 //! as many bytes.
 
 use super::rows::{Paired, Row, RowKind, Verdict, Winner};
-use super::verdict::{between, bytes, capital, memory};
+use super::verdict::{between, bytes, capital, divergences, memory};
 use super::words::size;
 
 /// What a file that was made to fit is called.
@@ -15,31 +15,12 @@ pub fn label(bytes: u64) -> String {
 pub fn best_rival(rows: &[Row], bytes: u64) -> Option<usize> {
     let here = |row: &Row| row.is_rival() && row.size == Some(bytes);
     let rivals = || (0..rows.len()).filter(|i| here(&rows[*i]));
-    let knows_all = rivals().all(|i| divergence(&rows[i]).is_some());
-    let off = |i: &usize| match divergence(&rows[*i]).filter(|_| knows_all) {
+    let knows_all = rivals().all(|i| rows[i].divergence().is_some());
+    let off = |i: &usize| match rows[*i].divergence().filter(|_| knows_all) {
         Some(divergence) => divergence,
         None => rows[*i].ln_ratio(),
     };
     rivals().min_by(|a, b| off(a).total_cmp(&off(b)))
-}
-
-/// How far a file is from the source, in nats a token.
-fn divergence(row: &Row) -> Option<f64> {
-    row.quality.against.as_ref().map(|against| against.kl_mean)
-}
-
-/// Who wins by perplexity, unless the divergence from the source says otherwise: a text can
-/// be predicted better by a model that is further away.
-fn winner(row: &Row, rival: &Row, paired: &Paired) -> Winner {
-    let by_perplexity = between(paired, Winner::Rival);
-    let Some((ours, theirs)) = divergence(row).zip(divergence(rival)) else {
-        return by_perplexity;
-    };
-    match by_perplexity {
-        Winner::Rival if ours < theirs => Winner::Neither,
-        Winner::Converted if ours > theirs => Winner::Neither,
-        by_perplexity => by_perplexity,
-    }
 }
 
 /// The outcome at each size, in the order of `rows`, the first of which is the source.
@@ -56,7 +37,7 @@ pub fn verdicts(rows: &[Row]) -> Vec<Verdict> {
             .zip(row.to_rival.as_ref());
         let winner = match rival {
             None => Winner::Alone,
-            Some((rival, paired)) => winner(row, rival, paired),
+            Some((rival, paired)) => between((row, rival), paired, Winner::Rival),
         };
         let others = rows.iter().enumerate().filter(|(i, other)| {
             other.is_rival() && other.size == row.size && Some(*i) != row.rival
@@ -85,10 +66,6 @@ fn words(
     winner: Winner,
 ) -> String {
     let perplexity = |row: &Row| format!("{:.2}", row.quality.perplexity);
-    let kl = |row: &Row| match &row.quality.against {
-        Some(against) => format!("{:.4}", against.kl_mean),
-        None => "unknown".to_owned(),
-    };
     let in_all = bytes(row.made.file_bytes as i64);
     let label = capital(&row.label);
     let Some((best, paired)) = rival else {
@@ -106,7 +83,7 @@ fn words(
     };
     let mut text = format!(
         "{label}: {outcome}. Perplexity {} ({in_all}) against {} ({}; {}), {:.3} ± {:.3} of it; the \
-         source has {}. Divergence {} against {}.",
+         source has {}. {}",
         perplexity(row),
         perplexity(best),
         best.label,
@@ -114,15 +91,14 @@ fn words(
         paired.ratio,
         paired.ratio_stderr,
         perplexity(source),
-        kl(row),
-        kl(best)
+        divergences(row, best)
     );
     for other in others {
         text += &format!(" {}: {}.", capital(&other.label), perplexity(other));
     }
     let is_mixture = |row: &Row| row.form == RowKind::Mixture;
     if !is_mixture(best) && !others.iter().any(|row| is_mixture(row)) {
-        text += " No mixture of llama.cpp is as small.";
+        text += " No mixture of llama.cpp is made of it that is as small.";
     }
     text + &memory((source, row, best), &best.label)
 }

@@ -4,7 +4,7 @@
 use super::rows::{Report, Row, RowKind, TaskScore};
 use super::words::{accuracy, escaped, line, title};
 use crate::analyze::picture::{Bar, BarPanel, MARGIN, PairedBars, Scene, TITLE_SPACE};
-use crate::eval::choice::summary::SubjectSummary;
+use crate::eval::choice::summary::{Accuracy, SubjectSummary};
 
 /// The picture's name in the report's folder.
 pub const PICTURE: &str = "subjects.svg";
@@ -47,17 +47,21 @@ fn table(report: &Report, task: usize) -> String {
     head.extend(forms.iter().map(|row| escaped(&row.label)));
     let mut rules = vec!["---".to_owned()];
     rules.extend(vec!["---:".to_owned(); 1 + forms.len()]);
-    let mut all = vec!["**all**".to_owned(), scored.n.to_string()];
+    let shown = |of: &Accuracy| {
+        let (share, error) = of.by(scored.metric);
+        accuracy(share, error)
+    };
+    let mut all = vec!["**all**".to_owned(), scored.accuracy.n.to_string()];
     all.extend(forms.iter().map(|row| {
         let task = row.tasks.get(task);
-        task.map_or_else(String::new, |t| accuracy(t.accuracy_norm, t.stderr_norm))
+        task.map_or_else(String::new, |task| shown(&task.accuracy))
     }));
     let mut lines = vec![line(&head), line(&rules), line(&all)];
     for subject in &scored.subjects {
         let mut cells = vec![escaped(&subject.subject), subject.accuracy.n.to_string()];
         cells.extend(forms.iter().map(|row| {
             let found = of(row.tasks.get(task), &subject.subject).map(|s| s.accuracy);
-            found.map_or_else(String::new, |a| accuracy(a.accuracy_norm, a.stderr_norm))
+            found.map_or_else(String::new, |found| shown(&found))
         }));
         lines.push(line(&cells));
     }
@@ -98,22 +102,22 @@ pub fn picture(report: &Report) -> Option<Scene> {
 
 fn plot(report: &Report, task: usize) -> PairedBars {
     let source = &report.rows[0].tasks[task];
-    let all = |task: &TaskScore| Bar {
-        share: task.accuracy_norm,
-        error: task.stderr_norm,
-    };
-    let bar = |subject: &SubjectSummary| Bar {
-        share: subject.accuracy.accuracy_norm,
-        error: subject.accuracy.stderr_norm,
+    let bar = |of: &Accuracy| {
+        let (share, error) = of.by(source.metric);
+        Bar { share, error }
     };
     let mut names = vec!["all questions".to_owned()];
     names.extend(source.subjects.iter().map(|s| s.subject.replace('_', " ")));
     let panel = |row: &Row| {
         let converted = row.tasks.get(task);
-        let mut bars = vec![[Some(all(source)), converted.map(all)]];
+        let all = converted.map(|task| bar(&task.accuracy));
+        let mut bars = vec![[Some(bar(&source.accuracy)), all]];
         bars.extend((source.subjects.iter()).map(|subject| {
             let other = of(converted, &subject.subject);
-            [Some(bar(subject)), other.map(bar)]
+            [
+                Some(bar(&subject.accuracy)),
+                other.map(|other| bar(&other.accuracy)),
+            ]
         }));
         BarPanel {
             heading: row.label.clone(),

@@ -5,6 +5,8 @@ use super::picture::picture;
 use super::rows::*;
 use super::verdict::{summary, verdicts};
 use crate::analyze::picture::Format;
+use crate::eval::choice::Metric;
+use crate::eval::choice::summary::Accuracy;
 
 fn against(ln_ratio: f64, kl: f64) -> Against {
     Against {
@@ -48,11 +50,14 @@ pub(super) fn row(form: RowKind, label: &str, file_bytes: u64, ln_ratio: f64) ->
         },
         tasks: vec![TaskScore {
             task: "a|b".into(),
-            accuracy: 0.6,
-            accuracy_norm: 0.625,
-            stderr: Some(0.02),
-            stderr_norm: Some(0.03),
-            n: 100,
+            metric: Metric::AccuracyNorm,
+            accuracy: Accuracy {
+                accuracy: 0.6,
+                accuracy_norm: 0.625,
+                stderr: Some(0.02),
+                stderr_norm: Some(0.03),
+                n: 100,
+            },
             subjects: Vec::new(),
         }],
         speed: Speed {
@@ -120,11 +125,11 @@ fn the_lower_perplexity_wins_where_the_difference_counts() {
         words,
         "10,000 bytes saved (10.0%): 40% of the body one type lower wins over sharing heads. \
          Perplexity 27.00 (10% shared) against 21.03 (40% of the body one type lower; 89,000 \
-         bytes, which saves another 1,000 bytes), 1.284 ± 0.013 of it; the source has 20.00. In memory, the weights \
+         bytes, which saves another 1,000 bytes), 1.284 ± 0.013 of it; the source has 20.00. Divergence 0.3000 against 0.0500. In memory, the weights \
          take 10,000 bytes less than the source's, those of the plain alternative 11,000 bytes less."
     );
     assert!(
-        all.contains("one type lower is better than sharing"),
+        all.contains("at lower types is better than sharing"),
         "{all}"
     );
 
@@ -132,6 +137,21 @@ fn the_lower_perplexity_wins_where_the_difference_counts() {
     assert_eq!(winner, Winner::Converted);
     assert!(words.contains(": sharing heads wins."), "{words}");
     assert!(all.contains("sharing heads is better"), "{all}");
+
+    // The text is predicted better by the one that is further away.
+    for (mut rows, further) in [
+        (contest(0.05, Some(0.3), 90_000), 1),
+        (contest(0.3, Some(0.05), 90_000), 2),
+    ] {
+        rows[further].quality.against.as_mut().unwrap().kl_mean = 0.5;
+        let (winner, words, all) = outcome(&rows);
+        assert_eq!(winner, Winner::Neither, "{words}");
+        assert!(
+            words.contains("Divergence 0.") && words.contains("0.5000"),
+            "{words}"
+        );
+        assert!(all.contains("is clearly better"), "{all}");
+    }
 
     // 0.01 apart, with an error of 0.01.
     let (winner, words, all) = outcome(&contest(0.05, Some(0.06), 90_000));
@@ -163,7 +183,7 @@ fn what_wins_is_called_what_it_is() {
     ] {
         for (rival, outcome_of) in [
             (0.3, format!("{deed} is better than storing")),
-            (0.01, format!("lower is better than {deed},")),
+            (0.01, format!("lower types is better than {deed},")),
         ] {
             let mut rows = contest(0.05, Some(rival), 90_000);
             rows[1].made.changed = changed;
@@ -220,15 +240,21 @@ fn a_rival_that_is_much_smaller_is_not_of_equal_bytes() {
         (89_400, "lower; 89,400 bytes", Some("another 600 bytes")),
         (89_500, "lower; 89,500 bytes", None),
     ] {
+        for rival in [0.06, 0.3] {
+            // Also where one wins everywhere.
+            let mut rows = contest(0.05, Some(rival), 90_000);
+            rows[2].made.file_bytes = bytes;
+            let (_, _, all) = outcome(&rows);
+            assert_eq!(all.contains("at equal bytes"), more.is_none(), "{all}");
+        }
         let mut rows = contest(0.05, Some(0.06), 90_000);
         rows[2].made.file_bytes = bytes;
-        let (_, words, all) = outcome(&rows);
+        let (_, words, _) = outcome(&rows);
         assert!(words.contains(size), "{words}");
         match more {
             Some(more) => assert!(words.contains(more), "{words}"),
             None => assert!(!words.contains("another"), "{words}"),
         }
-        assert_eq!(all.contains("at equal bytes"), more.is_none(), "{all}");
     }
 }
 

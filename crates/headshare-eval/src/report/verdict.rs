@@ -37,7 +37,7 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
         None => Winner::Alone,
         // Whatever the error of the perplexity: one changes nothing.
         Some((rival, _)) if is_exact(row) && !is_exact(rival) => Winner::Converted,
-        Some((_, paired)) => between(paired, Winner::Lower),
+        Some((rival, paired)) => between((row, rival), paired, Winner::Lower),
     };
     let others: Vec<&Row> = forms
         .iter()
@@ -57,18 +57,25 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
     })
 }
 
-/// Who wins a pair whose other side is `rival`.
-pub(super) fn between(paired: &Paired, rival: Winner) -> Winner {
+/// Whether `row` wins over its `rival`, or that does, which is called `other` then: by
+/// perplexity, unless the divergence from the source says otherwise. A text can be predicted
+/// better by a model that is further away.
+pub(super) fn between((row, rival): (&Row, &Row), paired: &Paired, other: Winner) -> Winner {
+    let is_closer = |a: &Row, b: &Row| a.divergence() < b.divergence();
+    let knows_both = row.divergence().is_some() && rival.divergence().is_some();
     match paired.ln_ratio {
         d if d.abs() <= SIGNIFICANT * paired.ln_ratio_stderr => Winner::Neither,
+        d if d < 0.0 && knows_both && is_closer(rival, row) => Winner::Neither,
         d if d < 0.0 => Winner::Converted,
-        _ => rival,
+        _ if knows_both && is_closer(row, rival) => Winner::Neither,
+        _ => other,
     }
 }
 
 /// Which of the conversions `forms` stands for all. Only numbers of one kind
 /// are compared: where any has a plain alternative, how they do against theirs;
 /// else how those that save anything do against the source; else what they cost.
+/// By divergence where that is known, as rivals are chosen.
 fn best(rows: &[Row], forms: &[usize]) -> Option<usize> {
     let source = rows.first()?;
     let saved = |i: &usize| rows[*i].saved(source);
@@ -77,12 +84,22 @@ fn best(rows: &[Row], forms: &[usize]) -> Option<usize> {
             .min_by(|a, b| number(*a).total_cmp(&number(*b)))
     };
     let saving: Vec<usize> = forms.iter().copied().filter(|i| saved(i) > 0).collect();
-    let over_rival = |i: usize| rows[i].to_rival.as_ref().map(|paired| paired.ln_ratio);
+    let knows_all = (forms.iter().map(|i| &rows[*i]))
+        .chain(forms.iter().filter_map(|i| Some(&rows[rows[*i].rival?])))
+        .all(|row| row.divergence().is_some());
+    let off = |row: &Row| match row.divergence().filter(|_| knows_all) {
+        Some(divergence) => divergence,
+        None => row.ln_ratio(),
+    };
+    let over_rival = |i: usize| match (&rows[i].to_rival, rows[i].rival) {
+        (Some(_), Some(rival)) if knows_all => Some(off(&rows[i]) - off(&rows[rival])),
+        (paired, _) => paired.as_ref().map(|paired| paired.ln_ratio),
+    };
     let contested: Vec<usize> = (saving.iter().copied())
         .filter(|i| over_rival(*i).is_some())
         .collect();
     least(contested, &|i| over_rival(i).unwrap_or(f64::INFINITY))
-        .or_else(|| least(saving, &|i| rows[i].ln_ratio()))
+        .or_else(|| least(saving, &|i| off(&rows[i])))
         .or_else(|| forms.iter().copied().max_by_key(saved))
 }
 
@@ -151,7 +168,7 @@ fn words(
             };
             format!(
                 "{} saved ({}): {outcome}. Perplexity {} ({}) against {} ({}; {}), {:.3} ± {:.3} of \
-                 it; the source has {}.",
+                 it; the source has {}. {}",
                 bytes(saved),
                 percent(saved),
                 perplexity(row),
@@ -161,7 +178,8 @@ fn words(
                 size_of_rival(source, row, rival),
                 paired.ratio,
                 paired.ratio_stderr,
-                perplexity(source)
+                perplexity(source),
+                divergences(row, rival)
             )
         }
         (_, None) => format!(
@@ -181,6 +199,15 @@ fn words(
         text += &memory((source, row, rival), "the plain alternative");
     }
     text
+}
+
+/// How far two files are from the source, in words.
+pub(super) fn divergences(row: &Row, rival: &Row) -> String {
+    let [ours, theirs] = [row, rival].map(|row| match row.divergence() {
+        Some(divergence) => format!("{divergence:.4}"),
+        None => "unknown".to_owned(),
+    });
+    format!("Divergence {ours} against {theirs}.")
 }
 
 /// Whether a form predicts what the source does, bit for bit.
@@ -233,7 +260,10 @@ pub fn summary(rows: &[Row], verdicts: &[Verdict]) -> String {
     };
     match &outcomes[..] {
         [] => "No conversion saves anything on this model: keep the source.".to_owned(),
-        [only] if only.what.0 != Winner::Neither => only.everywhere(),
+        [only] if only.what.0 != Winner::Neither => {
+            let saves_everywhere = verdicts.iter().all(|v| v.winner != Winner::Source);
+            only.everywhere(sizes, saves_everywhere)
+        }
         all => {
             let parts: Vec<String> = all.iter().map(Outcome::at_its_ratios).collect();
             format!("On this model, {sizes}, {}.", parts.join("; "))
@@ -249,22 +279,26 @@ struct Outcome {
 }
 
 /// What plain alternatives are, as a doing.
-const LOWERING: &str = "storing part of the tensors one type lower";
+const LOWERING: &str = "storing part of the tensors at lower types";
 
 impl Outcome {
-    /// When all ratios came out alike, with a winner or without a plain
-    /// alternative.
-    fn everywhere(&self) -> String {
+    /// When all ratios that save anything came out alike, with a winner or without a plain
+    /// alternative; `sizes` says how large that was.
+    fn everywhere(&self, sizes: &str, saves_everywhere: bool) -> String {
+        let everywhere = match saves_everywhere {
+            true => "at every ratio that was measured",
+            false => "wherever anything is saved",
+        };
         match self.what {
             (Winner::Converted, deed, true) => {
                 format!("On this model {deed} wins, and costs nothing.")
             }
-            (Winner::Converted, deed, false) => format!(
-                "On this model, {deed} is better than {LOWERING}, at every size that was measured."
-            ),
-            (Winner::Lower, deed, _) => format!(
-                "On this model, {LOWERING} is better than {deed}, at every size that was measured."
-            ),
+            (Winner::Converted, deed, false) => {
+                format!("On this model, {sizes}, {deed} is better than {LOWERING}, {everywhere}.")
+            }
+            (Winner::Lower, deed, _) => {
+                format!("On this model, {sizes}, {LOWERING} is better than {deed}, {everywhere}.")
+            }
             (_, deed, _) => format!(
                 "On this model there was nothing to compare {deed} with: the types below the \
                  source's do not make a plain file as small."

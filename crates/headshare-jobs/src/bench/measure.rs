@@ -9,6 +9,7 @@ use headshare_runtime::threads::physical_cores;
 use headshare_runtime::{Context, ContextParams, Model, ModelParams, preflight};
 use serde::{Deserialize, Serialize};
 
+use super::check_room;
 use crate::load::{self, Loaded, Memory, Resolve, Resolved};
 use crate::{Error, Ui};
 
@@ -102,6 +103,7 @@ impl Measure {
         let _scratch = loaded.scratch;
         let model = Arc::new(loaded.model);
         model.check_generative()?;
+        check_room(&self.test, &model)?;
         let params = ContextParams {
             n_ctx: Some(self.test.n_prompt.max(self.test.n_gen)),
             // What llama.cpp loads by itself also runs as llama.cpp does it.

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use headshare_convert::input::ModelFile;
 use headshare_eval::bench::{Busy, Elapsed, SpeedTest};
+use headshare_runtime::Model;
 use serde::{Deserialize, Serialize};
 
 use self::configuration::Configuration;
@@ -143,6 +144,21 @@ pub(crate) fn check_test(test: &SpeedTest) -> Result<(), Error> {
                 .advise(Advice::MeasureSomething),
         ),
         _ => Ok(()),
+    }
+}
+
+/// Whether `model` has room for what is measured.
+pub(crate) fn check_room(test: &SpeedTest, model: &Model) -> Result<(), Error> {
+    let wanted = test.n_prompt.max(test.n_gen);
+    match model.n_positions().filter(|&room| room < wanted) {
+        Some(room) => Err(Error::usage(format!(
+            "the speed of {wanted} tokens at once cannot be measured: the model has {room} positions"
+        ))
+        .advise(Advice::Words(format!(
+            "-p {0} and -n {0} are the most",
+            room
+        )))),
+        None => Ok(()),
     }
 }
 

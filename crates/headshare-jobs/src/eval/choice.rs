@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use headshare_convert::input::text;
-use headshare_eval::eval::choice::encode::{ChoiceError, encode};
+use headshare_eval::eval::choice::encode::{ChoiceError, Encoded, encode};
 use headshare_eval::eval::choice::schedule::{Limits, Schedule};
 use headshare_eval::eval::choice::score::{
     DECODE, Scores, check, schedule_alone, score, score_alone,
@@ -136,9 +136,15 @@ impl Choice {
             warn_of_examples(task, path, ui);
         }
         let subject = Subject::load(&self.file, self.resolve, self.fast, ui)?;
+        let n_ctx = item_context(&subject.model, self.ctx_size);
+        let vocab = subject.model.vocab();
+        // What does not fit is found before anything is answered.
+        let encoded = (tasks.iter().zip(&self.tasks))
+            .map(|(task, path)| encode(task, &vocab, n_ctx as usize).about(|| self.of_task(path)))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut done = Vec::with_capacity(tasks.len());
-        for (task, path) in tasks.iter().zip(&self.tasks) {
-            done.push(self.task(task, path, &subject, ui)?);
+        for ((task, path), items) in tasks.iter().zip(&self.tasks).zip(&encoded) {
+            done.push(self.task((task, items, path), &subject, ui)?);
         }
         Ok(ChoiceFigures {
             measured: subject.measured(),
@@ -149,27 +155,29 @@ impl Choice {
         })
     }
 
+    /// What an error is about.
+    fn of_task(&self, path: &Path) -> String {
+        format!("{} on {}", self.file.display(), text::name(path))
+    }
+
     fn task(
         &self,
-        task: &Task,
-        path: &Path,
+        (task, items, path): (&Task, &[Encoded], &Path),
         subject: &Subject,
         ui: &dyn Ui,
     ) -> Result<TaskFigures, Error> {
         let started = Instant::now();
-        let of_task = || format!("{} on {}", self.file.display(), text::name(path));
-        let n_ctx = item_context(&subject.model, self.ctx_size);
-        let items = encode(task, &subject.model.vocab(), n_ctx as usize).about(of_task)?;
+        let of_task = || self.of_task(path);
         // States are not shared as the tokens of a KV cache are.
         let alone = self.unbatched || subject.model.keeps_states();
         let schedule = if alone {
-            schedule_alone(&items)
+            schedule_alone(items)
         } else {
             let limits = Limits {
                 tokens: TOKENS,
                 sequences: SEQUENCES,
             };
-            Schedule::new(&items, limits)
+            Schedule::new(items, limits)
         };
         let size = |n: usize| u32::try_from(n).map_err(Error::failed);
         let params = ContextParams {
@@ -192,9 +200,9 @@ impl Choice {
             bar.say(&so_far.count(scores));
         };
         let scores = if alone {
-            score_alone(&mut context, &items, &mut watch)
+            score_alone(&mut context, items, &mut watch)
         } else {
-            score(&mut context, &items, &schedule, &mut watch)
+            score(&mut context, items, &schedule, &mut watch)
         };
         drop(bar);
         let scores = scores.map_err(ChoiceError::from).about(of_task)?;
@@ -202,8 +210,9 @@ impl Choice {
         let truncated = items.iter().filter(|item| item.truncated).count();
         if truncated > 0 {
             ui.warning(&format!(
-                "{}: {truncated} items are longer than {n_ctx} tokens and lost their left end",
-                text::name(path)
+                "{}: {truncated} items are longer than {} tokens and lost their left end",
+                text::name(path),
+                item_context(&subject.model, self.ctx_size)
             ));
         }
         Ok(TaskFigures {
@@ -307,6 +316,7 @@ mod tests {
         TaskFigures {
             summary: Summary {
                 task: "t".into(),
+                metric: Default::default(),
                 kind: Kind::LastWord,
                 form: "text".into(),
                 shots: None,

@@ -1,9 +1,11 @@
 //! At each size: what is made to fit, and the files of llama.cpp's that it is held
 //! against.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use headshare_convert::input::ModelFile;
+use headshare_convert::quantize::QuantizerError;
 use headshare_convert::quantize::types::Wanted;
 use headshare_eval::report::rivals::{self, Plain};
 use headshare_eval::report::{Row, RowKind, Series, sizes};
@@ -20,6 +22,11 @@ use crate::{Error, Quiet};
 /// Attempts to come below a size: a file says how it was made, which takes bytes.
 const ATTEMPTS: usize = 8;
 
+/// Candidates in a row that may be worse than the best before no more are tried.
+const IN_VAIN: usize = 2;
+/// The largest mixtures, so many, are tried.
+const MIXTURES: usize = 3;
+
 /// The contest of what is made to fit with llama.cpp's files.
 pub(super) struct Contest<'a> {
     run: &'a Run<'a>,
@@ -28,6 +35,12 @@ pub(super) struct Contest<'a> {
     calibration: Calibration,
     /// Of the text that is calibrated on.
     imatrix: Input,
+}
+
+/// Whether a type takes importances that a tensor has not.
+fn needs_importances(error: &Error) -> bool {
+    let of_quantizer = error.source.downcast_ref::<QuantizerError>();
+    matches!(of_quantizer, Some(QuantizerError::NeedsImportances { .. }))
 }
 
 /// What an importance matrix depends on.
@@ -138,18 +151,37 @@ impl<'a> Contest<'a> {
                 candidates.push((plain, file));
             }
         }
+        candidates.reverse();
+        self.closest(candidates, &|plain: &Plain| {
+            sizes::rival_label(RowKind::Imatrix, &plain.label(self.gguf))
+        })
+    }
+
+    /// Of `candidates`, which are called what `label` says, the one that diverges least from
+    /// the source where it is calibrated. They are tried in their order, until [`IN_VAIN`] in a
+    /// row diverge more.
+    fn closest<T>(
+        &self,
+        mut candidates: Vec<(T, Target)>,
+        label: &dyn Fn(&T) -> String,
+    ) -> Result<Option<(T, Target)>, Error> {
         if candidates.len() < 2 {
             return Ok(candidates.pop());
         }
-        let mut best: Option<(f64, (Plain, Target))> = None;
-        for (plain, file) in candidates.into_iter().rev() {
-            let label = sizes::rival_label(RowKind::Imatrix, &plain.label(self.gguf));
-            let divergence = self.work.divergence(&file, &label, &self.calibration)?;
+        let mut best: Option<(f64, (T, Target))> = None;
+        let mut in_vain = 0;
+        for (of, file) in candidates {
+            let divergence = (self.work).divergence(&file, &label(&of), &self.calibration)?;
             if best.as_ref().is_some_and(|(least, _)| *least <= divergence) {
                 self.work.drop(&file);
-                break;
+                in_vain += 1;
+                if in_vain == IN_VAIN {
+                    break;
+                }
+                continue;
             }
-            if let Some((_, (_, worse))) = best.replace((divergence, (plain, file))) {
+            in_vain = 0;
+            if let Some((_, (_, worse))) = best.replace((divergence, (of, file))) {
                 self.work.drop(&worse);
             }
         }
@@ -179,17 +211,30 @@ impl<'a> Contest<'a> {
         Ok(None)
     }
 
-    /// The largest mixture of at most so many `bytes` that llama.cpp makes of the source.
+    /// Of the largest mixtures of at most so many `bytes` that llama.cpp makes of the source,
+    /// the one that diverges least.
     fn mixture(&self, bytes: u64) -> Result<Option<(&'static str, Target)>, Error> {
+        let mut candidates: Vec<(&'static str, Target)> = Vec::new();
+        let mut sizes: BTreeSet<u64> = BTreeSet::new();
         for mixed in rivals::mixtures(self.gguf, bytes) {
             let wanted = mixed.wanted();
-            // Some types take importances that not all tensors have.
-            if self.size(&wanted).is_ok_and(|size| size <= bytes) {
+            let size = match self.size(&wanted) {
+                Ok(size) => size,
+                Err(error) if needs_importances(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            // Those that are as large are mostly the same.
+            if size <= bytes && sizes.insert(mixed.bytes) {
                 let name = format!("mixture-{}", mixed.name);
-                return Ok(Some((mixed.name, self.target(&name, wanted, true)?)));
+                candidates.push((mixed.name, self.target(&name, wanted, true)?));
+            }
+            if candidates.len() == MIXTURES {
+                break;
             }
         }
-        Ok(None)
+        self.closest(candidates, &|name: &&str| {
+            sizes::rival_label(RowKind::Mixture, name)
+        })
     }
 
     /// The size of the file with these types, rounded with the importance matrix.
@@ -197,6 +242,7 @@ impl<'a> Contest<'a> {
         let rounding = self.rounding(wanted.clone(), true);
         let job = Convert {
             dry_run: true,
+            output: None,
             ..(self.run).rounding(&rounding, By::Place, Path::new("dry-run.gguf"))
         };
         Ok(job.run(&Quiet)?.output.bytes)

@@ -1,6 +1,7 @@
 //! Files that jobs of a report are about, and what such a job calls them.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use headshare_convert::input::{InputError, text};
 use headshare_eval::report::File;
@@ -26,11 +27,40 @@ pub(super) struct Input {
     place: PathBuf,
     name: PathBuf,
     pub file: File,
+    /// Of what was read; none of what the report makes.
+    stamp: Option<Stamp>,
+}
+
+/// The lengths of files, and when they were changed last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stamp(Vec<(u64, Option<SystemTime>)>);
+
+impl Stamp {
+    /// Of the file at `path`, or of all files in the folder there.
+    pub fn of(path: &Path) -> Result<Self, Error> {
+        let mut files = Vec::new();
+        let added = add_files(path, &mut files);
+        added.map_err(|error| Error::bad_input(error).about(path.display()))?;
+        Ok(Self(files))
+    }
+}
+
+fn add_files(path: &Path, files: &mut Vec<(u64, Option<SystemTime>)>) -> std::io::Result<()> {
+    let metadata = path.metadata()?;
+    if !metadata.is_dir() {
+        files.push((metadata.len(), metadata.modified().ok()));
+        return Ok(());
+    }
+    let entries = path.read_dir()?.map(|entry| Ok(entry?.path()));
+    let mut entries = entries.collect::<std::io::Result<Vec<PathBuf>>>()?;
+    entries.sort();
+    entries.iter().try_for_each(|entry| add_files(entry, files))
 }
 
 impl Input {
     /// The file, or the folder of files, that the user calls `name` and that is at `place`.
     pub fn read(name: &Path, place: &Path) -> Result<Self, Error> {
+        let stamp = Stamp::of(place)?;
         let mut hasher = blake3::Hasher::new();
         let bytes = match place.is_dir() {
             true => hash_folder(place, &mut hasher)?,
@@ -44,6 +74,7 @@ impl Input {
                 bytes,
                 digest: format_digest(&hasher.finalize()),
             },
+            stamp: Some(stamp),
         })
     }
 
@@ -57,6 +88,27 @@ impl Input {
                 bytes,
                 digest,
             },
+            stamp: None,
+        }
+    }
+
+    /// The same, of which `stamp` was taken before it was read.
+    pub fn with(self, stamp: Stamp) -> Self {
+        Self {
+            stamp: Some(stamp),
+            ..self
+        }
+    }
+
+    /// Finds out whether it is still what was read: what is measured of another file is not to
+    /// be kept as this one's.
+    pub fn check_unchanged(&self) -> Result<(), Error> {
+        match &self.stamp {
+            Some(stamp) if Stamp::of(&self.place)? != *stamp => {
+                let changed = Error::bad_input("was changed while the report was made");
+                Err(changed.about(text::name(&self.name)))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -11,10 +11,10 @@ use headshare_eval::eval::perplexity;
 use headshare_eval::report::cells::Store;
 use headshare_eval::report::overlap::share_in;
 
-use super::input::Input;
+use super::input::{Input, Stamp};
 use super::job::{Fits, MakeReport};
-use crate::bench::{check_generates, check_test};
-use crate::convert::{Calibration, Change, Convert, Stats, check_stats, read_text};
+use crate::bench::{check_generates, check_room, check_test};
+use crate::convert::{Calibration, Change, Convert, Stats, check_stats, is_own, read_text};
 use crate::error::Context as _;
 use crate::eval::item_context;
 use crate::load::{Resolve, load};
@@ -38,6 +38,16 @@ impl Inputs {
     pub fn read(job: &MakeReport, ui: &dyn Ui) -> Result<Self, Error> {
         Store::check(&job.output)?;
         check_test(&job.test)?;
+        if let Some(calibration) = job.calibration().filter(|on| is_own(&on.text)) {
+            let text = calibration.text.display();
+            return Err(Error::usage(format!(
+                "{text}: a report makes all its files with the text of one file"
+            ))
+            .advise(Advice::Words(
+                "./self names a file that is called self".into(),
+            )));
+        }
+        let stamp = Stamp::of(&job.source)?;
         let source = ModelFile::open_plain(&job.source)?;
         convert::attention_map(&source)?;
         check_generates(&source)?;
@@ -52,6 +62,7 @@ impl Inputs {
         }
         {
             let loaded = load(&job.source, Resolve::Auto, true, &mut |_| true, ui)?;
+            check_room(&job.test, &loaded.model)?;
             perplexity::check(&loaded.model, &read, job.ctx)
                 .about(|| format!("the text in {}", text::name(&job.text)))?;
             let n_ctx = item_context(&loaded.model, 0) as usize;
@@ -84,7 +95,8 @@ impl Inputs {
             warn_of_overlap(&read, &fitted, "what the model is fitted to", ui);
         }
         let digest = source.digest().to_owned();
-        Self::of(job, Input::known(&job.source, source.len(), digest), stdin)
+        let known = Input::known(&job.source, source.len(), digest).with(stamp);
+        Self::of(job, known, stdin)
     }
 
     /// Those of a job whose inputs are good.
@@ -108,6 +120,13 @@ impl Inputs {
     pub fn unchecked(job: &MakeReport) -> Result<Self, Error> {
         let source = Input::read(&job.source, &job.source)?;
         Self::of(job, source, Stdin::of([])?)
+    }
+
+    /// Finds out whether all of them are still what was read.
+    pub fn check_unchanged(&self) -> Result<(), Error> {
+        let all = [&self.source, &self.text].into_iter();
+        let mut all = all.chain(&self.tasks).chain(&self.fitted);
+        all.try_for_each(Input::check_unchanged)
     }
 
     /// Where `path` can be opened, by processes of this one, too.

@@ -195,14 +195,10 @@ pub(super) fn score(found: ChoiceFigures) -> Result<TaskScore, Error> {
             return Err(Error::failed(anyhow::Error::msg(message)));
         }
     };
-    let accuracy = task.summary.accuracy;
     Ok(TaskScore {
         task: task.summary.task,
-        accuracy: accuracy.accuracy,
-        accuracy_norm: accuracy.accuracy_norm,
-        stderr: accuracy.stderr,
-        stderr_norm: accuracy.stderr_norm,
-        n: accuracy.n,
+        metric: task.summary.metric,
+        accuracy: task.summary.accuracy,
         subjects: task.summary.subjects,
     })
 }

@@ -273,7 +273,13 @@ impl<'a> Work<'a> {
         if !self.has(&measure.cell) {
             for (target, row) in [(file, row), (rival, rival_row)] {
                 if !is_there(target, &row.made)? {
-                    self.run.make(target, &row.label)?;
+                    let made = self.run.make(target, &row.label)?;
+                    if made.digest != row.made.digest {
+                        return Err(Error::failed(anyhow::anyhow!(
+                            "made again, the file is another than the one that was measured"
+                        ))
+                        .about(&row.label));
+                    }
                 }
             }
         }
@@ -296,6 +302,7 @@ impl<'a> Work<'a> {
     }
 
     fn keep<T: Serialize>(&self, cell: &Cell, value: &T) -> Result<(), Error> {
+        self.run.inputs.check_unchanged()?;
         let Cell { name, key, command } = cell;
         Ok(self.run.store.put(name, key, command, value)?)
     }
@@ -338,7 +345,7 @@ impl<'a> Work<'a> {
         for (measure, path) in measures.tasks.iter().zip(&self.run.job.tasks) {
             // A cell is found by what the file holds, whatever its name.
             let task = task_name(path);
-            let shown = |t: &TaskScore| format!("{task} {:.4}", t.accuracy_norm);
+            let shown = |t: &TaskScore| format!("{task} {:.4}", t.accuracy.by(t.metric).0);
             let score = self.cell(measure, label, score, shown)?;
             let mut score = TaskScore { task, ..score };
             if !self.run.job.subjects {

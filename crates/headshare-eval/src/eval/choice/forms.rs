@@ -9,10 +9,12 @@
 
 use serde_json::Value;
 
-use super::item::{Item, Kind};
+use super::item::{Item, Kind, Metric};
 use super::labelled;
 use super::question::{Frame, LONG, Question, SHORT};
-use crate::eval::task_file::{Choices, FieldResult, Row, gold, list_of_texts, wrong};
+use crate::eval::task_file::{
+    Choices, FieldResult, Row, check_choices, gold, list_of_texts, wrong,
+};
 
 /// A form of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +184,28 @@ impl Form {
         }
     }
 
+    /// The accuracy that the harness reports for `items` of this form: no other where choices
+    /// are labels, which are the same everywhere, nor of RACE and SIQA.
+    pub fn metric<'i>(self, mut items: impl Iterator<Item = &'i Item>) -> Metric {
+        fn choices(item: &Item) -> impl Iterator<Item = &str> {
+            item.pairs.iter().map(|pair| pair.continuation.as_str())
+        }
+        if matches!(
+            self,
+            Self::Race | Self::RaceArticle | Self::Siqa | Self::BoolQ
+        ) {
+            return Metric::Accuracy;
+        }
+        let (Some(first), Some(second)) = (items.next(), items.next()) else {
+            return Metric::AccuracyNorm;
+        };
+        let mut others = std::iter::once(second).chain(items);
+        match others.all(|item| choices(item).eq(choices(first))) {
+            true => Metric::Accuracy,
+            false => Metric::AccuracyNorm,
+        }
+    }
+
     /// How rows like `row` are scored: as `forced`, or as is usual.
     pub fn kind(self, row: &Row, forced: Option<Kind>) -> FieldResult<Kind> {
         let kinds = self.kinds();
@@ -227,6 +251,7 @@ impl Form {
         match self {
             Self::Contexts => {
                 let contexts = row.texts("context_options")?;
+                check_choices(&contexts, "context_options")?;
                 let gold = row.gold("gold", contexts.len())?;
                 let continuation = not_empty(row, "continuation")?;
                 Ok(vec![Item::of_contexts(contexts, continuation, gold)])
@@ -407,7 +432,9 @@ fn race_article(row: &Row) -> FieldResult<Vec<Question>> {
     let (options, answers) = (list("options")?, list("answers")?);
     (questions.iter().enumerate())
         .map(|(i, question)| {
-            let choices = list_of_texts(&options[i], &format!("options[{i}]"))?;
+            let name = format!("options[{i}]");
+            let choices = list_of_texts(&options[i], &name)?;
+            check_choices(&choices, &name)?;
             let gold = gold(&answers[i], &format!("answers[{i}]"), choices.len(), 0)?;
             Ok(race(passage, question, choices, gold))
         })

@@ -38,6 +38,27 @@ impl Kind {
     }
 }
 
+/// Which of its two accuracies a task is reported by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// By the sum of log-probabilities.
+    Accuracy,
+    /// By the sum over the choice's length.
+    #[default]
+    AccuracyNorm,
+}
+
+impl Metric {
+    /// As it is written in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::AccuracyNorm => "accuracy_norm",
+        }
+    }
+}
+
 /// A context and a continuation whose log-probability is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
@@ -148,6 +169,9 @@ pub struct Task {
     pub name: String,
     /// How it is scored.
     pub kind: Kind,
+    /// The accuracy that lm-evaluation-harness reports for such a task, the last one where it
+    /// reports both.
+    pub metric: Metric,
     /// The form of its rows: the name of the data set that has it, or their
     /// fields.
     pub form: &'static str,

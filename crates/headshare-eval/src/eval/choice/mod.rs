@@ -28,4 +28,4 @@ pub mod score;
 pub mod summary;
 
 pub use encode::ChoiceError;
-pub use item::{Item, Kind, Origin, SHOTS, Subject, Task};
+pub use item::{Item, Kind, Metric, Origin, SHOTS, Subject, Task};

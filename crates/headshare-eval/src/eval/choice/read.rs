@@ -173,7 +173,7 @@ impl Reading {
             let problem = "there are files beside folders of subjects: name one of them";
             return Err(TaskError::content(path, problem));
         }
-        let subjects = (subjects.into_iter())
+        let subjects: Vec<Subject> = (subjects.into_iter())
             .map(|(subject, items)| match has_subjects {
                 // Examples would stand in a file of their own.
                 true => Subject {
@@ -190,6 +190,7 @@ impl Reading {
             .collect();
         Ok(Task {
             kind,
+            metric: form.metric(subjects.iter().flat_map(|subject| &subject.items)),
             form: form.name(),
             subjects,
             name,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use zip::ZipArchive;
 
-use super::item::{Item, Kind, Origin, SHOTS, Subject, Task};
+use super::item::{Item, Kind, Metric, Origin, SHOTS, Subject, Task};
 use super::question::{CHINESE, Frame, LONG, Question};
 use super::subject_names;
 use crate::eval::task_file::{TaskError, task_name};
@@ -153,6 +153,7 @@ pub(super) fn read(
     Ok(Task {
         name: task_name(path),
         kind: Kind::Letters,
+        metric: Metric::Accuracy,
         form: style.unwrap_or_default().name(),
         subjects,
         has_subjects: true,
@@ -185,6 +186,13 @@ fn tables<R: Read + Seek>(
     entries: &[(String, String)],
     limit: usize,
 ) -> Result<BTreeMap<String, Table>, TaskError> {
+    for (i, (subject, entry)) in entries.iter().enumerate() {
+        if let Some((_, first)) = entries[..i].iter().find(|(known, _)| known == subject) {
+            let problem =
+                format!("{first} and {entry} are tables of one subject: leave one of them");
+            return Err(TaskError::content(path, problem));
+        }
+    }
     (entries.iter())
         .map(|(subject, entry)| {
             let shown = path.join(entry);

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::item::{Item, Kind, Task};
+use super::item::{Item, Kind, Metric, Task};
 use super::score::Scores;
 
 /// Whether an item was answered rightly.
@@ -82,6 +82,14 @@ impl Accuracy {
         }
     }
 
+    /// The one that `metric` says, and its standard error.
+    pub fn by(&self, metric: Metric) -> (f64, Option<f64>) {
+        match metric {
+            Metric::Accuracy => (self.accuracy, self.stderr),
+            Metric::AccuracyNorm => (self.accuracy_norm, self.stderr_norm),
+        }
+    }
+
     /// All items of several subjects, with the pooled error.
     fn pooled(all: &[Verdict], subjects: &[SubjectSummary]) -> Self {
         let pool = |of: fn(&Accuracy) -> Option<f64>| {
@@ -141,6 +149,10 @@ pub struct Summary {
     pub task: String,
     /// How it was scored.
     pub kind: Kind,
+    /// The accuracy that lm-evaluation-harness reports for it, the last one where it reports
+    /// both.
+    #[serde(default)]
+    pub metric: Metric,
     /// The form of its rows.
     pub form: String,
     /// Solved examples in front of each question; of archives whose subjects all
@@ -187,6 +199,7 @@ impl Summary {
         Self {
             task: task.name.clone(),
             kind: task.kind,
+            metric: task.metric,
             form: task.form.to_owned(),
             shots: first.filter(|_| alike),
             accuracy: if subjects.is_empty() {
@@ -268,6 +281,7 @@ mod tests {
         let task = Task {
             name: "t".into(),
             kind: Kind::LastWord,
+            metric: Metric::Accuracy,
             form: "text",
             subjects: vec![Subject {
                 name: "t".into(),
@@ -294,6 +308,7 @@ mod tests {
         let task = Task {
             name: "t".into(),
             kind: Kind::Letters,
+            metric: Metric::Accuracy,
             form: "mmlu",
             subjects: vec![subject("x", 2), subject("y", 4)],
             has_subjects: true,

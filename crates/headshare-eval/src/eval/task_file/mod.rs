@@ -12,7 +12,7 @@ use headshare_convert::input::text::{self, without_mark};
 use list::List;
 
 pub use error::TaskError;
-pub(super) use row::{Choices, FieldResult, Row, gold, list_of_texts, wrong};
+pub(super) use row::{Choices, FieldResult, Row, check_choices, gold, list_of_texts, wrong};
 
 /// What a task is called: its file without the ending.
 pub fn task_name(path: &Path) -> String {

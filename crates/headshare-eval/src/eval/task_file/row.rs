@@ -160,15 +160,7 @@ impl Choices {
             }
             other => list_of_texts(other, name)?,
         };
-        if !(2..=MAX_CHOICES).contains(&texts.len()) {
-            return Err(format!(
-                "field {name:?} holds {} choices, where 2 to {MAX_CHOICES} can be",
-                texts.len()
-            ));
-        }
-        if let Some(i) = texts.iter().position(|text| text.trim().is_empty()) {
-            return Err(format!("field {:?} is empty", format!("{name}[{i}]")));
-        }
+        check_choices(&texts, name)?;
         if !labels.is_empty() && labels.len() != texts.len() {
             return Err(format!(
                 "field {name:?} holds {} texts and {} labels",
@@ -257,6 +249,20 @@ pub(in crate::eval) fn list_of_texts(value: &Value, name: &str) -> FieldResult<V
             None => Err(wrong(&format!("{name}[{i}]"), "a text", value)),
         })
         .collect()
+}
+
+/// Checks that there are choices in the field `name`, and not too many, and that none is empty.
+pub(in crate::eval) fn check_choices(texts: &[String], name: &str) -> FieldResult<()> {
+    if !(2..=MAX_CHOICES).contains(&texts.len()) {
+        return Err(format!(
+            "field {name:?} holds {} choices, where 2 to {MAX_CHOICES} can be",
+            texts.len()
+        ));
+    }
+    match texts.iter().position(|text| text.trim().is_empty()) {
+        Some(i) => Err(format!("field {:?} is empty", format!("{name}[{i}]"))),
+        None => Ok(()),
+    }
 }
 
 pub(in crate::eval) fn wrong(name: &str, wanted: &str, value: &Value) -> String {
