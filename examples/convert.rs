@@ -11,7 +11,8 @@ fn main() -> Result<(), Error> {
     };
     let ratio = (ratio.parse()).map_err(|_| Error::usage("RATIO is a number from 0 to 1"))?;
     let function = MatchFunction::Qk;
-    let convert = Convert::new(model, output, Change::Match { ratio, function });
+    let change = Change::Match { ratio, function };
+    let convert = Convert::new(model, output, change);
     let converted = convert.run(&Quiet)?;
     let (before, after) = (converted.source.bytes, converted.output.bytes);
     println!("{before} -> {after} bytes");
@@ -19,7 +20,7 @@ fn main() -> Result<(), Error> {
     let against_source = Perplexity {
         base: Some(convert.source),
         ctx: 128,
-        ..Perplexity::new(convert.output, text)
+        ..Perplexity::new(output, text)
     };
     let figures = against_source.run(&Quiet)?;
     println!("perplexity {:.3}", figures.perplexity);

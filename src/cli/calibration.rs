@@ -90,20 +90,22 @@ impl StatsArgs {
     }
 }
 
-/// A number of bytes, with K, M, G or T for powers of 1024.
+/// A number of bytes, with K, M, G or T, or KiB and so on, for powers of 1024.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let wanted = || {
+        "a whole number of bytes is wanted, or of K, M, G or T, which are powers of 1024: 8G"
+            .to_owned()
+    };
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
         "" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        "T" => 40,
-        _ => return Err("a number of bytes, or of K, M, G or T, is wanted".to_owned()),
+        "K" | "KIB" => 10,
+        "M" | "MIB" => 20,
+        "G" | "GIB" => 30,
+        "T" | "TIB" => 40,
+        _ => return Err(wanted()),
     };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "a number of bytes, such as 8G, is wanted".to_owned())?;
+    let number: u64 = digits.parse().map_err(|_| wanted())?;
     number
         .checked_mul(1 << shift)
         .ok_or_else(|| "that is more than there can be".to_owned())
@@ -118,7 +120,8 @@ mod tests {
         assert_eq!(bytes("20000000000"), Ok(20_000_000_000));
         assert_eq!(bytes("8G"), Ok(8 << 30));
         assert_eq!(bytes("3m"), Ok(3 << 20));
-        for wrong in ["", "G", "8X", "8.5G", "-1", "18446744073709551615K"] {
+        assert_eq!(bytes("3MiB"), Ok(3 << 20));
+        for wrong in ["", "G", "8X", "8MB", "8.5G", "-1", "18446744073709551615K"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }

@@ -40,8 +40,9 @@ pub(super) struct Args {
     /// The model, a plain GGUF file.
     src: PathBuf,
     /// The file to write.
-    #[arg(short, long, value_name = "OUT.gguf", help_heading = OUTPUT)]
-    output: PathBuf,
+    #[arg(short, long, value_name = "OUT.gguf", help_heading = OUTPUT,
+        required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
     #[command(flatten, next_help_heading = "What to do")]
     what: What,
     #[command(flatten, next_help_heading = SHARING)]
@@ -71,7 +72,7 @@ pub(super) struct Args {
         value_parser = PossibleValuesParser::new(["4096", "16384", "65536"])
             .map(|text| text.parse::<u64>().expect("one of the listed numbers")))]
     page_size: u64,
-    /// Show what would be done and what it saves, and write no model; -o is still needed. Sizes are
+    /// Show what would be done and what it saves, and write no model. Sizes are
     /// exact, unless "at most" stands before them: then they depend on what a
     /// repair finds. With --fit, -o FILE.svg draws what other sizes would cost.
     #[arg(long, help_heading = OUTPUT)]
@@ -123,11 +124,10 @@ impl Args {
     }
 
     pub(super) fn job(self) -> Result<Convert, Error> {
-        stdio::refuse(
-            &self.output,
-            "-o",
-            "a converted file's header is written last",
-        )?;
+        if let Some(output) = &self.output {
+            let why = "a converted file's header is written last";
+            stdio::refuse(output, "-o", why)?;
+        }
         self.repair.check_outputs()?;
         self.quantize.check_outputs()?;
         let plan = self.what.plan.as_deref();

@@ -14,12 +14,13 @@ pub(super) struct FitArgs {
     /// another unit's weights. All of it is fitted to --calibrate. Without a number, --ram says how
     /// much there is.
     #[arg(long, value_name = "BYTES", num_args = 0..=1, value_parser = bytes,
-        requires = "calibrate")]
+        requires = "calibrate", allow_negative_numbers = true)]
     fit: Option<Option<u64>>,
     /// The physical memory, such as 512M, that `run` may take with the model that --fit
     /// makes, and with a context of --ctx tokens: weights, KV cache, compute buffers and the
     /// program.
-    #[arg(long, value_name = "BYTES", value_parser = bytes, requires = "fit")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, requires = "fit",
+        allow_negative_numbers = true)]
     ram: Option<u64>,
     /// Tokens of the context that --ram has to hold, too.
     #[arg(long, value_name = "N", default_value = "2048", requires = "ram",
@@ -33,8 +34,9 @@ pub(super) struct FitArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct MovesArgs {
     /// The types that --fit may give to tensors, separated by commas [default: bf16, f16, q8_0,
-    /// q6_K, q5_K, q5_1, q5_0, q4_K, q4_1, q4_0, iq4_nl, mxfp4, q3_K, q2_K and q2_0]. Others are
-    /// only rounded, or no smaller than these.
+    /// q6_K, q5_K, q5_1, q5_0, q4_K, q4_1, q4_0, iq4_nl, mxfp4, q3_K, q2_K and q2_0]. Older llama.cpp
+    /// does not know mxfp4 and q2_0. Others that can be named are encoded by ggml itself, or are no
+    /// smaller than these.
     #[arg(
         long = "types",
         value_name = "TYPES",

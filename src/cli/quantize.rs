@@ -43,8 +43,8 @@ impl TypeArgs {
 pub(super) struct QuantizeArgs {
     #[command(flatten)]
     types: TypeArgs,
-    /// The text (UTF-8) to fit weights to. --fit measures with it and needs it; of a --plan, what
-    /// shares or is dropped is repaired with it; --baseline llm-pruner takes its gradients from it.
+    /// The text (UTF-8) to fit weights to. --fit measures with it and needs it; of a --plan without
+    /// --quantize, what shares or is dropped is repaired with it, too; --baseline llm-pruner takes its gradients from it.
     /// Standard input is read for -, and `self` is what the model writes itself. Without a text
     /// and --imatrix weights are rounded.
     #[arg(long, value_name = "TEXT", requires = "reader")]
@@ -67,14 +67,17 @@ pub(super) struct QuantizeArgs {
     allow_requantize: bool,
     /// How far weights go towards what makes up for all that was lost before them,
     /// from 0 to 1 [default: for each matrix what is best on held-out windows]
-    #[arg(long, value_name = "S", requires = "text", requires = "quantize", value_parser = parse_ratio)]
+    #[arg(long, value_name = "S", requires = "text", requires = "quantize", value_parser = parse_ratio,
+        allow_negative_numbers = true)]
     strength: Option<f64>,
     /// The ridge of that fit, relative to the inputs' mean square [default: 0.1]
-    #[arg(long, value_name = "R", requires = "text", requires = "quantize", value_parser = positive)]
+    #[arg(long, value_name = "R", requires = "text", requires = "quantize", value_parser = positive,
+        allow_negative_numbers = true)]
     ridge: Option<f64>,
     /// What is added to the inputs' mean squares before rounding errors are passed
     /// on, relative to their mean [default: 0.1]
-    #[arg(long, value_name = "D", requires = "text", requires = "quantize", value_parser = positive)]
+    #[arg(long, value_name = "D", requires = "text", requires = "quantize", value_parser = positive,
+        allow_negative_numbers = true)]
     damping: Option<f64>,
 }
 

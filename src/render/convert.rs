@@ -1,10 +1,11 @@
 //! What `convert` says.
 
-use headshare_jobs::Converted;
+use headshare_format::GgmlType;
+use headshare_jobs::{Converted, OfType};
 
 use super::fit::render as render_fit;
-use super::numbers::{counted, grouped, percent};
-use super::plan::{bounds, render_saved, render_shared};
+use super::numbers::{counted, grouped};
+use super::plan::{render_saved, render_shared};
 use super::quantize::render as render_quantized;
 use super::repair::render as render_repair;
 use crate::plan::Plan;
@@ -14,18 +15,67 @@ pub(crate) fn render(done: &Converted) -> String {
     let quantized = render_quantized(done.quantized.as_ref(), done.fit.is_some());
     let fitted = quantized + &render_repair(done.repair.as_ref());
     let fit = (done.fit.as_ref()).map_or_else(String::new, |fit| render_fit(fit, done.dry_run));
-    fit + &fitted
-        + &match &done.plan {
-            Some(plan) if plan.reshapes() => render_variant(done, plan),
-            Some(plan) if plan.choice.units.is_some() || !plan.edits.is_empty() => {
-                render_shared(plan, &done.sizes())
-            }
-            _ => format!(
-                "{}: byte-equal tensors and head blocks are stored once\n{}",
-                done.source.path,
-                render_saved(&done.sizes())
-            ),
+    let changed = match &done.plan {
+        Some(plan) if plan.reshapes() => render_variant(done, plan),
+        Some(plan) if plan.choice.units.is_some() || !plan.edits.is_empty() => {
+            render_shared(plan, &done.sizes())
         }
+        _ => format!(
+            "{}: byte-equal tensors and head blocks are stored once\n{}",
+            done.source.path,
+            render_saved(&done.sizes())
+        ),
+    };
+    fit + &fitted + &changed + &render_output(done)
+}
+
+/// What the file is, and what runs it.
+pub(super) fn render_output(done: &Converted) -> String {
+    let what = match &done.plain {
+        Some(architecture) => {
+            let newest = newest(done);
+            let needs = match newest.is_empty() {
+                true => String::new(),
+                false => format!(" in a version that knows {}", newest.join(" and ")),
+            };
+            format!("a plain GGUF of the architecture {architecture}: llama.cpp runs it{needs}")
+        }
+        // It depends on the repair.
+        None if done.at_most => return "dry run: nothing is written\n".to_owned(),
+        None => "a headshare file: `headshare-gguf run` runs it, and so do llama.cpp's programs \
+                 through `headshare-gguf exec`"
+            .to_owned(),
+    };
+    match done.dry_run {
+        true => format!("dry run: nothing is written; it would be {what}\n"),
+        false => format!("{}: {what}\n", done.output.path),
+    }
+}
+
+/// The first of the types that llama.cpp has had for less than a year or two.
+const YOUNG: u32 = 39;
+
+/// The types of tensors that older versions of llama.cpp do not know.
+fn newest(done: &Converted) -> Vec<&str> {
+    let is_young = |name: &&str| GgmlType::named(name).is_some_and(|t| t.id() >= YOUNG);
+    let names = done.types.keys().map(String::as_str);
+    names.filter(is_young).collect()
+}
+
+/// How many tensors have which type.
+fn render_types(done: &Converted) -> String {
+    let mut types: Vec<_> = done.types.iter().collect();
+    types.sort_by_key(|(_, of)| std::cmp::Reverse(of.bytes));
+    let counts: Vec<String> = (types.iter())
+        .map(|(name, of)| format!("{} {name}", grouped(of.tensors as u64)))
+        .collect();
+    let sum = |number: fn(&OfType) -> u64| done.types.values().map(number).sum::<u64>();
+    let (bytes, weights) = (sum(|of| of.bytes), sum(|of| of.weights));
+    format!(
+        "  types:    {}; {:.2} bits per weight\n",
+        counts.join(", "),
+        bytes as f64 * 8.0 / weights.max(1) as f64
+    )
 }
 
 /// What is said about a model with other shapes or types.
@@ -72,18 +122,13 @@ fn render_variant(done: &Converted, plan: &Plan) -> String {
         text += &format!(" ({})", plan.choice);
     }
     text.push('\n');
-    let [most, least] = bounds(done.at_most);
-    text += &format!(
-        "  file:     {} -> {most}{} bytes ({least}{} saved)\n  resident: {least}{} bytes saved\n",
-        grouped(done.source.bytes),
-        grouped(done.output.bytes),
-        percent(done.saved.file_bytes, done.source.bytes),
-        grouped(done.saved.resident_bytes)
-    );
-    if let Some(architecture) = &done.plain {
-        text += &format!(
-            "  a plain GGUF of llama.cpp's {architecture} architecture: any llama.cpp runs it\n"
-        );
+    if plan.stores().next().is_some() {
+        text += &render_types(done);
     }
-    text
+    text + &indented(&render_saved(&done.sizes()))
+}
+
+/// The same lines, two spaces to the right.
+pub(super) fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
 }

@@ -65,15 +65,19 @@ pub(super) fn bounds(at_most: bool) -> [&'static str; 2] {
 pub(super) fn render_saved(sizes: &Sizes) -> String {
     let saved = sizes.saved;
     let [most, least] = bounds(sizes.at_most);
+    let (change, how) = match saved.file_bytes {
+        more @ ..0 => (-more, "larger"),
+        less => (less, "saved"),
+    };
     let mut text = format!(
-        "file:     {} -> {most}{} bytes, {least}{} ({}) saved\n",
+        "file:     {} -> {most}{} bytes, {least}{} ({}) {how}\n",
         grouped(sizes.source_bytes),
         grouped(sizes.output_bytes),
-        grouped(saved.file_bytes),
-        percent(saved.file_bytes, sizes.source_bytes)
+        grouped(change),
+        percent(change, sizes.source_bytes)
     );
     text += &format!(
-        "resident: {least}{} bytes ({}) in pages that are in memory once\n",
+        "resident: {least}{} bytes ({}) saved\n",
         grouped(saved.resident_bytes),
         percent(saved.resident_bytes as i64, sizes.source_bytes)
     );

@@ -12,10 +12,11 @@ pub(super) fn render(done: Option<&Quantized>, chosen: bool) -> String {
     let changes_none = done
         .matrices
         .is_some_and(|counts| counts == Counts::default());
-    let mut text = match chosen {
+    let mut text = match (chosen, done.by_plan) {
         _ if changes_none => "every matrix keeps its type".to_owned(),
-        true => "quantized to the types that were chosen".to_owned(),
-        false => format!("quantized to {}", done.record.to),
+        (true, _) => "quantized to the types that were chosen".to_owned(),
+        (false, true) => "quantized to the types of the plan".to_owned(),
+        (false, false) => format!("quantized to {}", done.record.to),
     };
     match &done.record.by {
         By::Rounding => text += ", rounded without a calibration text",
@@ -54,9 +55,9 @@ fn unfitted(of: &Unfitted) -> String {
     let least = (of.too_few.iter().rev()).max_by_key(|(_, few)| most_lacking(few));
     if let Some((name, few)) = least {
         text += &format!(
-            "  too few tokens came to matrices of {} tensors. {name} has had {} and needs {}: more \
+            "  too few tokens came to matrices of {}. {name} has had {} and needs {}: more \
              or longer windows help\n",
-            of.too_few.len(),
+            super::numbers::counted(of.too_few.len() as u64, "tensor", "tensors"),
             few.tokens,
             few.needed
         );

@@ -2,7 +2,9 @@
 
 use headshare_jobs::{PairDistance, TrainedModel};
 
-use super::numbers::{grouped, percent};
+use super::convert::{indented, render_output};
+use super::numbers::grouped;
+use super::plan::render_saved;
 use super::quantize::render as render_quantized;
 
 /// What training has made.
@@ -63,14 +65,6 @@ pub(crate) fn render(done: &TrainedModel) -> String {
     }
     let converted = &done.converted;
     text += &render_quantized(converted.quantized.as_ref(), false);
-    text += &format!(
-        "{} -> {}\n  file:     {} -> {} bytes ({} saved)\n  resident: {} bytes saved",
-        converted.source.path,
-        converted.output.path,
-        grouped(converted.source.bytes),
-        grouped(converted.output.bytes),
-        percent(converted.saved.file_bytes, converted.source.bytes),
-        grouped(converted.saved.resident_bytes),
-    );
-    text
+    text += &format!("{}\n", converted.source.path);
+    text + &indented(&render_saved(&converted.sizes())) + &render_output(converted)
 }

@@ -57,7 +57,7 @@ pub use convert::fit::plan::PlanToFit;
 pub use convert::fit::predictions::AnalyzePredictions;
 pub use convert::{
     Budget, Calibration, Change, Convert, Converted, FellBack, FileSize, InMemory, MadeToFit,
-    OfMemory, Quantization, Quantized, Removal, Retyped, Stats, Tried, With, read_text,
+    OfMemory, OfType, Quantization, Quantized, Removal, Retyped, Stats, Tried, With, read_text,
 };
 pub use error::{Advice, Classify, Context, Error, Kind};
 pub use eval::{

@@ -191,6 +191,7 @@ fn json_is_one_object_and_nothing_else() {
         "plan",
         "duplicates",
         "saved",
+        "types",
     ];
     assert_eq!(
         keys(run!["convert", m, "--ratio", "0.5", "-o", c, "--json"]),
@@ -264,6 +265,60 @@ fn a_larger_output_is_said() {
         ran.stderr.contains(&format!("{} bytes larger", -saved)),
         "{ran:#?}"
     );
+    // So does a plain one.
+    let plain = folder.file("plain");
+    let ran = run!["convert", m, "--quantize", "f32", "-o", plain].ok();
+    assert!(
+        ran.stderr.starts_with("warning: the output is "),
+        "{ran:#?}"
+    );
+    assert!(ran.stdout.contains("%) larger\n"), "{ran:#?}");
+}
+
+#[test]
+fn the_last_line_says_what_the_file_is() {
+    let folder = Folder::new();
+    let m = folder.file("m");
+    small("tiny-llama").write(&m).unwrap();
+    let out = folder.file("out");
+    let last = |args: &[&str], written: bool| {
+        let mut command = program();
+        command.arg("convert").arg(&m).args(args);
+        let names = folder.names();
+        if written {
+            command.arg("-o").arg(&out).arg("--force");
+        }
+        let ran = Ran::of(&mut command, format!("{args:?}")).ok();
+        if !written {
+            assert_eq!(folder.names(), names);
+        }
+        ran.stdout.trim_end().lines().last().unwrap().to_owned()
+    };
+    let shared = "a headshare file: `headshare-gguf run` runs it";
+    let plain = "a plain GGUF of the architecture llama: llama.cpp runs it";
+    for (args, what) in [
+        (&["--lossless"][..], shared),
+        (&["--ratio", "0.5"], shared),
+        (&["--quantize", "q8_0"], plain),
+        (
+            &["--quantize", "q2_0", "--pure"],
+            " in a version that knows q2_0",
+        ),
+    ] {
+        let named = last(args, true);
+        assert!(
+            named.starts_with(&format!("{}: a ", out.display())),
+            "{named}"
+        );
+        assert!(named.contains(what), "{named}");
+        // A dry run needs no name.
+        let dry = last(&[args, &["--dry-run"]].concat(), false);
+        assert!(
+            dry.starts_with("dry run: nothing is written; it would be a "),
+            "{dry}"
+        );
+        assert!(dry.contains(what), "{dry}");
+    }
 }
 
 /// Runs the program with a stdout that nobody reads.

@@ -19,11 +19,13 @@ pub enum FitError {
         types: String,
     },
     /// All moves together do not save enough.
-    #[error("{wanted} bytes are less than the smallest that the moves reach: {smallest} bytes")]
+    #[error(
+        "{wanted} bytes are less than the smallest that the moves reach: at least {smallest} bytes"
+    )]
     TooSmall {
         /// What is wanted.
         wanted: u64,
-        /// The smallest.
+        /// The smallest has no less.
         smallest: u64,
     },
     /// The model fits as it is.
@@ -89,7 +91,7 @@ pub enum FitError {
     },
     /// What was measured does not tell.
     #[error(
-        "what {ggml_type} does to {tensor:?} was not measured: measure again, with the same --types"
+        "what {ggml_type} does to {tensor:?} was not measured: measure again, or allow only the types that were"
     )]
     NotMeasured {
         /// The tensor.

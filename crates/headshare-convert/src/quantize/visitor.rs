@@ -90,7 +90,10 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
                 ridged(gram, self.settings.damping)
             }
             None => {
-                self.counts.looked_up += 1;
+                match is_quantized(to) {
+                    true => self.counts.looked_up += 1,
+                    false => self.counts.plain += 1,
+                }
                 Mat::identity(p, p)
             }
         };

@@ -94,7 +94,7 @@ fn moves(line: Line, types: Option<&[String]>, seconds: Option<u64>) -> Line {
 
 fn convert(job: &Convert) -> Line {
     let mut line = Line::of(&["convert"])
-        .value("--output", &job.output)
+        .path("--output", job.output.as_deref())
         .number("--page-size", job.page_size)
         .flag("--keep-duplicates", job.keep_duplicates)
         .flag("--dry-run", job.dry_run)

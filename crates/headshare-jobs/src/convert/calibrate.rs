@@ -220,7 +220,7 @@ pub fn read_text(path: &Path) -> Result<String, Error> {
 
 /// Whether `path` stands for what the model writes itself; a file of that name is
 /// `./self`.
-pub(super) fn is_own(path: &Path) -> bool {
+pub(crate) fn is_own(path: &Path) -> bool {
     path == Path::new("self")
 }
 

@@ -7,7 +7,8 @@ mod choose;
 pub(crate) mod fit;
 mod quantize;
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use headshare_convert::convert::{self, ConvertError, Fitted, Foreseen, Prepared};
 use headshare_convert::input::ModelFile;
@@ -22,8 +23,9 @@ use headshare_format::PageSize;
 use serde::{Deserialize, Serialize};
 
 pub use baseline::Removal;
+use calibrate::Ready;
+pub(crate) use calibrate::is_own;
 pub use calibrate::{Calibration, read_text};
-use calibrate::{Ready, is_own};
 pub use choose::Stats;
 pub(crate) use choose::check_stats;
 pub use fit::{Budget, InMemory, MadeToFit, OfMemory, Retyped, Tried};
@@ -42,9 +44,9 @@ pub struct Convert {
     /// The model, a plain GGUF file.
     #[serde(with = "crate::path")]
     pub source: PathBuf,
-    /// The file to write.
-    #[serde(with = "crate::path")]
-    pub output: PathBuf,
+    /// The file to write; a dry run does without.
+    #[serde(default, with = "crate::path::option")]
+    pub output: Option<PathBuf>,
     /// What changes, beside what is byte-equal: that is stored once.
     pub change: Change,
     /// Unless it stays as often as it is there.
@@ -130,8 +132,11 @@ pub struct Converted {
     pub duplicates: DuplicateCount,
     /// What is saved.
     pub saved: Saved,
+    /// The tensors of the model that is made, by their types.
+    #[serde(default)]
+    pub types: BTreeMap<String, OfType>,
     /// The architecture of the output where that is certainly a plain GGUF, which
-    /// any llama.cpp runs.
+    /// llama.cpp runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plain: Option<String>,
 }
@@ -144,10 +149,22 @@ pub(crate) struct Planned {
     pub quantized: Option<Quantized>,
 }
 
+/// The tensors of one type.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfType {
+    /// How many.
+    pub tensors: usize,
+    /// Their weights.
+    pub weights: u64,
+    /// Bytes of them, each as often as it is used.
+    pub bytes: u64,
+}
+
 /// A file and its size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSize {
-    /// Its path.
+    /// Its path; absent where a dry run names no output.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// Bytes.
     pub bytes: u64,
@@ -158,7 +175,7 @@ impl Convert {
     pub fn new(source: impl Into<PathBuf>, output: impl Into<PathBuf>, change: Change) -> Self {
         Self {
             source: source.into(),
-            output: output.into(),
+            output: Some(output.into()),
             change,
             keep_duplicates: false,
             repair: None,
@@ -196,6 +213,16 @@ impl Convert {
         Ok(())
     }
 
+    /// The file to write.
+    fn written(&self) -> Result<&Path, Error> {
+        (self.output.as_deref())
+            .ok_or_else(|| Error::usage("only a dry run does without a file to write"))
+    }
+
+    fn is_output(&self, path: &Path) -> bool {
+        (self.output.as_deref()).is_some_and(|output| is_same_path(path, output))
+    }
+
     /// The pages that shared weights are laid out for.
     fn page(&self) -> Result<PageSize, Error> {
         PageSize::new(self.page_size).ok_or_else(|| {
@@ -217,7 +244,7 @@ impl Convert {
         let plan_file = self.plan_file()?;
         let inputs = self.inputs(source, plan_file.as_ref())?;
         if !self.dry_run {
-            AtomicFile::check(&self.output, self.force, &inputs)?;
+            AtomicFile::check(self.written()?, self.force, &inputs)?;
         }
         if let (Change::Measure { .. }, Some(quantization)) = (&self.change, &self.quantize) {
             // A wrong type is found before units are measured for minutes.
@@ -266,7 +293,7 @@ impl Convert {
         done.quantized = quantized;
         if !self.dry_run {
             let bar = ui.bar("writing", prepared.output_bytes, Unit::Bytes);
-            let digest = convert::write(&prepared, &self.output, self.force, &|n| bar.set(n))
+            let digest = convert::write(&prepared, self.written()?, self.force, &|n| bar.set(n))
                 .map_err(|e| self.name_plan(e.into()))?;
             if let Some(plan) = &mut done.plan {
                 plan.source = digest;
@@ -283,10 +310,17 @@ impl Convert {
                 "note: without a text, weights are only rounded to the types that the plan gives",
             );
         }
-        if prepared.headshare.is_some() && prepared.saved.file_bytes < 0 {
+        if prepared.saved.file_bytes < 0 {
+            let why = match prepared.headshare {
+                Some(_) => format!(
+                    ": too little is shared for pages of {} bytes",
+                    self.page_size
+                ),
+                None => String::new(),
+            };
             ui.warning(&format!(
-                "the output is {} bytes larger than the source: too little is shared for pages of {} bytes",
-                -prepared.saved.file_bytes, self.page_size
+                "the output is {} bytes larger than the source{why}",
+                -prepared.saved.file_bytes
             ));
         }
         Ok(done)
@@ -297,7 +331,7 @@ impl Convert {
         let Some(calibration) = &self.repair else {
             return Ok(None);
         };
-        check_supported(&convert::attention_map(source)?)?;
+        check_supported(&convert::attention_map(source)?).about(|| source.path().display())?;
         let takes = match &self.quantize {
             Some(_) => takes_with_repair(source),
             None => repair::takes(source),
@@ -460,6 +494,11 @@ impl Convert {
                 .advise(Advice::OneText));
             }
         };
+        if !repairs && ready.is_some() && typed.plan.is_about_units() {
+            ui.remark(
+                "note: what follows units that share or are dropped is quantized, not repaired (--repair does both)",
+            );
+        }
         let beside = repairs.then_some(Beside { choice });
         let dry_run = self.dry_run;
         let (fitted, record, done) =
@@ -493,7 +532,7 @@ impl Convert {
             inputs.extend(calibrate::id(path)?);
         }
         if let Some(path) = self.quantize.as_ref().and_then(Quantization::saved) {
-            if is_same_path(path, &self.output) {
+            if self.is_output(path) {
                 return Err(Error::usage(
                     "the importance matrix and the model cannot be written to the same file",
                 )
@@ -510,7 +549,7 @@ impl Convert {
     /// read from to the `inputs`.
     fn check_stats(&self, stats: &Stats, inputs: &mut Vec<FileId>) -> Result<(), Error> {
         match stats {
-            Stats::Save(path) if is_same_path(path, &self.output) => Err(Error::usage(
+            Stats::Save(path) if self.is_output(path) => Err(Error::usage(
                 "what is measured and the model cannot be written to the same file",
             )
             .advise(crate::Advice::AnotherOutput)),
@@ -553,13 +592,21 @@ impl Convert {
     pub(crate) fn converted(&self, source: &ModelFile, prepared: &Prepared<'_>) -> Converted {
         let architecture = || prepared.variant.gguf().architecture().ok().flatten();
         let plain = prepared.headshare.is_none().then(architecture);
+        let mut types: BTreeMap<String, OfType> = BTreeMap::new();
+        for info in prepared.variant.gguf().tensors() {
+            let of = types.entry(info.ggml_type.name().to_owned()).or_default();
+            of.tensors += 1;
+            of.weights += info.row_elems() * info.rows();
+            of.bytes += info.byte_len();
+        }
         Converted {
             source: FileSize {
                 path: source.path().display().to_string(),
                 bytes: source.len(),
             },
             output: FileSize {
-                path: self.output.display().to_string(),
+                path: (self.output.as_deref())
+                    .map_or_else(String::new, |path| path.display().to_string()),
                 bytes: prepared.output_bytes,
             },
             page_size: self.page_size,
@@ -571,6 +618,7 @@ impl Convert {
             fit: None,
             duplicates: (&prepared.duplicates).into(),
             saved: prepared.saved,
+            types,
             plain: plain.map(|name| name.unwrap_or_default().to_owned()),
         }
     }

@@ -19,7 +19,7 @@ use headshare_convert::repair::{Record, SurveyRecord, check_supported};
 use serde::{Deserialize, Serialize};
 
 use super::calibrate::{Calibration, Ready};
-use crate::{Error, Ui, Unit};
+use crate::{Advice, Error, Ui, Unit};
 
 /// What a model is quantized to, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,6 +61,9 @@ pub struct Quantized {
     /// To what, and by what.
     #[serde(flatten)]
     pub record: QuantizeRecord,
+    /// The types are those that a plan gives to each tensor.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_plan: bool,
     /// How the matrices were made; absent in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub matrices: Option<Counts>,
@@ -209,6 +212,7 @@ impl Quantization {
         let repaired = new.repair.clone();
         let done = Quantized {
             record: record.clone(),
+            by_plan: self.wanted.is_none(),
             matrices: (!dry_run).then_some(new.counts),
             unfitted: new.unfitted.clone(),
             fell_back: fell_back(&typed.assigned),
@@ -292,7 +296,9 @@ fn read_imatrix(file: &Path, source: &ModelFile) -> Result<(Importances, By), Er
         Err(_) if is_no_gguf(file) => {
             let problem = "it is no GGUF file: of llama-imatrix's formats this one is read, the older \
                            one (.dat) is not";
-            return Err(Error::bad_input(problem).about(file.display()));
+            let help = "llama-imatrix --in-file FILE.dat -o FILE.gguf makes one of the other";
+            let error = Error::bad_input(problem).advise(Advice::Words(help.into()));
+            return Err(error.about(file.display()));
         }
         file => file?,
     };

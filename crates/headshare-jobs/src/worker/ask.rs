@@ -188,7 +188,7 @@ mod tests {
         let convert = Convert {
             fit: None,
             source: "s.gguf".into(),
-            output: "o.gguf".into(),
+            output: Some("o.gguf".into()),
             change: Change::Match {
                 ratio: 0.1 + 0.2,
                 function: Default::default(),

@@ -1,5 +1,7 @@
 //! Choosing what makes a model fit, and doing it.
 
+use std::path::Path;
+
 use headshare_convert::fit::{self, FitError, Statistics, moves};
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::Plan;
@@ -31,22 +33,30 @@ impl Convert {
         }
         let source = ModelFile::open_plain(&self.source)?;
         let inputs = self.inputs_to_fit(budget, &source)?;
-        let picture = self.dry_run && Format::of(&self.output).is_ok();
-        if !self.dry_run || picture {
-            AtomicFile::check(&self.output, self.force, &inputs)?;
+        let is_picture = |path: &&Path| Format::of(path).is_ok();
+        let written = match self.dry_run {
+            true => self.output.as_deref().filter(is_picture),
+            false => Some(self.written()?),
+        };
+        if let Some(path) = written {
+            AtomicFile::check(path, self.force, &inputs)?;
         }
         let (plan, mut fit) = self.chosen_to_fit(budget, &source, &inputs, self.dry_run, ui)?;
         let mut done = self.make(budget, &source, &plan, self.dry_run, ui)?;
-        if picture {
-            let written = Written {
-                path: &self.output,
-                force: self.force,
-                inputs: &inputs,
-            };
-            fit.draw(&self.source, done.output.bytes, written, ui)?;
-        }
-        if let Some(memory) = budget.memory.filter(|_| !self.dry_run) {
-            fit.memory = Some(memory.taken_by(&self.output, ui)?);
+        match written {
+            Some(path) if self.dry_run => {
+                let picture = Written {
+                    path,
+                    force: self.force,
+                    inputs: &inputs,
+                };
+                fit.draw(&self.source, done.output.bytes, picture, ui)?;
+            }
+            Some(path) => {
+                let memory = budget.memory.map(|memory| memory.taken_by(path, ui));
+                fit.memory = memory.transpose()?;
+            }
+            None => {}
         }
         done.fit = Some(fit);
         Ok(done)

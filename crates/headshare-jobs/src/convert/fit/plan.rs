@@ -39,11 +39,8 @@ impl PlanToFit {
     fn chosen(&self, budget: &Budget, ui: &dyn Ui) -> Result<Planned, Error> {
         let job = Convert {
             force: self.force,
-            ..Convert::new(
-                &self.source,
-                self.output.clone().unwrap_or_default(),
-                Change::Lossless,
-            )
+            output: self.output.clone(),
+            ..Convert::new(&self.source, "", Change::Lossless)
         };
         let source = ModelFile::open_plain(&self.source)?;
         let inputs = job.inputs_to_fit(budget, &source)?;

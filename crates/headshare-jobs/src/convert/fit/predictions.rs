@@ -48,6 +48,7 @@ impl AnalyzePredictions {
         };
         let job = Convert {
             force: self.force,
+            output: None,
             ..Convert::new(&self.source, "", Change::Lossless)
         };
         let source = ModelFile::open_plain(&self.source)?;
