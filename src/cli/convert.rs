@@ -25,11 +25,10 @@ use crate::render::convert::render;
 #[command(group = clap::ArgGroup::new("measured").args(["repair", "fit"]).multiple(true))]
 #[command(group = clap::ArgGroup::new("reader").args(["baseline", "quantize", "fit", "plan"])
     .multiple(true))]
-#[command(group = clap::ArgGroup::new("other").args(["quantize", "imatrix", "save_imatrix",
-    "strength", "ridge", "damping", "ratio", "lossless", "plan", "repair"]).multiple(true)
-    .conflicts_with("fit"))]
 #[command(group = clap::ArgGroup::new("work").args(["ratio", "lossless", "plan", "quantize", "fit"])
     .multiple(true).required(true))]
+#[command(mut_arg("fit", |arg| arg.conflicts_with_all(["quantize", "imatrix", "save_imatrix",
+    "strength", "ridge", "damping", "ratio", "lossless", "plan", "repair"])))]
 #[command(mut_arg("save_stats", |arg| arg.help_heading(MEASURING)))]
 #[command(mut_arg("stats", |arg| arg.help_heading(MEASURING)))]
 #[command(mut_arg("memory", |arg| arg.help_heading(MEASURING)))]

@@ -17,8 +17,7 @@ use crate::render::plan::render;
 #[command(group = clap::ArgGroup::new("text").args(["calibrate"]))]
 #[command(group = clap::ArgGroup::new("fitted").args(["fit"]))]
 #[command(group = clap::ArgGroup::new("measured").args(["fit"]))]
-#[command(group = clap::ArgGroup::new("matched").args(["function", "ratio"]).multiple(true)
-    .conflicts_with("fit"))]
+#[command(mut_arg("fit", |arg| arg.conflicts_with_all(["function", "ratio"])))]
 pub(super) struct Args {
     /// The model, a plain GGUF file.
     src: PathBuf,

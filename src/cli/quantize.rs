@@ -55,7 +55,7 @@ pub(super) struct QuantizeArgs {
         long,
         value_name = "FILE",
         requires = "quantize",
-        conflicts_with = "text"
+        conflicts_with_all = ["repair", "calibrate"]
     )]
     imatrix: Option<PathBuf>,
     /// Write an importance matrix of the calibration text to this file, which

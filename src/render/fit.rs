@@ -2,7 +2,7 @@
 
 use headshare_jobs::{MadeToFit, Tried};
 
-use super::numbers::{counted, grouped};
+use super::numbers::{counted, grouped, significant};
 
 /// What was chosen for so many bytes.
 pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
@@ -71,15 +71,17 @@ pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
         );
     }
     text += &format!(
-        "\n  predicted divergence before they make up for each other: {:.4} nats a token\n",
-        fit.predicted
+        "\n  predicted divergence before they make up for each other: {} nats a token\n",
+        significant(fit.predicted)
     );
     if !fit.tried.is_empty() {
         let measured = |t: &&Tried| t.measured.unwrap_or(f64::INFINITY);
         let taken = (fit.tried.iter()).min_by(|a, b| measured(a).total_cmp(&measured(b)));
         let of = |t: &Tried| match t.measured {
-            Some(measured) => format!("{measured:.4} ({:.4})", t.predicted),
-            None => format!("no numbers ({:.4})", t.predicted),
+            Some(measured) => {
+                format!("{} ({})", significant(measured), significant(t.predicted))
+            }
+            None => format!("no numbers ({})", significant(t.predicted)),
         };
         let others = fit.tried.iter().filter(|t| taken != Some(t)).map(of);
         let others: Vec<String> = others.collect();
@@ -96,7 +98,8 @@ pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
         let last = fit.frontier.len().saturating_sub(1);
         for (i, point) in fit.frontier.iter().enumerate() {
             if i % every == 0 || i == last {
-                text += &format!("  {:>16} bytes {:>9.4}\n", grouped(point.bytes), point.cost);
+                let cost = significant(point.cost);
+                text += &format!("  {:>16} bytes {cost:>10}\n", grouped(point.bytes));
             }
         }
     }

@@ -32,6 +32,16 @@ pub(super) fn percent(part: i64, whole: u64) -> String {
     format!("{rounded:.1}%")
 }
 
+/// `number` with three digits that say something, and no more than seven behind the point: `0.00123`.
+pub(super) fn significant(number: f64) -> String {
+    let magnitude = match number == 0.0 {
+        true => 0.0,
+        false => number.abs().log10().floor(),
+    };
+    let digits = (2.0 - magnitude).clamp(0.0, 7.0) as usize;
+    format!("{number:.digits$}")
+}
+
 /// `bytes` in MiB: `93.8`.
 pub(super) fn mib(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / f64::from(1 << 20))
@@ -50,6 +60,20 @@ mod tests {
             (-98_362_432, "-98,362,432"),
         ] {
             assert_eq!(grouped(n), text);
+        }
+    }
+
+    #[test]
+    fn three_digits_say_something() {
+        for (number, text) in [
+            (0.0, "0.00"),
+            (12345.6, "12346"),
+            (1.2345, "1.23"),
+            (0.12345, "0.123"),
+            (-0.000_123_45, "-0.000123"),
+            (1e-12, "0.0000000"),
+        ] {
+            assert_eq!(significant(number), text);
         }
     }
 

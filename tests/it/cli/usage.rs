@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use headshare_testmodels::ModelSpec;
+use headshare_testmodels::{ModelSpec, type_named};
 
 use crate::support::{Folder, PROGRAM, Ran, preset, program, small};
 
@@ -266,8 +266,13 @@ fn a_larger_output_is_said() {
         "{ran:#?}"
     );
     // So does a plain one.
-    let plain = folder.file("plain");
-    let ran = run!["convert", m, "--quantize", "f32", "-o", plain].ok();
+    let [half, plain] = ["half", "plain"].map(|name| folder.file(name));
+    let spec = ModelSpec {
+        weight_type: type_named("f16").unwrap(),
+        ..small("tiny-llama")
+    };
+    spec.write(&half).unwrap();
+    let ran = run!["convert", half, "--quantize", "f32", "-o", plain].ok();
     assert!(
         ran.stderr.starts_with("warning: the output is "),
         "{ran:#?}"

@@ -17,7 +17,7 @@ fn smallest(source: &Path, bytes: u64, more: &[&str]) -> Option<u64> {
         return None;
     }
     assert_eq!(ran.status.code(), Some(2), "{stderr}");
-    let said = stderr.split_once("the moves reach: ").unwrap().1;
+    let said = stderr.split_once("the moves reach: at least ").unwrap().1;
     Some(said.split_once(" bytes").unwrap().0.parse().unwrap())
 }
 
@@ -46,7 +46,7 @@ fn the_smallest_is_reached_and_more_bytes_cost_no_more() {
             least >= first && least < first + first / 20,
             "{first} {least}"
         );
-        let say = format!("reach: {least} bytes");
+        let say = format!("reach: at least {least} bytes");
         refused(source, least - 1, &load, 2, &[&say]);
         let out = at(&format!("{name}.fit"));
         let more = ["--json", "--stats", stats];

@@ -98,7 +98,7 @@ fn words(
     }
     let is_mixture = |row: &Row| row.form == RowKind::Mixture;
     if !is_mixture(best) && !others.iter().any(|row| is_mixture(row)) {
-        text += " No mixture of llama.cpp is made of it that is as small.";
+        text += " No mixture of llama.cpp is as small.";
     }
     text + &memory((source, row, best), &best.label)
 }

@@ -147,7 +147,7 @@ fn table_and_picture_show_ours_beside_theirs() {
         "{text}"
     );
     assert!(
-        text.contains("the largest of llama.cpp's mixtures"),
+        text.contains("one of the three largest of llama.cpp's mixtures"),
         "{text}"
     );
     let svg = picture(&report).encode(Format::Svg);

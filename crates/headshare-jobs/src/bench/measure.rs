@@ -9,9 +9,8 @@ use headshare_runtime::threads::physical_cores;
 use headshare_runtime::{Context, ContextParams, Model, ModelParams, preflight};
 use serde::{Deserialize, Serialize};
 
-use super::check_room;
 use crate::load::{self, Loaded, Memory, Resolve, Resolved};
-use crate::{Error, Ui};
+use crate::{Advice, Error, Ui};
 
 /// How a file is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +84,21 @@ pub struct LoadedModel {
     pub model_n_params: u64,
     /// Threads that it is run with.
     pub n_threads: u32,
+}
+
+/// Whether `model` has room for what is measured.
+pub(crate) fn check_room(test: &SpeedTest, model: &Model) -> Result<(), Error> {
+    let wanted = test.n_prompt.max(test.n_gen);
+    match model.n_positions().filter(|&room| room < wanted) {
+        Some(room) => Err(Error::usage(format!(
+            "the speed of {wanted} tokens at once cannot be measured: the model has {room} positions"
+        ))
+        .advise(Advice::Words(format!(
+            "-p {0} and -n {0} are the most",
+            room
+        )))),
+        None => Ok(()),
+    }
 }
 
 impl Measure {

@@ -19,11 +19,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use headshare_convert::input::ModelFile;
 use headshare_eval::bench::{Busy, Elapsed, SpeedTest};
-use headshare_runtime::Model;
 use serde::{Deserialize, Serialize};
 
 use self::configuration::Configuration;
 pub(crate) use self::configuration::check_generates;
+pub(crate) use self::measure::check_room;
 pub use self::measure::{LoadMode, LoadedModel, Measure, Measured};
 pub use self::row::BenchRow;
 use self::row::Rounds;
@@ -144,21 +144,6 @@ pub(crate) fn check_test(test: &SpeedTest) -> Result<(), Error> {
                 .advise(Advice::MeasureSomething),
         ),
         _ => Ok(()),
-    }
-}
-
-/// Whether `model` has room for what is measured.
-pub(crate) fn check_room(test: &SpeedTest, model: &Model) -> Result<(), Error> {
-    let wanted = test.n_prompt.max(test.n_gen);
-    match model.n_positions().filter(|&room| room < wanted) {
-        Some(room) => Err(Error::usage(format!(
-            "the speed of {wanted} tokens at once cannot be measured: the model has {room} positions"
-        ))
-        .advise(Advice::Words(format!(
-            "-p {0} and -n {0} are the most",
-            room
-        )))),
-        None => Ok(()),
     }
 }
 

@@ -19,6 +19,7 @@ use headshare_runtime::memory;
 use headshare_stitch::MappedFile;
 use serde::{Deserialize, Serialize};
 
+use crate::bench::check_generates;
 use crate::{Error, Ui, Unit};
 
 /// Memory to stay within where the system does not tell how much there is.
@@ -102,6 +103,7 @@ impl Calibration {
         is_read: bool,
         ui: &dyn Ui,
     ) -> Result<Ready, Error> {
+        check_generates(source)?;
         let text = match (is_own(&self.text), is_read) {
             (true, true) => Text::Own,
             (true, false) => Text::Unwritten,

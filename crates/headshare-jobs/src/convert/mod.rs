@@ -4,17 +4,17 @@
 mod baseline;
 mod calibrate;
 mod choose;
+mod converted;
 pub(crate) mod fit;
 mod quantize;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use headshare_convert::convert::{self, ConvertError, Fitted, Foreseen, Prepared};
 use headshare_convert::input::ModelFile;
 use headshare_convert::input::text::{self, Contents, is_stdio};
 use headshare_convert::matching::MatchFunction;
-use headshare_convert::plan::{Plan, Saved};
+use headshare_convert::plan::Plan;
 use headshare_convert::quantize::{QuantizerError, takes as quantize_takes, takes_with_repair};
 use headshare_convert::repair::choose::Units;
 use headshare_convert::repair::{self, Record, RepairError, SurveyRecord, check_supported};
@@ -28,6 +28,7 @@ pub(crate) use calibrate::is_own;
 pub use calibrate::{Calibration, read_text};
 pub use choose::Stats;
 pub(crate) use choose::check_stats;
+pub use converted::{Converted, FileSize, OfType};
 pub use fit::{Budget, InMemory, MadeToFit, OfMemory, Retyped, Tried};
 use quantize::Beside;
 pub(crate) use quantize::unplanned;
@@ -35,7 +36,7 @@ pub use quantize::{FellBack, Quantization, Quantized, With};
 
 use crate::error::Context as _;
 use crate::output::is_same_path;
-use crate::plan::{DuplicateCount, Sizes, match_units};
+use crate::plan::match_units;
 use crate::{Advice, Error, Ui, Unit};
 
 /// Writes a smaller file.
@@ -101,73 +102,12 @@ pub enum Change {
     },
 }
 
-/// What was made of a model.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Converted {
-    /// The source.
-    pub source: FileSize,
-    /// What was written, or would be.
-    pub output: FileSize,
-    /// Page size that the file is laid out for.
-    pub page_size: u64,
-    /// Nothing was written.
-    pub dry_run: bool,
-    /// Whether a dry run could not see the very sizes, which depend on what a repair
-    /// leaves as it is: the output then has at most these bytes, and at least this
-    /// is saved.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub at_most: bool,
-    /// What changed; null where nothing did.
-    pub plan: Option<Plan>,
-    /// How layers were refitted, where they were.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repair: Option<Record>,
-    /// How it was quantized, where it was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quantized: Option<Quantized>,
-    /// How it was made to fit, where it was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fit: Option<MadeToFit>,
-    /// What is byte-equal and stored once.
-    pub duplicates: DuplicateCount,
-    /// What is saved.
-    pub saved: Saved,
-    /// The tensors of the model that is made, by their types.
-    #[serde(default)]
-    pub types: BTreeMap<String, OfType>,
-    /// The architecture of the output where that is certainly a plain GGUF, which
-    /// llama.cpp runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub plain: Option<String>,
-}
-
 /// A conversion that is not laid out yet.
 #[cfg(feature = "train")]
 pub(crate) struct Planned {
     pub plan: Option<Plan>,
     pub fitted: Fitted,
     pub quantized: Option<Quantized>,
-}
-
-/// The tensors of one type.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OfType {
-    /// How many.
-    pub tensors: usize,
-    /// Their weights.
-    pub weights: u64,
-    /// Bytes of them, each as often as it is used.
-    pub bytes: u64,
-}
-
-/// A file and its size.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileSize {
-    /// Its path; absent where a dry run names no output.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub path: String,
-    /// Bytes.
-    pub bytes: u64,
 }
 
 impl Convert {
@@ -590,50 +530,7 @@ impl Convert {
 
     /// What there is to say of `prepared`.
     pub(crate) fn converted(&self, source: &ModelFile, prepared: &Prepared<'_>) -> Converted {
-        let architecture = || prepared.variant.gguf().architecture().ok().flatten();
-        let plain = prepared.headshare.is_none().then(architecture);
-        let mut types: BTreeMap<String, OfType> = BTreeMap::new();
-        for info in prepared.variant.gguf().tensors() {
-            let of = types.entry(info.ggml_type.name().to_owned()).or_default();
-            of.tensors += 1;
-            of.weights += info.row_elems() * info.rows();
-            of.bytes += info.byte_len();
-        }
-        Converted {
-            source: FileSize {
-                path: source.path().display().to_string(),
-                bytes: source.len(),
-            },
-            output: FileSize {
-                path: (self.output.as_deref())
-                    .map_or_else(String::new, |path| path.display().to_string()),
-                bytes: prepared.output_bytes,
-            },
-            page_size: self.page_size,
-            dry_run: self.dry_run,
-            at_most: false,
-            plan: prepared.plan.clone(),
-            repair: None,
-            quantized: None,
-            fit: None,
-            duplicates: (&prepared.duplicates).into(),
-            saved: prepared.saved,
-            types,
-            plain: plain.map(|name| name.unwrap_or_default().to_owned()),
-        }
-    }
-}
-
-impl Converted {
-    /// What the conversion makes of its source.
-    pub fn sizes(&self) -> Sizes {
-        Sizes {
-            source: self.source.path.clone(),
-            source_bytes: self.source.bytes,
-            output_bytes: self.output.bytes,
-            at_most: self.at_most,
-            saved: self.saved,
-            duplicates: self.duplicates,
-        }
+        let output = self.output.as_deref();
+        Converted::of(source, prepared, output, (self.page_size, self.dry_run))
     }
 }

@@ -295,7 +295,7 @@ fn bad_fields_are_named() {
             "\"context_options\"",
         ),
         (
-            json!({"context_options": ["a"], "continuation": " ", "gold": 0}),
+            json!({"context_options": ["a", "b"], "continuation": " ", "gold": 0}),
             "\"continuation\"",
         ),
         (

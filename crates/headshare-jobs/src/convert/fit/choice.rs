@@ -16,6 +16,10 @@ use crate::Error;
 /// Other plans that are made to be compared with the one that is predicted to be best.
 const OTHERS: usize = 2;
 
+/// What is predicted to cost so many times what the best does is not made: predictions are not
+/// that far off (`docs/RESULTS.md`).
+const FAR: f64 = 2.0;
+
 /// Attempts to come close to a size whose header and pages depend on what is chosen.
 const ATTEMPTS: usize = 10;
 /// As close as that: this part of the size may be left.
@@ -104,6 +108,7 @@ impl<'a> Choices<'a> {
                 break;
             }
             if let Ok(other) = self.fitted(limit, &*other, size_of)?
+                && other.chosen.cost <= FAR * found[0].chosen.cost
                 && found.iter().all(|before| before.chosen != other.chosen)
             {
                 found.push(other);
