@@ -52,7 +52,7 @@ pub(super) fn render_output(done: &Converted) -> String {
     }
 }
 
-/// The first of the types that llama.cpp has had for less than a year or two.
+/// MXFP4's number: llama.cpp before August 2025 knows neither it nor the types after it.
 const YOUNG: u32 = 39;
 
 /// The types of tensors that older versions of llama.cpp do not know.

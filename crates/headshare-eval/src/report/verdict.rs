@@ -1,6 +1,8 @@
 //! Who wins, in numbers and words: the converted file, or the plain file that
 //! is as small.
 
+use std::cmp::Ordering;
+
 use super::rows::{FileFacts, Paired, Row, RowKind, Verdict, Winner};
 use super::words::grouped;
 
@@ -61,13 +63,13 @@ fn verdict(rows: &[Row], ratio: f64) -> Option<Verdict> {
 /// perplexity, unless the divergence from the source says otherwise. A text can be predicted
 /// better by a model that is further away.
 pub(super) fn between((row, rival): (&Row, &Row), paired: &Paired, other: Winner) -> Winner {
-    let is_closer = |a: &Row, b: &Row| a.divergence() < b.divergence();
-    let knows_both = row.divergence().is_some() && rival.divergence().is_some();
+    let known = row.divergence().zip(rival.divergence());
+    let distance = known.map(|(own, rivals)| own.total_cmp(&rivals));
     match paired.ln_ratio {
         d if d.abs() <= SIGNIFICANT * paired.ln_ratio_stderr => Winner::Neither,
-        d if d < 0.0 && knows_both && is_closer(rival, row) => Winner::Neither,
+        d if d < 0.0 && distance == Some(Ordering::Greater) => Winner::Neither,
         d if d < 0.0 => Winner::Converted,
-        _ if knows_both && is_closer(row, rival) => Winner::Neither,
+        _ if distance == Some(Ordering::Less) => Winner::Neither,
         _ => other,
     }
 }

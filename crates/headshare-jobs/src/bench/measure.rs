@@ -93,10 +93,7 @@ pub(crate) fn check_room(test: &SpeedTest, model: &Model) -> Result<(), Error> {
         Some(room) => Err(Error::usage(format!(
             "the speed of {wanted} tokens at once cannot be measured: the model has {room} positions"
         ))
-        .advise(Advice::Words(format!(
-            "-p {0} and -n {0} are the most",
-            room
-        )))),
+        .advise(Advice::Words(format!("-p {room} and -n {room} are the most")))),
         None => Ok(()),
     }
 }

@@ -114,8 +114,16 @@ impl Convert {
     /// Converts `source` to `output`, for pages of 4 KiB, without fitting anything.
     pub fn new(source: impl Into<PathBuf>, output: impl Into<PathBuf>, change: Change) -> Self {
         Self {
-            source: source.into(),
             output: Some(output.into()),
+            ..Self::unwritten(source, change)
+        }
+    }
+
+    /// The same without a file to write, for a dry run.
+    pub(crate) fn unwritten(source: impl Into<PathBuf>, change: Change) -> Self {
+        Self {
+            source: source.into(),
+            output: None,
             change,
             keep_duplicates: false,
             repair: None,

@@ -176,7 +176,7 @@ const OVERLAP: f64 = 0.05;
 /// Refuses sizes that `source` has already, and those that it does not get.
 fn check_sizes(fits: &Fits, on: Calibration, source: &ModelFile) -> Result<(), Error> {
     let about = |error: FitError| Error::from(error).about(source.path().display());
-    let job = Convert::new(source.path(), "", Change::Lossless);
+    let job = Convert::unwritten(source.path(), Change::Lossless);
     let smallest = job.smallest_to_fit(&fits.budget(0, on, Stats::Forget), source)?;
     for wanted in fits.sizes() {
         if wanted >= source.len() {

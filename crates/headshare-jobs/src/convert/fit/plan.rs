@@ -40,7 +40,7 @@ impl PlanToFit {
         let job = Convert {
             force: self.force,
             output: self.output.clone(),
-            ..Convert::new(&self.source, "", Change::Lossless)
+            ..Convert::unwritten(&self.source, Change::Lossless)
         };
         let source = ModelFile::open_plain(&self.source)?;
         let inputs = job.inputs_to_fit(budget, &source)?;

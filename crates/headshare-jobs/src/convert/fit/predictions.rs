@@ -48,8 +48,7 @@ impl AnalyzePredictions {
         };
         let job = Convert {
             force: self.force,
-            output: None,
-            ..Convert::new(&self.source, "", Change::Lossless)
+            ..Convert::unwritten(&self.source, Change::Lossless)
         };
         let source = ModelFile::open_plain(&self.source)?;
         let inputs = job.inputs_to_fit(budget, &source)?;
