@@ -21,7 +21,7 @@ use crate::engine::{
 };
 use crate::input::ModelFile;
 use crate::model::AttentionMap;
-use crate::quantize::Settings;
+use crate::quantize::{Settings, TIED_DAMPING};
 
 /// Rows of a tensor that are encoded, at most: every so many.
 const ROWS: usize = 64;
@@ -190,7 +190,11 @@ impl Trial<'_> {
         let squares = |of: &Mat<f64>| [squares(of, gram, par), of_rows(of), of_rows(of)];
         let now = transposed(&weights, p);
         let all = squares(&now);
-        let hessian = ridged(gram, Settings::default().damping);
+        let damping = match counts {
+            Some(_) => TIED_DAMPING,
+            None => Settings::default().damping,
+        };
+        let hessian = ridged(gram, damping);
         let alone = counts.as_ref().map(|_| Mat::identity(p, p));
         let sums = self.sums.entry(name.to_owned()).or_default();
         let count = tensor.moves.len();

@@ -18,4 +18,6 @@ mod visitor;
 pub use assign::{TypedPlan, assign};
 pub use error::QuantizerError;
 pub use pass::{Fit, NewTensors, measure, takes, takes_with_repair};
-pub use record::{By, Calibrated, Counts, QuantizeRecord, Settings, TooFew, Unfitted};
+pub use record::{
+    By, Calibrated, Counts, QuantizeRecord, Settings, TIED_DAMPING, TooFew, Unfitted,
+};

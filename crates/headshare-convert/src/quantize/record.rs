@@ -76,6 +76,10 @@ impl Default for Settings {
     }
 }
 
+/// What is added, likewise, for a token embedding that is the output head, too. Its rows go
+/// into the residual stream as they are, where each of their elements counts as much.
+pub const TIED_DAMPING: f64 = 1.0;
+
 /// What became of the matrices.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {

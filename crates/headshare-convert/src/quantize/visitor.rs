@@ -18,7 +18,7 @@ use headshare_runtime::quants;
 
 use super::error::QuantizerError;
 use super::importance::mean_squares;
-use super::record::{Counts, Settings, Unfitted};
+use super::record::{Counts, Settings, TIED_DAMPING, Unfitted};
 use crate::convert::variant::Variant;
 use crate::encode::{self, Coded, Coder, transposed};
 use crate::engine::normal::{Normal, Sums, ridged, silent_columns, towards};
@@ -87,7 +87,7 @@ impl Visitor<QuantizerError> for Quantizer<'_> {
         let hessian = match self.tied.get(&table.name) {
             Some(gram) => {
                 self.counts.encoded += 1;
-                ridged(gram, self.settings.damping)
+                ridged(gram, TIED_DAMPING)
             }
             None => {
                 match is_quantized(to) {
