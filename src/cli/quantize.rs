@@ -19,7 +19,7 @@ pub(super) struct TypeArgs {
     #[arg(long, value_name = "TYPE")]
     quantize: Option<String>,
     /// The type of the tensors whose names contain a match of a regular expression,
-    /// such as 'ffn_down=q6_K'. Can be given several times; the first match counts.
+    /// such as 'ffn_down=q6_K', in lower case. Can be given several times; the first match counts.
     #[arg(long, value_name = "PATTERN=TYPE", requires = "quantize", value_parser = tensor_type)]
     tensor_type: Vec<(String, String)>,
     /// Give all tensors the same type, as far as their rows allow.
@@ -84,10 +84,21 @@ pub(super) struct QuantizeArgs {
 fn tensor_type(text: &str) -> Result<(String, String), String> {
     match text.rsplit_once('=') {
         Some((pattern, to)) if !pattern.is_empty() && !to.is_empty() => {
-            Ok((pattern.to_owned(), to.to_owned()))
+            Ok((lower_case(pattern), to.to_owned()))
         }
         _ => Err("a pattern, = and a type are wanted, such as ffn_down=q6_K".to_owned()),
     }
+}
+
+/// `pattern` in lower case, as llama-quantize reads it, but for what has a backslash before it.
+fn lower_case(pattern: &str) -> String {
+    let mut is_escaped = false;
+    let lower = |c: char| {
+        let is_class = is_escaped;
+        is_escaped = c == '\\' && !is_escaped;
+        if is_class { c } else { c.to_ascii_lowercase() }
+    };
+    pattern.chars().map(lower).collect()
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -229,6 +229,22 @@ fn quantizing() {
     }
 }
 
+/// As llama-quantize reads them; classes of characters stay what they are.
+#[test]
+fn patterns_are_read_in_lower_case() {
+    let words = ["convert", "s.gguf", "-o", "o.gguf", "--quantize", "q4_0"];
+    let pattern = r"--tensor-type=FFN_(Down|\\S)\D=Q6_K";
+    let Job::Convert(job) = asked_for(words.iter().chain([&pattern]).map(Into::into).collect())
+    else {
+        panic!("convert asks for another job");
+    };
+    let wanted = job.quantize.and_then(|quantize| quantize.wanted).unwrap();
+    assert_eq!(
+        wanted.overrides,
+        [(r"ffn_(down|\\s)\D".to_owned(), "Q6_K".to_owned())]
+    );
+}
+
 #[test]
 fn analyses() {
     for (picture, force) in [(None, false), (Some(path("-p.svg")), true)] {

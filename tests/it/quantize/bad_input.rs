@@ -65,10 +65,10 @@ fn a_pattern_that_no_name_matches_is_said() {
     let out = folder.path().join("out");
     let mut args: Vec<&OsStr> = vec!["convert".as_ref(), source.as_ref(), "-o".as_ref()];
     args.push(out.as_ref());
-    let more = ["--quantize", "q4_0", "--tensor-type", "FFN_DOWN=q8_0"];
+    let more = ["--quantize", "q4_0", "--tensor-type", "FFN_DAWN=q8_0"];
     args.extend(more.iter().map(OsStr::new));
     let ran = run(&args).ok();
-    assert!(ran.stderr.contains("FFN_DOWN"), "{ran:?}");
+    assert!(ran.stderr.contains("ffn_dawn"), "{ran:?}");
 }
 
 #[test]
