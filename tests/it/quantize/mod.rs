@@ -4,6 +4,7 @@ mod bad_input;
 mod fit;
 mod fit_device;
 mod fit_sizes;
+mod imatrix;
 mod planned;
 mod repeated;
 
@@ -545,38 +546,6 @@ fn the_model_can_write_the_calibration_text_itself() {
         own < rounded,
         "{own} nats, {given} with the text, {rounded} rounded"
     );
-}
-
-#[test]
-fn an_importance_matrix_is_written_and_read_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name);
-    let source = written(folder.path(), "tiny-moe");
-    let (out, imatrix) = (file("out.gguf"), file("imatrix.gguf"));
-    let save = ["--save-imatrix", imatrix.to_str().unwrap()];
-    json(quantizing(&source, "q4_0", &out, &save).args(["--json", "--dry-run"]));
-    assert!(!imatrix.exists(), "a dry run has written");
-    json(quantizing(&source, "q4_0", &out, &save).args(["--json"]));
-    let of = ModelFile::open_plain(&imatrix).unwrap();
-    let sums = of.gguf.tensor("blk.0.ffn_down_exps.weight.in_sum2");
-    assert_eq!(sums.unwrap().dims, [128, 4]);
-    let counts = of.gguf.tensor("blk.0.attn_q.weight.counts").unwrap();
-    let count = of.bytes(of.gguf.data_range(counts));
-    assert_eq!(count, (6.0f32 * 64.0).to_le_bytes());
-    let run = |last: &str| {
-        let mut command = program();
-        command.arg("convert").arg(&source).arg("-o").arg(&out);
-        command.args(["--quantize", "iq3_xxs", "--json", last, "--imatrix"]);
-        json(command.arg(&imatrix))
-    };
-    let (dry, done) = (run("--dry-run"), run("--force"));
-    assert_eq!(dry["output"], done["output"]);
-    assert!(
-        !done["quantized"]["by"]["imatrix"]["digest"].is_null(),
-        "{done}"
-    );
-    assert!(done["quantized"]["matrices"]["weighted"].as_u64().unwrap() > 8);
-    tokens_both_ways(&out);
 }
 
 #[test]

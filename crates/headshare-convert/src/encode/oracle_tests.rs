@@ -226,7 +226,7 @@ fn weights(n: usize, seed: u64) -> Vec<f64> {
 }
 
 /// The type, levels of a part, its columns, and whether it has bases.
-const SEARCHED: [(&str, &[i8], usize, bool); 13] = [
+const SEARCHED: [(&str, &[i8], usize, bool); 14] = [
     ("iq4_nl", &IQ4, 32, false),
     (
         "q4_0",
@@ -235,6 +235,13 @@ const SEARCHED: [(&str, &[i8], usize, bool); 13] = [
         false,
     ),
     ("q2_0", &[-1, 0, 1, 2], 64, false),
+    // Halves of its levels; its scales are powers of two.
+    (
+        "mxfp4",
+        &[-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12],
+        32,
+        false,
+    ),
     ("q5_0", &[-16, 15], 32, false),
     ("q8_0", &[-127, 127], 32, false),
     ("q4_1", &[0, 15], 32, true),
@@ -283,9 +290,13 @@ fn scales_are_about_as_good_as_the_best_of_a_dense_search() {
                 false => high.max(-low) / first.abs().max(last.abs()),
             };
             let (scales, bases) = if with_base { (80, 30) } else { (800, 0) };
+            let dense = |i| covers * (0.35 + 1.25 * f64::from(i) / f64::from(scales));
+            let scales: Vec<f64> = match name {
+                "mxfp4" => (-16..4).map(|power| 2f64.powi(power)).collect(),
+                _ => (0..=scales).map(dense).collect(),
+            };
             let mut least = f64::INFINITY;
-            for i in 0..=scales {
-                let scale = covers * (0.35 + 1.25 * f64::from(i) / f64::from(scales));
+            for scale in scales {
                 for j in 0..=bases {
                     let base = match with_base {
                         true => low * (0.3 + 0.8 * f64::from(j) / f64::from(bases)),
