@@ -235,7 +235,7 @@ const SEARCHED: [(&str, &[i8], usize, bool); 14] = [
         false,
     ),
     ("q2_0", &[-1, 0, 1, 2], 64, false),
-    // Halves of its levels; its scales are powers of two.
+    // Its levels, doubled; its scales are powers of two.
     (
         "mxfp4",
         &[-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12],

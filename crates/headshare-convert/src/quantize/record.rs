@@ -76,8 +76,9 @@ impl Default for Settings {
     }
 }
 
-/// What is added, likewise, for a token embedding that is the output head, too. Its rows go
-/// into the residual stream as they are, where each of their elements counts as much.
+/// The damping of a token embedding that is the output head, too, whatever
+/// [`Settings::damping`] is. Its rows go into the residual stream as they are, where each of
+/// their elements counts as much.
 pub const TIED_DAMPING: f64 = 1.0;
 
 /// What became of the matrices.
