@@ -75,7 +75,7 @@ pub(super) struct QuantizeArgs {
         allow_negative_numbers = true)]
     ridge: Option<f64>,
     /// What is added to the inputs' mean squares before rounding errors are passed
-    /// on, relative to their mean [default: 0.1]
+    /// on, relative to their mean; 1 for a token embedding that is the output head, too [default: 0.1]
     #[arg(long, value_name = "D", requires = "text", requires = "quantize", value_parser = positive,
         allow_negative_numbers = true)]
     damping: Option<f64>,

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::quantizing;
-use crate::repair::steps::{filled, tokens, words};
+use crate::repair::steps::{filled, tokens, with_numbers, words};
 use crate::support::{Ran, run, written};
 
 #[track_caller]
@@ -122,27 +122,16 @@ fn weights_that_are_no_numbers_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let source = written(folder.path(), "tiny-gqa");
     let broken = folder.path().join("broken.gguf");
-    filled(&source, &broken, &["blk.1.ffn_down.weight"], f32::NAN);
     let text = words(folder.path());
     let rounded = ["--quantize", "q4_0"];
-    refused(
-        &broken,
-        &rounded,
-        3,
-        &["broken.gguf", "blk.1.ffn_down.weight"],
-    );
     let text = ["--calibrate", text.to_str().unwrap()];
-    let fitted: Vec<&str> = rounded
-        .into_iter()
-        .chain(text)
-        .chain(super::SHORT)
-        .collect();
-    refused(
-        &broken,
-        &fitted,
-        3,
-        &["broken.gguf", "blk.1.ffn_down.weight"],
-    );
+    let fitted = [&rounded[..], &text, &super::SHORT].concat();
+    let says = ["broken.gguf", "blk.1.ffn_down.weight"];
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        with_numbers(&source, &broken, "blk.1.ffn_down.weight", [value]);
+        refused(&broken, &rounded, 3, &says);
+        refused(&broken, &fitted, 3, &says);
+    }
 }
 
 /// Also where passes beforehand sum up what goes into heads and shared blocks, in matrices that

@@ -5,7 +5,8 @@ use std::path::Path;
 use headshare_testmodels::self_merge;
 
 use super::fit::{fitting, refused};
-use crate::support::{json, read, written};
+use super::quantizing;
+use crate::support::{Ran, json, read, written};
 
 /// The smallest size that the refusal of `bytes` names, if they are refused.
 fn smallest(source: &Path, bytes: u64, more: &[&str]) -> Option<u64> {
@@ -82,4 +83,53 @@ fn names_are_trimmed_and_options_that_do_nothing_are_refused() {
     let spaced = ["--json", "--dry-run", "--types", "q8_0, q4_0"];
     json(&mut fitting(&source, bytes, &out, &spaced));
     refused(&source, bytes, &["--silence"], 2, &["--baseline"]);
+}
+
+/// Where all tensors have the smallest of the types already.
+#[test]
+fn a_model_that_no_move_applies_to_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = written(folder.path(), "tiny-gqa");
+    let source = folder.path().join("small.gguf");
+    json(quantizing(&plain, "q8_0", &source, &["--pure"]).arg("--json"));
+    let bytes = read(&source).len() as u64 / 2;
+    let says = ["small.gguf: no tensor has rows that are whole blocks of a smaller type"];
+    refused(&source, bytes, &["--types", "q8_0"], 3, &says);
+}
+
+/// llama.cpp has one size for all layers of this architecture.
+#[test]
+fn what_cannot_go_is_said_and_the_frontier_is_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-qwen2");
+    let bytes = read(&source).len() as u64 / 2;
+    let picture = folder.path().join("frontier.svg");
+    let mut command = fitting(&source, bytes, &picture, &["--dry-run"]);
+    let ran = Ran::of(&mut command, "convert".to_owned()).ok();
+    let note = "note: no units or channels go: llama.cpp has no layers of different sizes";
+    assert!(ran.stderr.contains(note), "{}", ran.stderr);
+    let picture = String::from_utf8(read(&picture)).unwrap();
+    assert!(picture.starts_with("<svg "));
+    assert!(picture.contains("tiny-qwen2.gguf in fewer bytes"));
+    assert!(picture.contains("<polyline"));
+}
+
+/// Fewer windows are read where all of them do not fit, down to none.
+#[test]
+fn little_memory_is_enough_for_few_windows() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = written(folder.path(), "tiny-gqa");
+    let bytes = read(&source).len() as u64 / 2;
+    let out = folder.path().join("out");
+    let says = ["1024 bytes of memory are too few; this model needs at least "];
+    let no = source.with_extension("no");
+    let mut command = fitting(&source, bytes, &no, &["--memory", "1K"]);
+    let ran = Ran::of(&mut command, "convert".to_owned()).refused(2, &says);
+    let least = ran.stderr.split_once(says[0]).unwrap().1;
+    let least = least.lines().next().unwrap();
+    let mut command = fitting(&source, bytes, &out, &["--memory", least]);
+    let ran = Ran::of(&mut command, "convert".to_owned()).ok();
+    let note = format!("windows of 64 tokens instead of 6, to stay within {least} bytes");
+    assert!(ran.stderr.contains(&note), "{}", ran.stderr);
+    assert!(read(&out).len() as u64 <= bytes);
 }

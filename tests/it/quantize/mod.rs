@@ -7,6 +7,7 @@ mod fit_sizes;
 mod imatrix;
 mod planned;
 mod repeated;
+mod shared;
 
 use std::path::{Path, PathBuf};
 
@@ -53,13 +54,23 @@ fn quantized(source: &Path, to: &str, out: &Path, more: &[&str]) -> Value {
 #[track_caller]
 fn tokens_both_ways(file: &Path) -> Value {
     let tokens = tokens(file);
-    if ModelFile::open(file).unwrap().table.is_some() {
-        let plain = file.with_extension("plain");
-        let _ = std::fs::remove_file(&plain);
-        expand(file, &plain);
+    let plain = plain_of(file);
+    if plain != file {
         assert_eq!(tokens, self::tokens(&plain), "{}", file.display());
     }
     tokens
+}
+
+/// The plain file that `file` stands for, which may be itself.
+#[track_caller]
+fn plain_of(file: &Path) -> PathBuf {
+    if ModelFile::open(file).unwrap().table.is_none() {
+        return file.to_owned();
+    }
+    let plain = file.with_extension("plain");
+    let _ = std::fs::remove_file(&plain);
+    expand(file, &plain);
+    plain
 }
 
 /// A file with a plan for `source`.
@@ -129,6 +140,15 @@ fn what_is_not_fitted_is_said_with_the_reason() {
         few.contains("blk.0.ffn_down.weight has had 32 and needs 64"),
         "{few}"
     );
+    // Each expert has its own tokens: enough came to the other matrices.
+    let experts = said("tiny-moe", &["--windows", "2", "--window", "32"]);
+    for part in [
+        "rounded with importances, for want of tokens",
+        "too few tokens came to matrices of 12 tensors.",
+        "_exps.weight has had ",
+    ] {
+        assert!(experts.contains(part), "{experts}");
+    }
 }
 
 /// Weights that are plain numbers afterwards, too, have nothing to make up for.
@@ -370,36 +390,6 @@ fn what_is_equal_stays_as_often_as_it_is_there_if_that_is_wanted() {
 }
 
 #[test]
-fn sharing_repairing_and_quantizing_come_in_one_command() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name);
-    let source = written(folder.path(), "tiny-llama");
-    let out = file("out.gguf");
-    let text = words(folder.path());
-    let repair = ["--ratio", "0.4", "--choose", "match", "--repair"];
-    let text = [text.to_str().unwrap()];
-    let more: Vec<&str> = repair.into_iter().chain(text).chain(["--pure"]).collect();
-    let done = quantized(&source, "q8_0", &out, &more);
-    assert!(!done["repair"]["tensors"].as_array().unwrap().is_empty());
-    let share = |edit: &&Value| !edit["share"].is_null();
-    let edits = done["plan"]["edits"].as_array().unwrap();
-    assert!(edits.iter().filter(share).count() > 0);
-    tokens_both_ways(&out);
-    verify(&out, &source);
-    // It is no worse than one after the other.
-    let (shared, after) = (file("shared.gguf"), file("after.gguf"));
-    let mut command = program();
-    command.arg("convert").arg(&source).arg("-o").arg(&shared);
-    command.args(repair).args(text).args(SHORT);
-    json(command.arg("--json"));
-    let plain = file("plain.gguf");
-    expand(&shared, &plain);
-    quantized(&plain, "q8_0", &after, &["--pure"]);
-    let [one, two] = [&out, &after].map(|file| divergence(file, &source));
-    assert!(one < 1.05 * two, "{one} nats in one, {two} in two");
-}
-
-#[test]
 fn what_is_left_after_dropping_and_narrowing_is_quantized() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
@@ -429,50 +419,6 @@ fn what_is_left_after_dropping_and_narrowing_is_quantized() {
     assert_eq!(of("blk.1.attn_q.weight"), ("q5_0", vec![64, 48]));
     assert_eq!(of("blk.2.ffn_down.weight"), ("q5_0", vec![96, 64]));
     assert_eq!(of("blk.0.ffn_up.weight").0, "q8_0");
-}
-
-#[test]
-fn what_is_stored_once_gets_one_type() {
-    let folder = tempfile::tempdir().unwrap();
-    let spec = ModelSpec {
-        weight_type: type_named("f16").unwrap(),
-        ..preset("tiny-llama")
-    };
-    let source = folder.path().join("source.gguf");
-    spec.write(&source).unwrap();
-    let share = serde_json::json!(
-        {"share": {"layer": 3, "unit": 1, "donor_layer": 0, "donor_unit": 2, "parts": ["q"]}});
-    let plan = plan_of(&source, &serde_json::json!([share]));
-    let plan = ["--plan", plan.to_str().unwrap(), "--pure"];
-    let out = folder.path().join("out.gguf");
-    // The one with more bits, which a tensor may have already.
-    for more in ["q8_0", "f16"] {
-        let pattern = format!("blk.3.attn_q={more}");
-        let patterns = ["--tensor-type", &pattern];
-        let args: Vec<&str> = plan.into_iter().chain(patterns).collect();
-        quantized(&source, "q4_0", &out, &args);
-        tokens_both_ways(&out);
-        let plain = ModelFile::open(&out.with_extension("plain")).unwrap();
-        for layer in [0, 3] {
-            let info = plain.gguf.tensor(&format!("blk.{layer}.attn_q.weight"));
-            assert_eq!(info.unwrap().ggml_type.name(), more, "layer {layer}");
-        }
-    }
-    // The plan says the type of one of both: another one than the other has, or the same.
-    for (to, code, says) in [
-        ("q8_0", 3, ["plan.json", "edits[0].share: q of layer 3"]),
-        (
-            "f16",
-            2,
-            ["source.gguf", "blk.3.attn_q.weight has rows in common"],
-        ),
-    ] {
-        let store = serde_json::json!({"store": {"tensor": "blk.0.attn_q.weight", "type": to}});
-        let plan = plan_of(&source, &serde_json::json!([share, store]));
-        let plan = ["--plan", plan.to_str().unwrap(), "--force"];
-        let mut command = quantizing(&source, "q4_0", &out, &plan);
-        Ran::of(&mut command, "convert".to_owned()).refused(code, &says);
-    }
 }
 
 #[test]

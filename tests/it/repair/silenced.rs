@@ -3,28 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use headshare_gguf::input::ModelFile;
-use headshare_runtime::quants;
 use headshare_testmodels::{ModelSpec, type_named};
 use serde_json::{Value, json as object};
 
 use super::dropped::{by_plan, perplexity, plan_of, silenced};
-use super::steps::{DECODERS, tokens, verify, words};
+use super::steps::{DECODERS, rows, tokens, verify, words};
 use crate::support::{GEMMA, gemma, json, needs, preset, program, written};
 
 fn silence(units: &[(u32, u32)]) -> Value {
     let edit = |(layer, unit): &(u32, u32)| object!({"silence": {"layer": layer, "unit": unit}});
     units.iter().map(edit).collect()
-}
-
-/// The numbers of a tensor of a file, in rows.
-fn rows(file: &Path, name: &str) -> Vec<Vec<f32>> {
-    let file = ModelFile::open(file).unwrap();
-    let info = file.gguf.tensor(name).unwrap();
-    let mut values = vec![0f32; (info.rows() * info.row_elems()) as usize];
-    let bytes = file.bytes(file.gguf.data_range(info));
-    quants::dequantize_row(info.ggml_type.id(), bytes, &mut values).unwrap();
-    let rows = values.chunks(info.row_elems() as usize);
-    rows.map(<[f32]>::to_vec).collect()
 }
 
 /// Whether all columns of a unit, of `per_layer`, are zeros.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headshare_gguf::input::ModelFile;
+use headshare_runtime::quants;
 use serde_json::Value;
 
 use crate::support::{json, program};
@@ -85,15 +86,34 @@ pub fn tokens(file: &Path) -> Value {
     json(program().arg("run").arg(file).args(arguments))["tokens"].clone()
 }
 
+/// The numbers of a tensor of a file, in rows.
+pub fn rows(file: &Path, name: &str) -> Vec<Vec<f32>> {
+    let file = ModelFile::open(file).unwrap();
+    let info = file.gguf.tensor(name).unwrap();
+    let mut values = vec![0f32; (info.rows() * info.row_elems()) as usize];
+    let bytes = file.bytes(file.gguf.data_range(info));
+    quants::dequantize_row(info.ggml_type.id(), bytes, &mut values).unwrap();
+    let rows = values.chunks(info.row_elems() as usize);
+    rows.map(<[f32]>::to_vec).collect()
+}
+
 /// `source` with `value` for every weight of the F32 tensors `names`.
 pub fn filled(source: &Path, out: &Path, names: &[&str], value: f32) {
+    std::fs::copy(source, out).unwrap();
+    for name in names {
+        with_numbers(out, out, name, std::iter::repeat(value));
+    }
+}
+
+/// `source` with `values` for the first weights of the F32 tensor `name`.
+pub fn with_numbers(source: &Path, out: &Path, name: &str, values: impl IntoIterator<Item = f32>) {
     let file = ModelFile::open_plain(source).unwrap();
     let mut bytes = std::fs::read(source).unwrap();
-    for name in names {
-        let data = file.gguf.data_range(file.gguf.tensor(name).unwrap());
-        for weight in bytes[data.start as usize..data.end as usize].chunks_mut(4) {
-            weight.copy_from_slice(&value.to_le_bytes());
-        }
+    let data = file.gguf.data_range(file.gguf.tensor(name).unwrap());
+    let weights = bytes[data.start as usize..data.end as usize].chunks_mut(4);
+    for (weight, value) in weights.zip(values) {
+        weight.copy_from_slice(&value.to_le_bytes());
     }
+    drop(file);
     std::fs::write(out, bytes).unwrap();
 }
