@@ -85,11 +85,11 @@ fn names_are_trimmed_and_options_that_do_nothing_are_refused() {
     refused(&source, bytes, &["--silence"], 2, &["--baseline"]);
 }
 
-/// Where all tensors have the smallest of the types already.
+/// All tensors have the smallest of the types already, and there are no heads to go.
 #[test]
 fn a_model_that_no_move_applies_to_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let plain = written(folder.path(), "tiny-gqa");
+    let plain = written(folder.path(), "tiny-mamba");
     let source = folder.path().join("small.gguf");
     json(quantizing(&plain, "q8_0", &source, &["--pure"]).arg("--json"));
     let bytes = read(&source).len() as u64 / 2;
@@ -114,7 +114,7 @@ fn what_cannot_go_is_said_and_the_frontier_is_drawn() {
     assert!(picture.contains("<polyline"));
 }
 
-/// Fewer windows are read where all of them do not fit, down to none.
+/// Fewer windows are read where all of them do not fit; what is too little for any is refused.
 #[test]
 fn little_memory_is_enough_for_few_windows() {
     let folder = tempfile::tempdir().unwrap();

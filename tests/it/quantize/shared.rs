@@ -19,9 +19,9 @@ fn a_shared_block_is_encoded_for_all_its_users() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let source = at("source.gguf");
-    let gain = vec![30.0; LARGE].into_iter().chain(vec![1.0; 64 - LARGE]);
     let plain = written(folder.path(), "tiny-gqa");
-    with_numbers(&plain, &source, "blk.3.attn_norm.weight", gain);
+    with_numbers(&plain, &source, "blk.3.attn_norm.weight", [30.0; LARGE]);
+    let head = preset("tiny-gqa").head_rows() as usize;
     let share = serde_json::json!([{"share":
         {"layer": 3, "unit": 1, "donor_layer": 0, "donor_unit": 0, "parts": ["k"]}}]);
     let plan = plan_of(&source, &share);
@@ -33,10 +33,14 @@ fn a_shared_block_is_encoded_for_all_its_users() {
         json(&mut quantizing(&source, "q4_0", &out, &all));
         let plain = plain_of(&out);
         let [now, before] = [&plain, &source].map(|file| rows(file, "blk.0.attn_k.weight"));
-        let errors = now.iter().zip(&before).take(8).flat_map(|(now, before)| {
-            let both = now.iter().zip(before).take(LARGE);
-            both.map(|(a, b)| f64::from(a - b).powi(2))
-        });
+        let errors = now
+            .iter()
+            .zip(&before)
+            .take(head)
+            .flat_map(|(now, before)| {
+                let both = now.iter().zip(before).take(LARGE);
+                both.map(|(a, b)| f64::from(a - b).powi(2))
+            });
         errors.sum::<f64>()
     };
     let (alone, both) = (error("alone", &[]), error("both", &shared));

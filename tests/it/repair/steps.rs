@@ -114,6 +114,7 @@ pub fn with_numbers(source: &Path, out: &Path, name: &str, values: impl IntoIter
     for (weight, value) in weights.zip(values) {
         weight.copy_from_slice(&value.to_le_bytes());
     }
+    // It may be the one that is written.
     drop(file);
     std::fs::write(out, bytes).unwrap();
 }
