@@ -117,6 +117,11 @@ pub(crate) fn words(advice: &Advice) -> String {
 
 /// What to do where a state is of a run with another `field`.
 fn as_before(field: &str) -> String {
+    if field.contains(".quantize") {
+        return "--quantize, --pure and --tensor-type as before go on from there; without --resume, a \
+                run begins anew"
+            .into();
+    }
     let name = field.rsplit('.').next().unwrap_or(field);
     let (flag, changes) = match name {
         "peak" => ("--rate", true),

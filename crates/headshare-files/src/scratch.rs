@@ -36,7 +36,12 @@ impl ScratchFile {
                 (file, named.path().to_owned(), Some(named))
             }
         };
-        within_limit(len)
+        // All of it will be written: that there is no room is found out at once.
+        let reserved = within_limit(len).and_then(|()| match len {
+            0 => Ok(()),
+            _ => unnamed::reserve(&file, len),
+        });
+        reserved
             .and_then(|()| file.set_len(len))
             .map_err(|e| FileError::write(&folder, len, e))?;
         Ok(Self {

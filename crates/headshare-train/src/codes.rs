@@ -55,6 +55,11 @@ fn fields_of(ggml_type: GgmlType) -> &'static [Field] {
     }
 }
 
+/// Whether blocks of a type have scales that can be trained.
+pub fn has_scales(ggml_type: GgmlType) -> bool {
+    !fields_of(ggml_type).is_empty()
+}
+
 /// A quantized tensor as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Codes {
@@ -66,7 +71,7 @@ impl Codes {
     /// A tensor of a type with fields, whole blocks of it; `None` for others.
     pub fn new(ggml_type: GgmlType, bytes: Vec<u8>) -> Option<Self> {
         let whole = bytes.len().is_multiple_of(ggml_type.block_bytes() as usize);
-        (whole && !fields_of(ggml_type).is_empty()).then_some(Self { ggml_type, bytes })
+        (whole && has_scales(ggml_type)).then_some(Self { ggml_type, bytes })
     }
 
     /// As it is stored.

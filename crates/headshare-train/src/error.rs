@@ -58,6 +58,17 @@ pub enum TrainError {
     /// Windows that the model cannot read.
     #[error("windows: {0}")]
     Windows(String),
+    /// A text that is too short for windows.
+    #[error("windows: {0}")]
+    TooShort(String),
+    /// Windows that are longer than the model has positions.
+    #[error("windows of {length} tokens: the model has {positions} positions")]
+    Positions {
+        /// Tokens of a window.
+        length: usize,
+        /// Positions that there are.
+        positions: usize,
+    },
     /// A parameter's new numbers are not as many, or there is no such parameter.
     #[error("parameter {name:?}: {problem}")]
     Parameter {

@@ -50,7 +50,7 @@ pub mod windows;
 
 pub use adam::AdamOptions;
 pub use checkpoint::Checkpoints;
-pub use codes::Codes;
+pub use codes::{Codes, has_scales};
 pub use config::Config;
 pub use error::TrainError;
 pub use model::{Forward, Model};

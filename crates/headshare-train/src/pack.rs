@@ -52,7 +52,7 @@ pub fn pack(
             "{} tokens make {count} windows of {length}, of which {held} are held out: too short a text",
             tokens.len()
         );
-        return Err(TrainError::Windows(problem));
+        return Err(TrainError::TooShort(problem));
     }
     let windows = |range: std::ops::Range<usize>| {
         let window = |i: usize| {

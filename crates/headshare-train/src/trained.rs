@@ -166,6 +166,11 @@ impl Trained {
                     .push(tensor(name.clone(), Vec::new(), len, Kind::Whole));
                 continue;
             };
+            let most = parameter.rows.min(parameter.columns);
+            if rank > most {
+                let problem = format!("a rank of {rank} is more than {name} has: at most {most}");
+                return Err(TrainError::option("train", problem));
+            }
             let mut random = SplitMix64::new(seed, 1 << 32 | index as u64);
             // As Kaiming's with a slope of sqrt(5), LoRA's own: uniform within this.
             let bound = 1.0 / (parameter.columns as f32).sqrt();

@@ -1,5 +1,6 @@
 //! `train`: tied heads learn, pairs are pulled together, runs go on where they were killed.
 
+mod resumed;
 mod trouble;
 
 use std::ffi::OsString;

@@ -3,6 +3,7 @@
 //! had or at others.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use headshare_convert::convert::variant::{Variant, is_left_alone};
 use headshare_convert::convert::{self, Fitted};
@@ -10,6 +11,7 @@ use headshare_convert::input::ModelFile;
 use headshare_convert::plan::{Choice, Edit, Plan, Store};
 use headshare_convert::quantize::QuantizerError;
 use headshare_convert::quantize::types::Wanted;
+use headshare_files::{AtomicFile, ScratchFile};
 use headshare_format::{GgmlType, TensorInfo};
 use headshare_train::{Model, Train, export};
 
@@ -125,6 +127,25 @@ impl Encoding<'_> {
             data.insert(name, bytes);
         }
         Ok(encoded)
+    }
+
+    /// Finds out whether there is room for a file of so many bytes, and for the numbers that are
+    /// encoded.
+    pub fn check_room(
+        self,
+        (output, bytes): (&Path, u64),
+        train: Train,
+        variant: &Variant<'_>,
+    ) -> Result<(), Error> {
+        let tensors = variant.gguf().tensors();
+        let numbers = |info: &TensorInfo| 4 * info.row_elems() * info.rows();
+        let scratch = match self.fits(train, tensors) {
+            true => tensors.iter().map(numbers).sum(),
+            false => 0,
+        };
+        let _output = AtomicFile::create(output, bytes, true, &[])?;
+        let _numbers = ScratchFile::create(scratch)?;
+        Ok(())
     }
 
     /// Finds types that cannot be, for the model that `variant` is.

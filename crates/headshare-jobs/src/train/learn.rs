@@ -97,6 +97,12 @@ impl TrainModel {
         if subject.device.is_cpu() {
             self.keep_layers(&mut trainer, ui);
         }
+        if self.settings.schedule.warmup >= trainer.all_steps() && self.settings.schedule.warmup > 0
+        {
+            ui.remark(
+                "note: --warmup is no shorter than training: the learning rate rises to its end",
+            );
+        }
         if let (Some(checkpoint), At::Step(1..)) = (&self.checkpoint, at) {
             trainer.resume(&checkpoint.file, checkpoint.changes)?;
         }

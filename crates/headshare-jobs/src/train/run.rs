@@ -6,6 +6,7 @@ use headshare_convert::convert::variant::{EMBEDDING, Variant};
 use headshare_convert::convert::{self, Fitted};
 use headshare_convert::input::text::is_stdio;
 use headshare_convert::input::{InputError, ModelFile};
+use headshare_convert::model::in_layer;
 use headshare_convert::plan::{Edit, Plan};
 use headshare_convert::repair::choose::Units;
 use headshare_files::{AtomicFile, FileId};
@@ -14,9 +15,9 @@ use headshare_format::{Gguf, PageSize, TensorInfo};
 use headshare_stitch::MappedFile;
 use headshare_train::checkpoint::Earlier;
 use headshare_train::loss::check_alike;
-use headshare_train::{Config, Packed, Settings, Train, Windows, pack};
+use headshare_train::{Config, Packed, Settings, Train, Windows, has_scales, pack};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::encode::{Encoded, Encoding};
 use super::learn::Subject;
@@ -24,7 +25,7 @@ use super::log::{At, Log};
 use super::state::{Run, choice};
 use super::text::Tokens;
 use super::{Method, TrainModel, TrainedModel};
-use crate::convert::{Calibration, Change, Convert, Converted, read_text, unplanned};
+use crate::convert::{Calibration, Change, Convert, Converted, Stats, read_text, unplanned};
 use crate::error::Context as _;
 use crate::{Advice, Error, Ui, Unit};
 
@@ -73,7 +74,7 @@ impl TrainModel {
         let change = Convert {
             repair: self.repair.clone(),
             force: self.force,
-            ..Convert::new(&self.source, &self.output, self.change.clone())
+            ..Convert::new(&self.source, &self.output, self.change(resumes))
         };
         let mut inputs = change.input_files(&source)?;
         inputs.extend(teacher.iter().map(|file| file.file.id()));
@@ -84,6 +85,8 @@ impl TrainModel {
         }
         let text = read_text(&self.text.text)?;
         let data = self.windows(&text, ui)?;
+        let train: Train = self.settings.train.parse().map_err(Error::usage)?;
+        self.check_scales(train, &source)?;
         let steps = self.steps_for(&data);
         let mut settings = self.settings.clone();
         settings.schedule.steps = steps;
@@ -100,6 +103,7 @@ impl TrainModel {
                 "held_out": self.held_out,
                 "teacher": teacher_digest,
                 "choice": choice(&self.change),
+                "encoding": self.decides_encoding(train, &source),
             }),
         };
         let resumed = run.check_state(&settings, &data, ui)?;
@@ -113,7 +117,6 @@ impl TrainModel {
             text: &self.text,
             wanted: self.quantize.as_ref(),
         };
-        let train: Train = self.settings.train.parse().map_err(Error::usage)?;
         let about = || source.path().display();
         encoding.check(&unchanged).about(about)?;
         if encoding.fits(train, source.gguf.tensors()) {
@@ -127,6 +130,8 @@ impl TrainModel {
             Method::Postshare => &unchanged,
         };
         encoding.check(variant).about(about)?;
+        // That there is no room is not to come out at the end, either.
+        encoding.check_room((&self.output, prepared.output_bytes), train, variant)?;
         let learnt = self.learnt(
             Subject {
                 device: &device,
@@ -242,6 +247,77 @@ impl TrainModel {
         Ok(done)
     }
 
+    /// What changes. A run that was broken off may have measured already what it chooses by.
+    fn change(&self, resumes: bool) -> Change {
+        let mut change = self.change.clone();
+        if let Change::Measure { stats, .. } = &mut change
+            && let Stats::Save(path) = stats
+            && resumes
+            && path.exists()
+        {
+            *stats = Stats::Load(std::mem::take(path));
+        }
+        change
+    }
+
+    /// What decides the codes that trained numbers get, where they get any.
+    fn decides_encoding(&self, train: Train, source: &ModelFile) -> Value {
+        let encoding = Encoding {
+            text: &self.text,
+            wanted: self.quantize.as_ref(),
+        };
+        match encoding.fits(train, source.gguf.tensors()) {
+            true => json!({
+                "quantize": self.quantize,
+                "windows": self.text.windows,
+                "memory": self.text.memory,
+            }),
+            false => Value::Null,
+        }
+    }
+
+    /// Finds out early that there are no scales to train.
+    fn check_scales(&self, train: Train, source: &ModelFile) -> Result<(), Error> {
+        if train != Train::Scales {
+            return Ok(());
+        }
+        let tensors = source.gguf.tensors();
+        let has = |info: &TensorInfo| has_scales(info.ggml_type);
+        let about = |problem: String| {
+            let words = "--train all and attention train numbers of any type, norms trains norms";
+            Err(
+                Error::usage(format!("{}: {problem}", source.path().display()))
+                    .advise(Advice::Words(words.into())),
+            )
+        };
+        if !tensors.iter().any(has) {
+            return about(
+                "no tensor is quantized with scales that --train scales could train".into(),
+            );
+        }
+        let of_heads = |info: &&TensorInfo| {
+            let stems = [
+                "attn_q.weight",
+                "attn_k.weight",
+                "attn_v.weight",
+                "attn_qkv.weight",
+            ];
+            in_layer(&info.name).is_some_and(|(_, part)| stems.contains(&part))
+        };
+        let pulls = self.method == Method::Postshare;
+        match tensors
+            .iter()
+            .filter(of_heads)
+            .find(|info| pulls && !has(info))
+        {
+            Some(info) => about(format!(
+                "{} is {}, which has no scales: nothing could pull its heads together",
+                info.name, info.ggml_type
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Finds models early that cannot be trained, or learned from.
     fn check_models(&self, source: &ModelFile, teacher: Option<&ModelFile>) -> Result<(), Error> {
         let config = |file: &ModelFile| Config::of(&file.gguf, file.path());
@@ -302,6 +378,14 @@ impl TrainModel {
         let mut taken = vec![std::path::absolute(&self.output).ok()];
         // The state first: with one, the others are figures of its run.
         let state = self.checkpoint.as_ref().map(|c| &c.file);
+        let stats = match &self.change {
+            Change::Measure {
+                stats: Stats::Save(path),
+                ..
+            } => Some(path),
+            _ => None,
+        };
+        taken.extend(stats.map(|path| std::path::absolute(path).ok()));
         for path in state.into_iter().chain(&self.log).chain(&self.curves) {
             if is_stdio(path) {
                 return Err(Error::usage(

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use headshare_train::{Ended, Progress, Train, TrainError, Trainer, speed};
 use serde::Serialize;
@@ -69,6 +70,7 @@ pub(super) fn take(
     if let Some(start) = trainer.start().filter(|_| trainer.step_count() == 0) {
         log.begin(start).unwrap_or_else(&mut failed);
     }
+    let (start, first) = (Instant::now(), trainer.step_count());
     let ended = trainer.run(&stop, &mut |progress| {
         bar.set(progress.step);
         if let Some(held_out) = progress.evaluation {
@@ -83,13 +85,16 @@ pub(super) fn take(
             progress.steps,
             progress.loss,
             progress.tokens_per_second,
-            (progress.steps - progress.step) as f64 * took
+            (progress.steps - progress.step) as f64 * start.elapsed().as_secs_f64()
+                / (progress.step - first).max(1) as f64
         ));
         log.add(progress).unwrap_or_else(&mut failed);
         steps.first.get_or_insert_with(|| progress.clone());
         steps.last = Some(progress.clone());
     });
     drop(bar);
+    // From here on Ctrl-C ends the program.
+    let was_stopped = stop.swap(true, Ordering::Relaxed);
     let ended = match (ended, state) {
         (Err(error @ TrainError::File(_)), Some(_)) => {
             let resumes = trainer.has_state();
@@ -104,7 +109,8 @@ pub(super) fn take(
         (ended, _) => ended?,
     };
     steps.failed = unwritten;
-    if let (Ended::Stopped, Some(state)) = (ended, state) {
+    let is_stopped = ended == Ended::Stopped || was_stopped;
+    if let (true, Some(state)) = (is_stopped, state) {
         let (step, state) = (trainer.step_count(), state.display());
         let what = format!("stopped after step {step}, with the state in {state}");
         return Err(Error::failed(anyhow::Error::msg(what)).advise(Advice::Resume));

@@ -84,8 +84,7 @@ impl Graph {
         let length = windows.length();
         if self.slots.positions.is_some() && length > self.config.positions {
             let positions = self.config.positions;
-            let problem = format!("{length} tokens, where the model has {positions} positions");
-            return Err(TrainError::Windows(problem));
+            return Err(TrainError::Positions { length, positions });
         }
         let factors = self.slots.factors.map(|i| parameters.list()[i].values());
         let mut made: Vec<((f32, f32), Arc<Rotation>)> = Vec::new();

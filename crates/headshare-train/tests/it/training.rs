@@ -1,5 +1,6 @@
 //! Runs: they learn, they repeat, they go on where they stopped.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -154,12 +155,14 @@ fn run_in(folder: &Path) {
         every: 1,
         ..checkpoints(&path)
     };
-    let settings = settings(Train::All, 12);
+    let settings = settings(Train::All, 60);
     let mut trainer = Trainer::new(loaded(&file), settings, text(), None, None, Some(at)).unwrap();
     if path.exists() {
         trainer.resume(&path, false).unwrap();
     }
-    all(&mut trainer);
+    // Line by line to whoever has started this process.
+    let tell = &mut |p: &Progress| println!("step {}", p.step);
+    trainer.run(&AtomicBool::new(false), tell).unwrap();
 }
 
 #[test]
@@ -170,31 +173,42 @@ fn killed_at_any_moment_a_run_ends_in_the_same_bytes() {
     let (whole, _) = written(&preset("tiny-gqa"));
     run_in(whole.path());
     let (killed, _) = written(&preset("tiny-gqa"));
-    let mut finished = 0;
-    // Processes of a few tens of ms each: killed on the way in, in steps, in writing.
-    for delay in [1, 20, 35, 50, 65, 80, 120, 30_000] {
+    let mut finished = Vec::new();
+    // Killed on the way in, then so long after so many steps: in the next one, in writing its
+    // state. The last one ends by itself.
+    for (steps, micros) in [
+        (0, 0),
+        (1, 0),
+        (2, 300),
+        (1, 1500),
+        (2, 4000),
+        (usize::MAX, 0),
+    ] {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
+                "--nocapture",
                 "training::killed_at_any_moment_a_run_ends_in_the_same_bytes",
             ])
             .env(CHILD, killed.path())
-            .stdout(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let end = std::time::Instant::now() + std::time::Duration::from_millis(delay);
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            if std::time::Instant::now() > end {
-                child.kill().unwrap();
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        };
-        finished += usize::from(status.success());
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let is_step = |line: &String| line.starts_with("step ") || line.ends_with("... step 1");
+        let taken = lines
+            .map(Result::unwrap)
+            .filter(is_step)
+            .take(steps)
+            .count();
+        if taken == steps {
+            std::thread::sleep(std::time::Duration::from_micros(micros));
+            child.kill().unwrap();
+        }
+        finished.push(child.wait().unwrap().success());
     }
-    assert!(finished > 0, "the last one was not killed");
+    // There are so many steps that none but the last can be over.
+    assert_eq!(finished, [false, false, false, false, false, true]);
     let bytes = |folder: &tempfile::TempDir| std::fs::read(folder.path().join("state")).unwrap();
     assert!(bytes(&whole) == bytes(&killed));
     // No half-written state is left. A whole one may be, under another name: a file that
@@ -204,7 +218,7 @@ fn killed_at_any_moment_a_run_ends_in_the_same_bytes() {
         let name = path.file_name().unwrap().to_str().unwrap();
         match name {
             "model.gguf" | "state" => (),
-            _ if name.starts_with(".state.") => drop(Checkpoint::read(&path).unwrap()),
+            _ if name.starts_with(".headshare.") => drop(Checkpoint::read(&path).unwrap()),
             _ => panic!("{name}"),
         }
     }

@@ -13,8 +13,9 @@ impl Classify for TrainError {
             Self::Format { .. }
             | Self::Checkpoint { .. }
             | Self::OtherRun { .. }
+            | Self::TooShort(_)
             | Self::Windows(_) => Kind::BadInput,
-            Self::Options { .. } => Kind::Usage,
+            Self::Options { .. } | Self::Positions { .. } => Kind::Usage,
             Self::Convert(error) => error.kind(),
             Self::File(error) => error.kind(),
             Self::Unsupported { .. }
@@ -31,7 +32,10 @@ impl Classify for TrainError {
             Self::Format { error, .. } => of_format(error),
             Self::Convert(error) => error.advice(),
             Self::File(error) => error.advice(),
-            Self::Windows(_) => Some(Advice::LongerText),
+            Self::TooShort(_) => Some(Advice::LongerText),
+            Self::Positions { positions, .. } => u32::try_from(*positions)
+                .ok()
+                .map(Advice::CalibrationWindowAtMost),
             Self::NotFinite { step: 0, .. } => Some(Advice::TryModel),
             Self::NotFinite { kept, .. } => Some(Advice::LowerRate {
                 has_state: !kept.is_empty(),
