@@ -1,6 +1,8 @@
 //! What is said about a model that was made to fit.
 
-use headshare_jobs::{MadeToFit, Tried};
+use std::collections::BTreeMap;
+
+use headshare_jobs::{Changes, MadeToFit, Tried};
 
 use super::numbers::{counted, grouped, significant};
 
@@ -11,7 +13,7 @@ pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
         grouped(fit.wanted),
         counted(fit.tensors as u64, "tensor", "tensors")
     );
-    for (i, kind) in fit.types.iter().enumerate() {
+    for (i, kind) in fit.changes.types.iter().enumerate() {
         let comma = if i == 0 { " " } else { ", " };
         text += &match kind.from == kind.to {
             true => {
@@ -24,25 +26,8 @@ pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
             }
         };
     }
-    for (count, one, several) in [
-        (fit.units, "unit is dropped", "units are dropped"),
-        (
-            fit.shared,
-            "unit uses the weights of another",
-            "units use the weights of others",
-        ),
-        (
-            fit.channels,
-            "feed-forward channel goes",
-            "feed-forward channels go",
-        ),
-    ] {
-        if count > 0 {
-            text += &format!(", {}", counted(count, one, several));
-        }
-    }
-    if let Some(to) = &fit.output_head {
-        text += &format!(", the output head has weights of its own, {to}");
+    for part in parts(&fit.changes) {
+        text += &format!(", {part}");
     }
     if let Some(memory) = &fit.memory {
         text += &format!(
@@ -98,8 +83,9 @@ pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
         let last = fit.frontier.len().saturating_sub(1);
         for (i, point) in fit.frontier.iter().enumerate() {
             if i % every == 0 || i == last {
-                let cost = significant(point.cost);
-                text += &format!("  {:>16} bytes {cost:>10}\n", grouped(point.bytes));
+                let (bytes, cost) = (grouped(point.bytes), significant(point.cost));
+                let what = in_short(&point.changes);
+                text += &format!("  {bytes:>16} bytes {cost:>10}  {what}\n");
             }
         }
     }
@@ -108,3 +94,43 @@ pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
 
 /// Lines that the frontier is shown in, about.
 const FRONTIER_LINES: usize = 16;
+
+/// What changes beside the types of tensors.
+fn parts(changes: &Changes) -> Vec<String> {
+    let mut parts = Vec::new();
+    for (count, one, several) in [
+        (changes.units, "unit is dropped", "units are dropped"),
+        (
+            changes.shared,
+            "unit uses the weights of another",
+            "units use the weights of others",
+        ),
+        (
+            changes.channels,
+            "feed-forward channel goes",
+            "feed-forward channels go",
+        ),
+    ] {
+        if count > 0 {
+            parts.push(counted(count, one, several));
+        }
+    }
+    if let Some(to) = &changes.output_head {
+        parts.push(format!("the output head has weights of its own, {to}"));
+    }
+    parts
+}
+
+/// The types that tensors have then, those of most of them first, and what else changes.
+fn in_short(changes: &Changes) -> String {
+    let mut types: BTreeMap<&str, usize> = BTreeMap::new();
+    for kind in &changes.types {
+        *types.entry(&kind.to).or_default() += kind.tensors;
+    }
+    let mut types: Vec<(&str, usize)> = types.into_iter().collect();
+    types.sort_by_key(|(name, tensors)| (std::cmp::Reverse(*tensors), *name));
+    let types = types
+        .iter()
+        .map(|(name, tensors)| format!("{tensors} {name}"));
+    types.chain(parts(changes)).collect::<Vec<_>>().join(", ")
+}

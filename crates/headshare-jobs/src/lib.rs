@@ -56,8 +56,9 @@ pub use bench::{Bench, BenchRow, LoadMode, LoadedModel, Measure, Measured};
 pub use convert::fit::plan::PlanToFit;
 pub use convert::fit::predictions::AnalyzePredictions;
 pub use convert::{
-    Budget, Calibration, Change, Convert, Converted, FellBack, FileSize, InMemory, MadeToFit,
-    OfMemory, OfType, Quantization, Quantized, Removal, Retyped, Stats, Tried, With, read_text,
+    Budget, Calibration, Change, Changes, Convert, Converted, FellBack, FileSize, InMemory,
+    MadeToFit, OfMemory, OfType, OtherSize, Quantization, Quantized, Removal, Retyped, Stats,
+    Tried, With, read_text,
 };
 pub use error::{Advice, Classify, Context, Error, Kind};
 pub use eval::{

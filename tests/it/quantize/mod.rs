@@ -3,6 +3,7 @@
 mod bad_input;
 mod fit;
 mod fit_device;
+mod fit_moves;
 mod fit_sizes;
 mod imatrix;
 mod planned;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::FitError;
 use super::inputs::{inputs_of, rows_of};
-use crate::convert::variant::Variant;
+use crate::convert::variant::{Limits, Variant};
 use crate::encode::transposed;
 use crate::engine::normal::ridged;
 use crate::engine::{EngineError, Role, Seen, Site, Visitor, Wants};
@@ -156,8 +156,8 @@ impl Cut {
 /// Measures the cuts of all layers that can have some.
 pub(super) struct Cutter<'a> {
     source: &'a ModelFile,
-    /// Layers of which single units can go.
-    drops: Vec<&'a AttentionLayer>,
+    /// Layers of which units can go, and how many of them only go together.
+    drops: Vec<(&'a AttentionLayer, u32)>,
     narrows: bool,
     /// What was measured so far.
     pub cuts: Vec<Cut>,
@@ -167,18 +167,20 @@ impl<'a> Cutter<'a> {
     /// For what llama.cpp can run of `source` with fewer units (whose heads are `map`) and
     /// channels, by layer.
     pub fn new(source: &'a ModelFile, map: Option<&'a AttentionMap>) -> Self {
-        // Types differ between layers: not of all can single units go.
-        let drops = |layer: &&AttentionLayer| {
-            let unit = UnitId {
+        let limits = map.and_then(|map| Limits::of(source, map).ok());
+        let drops = |layer: &'a AttentionLayer| {
+            let together = limits?.together(layer.layer);
+            let first = (0..together).map(|unit| UnitId {
                 layer: layer.layer,
-                unit: 0,
-            };
-            layer.n_head_kv > 1 && can_be(source, vec![dropped(unit)])
+                unit,
+            });
+            let can_go = layer.n_head_kv > together && can_be(source, first.map(dropped).collect());
+            can_go.then_some((layer, together))
         };
         // None goes from the first layer: what the others do with that is far worse than what is
         // measured of a unit by itself.
         let layers = map.and_then(|map| map.layers.get(1..)).unwrap_or_default();
-        let drops = layers.iter().filter(drops).collect();
+        let drops = layers.iter().filter_map(drops).collect();
         let narrows = (source.gguf.tensors().iter())
             .find(|info| info.name.ends_with(".ffn_down.weight"))
             .is_some_and(|down| {
@@ -200,26 +202,73 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    /// The columns of the units, or how many channels go at a time.
-    fn groups(&self, site: &Site) -> Option<(Part, Vec<Range<usize>>, usize)> {
+    /// The columns of what only goes together, and how many of these go at a time.
+    fn groups(&self, site: &Site) -> Option<Groups> {
         let layer = site.layer.filter(|_| site.experts.is_none())?;
         match site.role {
             Role::AttentionOutput => {
-                let layer = self.drops.iter().find(|l| l.layer == layer)?;
-                let columns = (0..layer.n_head_kv).map(|unit| layer.output_columns(unit));
-                let columns = columns.map(|c| c.start as usize..c.end as usize);
+                let (layer, together) = self.drops.iter().find(|(l, _)| l.layer == layer)?;
+                let units: Vec<u32> = (0..layer.n_head_kv).collect();
+                let columns = |units: &[u32]| {
+                    let all = units.iter().map(|unit| layer.output_columns(*unit));
+                    let (start, end) = all.fold((u64::MAX, 0), |(start, end), of| {
+                        (start.min(of.start), end.max(of.end))
+                    });
+                    start as usize..end as usize
+                };
                 let rows = ["attn_q", "attn_k", "attn_v"].iter().all(|stem| {
                     let name = format!("blk.{}.{stem}.weight", layer.layer);
                     self.source.gguf.tensor(&name).is_some()
                 });
-                rows.then(|| (Part::Attention, columns.collect(), 1))
+                rows.then(|| Groups {
+                    part: Part::Attention,
+                    of: layer.n_head_kv,
+                    each: *together,
+                    columns: units
+                        .chunks_exact(*together as usize)
+                        .map(columns)
+                        .collect(),
+                    batch: 1,
+                })
             }
             Role::Down if self.narrows => {
                 let columns = (0..site.columns).map(|i| i..i + 1);
-                Some((Part::FeedForward, columns.collect(), CHANNELS))
+                Some(Groups {
+                    part: Part::FeedForward,
+                    of: site.columns as u32,
+                    each: 1,
+                    columns: columns.collect(),
+                    batch: CHANNELS,
+                })
             }
             _ => None,
         }
+    }
+}
+
+/// What of a layer can go.
+struct Groups {
+    part: Part,
+    /// Units or channels that there are.
+    of: u32,
+    /// Units or channels of a group.
+    each: u32,
+    /// The columns of each group.
+    columns: Vec<Range<usize>>,
+    /// Groups that go at a time.
+    batch: usize,
+}
+
+impl Groups {
+    /// Groups that go at most.
+    fn most(&self) -> usize {
+        most_of(self.part, self.of, self.each)
+    }
+
+    /// The units or channels of `groups`.
+    fn members(&self, groups: &[u32]) -> Vec<u32> {
+        let of = |&group: &u32| group * self.each..(group + 1) * self.each;
+        groups.iter().flat_map(of).collect()
     }
 }
 
@@ -227,24 +276,23 @@ impl<'a> Cutter<'a> {
 pub(super) fn all_that_can_go(source: &ModelFile) -> Vec<Cut> {
     let map = AttentionMap::of(&source.gguf).ok();
     let cutter = Cutter::new(source, map.as_ref());
-    let cut = |layer, part, of: usize, batch: usize, most: usize| {
+    let cut = |layer, part, of: u32, (each, batch): (u32, usize)| {
+        let together = each * batch as u32;
         let step = |i: usize| Step {
-            gone: (i * batch..(i + 1) * batch)
-                .map(|gone| gone as u32)
-                .collect(),
+            gone: (i as u32 * together..(i as u32 + 1) * together).collect(),
             loss: 0.0,
         };
         Cut {
             layer,
             part,
-            of: of as u32,
-            steps: (0..most / batch).map(step).collect(),
+            of,
+            steps: (0..most_of(part, of, each) / batch).map(step).collect(),
         }
     };
     let mut cuts: Vec<Cut> = (cutter.drops.iter())
-        .map(|layer| {
-            let (part, units) = (Part::Attention, layer.n_head_kv as usize);
-            cut(layer.layer, part, units, 1, most_of(part, units))
+        .map(|(layer, together)| {
+            let units = layer.n_head_kv;
+            cut(layer.layer, Part::Attention, units, (*together, 1))
         })
         .collect();
     let downs = source.gguf.tensors().iter().filter(|info| {
@@ -252,23 +300,30 @@ pub(super) fn all_that_can_go(source: &ModelFile) -> Vec<Cut> {
     });
     cuts.extend(downs.filter_map(|info| {
         let layer = layer_of(&info.name)?;
-        let (part, channels) = (Part::FeedForward, info.row_elems() as usize);
-        Some(cut(
-            layer,
-            part,
-            channels,
-            CHANNELS,
-            most_of(part, channels),
-        ))
+        let channels = u32::try_from(info.row_elems()).ok()?;
+        Some(cut(layer, Part::FeedForward, channels, (1, CHANNELS)))
     }));
     cuts
 }
 
-/// How many of `all` units or channels of a layer go at most.
-fn most_of(part: Part, all: usize) -> usize {
+/// Of the units of `source`, the part that is left when all go that can: 1 where none can.
+pub fn units_at_least(source: &ModelFile) -> f64 {
+    let map = AttentionMap::of(&source.gguf).ok();
+    let all: u32 = (map.iter().flat_map(|map| &map.layers))
+        .map(|layer| layer.n_head_kv)
+        .sum();
+    let cuts = all_that_can_go(source);
+    let of_units = cuts.iter().filter(|cut| cut.part == Part::Attention);
+    let gone: u32 = of_units.map(|cut| cut.of - cut.left(cut.steps.len())).sum();
+    1.0 - f64::from(gone) / f64::from(all.max(1))
+}
+
+/// How many groups of so many units or channels of a layer, of `all` of which there are, go at
+/// most. A unit must be left.
+fn most_of(part: Part, all: u32, each: u32) -> usize {
     match part {
-        Part::Attention => all.saturating_sub(1),
-        Part::FeedForward => (all as f64 * MOST) as usize,
+        Part::Attention => (all.saturating_sub(1) / each.max(1)) as usize,
+        Part::FeedForward => (f64::from(all) * MOST) as usize,
     }
 }
 
@@ -294,7 +349,7 @@ impl Visitor<FitError> for Cutter<'_> {
     }
 
     fn visit(&mut self, site: &Site, seen: &Seen<'_>) -> Result<Option<Vec<u8>>, FitError> {
-        let (Some((part, groups, batch)), Some(layer)) = (self.groups(site), site.layer) else {
+        let (Some(groups), Some(layer)) = (self.groups(site), site.layer) else {
             return Ok(None);
         };
         let name = &site.name;
@@ -307,15 +362,19 @@ impl Visitor<FitError> for Cutter<'_> {
         })?;
         let weights = transposed(&weights, site.columns);
         let gram = seen.sums().all().gram;
-        let most = most_of(part, groups.len());
-        let of = groups.len() as u32;
         let ridge = Settings::default().ridge;
-        let steps = eliminate(weights, (&gram, ridge), &groups, batch, most);
-        if let Some(steps) = steps.filter(|steps| !steps.is_empty()) {
+        let (columns, batch, most) = (&groups.columns, groups.batch, groups.most());
+        let steps = eliminate(weights, (&gram, ridge), columns, batch, most);
+        let of_members = |step: Step| Step {
+            gone: groups.members(&step.gone),
+            ..step
+        };
+        let steps: Vec<Step> = (steps.into_iter().flatten()).map(of_members).collect();
+        if !steps.is_empty() {
             self.cuts.push(Cut {
                 layer,
-                part,
-                of,
+                part: groups.part,
+                of: groups.of,
                 steps,
             });
         }

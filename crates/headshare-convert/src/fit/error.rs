@@ -73,6 +73,11 @@ pub enum FitError {
     /// No tensor can have another type.
     #[error("no tensor has rows that are whole blocks of a smaller type")]
     NoMoves,
+    /// No plan that was made gives numbers.
+    #[error(
+        "all models that were made predict no numbers: take a larger size, or fewer types (--types)"
+    )]
+    NoNumbers,
     /// A tensor's weights cannot be read or encoded.
     #[error("tensor {tensor:?}: {error}")]
     Weights {

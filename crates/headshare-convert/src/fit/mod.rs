@@ -25,11 +25,14 @@ mod running;
 pub mod select;
 mod sharing;
 mod statistics;
+#[cfg(test)]
+mod tests;
 mod trial;
 
+pub use cuts::units_at_least;
 pub use error::FitError;
-pub use groups::{Changed, Changes, Group, changes, groups};
+pub use groups::{Changed, Changes, Counts, Group, changes, groups};
 pub use moves::{Movable, Move};
 pub use running::divergence;
-pub use select::{Chosen, Point};
+pub use select::Chosen;
 pub use statistics::{Statistics, StatisticsError};

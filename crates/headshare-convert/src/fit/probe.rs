@@ -147,12 +147,18 @@ fn in_rounds<E>(
 fn probed_type(tensor: &Movable, losses: &Losses) -> Option<GgmlType> {
     let distance = |loss: f64| (loss / AIM).ln().abs();
     let losses = losses.outputs.iter().map(|loss| loss.rounded);
-    let moves = || tensor.moves.iter().zip(losses.clone());
-    let coarse = moves().filter(|(_, loss)| *loss >= COARSE);
+    // Rounding it to the type that it has changes nothing.
+    let others = || {
+        tensor
+            .tried()
+            .zip(losses.clone())
+            .filter(|(to, _)| *to != tensor.has)
+    };
+    let coarse = others().filter(|(_, loss)| *loss >= COARSE);
     let closest = coarse.min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
-    let most = || moves().max_by(|a, b| a.1.total_cmp(&b.1));
+    let most = || others().max_by(|a, b| a.1.total_cmp(&b.1));
     let (closest, _) = closest.or_else(most).filter(|(_, loss)| *loss > 0.0)?;
-    Some(closest.to)
+    Some(closest)
 }
 
 /// Of a tensor that no type changes.
@@ -218,7 +224,7 @@ fn with_estimates(
     probes: Vec<Option<Probe>>,
 ) -> Vec<Probe> {
     let lost = |i: usize, to: GgmlType| {
-        let at = movable[i].moves.iter().position(|m| m.to == to);
+        let at = movable[i].tried().position(|tried| tried == to);
         at.map_or(0.0, |at| losses[i].outputs[at].rounded)
     };
     let mut known: BTreeMap<&str, BTreeMap<u32, f64>> = BTreeMap::new();
@@ -301,6 +307,7 @@ mod tests {
             has,
             bytes: 2,
             moves: vec![Move { to, bytes: 1 }],
+            probes: Vec::new(),
         }
     }
 

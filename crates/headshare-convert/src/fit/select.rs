@@ -6,6 +6,8 @@
 //! while they help. The same from the cheapest single alternative on that does by itself: what
 //! is chosen is never worse than that.
 
+use std::collections::BTreeSet;
+
 /// A tensor's alternatives: bytes and cost of each, the first one is what it is now.
 pub type Alternatives = Vec<(u64, f64)>;
 
@@ -17,15 +19,6 @@ pub struct Chosen {
     /// Bytes of all.
     pub bytes: u64,
     /// Costs of all.
-    pub cost: f64,
-}
-
-/// A point of the frontier.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Point {
-    /// Bytes.
-    pub bytes: u64,
-    /// The least cost that was found for them.
     pub cost: f64,
 }
 
@@ -83,20 +76,22 @@ fn steps(all: &[Alternatives]) -> Vec<Step> {
     steps
 }
 
-/// All points that following the hulls passes, from what is now to the smallest.
-pub fn frontier(all: &[Alternatives]) -> Vec<Point> {
-    let mut chosen = Chosen::of(all, vec![0; all.len()]);
-    let mut points = Vec::new();
-    let mut add = |chosen: &Chosen| {
-        points.push(Point {
-            bytes: chosen.bytes,
-            cost: chosen.cost,
-        });
+/// What following the hulls passes, from what is now to the smallest: so many points of it at
+/// most, both ends among them.
+pub fn frontier(all: &[Alternatives], most: usize) -> Vec<Chosen> {
+    let steps = steps(all);
+    let last = most.saturating_sub(1).max(1);
+    let kept: BTreeSet<usize> = match steps.len() <= last {
+        true => (0..=steps.len()).collect(),
+        false => (0..=last).map(|i| i * steps.len() / last).collect(),
     };
-    add(&chosen);
-    for step in steps(all) {
+    let mut chosen = Chosen::of(all, vec![0; all.len()]);
+    let mut points = vec![chosen.clone()];
+    for (i, step) in steps.into_iter().enumerate() {
         take(all, &mut chosen, step.tensor, step.to);
-        add(&chosen);
+        if kept.contains(&(i + 1)) {
+            points.push(chosen.clone());
+        }
     }
     points
 }
@@ -308,7 +303,12 @@ mod tests {
     #[test]
     fn the_frontier_goes_down_in_bytes_and_up_in_cost_per_byte() {
         let all = random(7, 9);
-        let points = frontier(&all);
+        let points = frontier(&all, usize::MAX);
+        let some = frontier(&all, 5);
+        assert_eq!(some.len(), 5);
+        assert_eq!(some[0], points[0]);
+        assert_eq!(some.last(), points.last());
+        assert!(some.iter().all(|point| points.contains(point)));
         let slopes: Vec<f64> = points
             .windows(2)
             .map(|p| (p[1].cost - p[0].cost) / (p[0].bytes - p[1].bytes) as f64)

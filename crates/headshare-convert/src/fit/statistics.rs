@@ -19,7 +19,7 @@ use crate::model::AttentionMap;
 use crate::repair::choose::Unit;
 
 /// The version of [`Statistics`] files.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What was measured of a model: enough to choose for any size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -107,7 +107,7 @@ impl Statistics {
         let of_probes = |done| progress(TRIAL + (1.0 - TRIAL - SHARING) * done);
         let probes = probe::measure(source, (movable, &losses), with, deadline, &of_probes)?;
         let has_time = deadline.is_none_or(|deadline| Instant::now() < deadline);
-        let can_share = !drops_units(&cuts);
+        let can_share = !drops_units(&cuts) && AttentionMap::of(&source.gguf).is_ok();
         let units = match has_time && can_share {
             true => sharing::measure(source, digest, with, &|done| {
                 progress(1.0 - SHARING * (1.0 - done));
@@ -122,9 +122,9 @@ impl Statistics {
             of_table: probe.apart.map(|[of, _]| of),
             of_head: probe.apart.map(|[_, of]| of),
             estimated: probe.is_estimated,
-            types: (tensor.moves.iter().zip(&losses.outputs).enumerate())
-                .map(|(i, (m, loss))| OfType {
-                    name: m.to.name().to_owned(),
+            types: (tensor.tried().zip(&losses.outputs).enumerate())
+                .map(|(i, (to, loss))| OfType {
+                    name: to.name().to_owned(),
                     rounded: loss.rounded,
                     encoded: loss.encoded,
                     of_table: losses.rows.get(i).map(|rows| [rows.rounded, rows.encoded]),
@@ -149,8 +149,8 @@ impl Statistics {
     /// Those of moves that cost nothing: how small `source` can become.
     pub fn of_nothing(source: &ModelFile, movable: &[Movable]) -> Self {
         let tensors = movable.iter().map(|tensor| {
-            let types = tensor.moves.iter().map(|m| OfType {
-                name: m.to.name().to_owned(),
+            let types = tensor.tried().map(|to| OfType {
+                name: to.name().to_owned(),
                 rounded: 1.0,
                 encoded: 0.0,
                 of_table: None,
@@ -159,7 +159,9 @@ impl Statistics {
             let types: Vec<OfType> = types.collect();
             OfTensor {
                 name: tensor.name.clone(),
-                probed: types[0].name.clone(),
+                probed: types
+                    .first()
+                    .map_or_else(|| tensor.has.name().to_owned(), |of| of.name.clone()),
                 divergence: 0.0,
                 of_table: None,
                 of_head: None,

@@ -6,12 +6,13 @@ use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
+use headshare_format::GgmlType;
 use headshare_runtime::quants::dequantize_row;
 
 use super::cuts::{Cut, Cutter};
 use super::error::FitError;
 use super::inputs::{inputs_of, rows_of};
-use super::moves::{Movable, Move};
+use super::moves::Movable;
 use crate::convert::ConvertError;
 use crate::convert::variant::Variant;
 use crate::encode::{self, Coder, QuantizeError, transposed};
@@ -39,10 +40,10 @@ pub struct Loss {
     pub encoded: f64,
 }
 
-/// What the moves of a tensor change.
+/// What the types of a tensor change that are [tried](Movable::tried).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Losses {
-    /// Of its outputs, by each move.
+    /// Of its outputs, by each type.
     pub outputs: Vec<Loss>,
     /// Of its rows as they are looked up, where it is an output head and a table at once;
     /// else empty.
@@ -74,20 +75,17 @@ pub fn losses(
     let map = AttentionMap::of(&source.gguf).ok();
     let mut cutter = Cutter::new(source, map.as_ref());
     engine.run::<FitError>(&mut [&mut trial, &mut cutter], progress)?;
-    // A tensor that no token comes to loses nothing.
-    let of = |tensor: &Movable| match trial.sums.remove(&tensor.name) {
-        Some(sums) => {
-            let [outputs, rows, alone] = sums.map(|of| of.iter().map(Sum::loss).collect());
-            Losses {
-                outputs,
-                rows,
-                alone,
-            }
+    for tensor in movable {
+        trial.judge_unseen(tensor)?;
+    }
+    let of = |tensor: &Movable| {
+        let sums = trial.sums.remove(&tensor.name).unwrap_or_default();
+        let [outputs, rows, alone] = sums.map(|of| of.iter().map(Sum::loss).collect());
+        Losses {
+            outputs,
+            rows,
+            alone,
         }
-        None => Losses {
-            outputs: vec![Loss::default(); tensor.moves.len()],
-            ..Losses::default()
-        },
     };
     Ok((movable.iter().map(of).collect(), cutter.cuts))
 }
@@ -119,7 +117,7 @@ struct Trial<'a> {
     /// How often the rows of tables are looked up that are output heads, too.
     lookups: BTreeMap<String, Vec<f64>>,
     /// By the tensors' names, of outputs, of rows that are looked up, and of those of a
-    /// table alone, by each move; experts are added up.
+    /// table alone, by each type; experts are added up.
     sums: BTreeMap<String, [Vec<Sum>; 3]>,
 }
 
@@ -158,6 +156,18 @@ impl Visitor<FitError> for Trial<'_> {
 }
 
 impl Trial<'_> {
+    /// A matrix whose inputs the engine does not see is only rounded in the end: what that
+    /// changes of its weights stands for what it changes of its outputs.
+    fn judge_unseen(&mut self, tensor: &Movable) -> Result<(), FitError> {
+        let info = self.source.gguf.tensor(&tensor.name);
+        let Some(info) = info.filter(|_| !self.sums.contains_key(&tensor.name)) else {
+            return Ok(());
+        };
+        let (columns, rows) = (info.row_elems() as usize, info.rows() as usize);
+        let gram = Mat::identity(columns, columns);
+        self.judge(&tensor.name, 0..rows, &gram, false)
+    }
+
     /// Adds what is changed of `rows` of a tensor, into which goes what has this Gram
     /// matrix.
     fn judge(
@@ -197,20 +207,42 @@ impl Trial<'_> {
         let hessian = ridged(gram, damping);
         let alone = counts.as_ref().map(|_| Mat::identity(p, p));
         let sums = self.sums.entry(name.to_owned()).or_default();
-        let count = tensor.moves.len();
+        let tried: Vec<GgmlType> = tensor.tried().collect();
+        let count = tried.len();
         sums[0].resize(count, Sum::default());
         for of in &mut sums[1..] {
             of.resize(if counts.is_some() { count } else { 0 }, Sum::default());
         }
-        for (i, Move { to, .. }) in tensor.moves.iter().enumerate() {
-            let bytes = encode::round(&weights, p, None, to.id()).map_err(|e| cannot(e.into()))?;
-            let mut back = vec![0f32; weights.len()];
+        for (i, to) in tried.into_iter().enumerate() {
+            // Its own type is one of which blocks are made anew, since columns go: so is it here.
+            let shift = match to == tensor.has {
+                true => to.block_elems() as usize / 2,
+                false => 0,
+            };
+            let mut back = weights.clone();
+            shift_rows(&mut back, p, shift);
+            let bytes = encode::round(&back, p, None, to.id()).map_err(|e| cannot(e.into()))?;
             dequantize_row(to.id(), &bytes, &mut back).map_err(|e| cannot(e.into()))?;
+            shift_rows(&mut back, p, p - shift);
             let rounded = squares(&(transposed(&back, p) - &now));
-            let lost = |hessian: &Mat<f64>| {
+            let encoded = |weights: &Mat<f64>, hessian: &Mat<f64>| {
                 let coder = Coder::of(to.id()).map_err(cannot)?;
-                let encoded = encode::encode(&now, hessian, &coder, None, par);
-                Ok::<_, FitError>(squares(&(encoded.map_err(cannot)?.weights - &now)))
+                let encoded = encode::encode(weights, hessian, &coder, None, par);
+                Ok::<_, FitError>(encoded.map_err(cannot)?.weights)
+            };
+            let lost = |hessian: &Mat<f64>| {
+                let back = match shift {
+                    0 => encoded(&now, hessian)?,
+                    _ => {
+                        let at = |i: usize| (i + shift) % p;
+                        let hessian = Mat::from_fn(p, p, |i, j| hessian[(at(i), at(j))]);
+                        let weights = Mat::from_fn(p, now.ncols(), |i, j| now[(at(i), j)]);
+                        let encoded = encoded(&weights, &hessian)?;
+                        let from = |i: usize| (i + p - shift) % p;
+                        Mat::from_fn(p, now.ncols(), |i, j| encoded[(from(i), j)])
+                    }
+                };
+                Ok::<_, FitError>(squares(&(back - &now)))
             };
             let mut encoded = match with_feedback {
                 true => lost(&hessian)?,
@@ -228,6 +260,13 @@ impl Trial<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Lets rows of `columns` numbers begin `by` of them later, with what came before at the end.
+fn shift_rows(rows: &mut [f32], columns: usize, by: usize) {
+    for row in rows.chunks_mut(columns) {
+        row.rotate_left(by % columns);
     }
 }
 
@@ -249,4 +288,42 @@ fn squares(of: &Mat<f64>, gram: &Mat<f64>, par: Par) -> f64 {
         products.sum()
     };
     (0..of.ncols()).map(of_column).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use headshare_testmodels::{ModelSpec, type_named as named};
+
+    use super::*;
+    use crate::fit::moves::movable;
+
+    #[test]
+    fn a_matrix_whose_inputs_are_not_seen_loses_what_rounding_changes_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        ModelSpec::preset("tiny-gqa").unwrap().write(&path).unwrap();
+        let source = ModelFile::open_plain(&path).unwrap();
+        let types = ["q8_0", "q4_0"].map(|name| named(name).unwrap());
+        let movable = movable(&source, &types).unwrap();
+        let mut trial = Trial {
+            source: &source,
+            tensors: movable.iter().map(|m| (m.name.as_str(), m)).collect(),
+            lookups: BTreeMap::new(),
+            sums: BTreeMap::new(),
+        };
+        let tensor = &movable[0];
+        trial.judge_unseen(tensor).unwrap();
+        let losses: Vec<Loss> = trial.sums[&tensor.name][0].iter().map(Sum::loss).collect();
+        assert_eq!(losses.len(), 2);
+        assert!(
+            losses
+                .iter()
+                .all(|loss| loss.rounded > 0.0 && loss.encoded == loss.rounded)
+        );
+        assert!(losses[1].rounded > 20.0 * losses[0].rounded, "{losses:?}");
+        // One that was seen is left as it is.
+        trial.judge_unseen(tensor).unwrap();
+        let again: Vec<Loss> = trial.sums[&tensor.name][0].iter().map(Sum::loss).collect();
+        assert_eq!(losses, again);
+    }
 }

@@ -45,7 +45,7 @@ pub fn picture(title: &str, frontier: &[(u64, f64)], chosen: (u64, f64)) -> Opti
     };
     let (width, height) = plot.size();
     let small_print = format!(
-        "{count} plans that cost more than {LEAST} nats, each with one move more than the one before"
+        "{count} plans that cost more than {LEAST} nats, each with more moves than the one before"
     );
     let size = (width + 2 * MARGIN, TITLE_SPACE + 8 + height + MARGIN);
     let mut scene = Scene::new(size.0, size.1, title, &small_print);

@@ -29,7 +29,7 @@ pub use calibrate::{Calibration, read_text};
 pub use choose::Stats;
 pub(crate) use choose::check_stats;
 pub use converted::{Converted, FileSize, OfType};
-pub use fit::{Budget, InMemory, MadeToFit, OfMemory, Retyped, Tried};
+pub use fit::{Budget, Changes, InMemory, MadeToFit, OfMemory, OtherSize, Retyped, Tried};
 use quantize::Beside;
 pub(crate) use quantize::unplanned;
 pub use quantize::{FellBack, Quantization, Quantized, With};

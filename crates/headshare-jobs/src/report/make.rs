@@ -224,21 +224,22 @@ impl Run<'_> {
 fn made_to_fit(found: &Converted, path: &Path) -> Result<FileFacts, Error> {
     let file = Input::read(path, path)?.file;
     let fit = found.fit.as_ref();
-    let kinds = fit.map_or(&[][..], |fit| &fit.types);
+    let changes = fit.map(|fit| &fit.changes);
+    let kinds = changes.map_or(&[][..], |of| &of.types);
     let retyped = kinds.iter().filter(|kind| kind.from != kind.to);
     let changed: usize = retyped.clone().map(|kind| kind.tensors).sum();
     let kinds = retyped.map(|kind| tensors(kind.tensors, &kind.from, &kind.to));
     let mut how: Vec<String> = kinds.collect();
-    if let Some(to) = fit.and_then(|fit| fit.output_head.as_ref()) {
+    if let Some(to) = changes.and_then(|of| of.output_head.as_ref()) {
         how.push(format!("the output head has weights of its own, {to}"));
     }
-    let (units, channels) = fit.map_or((0, 0), |fit| (fit.units, fit.channels));
+    let (units, channels) = changes.map_or((0, 0), |of| (of.units, of.channels));
     if units > 0 || channels > 0 {
         how.push(format!(
             "{units} units of attention and {channels} feed-forward channels go"
         ));
     }
-    if let Some(shared) = fit.map(|fit| fit.shared).filter(|&shared| shared > 0) {
+    if let Some(shared) = changes.map(|of| of.shared).filter(|&shared| shared > 0) {
         how.push(format!("{shared} units use the weights of others"));
     }
     let of = fit.map_or(0, |fit| fit.tensors as u64);

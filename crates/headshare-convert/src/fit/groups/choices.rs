@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headshare_format::{GgmlType, PageSize, TensorInfo};
+use headshare_format::{GgmlType, TensorInfo};
 
+use super::Counts;
 use crate::convert::variant::{EMBEDDING, HEAD, can_untie};
 use crate::fit::cuts::{Cut, Part};
 use crate::fit::error::FitError;
@@ -32,13 +33,21 @@ pub(super) struct Choice<'a> {
 /// A model, and what was measured of it.
 pub(super) struct Measured<'a, 's> {
     pub source: &'s ModelFile,
-    pub page: PageSize,
+    pub counts: Counts,
     /// The tensors that could have other types, by name.
     pub movable: BTreeMap<&'a str, &'a Movable>,
     pub statistics: &'a Statistics,
 }
 
 impl<'a, 's> Measured<'a, 's> {
+    /// Bytes that count for each unit or channel of this part of a layer, beside its weights.
+    pub fn unit_cache(&self, part: Part) -> u64 {
+        match part {
+            Part::Attention => self.counts.unit_cache,
+            Part::FeedForward => 0,
+        }
+    }
+
     /// The tensors that become smaller with `cut`, and what could become of them; `None` where
     /// what that costs is not known.
     #[allow(clippy::type_complexity, reason = "a pair that is taken apart at once")]
@@ -60,13 +69,17 @@ impl<'a, 's> Measured<'a, 's> {
         for steps in 0..=cut.steps.len() {
             let left = f64::from(cut.left(steps)) / f64::from(cut.of);
             let scaled = |elements: u64| (elements as f64 * left).round() as u64;
-            let mut of_step = vec![Choice::start(steps, sensitivity * cut.loss(steps))];
+            let mut of_step = vec![Choice {
+                bytes: u64::from(cut.left(steps)) * self.unit_cache(cut.part),
+                ..Choice::start(steps, sensitivity * cut.loss(steps))
+            }];
             for info in &tensors {
                 let shape = match info.name == tensor {
                     true => (scaled(info.row_elems()), info.rows()),
                     false => (info.row_elems(), scaled(info.rows())),
                 };
-                // Channels go anywhere, so blocks of several columns are not left whole.
+                // Channels go anywhere, so blocks of several columns are not left whole: they are
+                // made anew, which is one of its moves.
                 let stays = steps == 0
                     || cut.part != Part::FeedForward
                     || info.name != tensor

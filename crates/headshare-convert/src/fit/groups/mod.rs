@@ -40,8 +40,8 @@ pub struct Group<'a> {
 enum More<'a> {
     /// Nothing.
     Nothing,
-    /// Units or channels of their layer go.
-    Cut(&'a Cut),
+    /// Units or channels of their layer go, of which each that stays counts as so many bytes.
+    Cut(&'a Cut, u64),
     /// Units of one of their layers use those of the other.
     Share(Sharing),
 }
@@ -57,6 +57,16 @@ pub struct Changed {
     pub channels: u64,
 }
 
+/// What counts as bytes beside those of tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// What is shared are whole pages of this size.
+    pub page: PageSize,
+    /// Bytes of the KV cache for each unit of attention, where memory is what they are to fit
+    /// into; else 0.
+    pub unit_cache: u64,
+}
+
 /// What becomes of a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Changes<'a> {
@@ -68,8 +78,7 @@ pub struct Changes<'a> {
     pub changed: Changed,
 }
 
-/// The groups of `source`, by what was measured of `movable`; what is shared are whole
-/// pages of this size.
+/// The groups of `source`, by what was measured of `movable`.
 ///
 /// # Errors
 /// When a move was not measured.
@@ -77,11 +86,11 @@ pub fn groups<'a>(
     source: &ModelFile,
     movable: &'a [Movable],
     statistics: &'a Statistics,
-    page: PageSize,
+    counts: Counts,
 ) -> Result<Vec<Group<'a>>, FitError> {
     let of = Measured {
         source,
-        page,
+        counts,
         movable: movable.iter().map(|m| (m.name.as_str(), m)).collect(),
         statistics,
     };
@@ -105,7 +114,8 @@ pub fn groups<'a>(
         }
         if let Some((tensors, choices)) = of.cut(cut)? {
             grouped.extend(tensors.iter().map(|info| info.name.as_str()));
-            all.push(group(source, More::Cut(cut), &tensors, choices));
+            let more = More::Cut(cut, of.unit_cache(cut.part));
+            all.push(group(source, more, &tensors, choices));
         }
     }
     let map = AttentionMap::of(&source.gguf).ok();
@@ -148,11 +158,8 @@ fn group<'a>(
         .map(|info| in_file(info.byte_len(), source))
         .sum();
     let as_it_is = Choice {
-        bytes,
-        cost: 0.0,
-        types: BTreeMap::new(),
-        steps: 0,
-        changes: 0,
+        bytes: bytes + more.cache(0),
+        ..Choice::start(0, 0.0)
     };
     Group {
         more,
@@ -182,8 +189,23 @@ fn of_equal<'a>(of: &Measured<'a, '_>, tensors: &[&TensorInfo]) -> Result<Group<
     })
 }
 
+impl More<'_> {
+    /// Bytes that count with what stays after so many steps.
+    fn cache(&self, steps: usize) -> u64 {
+        match self {
+            Self::Cut(cut, each) => u64::from(cut.left(steps)) * each,
+            Self::Nothing | Self::Share(_) => 0,
+        }
+    }
+}
+
 impl<'a> Group<'a> {
-    /// Bytes that it takes in the source.
+    /// Of the bytes of an alternative, those of the KV cache.
+    pub fn cache(&self, which: usize) -> u64 {
+        self.more.cache(self.choices[which].steps)
+    }
+
+    /// Bytes that its tensors take in the source.
     pub fn now(&self) -> u64 {
         self.now
     }
@@ -209,7 +231,7 @@ impl<'a> Group<'a> {
         changes.types.extend(types);
         match &self.more {
             More::Nothing => {}
-            More::Cut(cut) => {
+            More::Cut(cut, _) => {
                 changes.edits.extend(cut.edits(*steps));
                 let gone = match cut.part {
                     Part::Attention => &mut changes.changed.dropped,
@@ -289,7 +311,11 @@ mod tests {
             units: Vec::new(),
             lacks_units: false,
         };
-        let groups = groups(&source, &movable, &statistics, PageSize::KIB_4).unwrap();
+        let counts = Counts {
+            page: PageSize::KIB_4,
+            unit_cache: 0,
+        };
+        let groups = groups(&source, &movable, &statistics, counts).unwrap();
         let [group] = &groups[..] else {
             panic!("one tensor");
         };

@@ -94,7 +94,7 @@ impl Matched<'_> {
         let both = [self.donor, self.own];
         let of = both.map(|info| measured.movable.get(info.name.as_str()).copied());
         let (source, statistics) = (measured.source, measured.statistics);
-        let page = measured.page.bytes();
+        let page = measured.counts.page.bytes();
         let choice = |to: GgmlType, cost| {
             let row = to.row_bytes(self.own.row_elems())?;
             let all = both.map(|info| in_file(row * info.rows(), source));
@@ -110,18 +110,22 @@ impl Matched<'_> {
                 changes: usize::from(to != self.own.ggml_type || to != self.donor.ggml_type),
             })
         };
-        let mut all = Vec::new();
-        if self.donor.ggml_type == self.own.ggml_type {
-            all.extend(choice(self.own.ggml_type, 0.0));
-        }
-        if let [Some(donor), Some(own)] = of {
-            for m in &own.moves {
-                if donor.moves.iter().any(|other| other.to == m.to) {
-                    let cost = statistics.cost(donor, m.to)? + statistics.cost(own, m.to)?;
-                    all.extend(choice(m.to, cost));
-                }
-            }
-        }
-        Ok(pruned(all))
+        // What each costs at a type: nothing at the one that it has.
+        let costs = |i: usize| {
+            let has = (both[i].ggml_type, 0.0);
+            let moves = of[i].iter().flat_map(|&tensor| {
+                let cost = |to| Ok((to, statistics.cost(tensor, to)?));
+                tensor.moves.iter().map(move |m| cost(m.to))
+            });
+            std::iter::once(Ok(has))
+                .chain(moves)
+                .collect::<Result<Vec<_>, FitError>>()
+        };
+        let (of_donor, of_own) = (costs(0)?, costs(1)?);
+        let alike = of_own.iter().filter_map(|(to, own)| {
+            let (_, donor) = of_donor.iter().find(|(other, _)| other == to)?;
+            choice(*to, donor + own)
+        });
+        Ok(pruned(alike.collect()))
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use headshare_convert::convert;
-use headshare_convert::fit::{FitError, Movable, Point, Statistics};
+use headshare_convert::fit::{FitError, Movable, Statistics};
 use headshare_convert::input::ModelFile;
 use headshare_convert::input::text::{self, Contents};
 use headshare_convert::plan::{Choice, ChosenBy, Plan};
@@ -82,25 +82,44 @@ pub struct MadeToFit {
     /// How many of them were not measured, for want of time: what is like them was.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub estimated: usize,
-    /// What became of them.
+    /// What changes.
+    #[serde(flatten)]
+    pub changes: Changes,
+    /// What other sizes would cost, from the source down to the smallest.
+    pub frontier: Vec<OtherSize>,
+    /// Plans that were really made to find the best, with a few of the windows, and measured on
+    /// others; empty where only one was there, and in a dry run.
+    pub tried: Vec<Tried>,
+}
+
+/// What changes of a model that is made to fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// What becomes of the tensors that could have other types.
     pub types: Vec<Retyped>,
-    /// The type of the output head, where the token embedding was that, too, and it got weights
+    /// The type of the output head, where the token embedding was that, too, and it gets weights
     /// of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_head: Option<String>,
-    /// Units of attention that were dropped.
+    /// Units of attention that are dropped.
     pub units: u64,
     /// Units that use another unit's weights.
     #[serde(default)]
     pub shared: u64,
-    /// Channels of feed-forward layers that were deleted.
+    /// Channels of feed-forward layers that are deleted.
     pub channels: u64,
-    /// The bytes of the file, and the least predicted divergence, from the source down to
-    /// the smallest.
-    pub frontier: Vec<Point>,
-    /// Plans that were really made to find the best, with a few of the windows, and measured on
-    /// others; empty where only one was there, and in a dry run.
-    pub tried: Vec<Tried>,
+}
+
+/// A size that a model could have, and what costs least then.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OtherSize {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// The predicted divergence, in nats a token.
+    pub cost: f64,
+    /// What changes.
+    #[serde(flatten)]
+    pub changes: Changes,
 }
 
 /// A plan that was made and measured.

@@ -2,7 +2,7 @@
 
 use crate::convert::calibrate::is_own;
 use headshare_convert::convert;
-use headshare_convert::fit;
+use headshare_convert::fit::{self, FitError};
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::Plan;
 use headshare_convert::quantize::takes;
@@ -37,6 +37,9 @@ impl Convert {
             }
             return Ok(candidates.into_iter().next());
         };
+        if tried.iter().all(|of| of.measured.is_none()) {
+            return Err(budget.about(source, FitError::NoNumbers));
+        }
         let measured = |i: &usize| tried[*i].measured.unwrap_or(f64::INFINITY);
         let best = (0..tried.len()).min_by(|a, b| measured(a).total_cmp(&measured(b)));
         let best = candidates.into_iter().nth(best.unwrap_or(0));

@@ -1,16 +1,16 @@
 //! What is predicted to cost least within a limit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use headshare_convert::convert::variant::HEAD;
-use headshare_convert::fit::{self, FitError, Group, Movable, Point, Statistics, select};
+use headshare_convert::fit::{self, FitError, Group, Movable, Statistics, select};
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::{Edit, Plan, Store};
 use headshare_convert::random::SplitMix64;
 use headshare_format::{GgmlType, PageSize};
 
 use super::bracket::Bracket;
-use super::budget::{Budget, MadeToFit, Retyped, measured_plan};
+use super::budget::{Budget, Changes, MadeToFit, OtherSize, Retyped, measured_plan};
 use crate::Error;
 
 /// Other plans that are made to be compared with the one that is predicted to be best.
@@ -24,6 +24,9 @@ const FAR: f64 = 2.0;
 const ATTEMPTS: usize = 10;
 /// As close as that: this part of the size may be left.
 const CLOSE: u64 = 500;
+
+/// Sizes of the frontier that are told, at most.
+const FRONTIER: usize = 33;
 
 /// Says how large the file is that comes out.
 pub(super) type SizeOf<'f> = &'f dyn Fn(&Plan) -> Result<u64, Error>;
@@ -43,10 +46,14 @@ pub(super) struct Choices<'a> {
     rest: u64,
 }
 
-/// What was chosen, as a plan, and the bytes of the file that it makes.
+/// What was chosen, as a plan, and its size.
 struct Sized {
     chosen: select::Chosen,
     plan: Plan,
+    /// Bytes of the file.
+    file: u64,
+    /// The bytes that count: those of the file and, where memory is bounded, of the KV cache of
+    /// units that could go.
     bytes: u64,
 }
 
@@ -101,7 +108,7 @@ impl<'a> Choices<'a> {
         let Some(best) = best else {
             return Ok(Err(smallest.map_or(u64::MAX, |smallest| smallest.bytes)));
         };
-        let frontier = self.frontier(&best, size_of)?;
+        let frontier = self.frontier(size_of)?;
         let mut found = vec![best];
         for other in self.others(&found[0].chosen) {
             if found.len() > OTHERS {
@@ -115,6 +122,7 @@ impl<'a> Choices<'a> {
             }
         }
         let candidates = found.into_iter().map(|of| {
+            let limit = limit - (of.bytes - of.file);
             let fit = self.told(limit, &of.chosen, frontier.clone());
             (of.plan, fit)
         });
@@ -154,7 +162,7 @@ impl<'a> Choices<'a> {
                 && of.bytes >= least
             {
                 let told = self.told(limit, &of.chosen, Vec::new());
-                plans.push((of.plan, told, of.bytes));
+                plans.push((of.plan, told, of.file));
             }
         }
         match plans.is_empty() {
@@ -174,39 +182,31 @@ impl<'a> Choices<'a> {
         Ok(smallest)
     }
 
-    /// The frontier from the source down. Headers and pages are those of the source, of the
-    /// file that was `chosen` and of the smallest one, and what lies between in between.
-    fn frontier(&self, chosen: &Sized, size_of: SizeOf<'_>) -> Result<Vec<Point>, Error> {
-        let smallest = self.smallest(&|_, _| true, size_of)?;
-        let points = select::frontier(&self.all);
-        let above = |of: &Sized| of.bytes as f64 - (of.chosen.bytes + self.rest) as f64;
-        let first = points.first().map_or(0, |point| point.bytes);
-        let mut known = vec![
-            (
-                first as f64,
-                self.source.len() as f64 - (first + self.rest) as f64,
-            ),
-            (chosen.chosen.bytes as f64, above(chosen)),
-            (smallest.chosen.bytes as f64, above(&smallest)),
-        ];
-        known.dedup_by_key(|of| of.0 as u64);
-        let above = |bytes: u64| {
-            let bytes = bytes as f64;
-            let within = known.windows(2).find(|pair| bytes >= pair[1].0);
-            let ((from, a), (to, b)) = match within {
-                Some(pair) => (pair[0], pair[1]),
-                None => (known[known.len() - 1], known[known.len() - 1]),
+    /// Some sizes from the source's down to the smallest, and what they cost at least.
+    fn frontier(&self, size_of: SizeOf<'_>) -> Result<Vec<OtherSize>, Error> {
+        let source = self.source.len();
+        let mut sizes: Vec<OtherSize> = Vec::new();
+        for chosen in select::frontier(&self.all, FRONTIER) {
+            let is_source = chosen.which.iter().all(|&which| which == 0);
+            let bytes = match is_source {
+                true => source,
+                false => size_of(&self.plan(&chosen))?,
             };
-            match from > to {
-                true => a + (b - a) * (from - bytes) / (from - to),
-                false => b,
+            // A step may save less than the plan takes that says so.
+            if sizes.last().is_none_or(|last| bytes < last.bytes) {
+                sizes.push(OtherSize {
+                    bytes,
+                    cost: chosen.cost,
+                    changes: self.changes(&chosen),
+                });
             }
-        };
-        let sized = |point: Point| Point {
-            bytes: ((point.bytes + self.rest) as f64 + above(point.bytes)).round() as u64,
-            ..point
-        };
-        Ok(points.into_iter().map(sized).collect())
+        }
+        Ok(sizes)
+    }
+
+    /// Bytes of the KV cache of the units that could go, as the source has them.
+    pub fn cache_of_all(&self) -> u64 {
+        self.groups.iter().map(|group| group.cache(0)).sum()
     }
 
     /// Without and with units that share: a file with such units begins each tensor on a page,
@@ -309,11 +309,14 @@ impl<'a> Choices<'a> {
 
     fn sized(&self, chosen: select::Chosen, size_of: SizeOf<'_>) -> Result<Sized, Error> {
         let plan = self.plan(&chosen);
-        let bytes = size_of(&plan)?;
+        let file = size_of(&plan)?;
+        let groups = self.groups.iter().zip(&chosen.which);
+        let cache: u64 = groups.map(|(group, &which)| group.cache(which)).sum();
         Ok(Sized {
             chosen,
             plan,
-            bytes,
+            file,
+            bytes: file + cache,
         })
     }
 
@@ -325,11 +328,22 @@ impl<'a> Choices<'a> {
     /// What was chosen as a plan, which says the types that are not the source's.
     pub fn plan(&self, chosen: &select::Chosen) -> Plan {
         let fit::Changes { types, edits, .. } = fit::changes(self.groups, &chosen.which);
+        let tensors = self.source.gguf.tensors();
+        let changed = tensors.iter().filter(|info| {
+            let to = types.get(info.name.as_str());
+            to.is_some_and(|to| *to != info.ggml_type)
+        });
+        let changed = changed.map(|info| info.name.clone()).collect();
+        let stated = stated(&edits, changed, &|name| {
+            let info = self.source.gguf.tensor(name);
+            info.is_some_and(|info| info.ggml_type.block_elems() > 1)
+        });
         let mut plan = measured_plan();
         plan.edits = edits;
-        let stores = self.source.gguf.tensors().iter().filter_map(|info| {
-            let to = *types.get(info.name.as_str())?;
-            (to != info.ggml_type).then_some((info.name.as_str(), to))
+        let stores = tensors.iter().filter_map(|info| {
+            let to = types.get(info.name.as_str()).copied();
+            let is_stated = stated.contains(&info.name);
+            is_stated.then(|| (info.name.as_str(), to.unwrap_or(info.ggml_type)))
         });
         let head = self.own_head(&types).map(|to| (HEAD, to));
         let stores = stores.chain(head).map(|(tensor, ggml_type)| {
@@ -349,21 +363,27 @@ impl<'a> Choices<'a> {
     }
 
     /// What there is to say of what was chosen.
-    fn told(&self, limit: u64, chosen: &select::Chosen, frontier: Vec<Point>) -> MadeToFit {
-        let fit::Changes { types, changed, .. } = fit::changes(self.groups, &chosen.which);
+    fn told(&self, limit: u64, chosen: &select::Chosen, frontier: Vec<OtherSize>) -> MadeToFit {
         MadeToFit {
             wanted: limit,
             memory: None,
             predicted: chosen.cost,
             tensors: self.movable.len(),
             estimated: self.statistics.estimated(),
+            changes: self.changes(chosen),
+            frontier,
+            tried: Vec::new(),
+        }
+    }
+
+    fn changes(&self, chosen: &select::Chosen) -> Changes {
+        let fit::Changes { types, changed, .. } = fit::changes(self.groups, &chosen.which);
+        Changes {
             types: counted(self.movable, &types),
             output_head: self.own_head(&types).map(|to| to.name().to_owned()),
             units: changed.dropped,
             shared: changed.shared,
             channels: changed.channels,
-            frontier,
-            tried: Vec::new(),
         }
     }
 
@@ -387,6 +407,37 @@ impl<'a> Choices<'a> {
         }
         others
     }
+}
+
+/// The tensors whose types a plan with these `edits` states: those that are `changed`, what
+/// shares rows with them, and what is made anew since channels go, of those that are made of
+/// `blocks`.
+fn stated(
+    edits: &[Edit],
+    mut changed: BTreeSet<String>,
+    blocks: &dyn Fn(&str) -> bool,
+) -> BTreeSet<String> {
+    for edit in edits {
+        match edit {
+            Edit::Share(share) => {
+                for stem in ["attn_q", "attn_k", "attn_v", "attn_qkv"] {
+                    let name = |layer: u32| format!("blk.{layer}.{stem}.weight");
+                    let both = [name(share.layer), name(share.donor_layer)];
+                    if both.iter().any(|name| changed.contains(name)) {
+                        changed.extend(both);
+                    }
+                }
+            }
+            Edit::Narrow(narrow) => {
+                let down = format!("blk.{}.ffn_down.weight", narrow.layer);
+                if blocks(&down) {
+                    changed.insert(down);
+                }
+            }
+            _ => {}
+        }
+    }
+    changed
 }
 
 fn counted(movable: &[Movable], to: &BTreeMap<&str, GgmlType>) -> Vec<Retyped> {

@@ -1,18 +1,105 @@
 //! Choosing what makes a model fit, and doing it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use headshare_convert::fit::{self, FitError, Statistics, moves};
+use headshare_convert::engine::cache_bytes;
+use headshare_convert::fit::cuts::Part;
+use headshare_convert::fit::{self, Counts, FitError, Statistics, moves};
 use headshare_convert::input::ModelFile;
+use headshare_convert::model::AttentionMap;
 use headshare_convert::plan::Plan;
 use headshare_eval::analyze::picture::Format;
 use headshare_files::{AtomicFile, FileId};
+use headshare_format::GgmlType;
+use headshare_runtime::quants::multiplies_fast;
 
-use super::budget::{Budget, MadeToFit, as_planned};
+use super::budget::{Budget, MadeToFit, Retyped, as_planned};
 use super::choice::Choices;
 use crate::convert::{Change, Convert, Converted, calibrate};
 use crate::output::Written;
-use crate::{Error, Quiet, Ui};
+use crate::{Advice, Error, Quiet, Ui};
+
+/// Extensions of pictures and documents that are not drawn.
+const NOT_DRAWN: [&str; 7] = ["pdf", "eps", "jpg", "jpeg", "gif", "webp", "html"];
+
+/// A path that a dry run draws to; none of a model that it would write.
+fn drawn(path: &Path) -> Result<Option<&Path>, Error> {
+    let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+    match Format::of(path) {
+        Ok(_) => Ok(Some(path)),
+        Err(_) if !NOT_DRAWN.iter().any(|other| extension == *other) => Ok(None),
+        Err(why) => Err(
+            Error::usage(format!("{}: {why}", path.display())).advise(Advice::Words(
+                "a dry run draws what other sizes would cost".into(),
+            )),
+        ),
+    }
+}
+
+/// A path that a model is written to.
+fn model(path: &Path) -> Result<&Path, Error> {
+    match Format::of(path) {
+        Ok(_) => Err(Error::usage(format!(
+            "{}: a picture is drawn with --dry-run only, and a model's name ends in .gguf",
+            path.display()
+        ))),
+        Err(_) => Ok(path),
+    }
+}
+
+/// Says why nothing of a kind goes.
+fn say_what_stays(statistics: &Statistics, ui: &dyn Ui) {
+    let goes = |part| statistics.cuts.iter().any(|cut| cut.part == part);
+    if !goes(Part::Attention) {
+        let shares = match statistics.units.is_empty() {
+            true => "",
+            false => "; they may use the weights of others",
+        };
+        ui.remark(&format!(
+            "note: no units go: llama.cpp has no numbers of heads by layer for such a model, or their columns of attn_output are no whole blocks{shares}"
+        ));
+    }
+    if !goes(Part::FeedForward) {
+        ui.remark("note: no feed-forward channels go: llama.cpp has one number of them for all layers of such a model, its layers have experts, or gate and up are one tensor");
+    }
+    if statistics.lacks_units {
+        ui.remark("note: there was no time to measure what shared units cost, so none share");
+    }
+}
+
+/// Names a type that tensors get and ggml multiplies slowly.
+fn say_what_is_slow(fit: &MadeToFit, ui: &dyn Ui) {
+    let is_slow = |kind: &&Retyped| {
+        let to = GgmlType::named(&kind.to);
+        kind.from != kind.to && to.is_some_and(|to| !multiplies_fast(to.id()))
+    };
+    let slow: Vec<&Retyped> = fit.changes.types.iter().filter(is_slow).collect();
+    let tensors: usize = slow.iter().map(|kind| kind.tensors).sum();
+    let names: BTreeSet<&str> = slow.iter().map(|kind| kind.to.as_str()).collect();
+    if tensors > 0 {
+        let names: Vec<&str> = names.into_iter().collect();
+        ui.remark(&format!(
+            "note: {tensors} of the tensors get types that read prompts more slowly on x86 than others do ({}); --types leaves them out",
+            names.join(", ")
+        ));
+    }
+}
+
+impl Budget {
+    /// Bytes of the KV cache for each unit of attention of `source`, where memory alone is
+    /// bounded. Where the file is bounded, too, units count by their weights alone.
+    fn unit_cache(&self, source: &ModelFile) -> u64 {
+        let Some(memory) = self.memory.filter(|_| self.bytes.is_none()) else {
+            return 0;
+        };
+        let Ok(map) = AttentionMap::of(&source.gguf) else {
+            return 0;
+        };
+        let units = map.layers.iter().map(|layer| u64::from(layer.n_head_kv));
+        cache_bytes(&source.gguf, memory.ctx) / units.sum::<u64>().max(1)
+    }
+}
 
 impl Convert {
     /// Chooses what makes `source` fit, and does it.
@@ -33,10 +120,9 @@ impl Convert {
         }
         let source = ModelFile::open_plain(&self.source)?;
         let inputs = self.inputs_to_fit(budget, &source)?;
-        let is_picture = |path: &&Path| Format::of(path).is_ok();
         let written = match self.dry_run {
-            true => self.output.as_deref().filter(is_picture),
-            false => Some(self.written()?),
+            true => self.output.as_deref().map(drawn).transpose()?.flatten(),
+            false => Some(model(self.written()?)?),
         };
         if let Some(path) = written {
             AtomicFile::check(path, self.force, &inputs)?;
@@ -55,6 +141,16 @@ impl Convert {
             Some(path) => {
                 let memory = budget.memory.map(|memory| memory.taken_by(path, ui));
                 fit.memory = memory.transpose()?;
+                if let Some(over) = fit
+                    .memory
+                    .map(|memory| memory.left)
+                    .filter(|left| *left < 0)
+                {
+                    ui.warning(&format!(
+                        "the model that was written takes {} bytes of memory more than --ram: what a process takes is never quite the same; a slightly smaller --ram makes room",
+                        -over
+                    ));
+                }
             }
             None => {}
         }
@@ -86,16 +182,18 @@ impl Convert {
     ) -> Result<(Plan, MadeToFit), Error> {
         // Known before the model is run.
         moves::types(budget.types.as_deref())?;
-        let start = budget.first_limit(source, ui)?;
+        let excess = budget.excess(source, ui)?;
         let candidates = self.with_choices(budget, source, inputs, ui, |choices| {
             let size_of = |plan: &Plan| self.size_of(budget, source, plan);
-            choices.in_memory(start, &size_of, ui)
+            choices.in_memory(excess, &size_of, ui)
         })?;
         let best = match predicted {
             true => candidates.into_iter().next(),
             false => self.best_of(candidates, budget, source, ui)?,
         };
-        best.ok_or_else(|| Error::failed(std::io::Error::other("no plan was found")))
+        let best = best.ok_or_else(|| Error::failed(std::io::Error::other("no plan was found")))?;
+        say_what_is_slow(&best.1, ui);
+        Ok(best)
     }
 
     /// What `then` makes of all that could become of `source`, once that was measured.
@@ -121,19 +219,12 @@ impl Convert {
             }
         }
         let statistics = budget.statistics(source, &movable, self.force, inputs, ui)?;
-        if statistics.cuts.is_empty() {
-            let shares = match statistics.units.is_empty() {
-                true => "",
-                false => "; units may use the weights of others",
-            };
-            ui.remark(&format!(
-                "note: no units or channels go: llama.cpp has no layers of different sizes for such a model, or its layers have experts{shares}"
-            ));
-        }
-        if statistics.lacks_units {
-            ui.remark("note: there was no time to measure what shared units cost, so none share");
-        }
-        let groups = fit::groups(source, &movable, &statistics, page).map_err(of_source)?;
+        say_what_stays(&statistics, ui);
+        let counts = Counts {
+            page,
+            unit_cache: budget.unit_cache(source),
+        };
+        let groups = fit::groups(source, &movable, &statistics, counts).map_err(of_source)?;
         then(&Choices::new(
             budget,
             (source, page),
@@ -153,7 +244,11 @@ impl Convert {
         let movable = moves::movable(source, &types).map_err(of_source)?;
         let nothing = Statistics::of_nothing(source, &movable);
         let page = self.page()?;
-        let groups = fit::groups(source, &movable, &nothing, page).map_err(of_source)?;
+        let counts = Counts {
+            page,
+            unit_cache: 0,
+        };
+        let groups = fit::groups(source, &movable, &nothing, counts).map_err(of_source)?;
         let choices = Choices::new(budget, (source, page), (&movable, &nothing), &groups);
         choices.smallest_size(&|plan: &Plan| self.size_of(budget, source, plan))
     }

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use headshare_convert::convert::{self, Fitted};
 use headshare_convert::engine::cache_bytes;
-use headshare_convert::fit::FitError;
+use headshare_convert::fit::{FitError, units_at_least};
 use headshare_convert::input::ModelFile;
 use headshare_convert::plan::Plan;
 use headshare_eval::bench::SpeedTest;
+use headshare_format::TensorInfo;
 
 use super::bracket::Bracket;
 use super::budget::{Budget, InMemory, MadeToFit, OfMemory};
@@ -16,7 +17,7 @@ use crate::bench::{LoadMode, Measure};
 use crate::error::Context as _;
 use crate::load::Resolve;
 use crate::worker::ask;
-use crate::{Error, Ui, Unit};
+use crate::{Advice, Error, Ui, Unit};
 
 /// Attempts to come close to the memory that there is.
 const ATTEMPTS: usize = 8;
@@ -55,27 +56,46 @@ impl InMemory {
 }
 
 impl Budget {
-    /// The largest file that may do.
-    pub(super) fn first_limit(&self, source: &ModelFile, ui: &dyn Ui) -> Result<u64, Error> {
-        let largest = self.bytes.unwrap_or(u64::MAX).min(source.len());
+    /// The bytes of memory that `source` takes above what there is.
+    pub(super) fn excess(&self, source: &ModelFile, ui: &dyn Ui) -> Result<u64, Error> {
         let Some(memory) = self.memory else {
-            return Ok(largest);
+            return Ok(0);
         };
+        check_positions(source, memory)?;
+        // Units that go leave room in the KV cache.
         let cache = cache_bytes(&source.gguf, memory.ctx);
-        if cache >= memory.bytes {
-            return Err(self.about(source, no_memory(cache, memory)));
+        let least = (cache as f64 * units_at_least(source)) as u64;
+        if least >= memory.bytes {
+            return Err(self.about(source, no_memory(least, memory)));
         }
         let taken = (memory.taken_by(source.path(), ui)).about(|| source.path().display())?;
-        if taken.left >= 0 && largest >= source.len() {
+        let is_small = self.bytes.is_none_or(|bytes| bytes >= source.len());
+        if taken.left >= 0 && is_small {
             let (takes, memory, ctx) = (taken.weights + taken.others, memory.bytes, memory.ctx);
             return Err(self.about(source, FitError::InMemoryAlready { takes, memory, ctx }));
         }
-        if taken.others >= memory.bytes {
-            return Err(self.about(source, no_memory(taken.others, memory)));
+        let others = taken.others.saturating_sub(cache - least);
+        if others >= memory.bytes {
+            return Err(self.about(source, no_memory(others, memory)));
         }
-        // Bytes less in the file are bytes less in memory, about.
-        let over = taken.left.min(0).unsigned_abs();
-        Ok(largest.min(source.len().saturating_sub(over)))
+        Ok(taken.left.min(0).unsigned_abs())
+    }
+}
+
+/// Whether `source` has learned positions for so many tokens.
+fn check_positions(source: &ModelFile, memory: InMemory) -> Result<(), Error> {
+    let table = source.gguf.tensor("position_embd.weight");
+    match table
+        .map(TensorInfo::rows)
+        .filter(|&rows| rows < u64::from(memory.ctx))
+    {
+        Some(rows) => Err(Error::usage(format!(
+            "{}: the model has positions for {rows} tokens, fewer than a context of {}",
+            source.path().display(),
+            memory.ctx
+        ))
+        .advise(Advice::Words(format!("--ctx {rows} is the most")))),
+        None => Ok(()),
     }
 }
 
@@ -88,20 +108,22 @@ fn no_memory(others: u64, InMemory { bytes, ctx }: InMemory) -> FitError {
 }
 
 impl Choices<'_> {
-    /// What was chosen for files of at most `limit` bytes or, where memory is bounded, of as
-    /// many as that allows.
+    /// What was chosen for files of at most the bytes that there are or, where memory is
+    /// bounded, of as many as that allows, of which the source takes `excess` bytes too many.
     pub fn in_memory(
         &self,
-        limit: u64,
+        excess: u64,
         size_of: SizeOf<'_>,
         ui: &dyn Ui,
     ) -> Result<Vec<(Plan, MadeToFit)>, Error> {
+        let whole = self.source.len() + self.cache_of_all();
+        let largest = self.budget.bytes.unwrap_or(whole).min(whole);
         let Some(memory) = self.budget.memory else {
-            let chosen = self.within(limit, size_of)?;
-            return chosen.map_err(|smallest| self.too_small(limit, smallest));
+            let chosen = self.within(largest, size_of)?;
+            return chosen.map_err(|smallest| self.too_small(largest, smallest));
         };
-        let largest = self.budget.bytes.unwrap_or(self.source.len());
-        let mut limit = limit;
+        // Bytes less in the file, and in the cache, are bytes less in memory, about.
+        let mut limit = largest.min(whole.saturating_sub(excess));
         let mut best: Option<(u64, Vec<(Plan, MadeToFit)>)> = None;
         // Limits of files: the largest that fits so far, and the smallest that does not.
         let mut limits = Bracket::default();
@@ -113,8 +135,7 @@ impl Choices<'_> {
                 Err(smallest) if self.budget.bytes.is_some_and(|bytes| bytes < smallest) => {
                     return Err(self.too_small(largest, smallest));
                 }
-                // With fewer units the KV cache is smaller, too: what was taken off may have been
-                // too much.
+                // What was taken off may have been too much.
                 Err(smallest) => match limits.too_large {
                     Some(over) if over <= smallest => break,
                     _ => {

@@ -11,4 +11,4 @@ mod memory;
 pub(crate) mod plan;
 pub(crate) mod predictions;
 
-pub use budget::{Budget, InMemory, MadeToFit, OfMemory, Retyped, Tried};
+pub use budget::{Budget, Changes, InMemory, MadeToFit, OfMemory, OtherSize, Retyped, Tried};

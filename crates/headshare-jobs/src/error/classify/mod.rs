@@ -329,6 +329,7 @@ impl Classify for FitError {
             | Self::NotInMemory { .. }
             | Self::NotMeasured { .. } => Kind::Usage,
             Self::NoMoves | Self::Weights { .. } | Self::NotFinite { .. } => Kind::BadInput,
+            Self::NoNumbers => Kind::Failed,
             Self::Convert(error) => error.kind(),
             Self::Run(error) => error.kind(),
             Self::Sharing(error) => error.kind(),
