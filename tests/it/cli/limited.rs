@@ -31,9 +31,9 @@ fn limited(kib: usize, args: &[&OsStr]) -> Ran {
 /// the program cannot even be loaded. Returns at how many limits it was refused.
 #[track_caller]
 fn with_less_and_less(mib: usize, step: usize, args: &[&OsStr]) -> usize {
-    /// Less than the program's own code takes, with what C++ allocates before
-    /// `main`.
-    const LOADED: usize = 33;
+    // Less than the program's own code takes, with what C++ allocates before `main`.
+    let code = std::fs::metadata(PROGRAM).unwrap().len() as usize;
+    let loaded = (code >> 20) + 2;
     let mut refused = 0;
     for mib in (1..=mib).rev().step_by(step) {
         let ran = limited(mib << 10, args);
@@ -42,9 +42,9 @@ fn with_less_and_less(mib: usize, step: usize, args: &[&OsStr]) -> usize {
             // The system's loader, which runs before the program does, or even
             // before that.
             Some(127) if ran.stderr.contains("shared libraries") => break,
-            None if mib < LOADED => break,
+            None if mib < loaded => break,
             // libgomp's constructor, which runs before `main`.
-            Some(1) if mib < LOADED && ran.stderr.contains("libgomp: Out of memory") => break,
+            Some(1) if mib < loaded && ran.stderr.contains("libgomp: Out of memory") => break,
             Some(1 | 2) => {
                 refused += 1;
                 let said: Vec<&str> = (ran.stderr.lines())

@@ -122,14 +122,15 @@ fn of_smollm2() {
     real(&ModelFile::open(&SMOLLM2.path()).unwrap(), 1e-4, 1e-4, 0.01);
 }
 
-/// 7e-4 as F32; with exact GELU, and not llama.cpp's table of it, 1.3e-3, and 9.5e-4 to 1.4e-3
-/// on other texts. As Q4_K_M the divergence is 0.018, more than the 0.01 that SmolLM2 stays
+/// 1.3e-3 as F32 with exact GELU, and 9.5e-4 to 1.4e-3 on other texts. With llama.cpp's own table
+/// of GELU, 7e-4 on one CPU and 1.4e-3 on another: the table rounds what is looked up to 11 bits,
+/// so the last bits of sums, which kernels differ in, tell which entry that is. As Q4_K_M the divergence is 0.018, more than the 0.01 that SmolLM2 stays
 /// below: ggml rounds the inputs of products to 8 bits, for K types with one scale for 256 of
 /// them, and llama.cpp's own predictions in F32 are as far away.
 #[test]
 fn of_gemma() {
     needs!(GEMMA);
-    real(&ModelFile::open(&GEMMA.path()).unwrap(), 1e-3, 2e-3, 0.03);
+    real(&ModelFile::open(&GEMMA.path()).unwrap(), 2e-3, 2e-3, 0.03);
 }
 
 /// What training has made is what llama.cpp then runs.

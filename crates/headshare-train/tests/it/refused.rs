@@ -93,7 +93,7 @@ fn windows_that_do_not_fit() {
     assert!(
         error
             .to_string()
-            .contains("300 tokens, where the model has 256"),
+            .contains("300 tokens: the model has 256 positions"),
         "{error}"
     );
     let error = model

@@ -3,9 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headshare_format::{GgmlType, TensorInfo};
+use headshare_format::{GgmlType, PageSize, TensorInfo};
 
-use super::Counts;
 use crate::convert::variant::{EMBEDDING, HEAD, can_untie};
 use crate::fit::cuts::{Cut, Part};
 use crate::fit::error::FitError;
@@ -28,6 +27,16 @@ pub(super) struct Choice<'a> {
     pub steps: usize,
     /// How many things change: types of tensors, and what goes or shares.
     pub changes: usize,
+}
+
+/// What counts as bytes beside those of tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// What is shared are whole pages of this size.
+    pub page: PageSize,
+    /// Bytes of the KV cache for each unit of attention, where memory is what they are to fit
+    /// into; else 0.
+    pub unit_cache: u64,
 }
 
 /// A model, and what was measured of it.

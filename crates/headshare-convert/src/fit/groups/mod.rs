@@ -7,8 +7,9 @@ mod pair;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headshare_format::{GgmlType, PageSize, TensorInfo};
+use headshare_format::{GgmlType, TensorInfo};
 
+pub use choices::Counts;
 use choices::{Choice, Measured, pruned};
 use pair::Pair;
 
@@ -55,16 +56,6 @@ pub struct Changed {
     pub shared: u64,
     /// Feed-forward channels that go.
     pub channels: u64,
-}
-
-/// What counts as bytes beside those of tensors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    /// What is shared are whole pages of this size.
-    pub page: PageSize,
-    /// Bytes of the KV cache for each unit of attention, where memory is what they are to fit
-    /// into; else 0.
-    pub unit_cache: u64,
 }
 
 /// What becomes of a model.
@@ -258,6 +249,7 @@ pub fn changes<'a>(groups: &[Group<'a>], which: &[usize]) -> Changes<'a> {
 
 #[cfg(test)]
 mod tests {
+    use headshare_format::PageSize;
     use headshare_testmodels::{ModelSpec, type_named as named};
 
     use super::*;
