@@ -92,7 +92,7 @@ fn render_variant(done: &Converted, plan: &Plan) -> String {
         "feed-forward layers are narrower",
     );
     say(
-        plan.stores().count(),
+        done.retyped,
         "tensor is stored at another type",
         "tensors are stored at another type",
     );

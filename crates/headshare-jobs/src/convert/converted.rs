@@ -5,7 +5,7 @@ use std::path::Path;
 
 use headshare_convert::convert::Prepared;
 use headshare_convert::input::ModelFile;
-use headshare_convert::plan::{Plan, Saved};
+use headshare_convert::plan::{Plan, Saved, Store};
 use headshare_convert::repair::Record;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,9 @@ pub struct Converted {
     /// The tensors of the model that is made, by their types.
     #[serde(default)]
     pub types: BTreeMap<String, OfType>,
+    /// Tensors that have another type than in the source, or are not there.
+    #[serde(default)]
+    pub retyped: usize,
     /// The architecture of the output where that is certainly a plain GGUF, which
     /// llama.cpp runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,6 +95,12 @@ impl Converted {
             of.weights += info.row_elems() * info.rows();
             of.bytes += info.byte_len();
         }
+        let stores = prepared.plan.iter().flat_map(|plan| plan.stores());
+        let is_other = |store: &&Store| {
+            let had = source.gguf.tensor(&store.tensor);
+            had.is_none_or(|had| had.ggml_type != store.ggml_type)
+        };
+        let retyped = stores.filter(is_other).count();
         Self {
             source: FileSize {
                 path: source.path().display().to_string(),
@@ -108,6 +117,7 @@ impl Converted {
             repair: None,
             quantized: None,
             fit: None,
+            retyped,
             duplicates: (&prepared.duplicates).into(),
             saved: prepared.saved,
             types,
