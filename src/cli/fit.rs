@@ -35,9 +35,9 @@ pub(super) struct FitArgs {
 pub(super) struct MovesArgs {
     /// The types that --fit may give to tensors, separated by commas [default: bf16, f16, q8_0,
     /// q6_K, q5_K, q5_1, q5_0, q4_K, q4_1, q4_0, iq4_nl, iq4_xs, mxfp4, q3_K, q2_K and q2_0]. On x86,
-    /// ggml reads prompts several times as slowly with others than bf16, f16, q8_0, q4_0, iq4_nl and
-    /// mxfp4; they generate as fast. Older llama.cpp does not know mxfp4 and q2_0. Others that can
-    /// be named are encoded by ggml itself, are no smaller than these, or leave little of a model.
+    /// ggml reads prompts more slowly with others than bf16, f16, q8_0, q4_0, iq4_nl and mxfp4, with
+    /// q5_1 2.5 times. Older llama.cpp does not know mxfp4 and q2_0. Others that can be named are
+    /// encoded by ggml itself, are no smaller than these, or leave little of a model.
     #[arg(
         long = "types",
         value_name = "TYPES",

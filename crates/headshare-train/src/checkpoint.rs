@@ -22,7 +22,7 @@ use crate::pack::Packed;
 use crate::settings::Settings;
 
 /// The version that is written.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The key of the metadata.
 const KEY: &str = "headshare-train";

@@ -140,7 +140,17 @@ impl Trained {
             list: Vec::new(),
             base: Vec::new(),
         };
-        for (index, parameter) in model.parameters().list().iter().enumerate() {
+        let list = model.parameters().list();
+        if let Train::Lora(rank) = train {
+            let ranks =
+                (list.iter().filter(|of| train.wants(of))).map(|of| of.rows.min(of.columns));
+            let most = ranks.max().unwrap_or(0);
+            if rank > most {
+                let problem = format!("no matrix has a rank of {rank}: {most} is the highest");
+                return Err(TrainError::option("train", problem));
+            }
+        }
+        for (index, parameter) in list.iter().enumerate() {
             if model.is_constant(index) || !train.wants(parameter) {
                 continue;
             }
@@ -166,11 +176,6 @@ impl Trained {
                     .push(tensor(name.clone(), Vec::new(), len, Kind::Whole));
                 continue;
             };
-            let most = parameter.rows.min(parameter.columns);
-            if rank > most {
-                let problem = format!("a rank of {rank} is more than {name} has: at most {most}");
-                return Err(TrainError::option("train", problem));
-            }
             let mut random = SplitMix64::new(seed, 1 << 32 | index as u64);
             // As Kaiming's with a slope of sqrt(5), LoRA's own: uniform within this.
             let bound = 1.0 / (parameter.columns as f32).sqrt();

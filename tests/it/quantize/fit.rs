@@ -53,7 +53,7 @@ fn a_model_is_made_to_fit_and_runs() {
             "{part}%: {len} of {bytes}"
         );
         let fit = &done["fit"];
-        assert_eq!(dry["fit"]["frontier"], fit["frontier"]);
+        assert!(fit.get("frontier").is_none());
         // The best of what was made.
         let tried = fit["tried"].as_array().unwrap().iter();
         let tried: Vec<[f64; 2]> = tried
@@ -66,7 +66,7 @@ fn a_model_is_made_to_fit_and_runs() {
         let retyped = fit["types"].as_array().unwrap().iter();
         let tensors: u64 = retyped.map(|r| r["tensors"].as_u64().unwrap()).sum();
         assert_eq!(fit["tensors"], tensors);
-        let frontier = fit["frontier"].as_array().unwrap();
+        let frontier = dry["fit"]["frontier"].as_array().unwrap();
         let bytes_of = |point: &Value| point["bytes"].as_u64().unwrap();
         assert!(
             frontier
@@ -103,7 +103,7 @@ fn units_and_channels_go_where_types_do_not_reach() {
     let bytes = size * 17 / 100;
     let dry = json(fitting(&source, bytes, &out, &more).arg("--dry-run"));
     let done = json(&mut fitting(&source, bytes, &out, &more));
-    assert_eq!(dry["fit"]["frontier"], done["fit"]["frontier"]);
+    assert!(dry["fit"]["frontier"].as_array().unwrap().len() > 8);
     let gone = |what: &str| done["fit"][what].as_u64().unwrap();
     assert!(gone("units") > 0 && gone("channels") > 0, "{}", done["fit"]);
     let len = read(&out).len() as u64;

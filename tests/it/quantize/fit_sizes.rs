@@ -51,9 +51,15 @@ fn the_smallest_is_reached_and_more_bytes_cost_no_more() {
         refused(source, least - 1, &load, 2, &[&say]);
         let out = at(&format!("{name}.fit"));
         let more = ["--json", "--stats", stats];
-        let done = json(&mut fitting(source, least, &out, &more));
+        json(&mut fitting(source, least, &out, &more));
         assert_eq!(read(&out).len() as u64, least, "{name}");
-        let all = done["fit"]["frontier"].as_array().unwrap();
+        let dry = json(&mut fitting(
+            source,
+            least,
+            &out,
+            &[&more[..], &["--dry-run"]].concat(),
+        ));
+        let all = dry["fit"]["frontier"].as_array().unwrap();
         let bytes = |i: usize| all[i]["bytes"].as_u64().unwrap();
         assert_eq!(bytes(all.len() - 1), least, "{name}");
         let mut last = f64::INFINITY;

@@ -113,6 +113,14 @@ fn a_run_goes_on_only_to_the_file_that_it_was_begun_for() {
         3,
         "--quantize, --pure and --tensor-type as before",
     );
+    let no_types = [&run[..], &repaired, &["--resume"]].concat();
+    refused(
+        &source,
+        &text,
+        &no_types,
+        3,
+        "--quantize, --pure and --tensor-type as before",
+    );
     let other_windows = [&first[..], &["--windows", "3", "--resume"]].concat();
     refused(&source, &text, &other_windows, 3, "--windows as before");
     // What was measured before is there already.
@@ -157,31 +165,13 @@ fn what_nothing_could_be_trained_of_is_refused() {
     let (source, text) = of(folder.path());
     let ratio = ["--ratio", "0.5", "--train"];
     let with = |train| [&ratio[..], &[train]].concat();
-    refused(
-        &source,
-        &text,
-        &with("scales"),
-        2,
-        "no tensor is quantized with scales",
-    );
-    refused(
-        &source,
-        &text,
-        &with("lora:65"),
-        2,
-        "a rank of 65 is more than blk.0.",
-    );
-    refused(
-        &source,
-        &text,
-        &with("lora:18446744073709551615"),
-        2,
-        "at most",
-    );
+    let says = "no matrix has a rank of";
+    refused(&source, &text, &with("lora:65"), 2, says);
+    refused(&source, &text, &with("lora:18446744073709551615"), 2, says);
     let gpt2 = written(folder.path(), "tiny-gpt2");
     let long = ["--ratio", "0.5", "--window", "300"];
     refused(&gpt2, &text, &long, 2, "make windows smaller: --window 256");
-    // Heads of plain numbers could not be pulled together.
+    // Heads of plain numbers could not be pulled together; norms can be trained.
     let mixed = folder.path().join("mixed.gguf");
     let spec = ModelSpec {
         types: vec![("ffn_down.weight".to_owned(), type_named("q8_0").unwrap())],
@@ -195,8 +185,22 @@ fn what_nothing_could_be_trained_of_is_refused() {
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(2), "{stderr}");
     assert!(
-        stderr.contains("attn_q.weight is f32, which has no scales"),
+        stderr.contains("no q, k or v is quantized with scales"),
         "{stderr}"
     );
     assert!(!no.exists());
+    let out = train(
+        "tied",
+        &source,
+        &text,
+        &folder.path().join("norms"),
+        &with("scales"),
+    );
+    let out = { out }.output().unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{stderr}");
+    assert!(
+        stderr.contains("norms and biases alone are trained"),
+        "{stderr}"
+    );
 }

@@ -35,7 +35,7 @@ pub struct Statistics {
     pub windows: u32,
     /// Tokens of each.
     pub window: u32,
-    /// The tensors that could have other types.
+    /// The tensors that could have other types, or lose columns.
     pub tensors: Vec<OfTensor>,
     /// What layers lose when units or channels go.
     pub cuts: Vec<Cut>,

@@ -218,6 +218,32 @@ fn what_loses_columns_is_probed_and_made_anew_at_the_type_that_it_has() {
 }
 
 #[test]
+fn what_is_made_anew_does_not_stay_on_its_grid() {
+    for (name, least) in [
+        ("q8_0", 1e-6),
+        ("q4_0", 2e-3),
+        ("q4_K", 1e-3),
+        ("q6_K", 5e-5),
+        ("q2_K", 1e-2),
+    ] {
+        let spec = ModelSpec {
+            n_layer: 1,
+            n_ff: 512,
+            types: vec![("ffn_down.weight".to_owned(), named(name).unwrap())],
+            ..ModelSpec::preset("tiny-gqa").unwrap()
+        };
+        let statistics = Subject::new(&spec, &["q8_0"]).measured(None);
+        let of = statistics
+            .tensors
+            .iter()
+            .find(|of| of.name.contains("ffn_down"))
+            .unwrap();
+        let own = of.types.iter().find(|of| of.name == name).unwrap();
+        assert!(own.rounded > least, "{name}: {own:?}");
+    }
+}
+
+#[test]
 fn a_probe_is_a_type_that_shows_an_error_whatever_is_allowed() {
     let spec = ModelSpec::preset("tiny-gqa").unwrap();
     for (allowed, probes) in [

@@ -52,7 +52,7 @@ pub struct Losses {
     pub alone: Vec<Loss>,
 }
 
-/// What each move of each of `movable` changes, and what the layers lose when units and
+/// What each type changes that is tried of each of `movable`, and what the layers lose when units and
 /// channels go.
 ///
 /// # Errors
@@ -216,7 +216,7 @@ impl Trial<'_> {
         for (i, to) in tried.into_iter().enumerate() {
             // Its own type is one of which blocks are made anew, since columns go: so is it here.
             let shift = match to == tensor.has {
-                true => to.block_elems() as usize / 2,
+                true => off_the_grid(to) % p,
                 false => 0,
             };
             let mut back = weights.clone();
@@ -260,6 +260,15 @@ impl Trial<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// By how many columns numbers of this type are to be shifted so that no block has those of one
+/// block only: half of one, and of super-blocks half of their smallest parts more.
+fn off_the_grid(of: GgmlType) -> usize {
+    match of.block_elems() as usize {
+        elems @ 256.. => elems / 2 + 8,
+        elems => elems / 2,
     }
 }
 

@@ -71,7 +71,8 @@ pub fn assign(
     let gguf = before.gguf();
     let mut assigned = wanted.assign(gguf, &is_given, requantize)?;
     for (name, &to) in &given {
-        let has = source.gguf.tensor(name).or_else(|| gguf.tensor(name));
+        // Plain numbers where columns go within blocks, which are made anew.
+        let has = gguf.tensor(name).or_else(|| source.gguf.tensor(name));
         if has.is_some_and(|info| info.ggml_type != to) {
             assigned.types.insert(name.clone(), to);
         }

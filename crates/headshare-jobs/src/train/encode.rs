@@ -49,6 +49,11 @@ impl Encoding<'_> {
         self.wanted.is_some() || !keeps_codes && tensors.iter().any(is_quantized)
     }
 
+    /// The same where the text is read for it: plain numbers are only rounded.
+    pub fn reads_text(self, train: Train, tensors: &[TensorInfo]) -> bool {
+        self.fits(train, tensors) && !self.wanted.is_some_and(is_all_plain)
+    }
+
     /// The data of `model`, which was trained from `variant` of `source`: what `plan`
     /// makes of it, with `start` data in it.
     pub fn encode(
@@ -138,13 +143,20 @@ impl Encoding<'_> {
         variant: &Variant<'_>,
     ) -> Result<(), Error> {
         let tensors = variant.gguf().tensors();
-        let numbers = |info: &TensorInfo| 4 * info.row_elems() * info.rows();
-        let scratch = match self.fits(train, tensors) {
-            true => tensors.iter().map(numbers).sum(),
-            false => 0,
+        let is_trained = |info: &TensorInfo| {
+            self.wanted.is_some() || train != Train::Attention || info.name.contains(".attn_")
         };
-        let _output = AtomicFile::create(output, bytes, true, &[])?;
-        let _numbers = ScratchFile::create(scratch)?;
+        let numbers = |info: &TensorInfo| match is_trained(info) {
+            true => 4 * info.row_elems() * info.rows(),
+            false => info.byte_len(),
+        };
+        if self.fits(train, tensors) {
+            drop(ScratchFile::create(tensors.iter().map(numbers).sum())?);
+        }
+        // How large it is with other types is not known yet.
+        if self.wanted.is_none() {
+            drop(AtomicFile::create(output, bytes, true, &[])?);
+        }
         Ok(())
     }
 
@@ -160,13 +172,8 @@ impl Encoding<'_> {
 
     /// What gives the numbers among `tensors` their types.
     fn quantization(self, tensors: &[TensorInfo]) -> Quantization {
-        let is_plain = |name: &str| PLAIN.contains(&name.to_ascii_lowercase().as_str());
-        let all_plain = |wanted: &Wanted| {
-            let mut others = wanted.overrides.iter();
-            is_plain(&wanted.to) && others.all(|(_, to)| is_plain(to))
-        };
         let with = match self.wanted {
-            Some(wanted) if all_plain(wanted) => With::Rounding,
+            Some(wanted) if is_all_plain(wanted) => With::Rounding,
             _ => With::Calibration {
                 calibration: self.text.clone(),
                 settings: None,
@@ -183,6 +190,11 @@ impl Encoding<'_> {
             allow_requantize: false,
         }
     }
+}
+
+fn is_all_plain(wanted: &Wanted) -> bool {
+    let is_plain = |name: &str| PLAIN.contains(&name.to_ascii_lowercase().as_str());
+    is_plain(&wanted.to) && wanted.overrides.iter().all(|(_, to)| is_plain(to))
 }
 
 fn is_quantized(info: &TensorInfo) -> bool {

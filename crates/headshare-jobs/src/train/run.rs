@@ -86,7 +86,7 @@ impl TrainModel {
         let text = read_text(&self.text.text)?;
         let data = self.windows(&text, ui)?;
         let train: Train = self.settings.train.parse().map_err(Error::usage)?;
-        self.check_scales(train, &source)?;
+        self.check_scales(train, &source, ui)?;
         let steps = self.steps_for(&data);
         let mut settings = self.settings.clone();
         settings.schedule.steps = steps;
@@ -260,41 +260,27 @@ impl TrainModel {
         change
     }
 
-    /// What decides the codes that trained numbers get, where they get any.
+    /// What decides the codes that trained numbers get: the types, and the windows of the text,
+    /// where weights are fitted to them.
     fn decides_encoding(&self, train: Train, source: &ModelFile) -> Value {
         let encoding = Encoding {
             text: &self.text,
             wanted: self.quantize.as_ref(),
         };
-        match encoding.fits(train, source.gguf.tensors()) {
-            true => json!({
-                "quantize": self.quantize,
-                "windows": self.text.windows,
-                "memory": self.text.memory,
-            }),
-            false => Value::Null,
-        }
+        let reads = encoding.reads_text(train, source.gguf.tensors());
+        json!({
+            "quantize": self.quantize,
+            "windows": reads.then_some(self.text.windows),
+        })
     }
 
     /// Finds out early that there are no scales to train.
-    fn check_scales(&self, train: Train, source: &ModelFile) -> Result<(), Error> {
+    fn check_scales(&self, train: Train, source: &ModelFile, ui: &dyn Ui) -> Result<(), Error> {
         if train != Train::Scales {
             return Ok(());
         }
         let tensors = source.gguf.tensors();
         let has = |info: &TensorInfo| has_scales(info.ggml_type);
-        let about = |problem: String| {
-            let words = "--train all and attention train numbers of any type, norms trains norms";
-            Err(
-                Error::usage(format!("{}: {problem}", source.path().display()))
-                    .advise(Advice::Words(words.into())),
-            )
-        };
-        if !tensors.iter().any(has) {
-            return about(
-                "no tensor is quantized with scales that --train scales could train".into(),
-            );
-        }
         let of_heads = |info: &&TensorInfo| {
             let stems = [
                 "attn_q.weight",
@@ -304,18 +290,22 @@ impl TrainModel {
             ];
             in_layer(&info.name).is_some_and(|(_, part)| stems.contains(&part))
         };
-        let pulls = self.method == Method::Postshare;
-        match tensors
-            .iter()
-            .filter(of_heads)
-            .find(|info| pulls && !has(info))
-        {
-            Some(info) => about(format!(
-                "{} is {}, which has no scales: nothing could pull its heads together",
-                info.name, info.ggml_type
-            )),
-            None => Ok(()),
+        let pulls = self.method == Method::Postshare && self.settings.gamma > 0.0;
+        if pulls && !tensors.iter().filter(of_heads).any(has) {
+            let problem =
+                "no q, k or v is quantized with scales: nothing could pull heads together";
+            let words = "--train all and attention train numbers of any type";
+            return Err(
+                Error::usage(format!("{}: {problem}", source.path().display()))
+                    .advise(Advice::Words(words.into())),
+            );
         }
+        if !tensors.iter().any(has) {
+            ui.remark(
+                "note: no tensor is quantized with scales, so norms and biases alone are trained",
+            );
+        }
+        Ok(())
     }
 
     /// Finds models early that cannot be trained, or learned from.

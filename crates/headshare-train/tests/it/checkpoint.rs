@@ -88,7 +88,7 @@ fn damaged_files_are_told() {
         field(&changed("headshare-train", "headshare-other")),
         "headshare-train"
     );
-    assert_eq!(field(&changed("version\\\":4", "version\\\":9")), "version");
+    assert_eq!(field(&changed("version\\\":5", "version\\\":9")), "version");
     assert_eq!(field(&changed("text", "test")), "headshare-train");
     let mut f64s = changed("F32", "F64");
     assert_eq!(field(&f64s), "header");

@@ -77,7 +77,7 @@ impl Channels {
                 return field(
                     "channels",
                     format!(
-                        "{cut} is within a block: rows of {} are blocks of {block}, unless they are stored at another type",
+                        "{cut} is within a block: rows of {} are blocks of {block}; a store of it says at which type they are made anew",
                         down.name
                     ),
                 );

@@ -43,7 +43,7 @@ pub struct Counts {
 pub(super) struct Measured<'a, 's> {
     pub source: &'s ModelFile,
     pub counts: Counts,
-    /// The tensors that could have other types, by name.
+    /// The tensors that could have other types, or lose columns, by name.
     pub movable: BTreeMap<&'a str, &'a Movable>,
     pub statistics: &'a Statistics,
 }

@@ -77,7 +77,7 @@ pub struct MadeToFit {
     /// The divergence from the source that encoding at these types was predicted to make,
     /// in nats a token. Fitting makes less of it.
     pub predicted: f64,
-    /// Tensors that could have other types.
+    /// Tensors that could have other types, or lose columns.
     pub tensors: usize,
     /// How many of them were not measured, for want of time: what is like them was.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -85,7 +85,8 @@ pub struct MadeToFit {
     /// What changes.
     #[serde(flatten)]
     pub changes: Changes,
-    /// What other sizes would cost, from the source down to the smallest.
+    /// What other sizes would cost, from the source down to the smallest, in a dry run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frontier: Vec<OtherSize>,
     /// Plans that were really made to find the best, with a few of the windows, and measured on
     /// others; empty where only one was there, and in a dry run.
@@ -95,7 +96,7 @@ pub struct MadeToFit {
 /// What changes of a model that is made to fit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
-    /// What becomes of the tensors that could have other types.
+    /// What becomes of the tensors that could have other types, or lose columns.
     pub types: Vec<Retyped>,
     /// The type of the output head, where the token embedding was that, too, and it gets weights
     /// of its own.

@@ -26,7 +26,7 @@ const ATTEMPTS: usize = 10;
 const CLOSE: u64 = 500;
 
 /// Sizes of the frontier that are told, at most.
-const FRONTIER: usize = 33;
+const FRONTIER: usize = 17;
 
 /// Says how large the file is that comes out.
 pub(super) type SizeOf<'f> = &'f dyn Fn(&Plan) -> Result<u64, Error>;
@@ -108,7 +108,6 @@ impl<'a> Choices<'a> {
         let Some(best) = best else {
             return Ok(Err(smallest.map_or(u64::MAX, |smallest| smallest.bytes)));
         };
-        let frontier = self.frontier(size_of)?;
         let mut found = vec![best];
         for other in self.others(&found[0].chosen) {
             if found.len() > OTHERS {
@@ -123,7 +122,7 @@ impl<'a> Choices<'a> {
         }
         let candidates = found.into_iter().map(|of| {
             let limit = limit - (of.bytes - of.file);
-            let fit = self.told(limit, &of.chosen, frontier.clone());
+            let fit = self.told(limit, &of.chosen);
             (of.plan, fit)
         });
         Ok(Ok(candidates.collect()))
@@ -161,7 +160,7 @@ impl<'a> Choices<'a> {
             if let Ok(of) = self.below((room, limit), &choose, &|_, _| true, size_of)?
                 && of.bytes >= least
             {
-                let told = self.told(limit, &of.chosen, Vec::new());
+                let told = self.told(limit, &of.chosen);
                 plans.push((of.plan, told, of.file));
             }
         }
@@ -183,22 +182,20 @@ impl<'a> Choices<'a> {
     }
 
     /// Some sizes from the source's down to the smallest, and what they cost at least.
-    fn frontier(&self, size_of: SizeOf<'_>) -> Result<Vec<OtherSize>, Error> {
-        let source = self.source.len();
-        let mut sizes: Vec<OtherSize> = Vec::new();
-        for chosen in select::frontier(&self.all, FRONTIER) {
-            let is_source = chosen.which.iter().all(|&which| which == 0);
-            let bytes = match is_source {
-                true => source,
-                false => size_of(&self.plan(&chosen))?,
-            };
+    pub fn frontier(&self, size_of: SizeOf<'_>) -> Result<Vec<OtherSize>, Error> {
+        let points = select::frontier(&self.all, FRONTIER);
+        let size = |bytes, chosen: &select::Chosen| OtherSize {
+            bytes,
+            cost: chosen.cost,
+            changes: self.changes(chosen),
+        };
+        let source = points.first().map(|first| size(self.source.len(), first));
+        let mut sizes: Vec<OtherSize> = source.into_iter().collect();
+        for chosen in &points {
+            let bytes = size_of(&self.plan(chosen))?;
             // A step may save less than the plan takes that says so.
             if sizes.last().is_none_or(|last| bytes < last.bytes) {
-                sizes.push(OtherSize {
-                    bytes,
-                    cost: chosen.cost,
-                    changes: self.changes(&chosen),
-                });
+                sizes.push(size(bytes, chosen));
             }
         }
         Ok(sizes)
@@ -325,7 +322,7 @@ impl<'a> Choices<'a> {
         (self.budget).about(self.source, FitError::TooSmall { wanted, smallest })
     }
 
-    /// What was chosen as a plan, which says the types that are not the source's.
+    /// What was chosen as a plan, which says the types of what is encoded.
     pub fn plan(&self, chosen: &select::Chosen) -> Plan {
         let fit::Changes { types, edits, .. } = fit::changes(self.groups, &chosen.which);
         let tensors = self.source.gguf.tensors();
@@ -363,7 +360,7 @@ impl<'a> Choices<'a> {
     }
 
     /// What there is to say of what was chosen.
-    fn told(&self, limit: u64, chosen: &select::Chosen, frontier: Vec<OtherSize>) -> MadeToFit {
+    fn told(&self, limit: u64, chosen: &select::Chosen) -> MadeToFit {
         MadeToFit {
             wanted: limit,
             memory: None,
@@ -371,7 +368,7 @@ impl<'a> Choices<'a> {
             tensors: self.movable.len(),
             estimated: self.statistics.estimated(),
             changes: self.changes(chosen),
-            frontier,
+            frontier: Vec::new(),
             tried: Vec::new(),
         }
     }

@@ -49,15 +49,17 @@ fn model(path: &Path) -> Result<&Path, Error> {
 }
 
 /// Says why nothing of a kind goes.
-fn say_what_stays(statistics: &Statistics, ui: &dyn Ui) {
+fn say_what_stays(source: &ModelFile, statistics: &Statistics, ui: &dyn Ui) {
     let goes = |part| statistics.cuts.iter().any(|cut| cut.part == part);
-    if !goes(Part::Attention) {
+    let map = AttentionMap::of(&source.gguf).ok();
+    let has_units = map.is_some_and(|map| map.layers.iter().any(|layer| layer.n_head_kv > 1));
+    if has_units && !goes(Part::Attention) {
         let shares = match statistics.units.is_empty() {
             true => "",
             false => "; they may use the weights of others",
         };
         ui.remark(&format!(
-            "note: no units go: llama.cpp has no numbers of heads by layer for such a model, or their columns of attn_output are no whole blocks{shares}"
+            "note: no units go: llama.cpp has no numbers of heads by layer for such a model, some are gone already, or their columns of attn_output are no whole blocks{shares}"
         ));
     }
     if !goes(Part::FeedForward) {
@@ -74,13 +76,12 @@ fn say_what_is_slow(fit: &MadeToFit, ui: &dyn Ui) {
         let to = GgmlType::named(&kind.to);
         kind.from != kind.to && to.is_some_and(|to| !multiplies_fast(to.id()))
     };
-    let slow: Vec<&Retyped> = fit.changes.types.iter().filter(is_slow).collect();
-    let tensors: usize = slow.iter().map(|kind| kind.tensors).sum();
-    let names: BTreeSet<&str> = slow.iter().map(|kind| kind.to.as_str()).collect();
-    if tensors > 0 {
+    let slow = fit.changes.types.iter().filter(is_slow);
+    let names: BTreeSet<&str> = slow.map(|kind| kind.to.as_str()).collect();
+    if !names.is_empty() {
         let names: Vec<&str> = names.into_iter().collect();
         ui.remark(&format!(
-            "note: {tensors} of the tensors get types that read prompts more slowly on x86 than others do ({}); --types leaves them out",
+            "note: some tensors get types with which prompts are read more slowly on x86 ({}); name others with --types where that counts",
             names.join(", ")
         ));
     }
@@ -185,7 +186,11 @@ impl Convert {
         let excess = budget.excess(source, ui)?;
         let candidates = self.with_choices(budget, source, inputs, ui, |choices| {
             let size_of = |plan: &Plan| self.size_of(budget, source, plan);
-            choices.in_memory(excess, &size_of, ui)
+            let mut candidates = choices.in_memory(excess, &size_of, ui)?;
+            if let Some((_, first)) = candidates.first_mut().filter(|_| predicted) {
+                first.frontier = choices.frontier(&size_of)?;
+            }
+            Ok(candidates)
         })?;
         let best = match predicted {
             true => candidates.into_iter().next(),
@@ -219,7 +224,7 @@ impl Convert {
             }
         }
         let statistics = budget.statistics(source, &movable, self.force, inputs, ui)?;
-        say_what_stays(&statistics, ui);
+        say_what_stays(source, &statistics, ui);
         let counts = Counts {
             page,
             unit_cache: budget.unit_cache(source),
