@@ -192,6 +192,7 @@ fn json_is_one_object_and_nothing_else() {
         "duplicates",
         "saved",
         "types",
+        "retyped",
     ];
     assert_eq!(
         keys(run!["convert", m, "--ratio", "0.5", "-o", c, "--json"]),
