@@ -79,21 +79,14 @@ pub(super) fn render(fit: &MadeToFit, dry_run: bool) -> String {
     if dry_run {
         text += "  chosen by prediction only: without --dry-run, up to two other plans may be made and measured beside it, and the best is written\n";
         text += "  what other sizes would cost:\n";
-        let every = fit.frontier.len().div_ceil(FRONTIER_LINES).max(1);
-        let last = fit.frontier.len().saturating_sub(1);
-        for (i, point) in fit.frontier.iter().enumerate() {
-            if i % every == 0 || i == last {
-                let (bytes, cost) = (grouped(point.bytes), significant(point.cost));
-                let what = in_short(&point.changes);
-                text += &format!("  {bytes:>16} bytes {cost:>10}  {what}\n");
-            }
+        for point in &fit.frontier {
+            let (bytes, cost) = (grouped(point.bytes), significant(point.cost));
+            let what = in_short(&point.changes);
+            text += &format!("  {bytes:>16} bytes {cost:>10}  {what}\n");
         }
     }
     text
 }
-
-/// Lines that the frontier is shown in, about.
-const FRONTIER_LINES: usize = 16;
 
 /// What changes beside the types of tensors.
 fn parts(changes: &Changes) -> Vec<String> {

@@ -209,12 +209,11 @@ impl<'a> Cutter<'a> {
             Role::AttentionOutput => {
                 let (layer, together) = self.drops.iter().find(|(l, _)| l.layer == layer)?;
                 let units: Vec<u32> = (0..layer.n_head_kv).collect();
+                // Neighbours, so their columns are one range.
                 let columns = |units: &[u32]| {
-                    let all = units.iter().map(|unit| layer.output_columns(*unit));
-                    let (start, end) = all.fold((u64::MAX, 0), |(start, end), of| {
-                        (start.min(of.start), end.max(of.end))
-                    });
-                    start as usize..end as usize
+                    let of = |unit: u32| layer.output_columns(unit);
+                    let (first, last) = (of(units[0]), of(units[units.len() - 1]));
+                    first.start as usize..last.end as usize
                 };
                 let rows = ["attn_q", "attn_k", "attn_v"].iter().all(|stem| {
                     let name = format!("blk.{}.{stem}.weight", layer.layer);

@@ -17,7 +17,7 @@ use headshare_train::checkpoint::Earlier;
 use headshare_train::loss::check_alike;
 use headshare_train::{Config, Packed, Settings, Train, Windows, has_scales, pack};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::encode::{Encoded, Encoding};
 use super::learn::Subject;
@@ -93,6 +93,11 @@ impl TrainModel {
         let said = settings.clone();
         let digest = source.digest().to_owned();
         let teacher_digest = teacher.as_ref().map(|file| file.digest().to_owned());
+        let encoding = Encoding {
+            text: &self.text,
+            wanted: self.quantize.as_ref(),
+        };
+        let reads_text = encoding.reads_text(train, source.gguf.tensors());
         let run = Run {
             checkpoint: self.checkpoint.as_ref(),
             model: &digest,
@@ -103,7 +108,11 @@ impl TrainModel {
                 "held_out": self.held_out,
                 "teacher": teacher_digest,
                 "choice": choice(&self.change),
-                "encoding": self.decides_encoding(train, &source),
+                // What decides the codes that trained numbers get.
+                "encoding": {
+                    "quantize": self.quantize,
+                    "windows": reads_text.then_some(self.text.windows),
+                },
             }),
         };
         let resumed = run.check_state(&settings, &data, ui)?;
@@ -113,10 +122,6 @@ impl TrainModel {
         };
         Log::check(self.log.as_deref(), at, self.force)?;
         let unchanged = Variant::unchanged(&source);
-        let encoding = Encoding {
-            text: &self.text,
-            wanted: self.quantize.as_ref(),
-        };
         let about = || source.path().display();
         encoding.check(&unchanged).about(about)?;
         if encoding.fits(train, source.gguf.tensors()) {
@@ -258,20 +263,6 @@ impl TrainModel {
             *stats = Stats::Load(std::mem::take(path));
         }
         change
-    }
-
-    /// What decides the codes that trained numbers get: the types, and the windows of the text,
-    /// where weights are fitted to them.
-    fn decides_encoding(&self, train: Train, source: &ModelFile) -> Value {
-        let encoding = Encoding {
-            text: &self.text,
-            wanted: self.quantize.as_ref(),
-        };
-        let reads = encoding.reads_text(train, source.gguf.tensors());
-        json!({
-            "quantize": self.quantize,
-            "windows": reads.then_some(self.text.windows),
-        })
     }
 
     /// Finds out early that there are no scales to train.
